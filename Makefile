@@ -1,0 +1,39 @@
+# One environment, .venv, made on first use and brought up to date when pyproject.toml changes.
+# Another interpreter: make test PYTHON=python3.12
+
+PYTHON ?= python3
+VENV := .venv
+PROMPT := a large red circle left of a small blue square, striped, on a pink background
+
+.DELETE_ON_ERROR:
+.PHONY: demo test check clean
+
+demo: $(VENV)/.installed  ## paint one picture
+	$(VENV)/bin/ediffi sample "$(PROMPT)" -o demo.png
+
+test: $(VENV)/.installed-test  ## the tests CI runs
+	$(VENV)/bin/python -m pytest
+
+check: $(VENV)/.installed-dev  ## format, lint, types, tests
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/python -m pytest
+
+clean:  ## build outputs and caches; your pictures, runs, data and .venv stay
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+# pip is the last thing venv puts there, so an environment cut off half-way is made again.
+$(VENV)/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+		|| { echo "ediffi needs Python 3.11 or newer, and '$(PYTHON)' is not; try: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/pip
+	$(VENV)/bin/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.installed-%: pyproject.toml | $(VENV)/bin/pip
+	$(VENV)/bin/python -m pip install --quiet --editable '.[$*]'
+	@touch $@
