@@ -1,0 +1,206 @@
+"""The denoisers, by name: the paper's three networks, and the same classes at Toybox size.
+
+Each factory returns a `Preconditioned` network, that is `denoiser(x, sigma, cond) -> denoised`. In YAML:
+
+    denoiser:
+      class_path: registry.denoisers.unet_toybox
+      init_args: {channels: 96}
+
+A variant is its parent with other defaults: it hands all of its arguments on (`**locals()`).
+"""
+
+from torch import nn
+
+from registry.core import Registry
+from registry.denoisers.conditioning import ConditionEmbedding
+from registry.denoisers.efficient_unet import EfficientUNet
+from registry.denoisers.precondition import Preconditioned
+from registry.denoisers.unet import UNet
+
+REGISTRY: Registry[nn.Module] = Registry("denoisers")
+register, create, names, describe = REGISTRY.register, REGISTRY.create, REGISTRY.names, REGISTRY.describe
+
+PAPER_TOKENS = {"clip_text": 768, "t5": 4096, "clip_image": 768}
+PAPER_POOLED = {"clip_text": 768, "clip_image": 768}
+TOYBOX_TOKENS = {"clip_text": 128, "t5": 128, "clip_image": 128}
+TOYBOX_POOLED = {"clip_text": 128, "clip_image": 128}
+
+
+@register
+def unet_base64(
+    channels: int = 256,
+    channel_mults: tuple[int, ...] = (1, 2, 4, 4),
+    num_res_blocks: int = 3,
+    attention_levels: tuple[int, ...] = (1, 2, 3),
+    head_channels: int = 64,
+    norm_groups: int = 32,
+    context_width: int = 1024,
+    dropout: float = 0.0,
+    sigma_data: float = 0.5,
+    gradient_checkpointing: bool = False,
+    tokens: dict[str, int] = PAPER_TOKENS,
+    pooled: dict[str, int] = PAPER_POOLED,
+) -> Preconditioned:
+    """The base stage of the paper: ADM U-Net for 64² pictures (eDiff-I, appendix A).
+
+    Our choices where the paper is silent: `head_channels` 64 as in ADM, `context_width` 1024, global embedding of four
+    times `channels`.
+
+    Args:
+        channels: channels at full resolution.
+        channel_mults: channels of each level in multiples of `channels`.
+        num_res_blocks: residual blocks a level.
+        attention_levels: levels (0 is full resolution) with self- and cross-attention.
+        head_channels: channels an attention head.
+        norm_groups: groups of the group norms; with few channels, groups of 16 or more are far faster on a CPU.
+        context_width: common width of the cross-attention tokens.
+        dropout: inside residual blocks.
+        sigma_data: standard deviation of the training pictures, in [-1, 1] units.
+        gradient_checkpointing: trade a second forward pass for memory.
+        tokens: width of the tokens of each source that feeds cross-attention.
+        pooled: width of the pooled embedding of each source that feeds the global path.
+    """
+    embedding = ConditionEmbedding(4 * channels, context_width, tokens, pooled)
+    network = UNet(
+        embedding,
+        channels=channels,
+        channel_mults=channel_mults,
+        num_res_blocks=num_res_blocks,
+        attention_levels=attention_levels,
+        head_channels=head_channels,
+        dropout=dropout,
+        norm_groups=norm_groups,
+        gradient_checkpointing=gradient_checkpointing,
+    )
+    return Preconditioned(network, sigma_data)
+
+
+@register
+def unet_toybox(
+    channels: int = 64,
+    channel_mults: tuple[int, ...] = (1, 2),
+    num_res_blocks: int = 1,
+    attention_levels: tuple[int, ...] = (1,),
+    head_channels: int = 32,
+    norm_groups: int = 4,
+    context_width: int = 128,
+    dropout: float = 0.0,
+    sigma_data: float = 0.5,
+    gradient_checkpointing: bool = False,
+    tokens: dict[str, int] = TOYBOX_TOKENS,
+    pooled: dict[str, int] = TOYBOX_POOLED,
+) -> Preconditioned:
+    """`unet_base64` at Toybox size: 16² pictures, minutes of CPU. Arguments as there."""
+    return unet_base64(**locals())
+
+
+@register
+def efficient_sr256(
+    channels: int = 128,
+    channel_mults: tuple[int, ...] = (1, 2, 4, 8),
+    num_res_blocks: tuple[int, ...] = (2, 4, 8, 8),
+    self_attention_levels: tuple[int, ...] = (3,),
+    cross_attention_levels: tuple[int, ...] = (3,),
+    head_channels: int = 64,
+    norm_groups: int = 32,
+    context_width: int = 1024,
+    patch_size: int = 1,
+    sigma_data: float = 0.5,
+    residual: bool = False,
+    gradient_checkpointing: bool = False,
+    tokens: dict[str, int] = PAPER_TOKENS,
+    pooled: dict[str, int] = PAPER_POOLED,
+) -> Preconditioned:
+    """The first super-resolution stage of the paper: Efficient U-Net, 64² to 256² (eDiff-I, appendix A).
+
+    Args:
+        channels: channels at full resolution.
+        channel_mults: channels of each level in multiples of `channels`.
+        num_res_blocks: residual blocks of each level; the paper's 2 times 1, 2, 4, 4.
+        self_attention_levels: levels with self-attention; level 3 of a 256² picture is 32².
+        cross_attention_levels: levels with cross-attention.
+        head_channels: channels an attention head.
+        norm_groups: groups of the group norms; with few channels, groups of 16 or more are far faster on a CPU.
+        context_width: common width of the cross-attention tokens.
+        patch_size: fold pixels into channels by this factor; 1 in the paper.
+        sigma_data: standard deviation of the training pictures, or of the residual over bicubic.
+        residual: predict the residual over the bicubically upsampled picture; off in the paper.
+        gradient_checkpointing: trade a second forward pass for memory.
+        tokens: width of the tokens of each source that feeds cross-attention.
+        pooled: width of the pooled embedding of each source that feeds the global path.
+    """
+    embedding = ConditionEmbedding(4 * channels, context_width, tokens, pooled, super_resolution=True)
+    network = EfficientUNet(
+        embedding,
+        channels=channels,
+        channel_mults=channel_mults,
+        num_res_blocks=num_res_blocks,
+        self_attention_levels=self_attention_levels,
+        cross_attention_levels=cross_attention_levels,
+        head_channels=head_channels,
+        norm_groups=norm_groups,
+        patch_size=patch_size,
+        gradient_checkpointing=gradient_checkpointing,
+    )
+    return Preconditioned(network, sigma_data, residual)
+
+
+@register
+def efficient_sr1024(
+    channels: int = 128,
+    channel_mults: tuple[int, ...] = (1, 2, 4, 4),
+    num_res_blocks: tuple[int, ...] = (2, 4, 8, 8),
+    cross_attention_levels: tuple[int, ...] = (3,),
+    head_channels: int = 64,
+    norm_groups: int = 32,
+    context_width: int = 1024,
+    patch_size: int = 1,
+    sigma_data: float = 0.5,
+    residual: bool = False,
+    gradient_checkpointing: bool = False,
+    tokens: dict[str, int] = PAPER_TOKENS,
+    pooled: dict[str, int] = PAPER_POOLED,
+) -> Preconditioned:
+    """The last stage of the paper: 256² to 1024², trained on 256² crops, hence no self-attention. Arguments as `efficient_sr256`."""
+    return efficient_sr256(self_attention_levels=(), **locals())
+
+
+@register
+def efficient_toybox64(
+    channels: int = 48,
+    channel_mults: tuple[int, ...] = (1, 2, 2),
+    num_res_blocks: tuple[int, ...] = (1, 2, 2),
+    self_attention_levels: tuple[int, ...] = (),
+    cross_attention_levels: tuple[int, ...] = (2,),
+    head_channels: int = 32,
+    norm_groups: int = 3,
+    context_width: int = 128,
+    patch_size: int = 2,
+    sigma_data: float = 0.2,
+    residual: bool = True,
+    gradient_checkpointing: bool = False,
+    tokens: dict[str, int] = TOYBOX_TOKENS,
+    pooled: dict[str, int] = TOYBOX_POOLED,
+) -> Preconditioned:
+    """`efficient_sr256` at Toybox size, 16² to 64². Arguments as there."""
+    return efficient_sr256(**locals())
+
+
+@register
+def efficient_toybox256(
+    channels: int = 32,
+    channel_mults: tuple[int, ...] = (1, 2, 2),
+    num_res_blocks: tuple[int, ...] = (1, 1, 2),
+    cross_attention_levels: tuple[int, ...] = (2,),
+    head_channels: int = 32,
+    norm_groups: int = 4,
+    context_width: int = 128,
+    patch_size: int = 2,
+    sigma_data: float = 0.1,
+    residual: bool = True,
+    gradient_checkpointing: bool = False,
+    tokens: dict[str, int] = TOYBOX_TOKENS,
+    pooled: dict[str, int] = TOYBOX_POOLED,
+) -> Preconditioned:
+    """`efficient_sr1024` at Toybox size, 64² to 256², trained on crops. Arguments as there."""
+    return efficient_sr1024(**locals())

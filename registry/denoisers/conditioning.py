@@ -1,0 +1,107 @@
+"""From a `Conditioning` to what the layers read: one embedding for the global path, one context for cross-attention."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from registry.denoisers.attention import Context
+from registry.types import Conditioning
+
+
+class FourierFeatures(nn.Module):
+    """`[cos(2π f t), sin(2π f t)]` for log-spaced frequencies f from 1/8 to 8.
+
+    Our choice of range: `t = ln(sigma)/4` spans about [-1.6, 1.1], so the slowest wave tells its ends apart and the
+    fastest resolves a factor 1.4 in sigma.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        frequencies = torch.logspace(-3, 3, width // 2, base=2.0, device="cpu")
+        self.register_buffer("frequencies", 2 * math.pi * frequencies, persistent=False)
+
+    def forward(self, t: Float[Tensor, " b"]) -> Float[Tensor, "b width"]:
+        angles = t[:, None] * self.frequencies
+        return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+class ConditionEmbedding(nn.Module):
+    """The denoiser's own declaration of which source feeds what (eDiff-I, section 4.1 and figure 5).
+
+    Global path: noise level, pooled embeddings and, in super-resolution, `aug_level`, each projected and summed; the
+    blocks read it through scale-shift norm. Cross-attention: the tokens of each source projected to one width,
+    concatenated in the order declared, and one learned null token to attend to when no text is needed. A declared source
+    that the conditioning lacks counts as dropped.
+
+    Args:
+        width: width of the global embedding.
+        context_width: common width of the cross-attention tokens.
+        tokens: width of the tokens of each source that feeds cross-attention, by source name.
+        pooled: width of the pooled embedding of each source that feeds the global path, by source name.
+        super_resolution: whether `cond.aug_level` is told.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        context_width: int,
+        tokens: Mapping[str, int],
+        pooled: Mapping[str, int],
+        super_resolution: bool = False,
+    ) -> None:
+        super().__init__()
+        self.width, self.context_width = width, context_width
+        self.noise = nn.Sequential(FourierFeatures(width // 4), nn.Linear(width // 4, width), nn.SiLU())
+        self.augmentation = (
+            nn.Sequential(FourierFeatures(width // 4), nn.Linear(width // 4, width), nn.SiLU())
+            if super_resolution
+            else None
+        )
+        self.pooled = nn.ModuleDict({name: nn.Linear(size, width) for name, size in pooled.items()})
+        self.mix = nn.Sequential(nn.Linear(width, width), nn.SiLU())
+        self.tokens = nn.ModuleDict(
+            {
+                name: nn.Sequential(nn.Linear(size, context_width), nn.LayerNorm(context_width))
+                for name, size in tokens.items()
+            }
+        )
+        self.null_token = nn.Parameter(torch.randn(1, 1, context_width) * context_width**-0.5)
+
+    def forward(self, c_noise: Float[Tensor, " b"], cond: Conditioning) -> tuple[Float[Tensor, "b width"], Context]:
+        """The global embedding [b, width] and the context.
+
+        Raises:
+            ValueError: the aug_level is missing in super-resolution, or a global source has no pooled embedding.
+        """
+        embedding = self.noise(c_noise)
+        if self.augmentation is not None:
+            if cond.aug_level is None:
+                raise ValueError("a super-resolution denoiser needs cond.aug_level, and it is None")
+            embedding = embedding + self.augmentation(cond.aug_level.clamp(min=1e-3).log() / 4)
+        for name, project in self.pooled.items():
+            embedding = embedding + project(self._pooled(name, project.in_features, cond, embedding))
+        return self.mix(embedding), self._context(cond, batch=c_noise.shape[0])
+
+    def _pooled(self, name: str, size: int, cond: Conditioning, like: Tensor) -> Tensor:
+        source = cond.sources.get(name)
+        if source is None:
+            return like.new_zeros(like.shape[0], size)
+        if source.pooled is None:
+            raise ValueError(f"source {name!r} feeds the global path, but its encoder gives no pooled embedding")
+        return source.pooled
+
+    def _context(self, cond: Conditioning, batch: int) -> Context:
+        null = self.null_token.expand(batch, -1, -1)
+        tokens = [null]
+        masks = [torch.ones(batch, 1, dtype=torch.bool, device=null.device)]
+        for name, project in self.tokens.items():
+            source = cond.sources.get(name)
+            if source is not None:
+                tokens.append(project(source.tokens).to(null.dtype))
+                masks.append(source.mask)
+        mask = torch.cat(masks, dim=1)
+        bias = torch.zeros_like(mask, dtype=null.dtype).masked_fill(~mask, -math.inf)
+        return Context(torch.cat(tokens, dim=1), bias[:, None, None])

@@ -1,0 +1,123 @@
+"""The Efficient U-Net (Imagen, Saharia et al. 2022, arXiv 2205.11487, appendix B): the super-resolution stages."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from registry.denoisers.attention import Context, CrossAttention, SelfAttention, zeroed
+from registry.denoisers.conditioning import ConditionEmbedding
+from registry.denoisers.layers import Block, ResidualBlock
+from registry.denoisers.precondition import upsample
+from registry.types import Conditioning
+
+
+class EfficientUNet(nn.Module):
+    """`F(x; c_noise, cond)`: a U-Net whose blocks sit where pixels are few.
+
+    Against ADM: more residual blocks at the coarse levels, a strided convolution *before* the blocks on the way down, a
+    convolution and upsampling *after* them on the way up, and one skip a level, scaled by 1/√2. The upsampled
+    low-resolution picture enters beside the noisy one.
+
+    Our choice where the paper is silent: level `i` works at `1/2^i` of the output, so that the paper's four levels of a
+    256² picture end at 32², the resolution its table names for attention.
+
+    Args:
+        embedding: builds the global embedding and the cross-attention context.
+        channels: channels at level 0.
+        channel_mults: channels of each level, in multiples of `channels`.
+        num_res_blocks: residual blocks of each level, on each side (the paper: 2 times 1, 2, 4, 4).
+        self_attention_levels: levels whose last block has self-attention.
+        cross_attention_levels: levels whose last block has cross-attention.
+        head_channels: channels an attention head.
+        norm_groups: groups of the group norms.
+        patch_size: pixels are folded into channels by this factor at the stem and unfolded at the end; 1 in the paper.
+        gradient_checkpointing: recompute each block in the backward pass instead of storing its activations.
+
+    Raises:
+        ValueError: as many block counts as channel multiples are needed.
+    """
+
+    def __init__(
+        self,
+        embedding: ConditionEmbedding,
+        channels: int,
+        channel_mults: Sequence[int],
+        num_res_blocks: Sequence[int],
+        self_attention_levels: Sequence[int] = (),
+        cross_attention_levels: Sequence[int] = (),
+        head_channels: int = 64,
+        norm_groups: int = 32,
+        patch_size: int = 1,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        if len(channel_mults) != len(num_res_blocks):
+            raise ValueError(
+                f"num_res_blocks {tuple(num_res_blocks)} and channel_mults {tuple(channel_mults)} must be equally long"
+            )
+        self.embedding = embedding
+        self.patch_size = patch_size
+        self.gradient_checkpointing = gradient_checkpointing
+
+        def level_blocks(level: int, channels_in: int, takes_skip: bool) -> nn.ModuleList:
+            width, count = widths[level], num_res_blocks[level]
+            last_self, last_cross = level in self_attention_levels, level in cross_attention_levels
+            return nn.ModuleList(
+                Block(
+                    ResidualBlock(channels_in if index == 0 else width, width, embedding.width, norm_groups=norm_groups),
+                    SelfAttention(width, head_channels, norm_groups) if last_self and index == count - 1 else None,
+                    CrossAttention(width, embedding.context_width, head_channels, norm_groups)
+                    if last_cross and index == count - 1
+                    else None,
+                    takes_skip=takes_skip and index == 0,
+                )
+                for index in range(count)
+            )
+
+        widths = [channels * mult for mult in channel_mults]
+        levels = range(len(widths))
+        self.stem = nn.Conv2d(6 * patch_size**2, widths[0], 3, padding=1)
+        self.halving = nn.ModuleList(nn.Conv2d(widths[i - 1], widths[i], 3, 2, padding=1) for i in levels[1:])
+        self.down = nn.ModuleList(level_blocks(i, widths[i], takes_skip=False) for i in levels)
+        self.up = nn.ModuleList(level_blocks(i, 2 * widths[i], takes_skip=True) for i in levels)
+        self.doubling = nn.ModuleList(nn.Conv2d(widths[i], widths[i - 1], 3, padding=1) for i in levels[1:])
+        self.norm = nn.GroupNorm(norm_groups, widths[0])
+        self.out = zeroed(nn.Conv2d(widths[0], 3 * patch_size**2, 3, padding=1))
+
+    def forward(
+        self, x: Float[Tensor, "b 3 h w"], c_noise: Float[Tensor, " b"], cond: Conditioning
+    ) -> Float[Tensor, "b 3 h w"]:
+        """The raw output [b, 3, h, w]; h and w are multiples of `patch_size·2^(levels-1)`.
+
+        Raises:
+            ValueError: `cond.low_res` is missing.
+        """
+        if cond.low_res is None:
+            raise ValueError("a super-resolution denoiser needs cond.low_res, and it is None")
+        low_res = upsample(cond.low_res, (x.shape[-2], x.shape[-1])).to(x.dtype)
+        embedding, context = self.embedding(c_noise, cond)
+        h = F.pixel_unshuffle(torch.cat([x, low_res], dim=1), self.patch_size)
+        h = self.stem(h.contiguous(memory_format=torch.channels_last))
+        skips = []
+        for level, blocks in enumerate(self.down):
+            h = h if level == 0 else self.halving[level - 1](h)
+            h = self._run(blocks, h, embedding, context)
+            skips.append(h)
+        for level in reversed(range(len(self.up))):
+            h = torch.cat([h, skips.pop() / math.sqrt(2)], dim=1)
+            h = self._run(self.up[level], h, embedding, context)
+            h = h if level == 0 else F.interpolate(self.doubling[level - 1](h), scale_factor=2.0, mode="nearest")
+        return F.pixel_shuffle(self.out(F.silu(self.norm(h))), self.patch_size)
+
+    def _run(self, blocks: nn.Module, h: Tensor, embedding: Tensor, context: Context) -> Tensor:
+        for block in blocks:
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                h = checkpoint(block, h, embedding, context, use_reentrant=False)
+            else:
+                h = block(h, embedding, context)
+        return h

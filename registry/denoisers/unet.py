@@ -1,0 +1,107 @@
+"""The ADM U-Net (Dhariwal & Nichol 2021, arXiv 2105.05233) with text: the base stage of eDiff-I."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from registry.denoisers.attention import Context, CrossAttention, SelfAttention, zeroed
+from registry.denoisers.conditioning import ConditionEmbedding
+from registry.denoisers.layers import Block, Resample, ResidualBlock
+from registry.types import Conditioning
+
+
+class UNet(nn.Module):
+    """`F(x; c_noise, cond)`: residual blocks at halving resolutions, skips across, attention at the coarse levels.
+
+    Level `i` works at `1/2^i` of the input's resolution. Resolution changes inside residual blocks, as in ADM. The paper's
+    "attention at 32, 16, 8" for 64² pictures is `attention_levels=(1, 2, 3)`.
+
+    Args:
+        embedding: builds the global embedding and the cross-attention context.
+        channels: channels at level 0.
+        channel_mults: channels of each level, in multiples of `channels`.
+        num_res_blocks: residual blocks a level in the encoder; the decoder has one more.
+        attention_levels: levels with self-attention followed by cross-attention; the middle always has them.
+        head_channels: channels an attention head; our choice 64, as in ADM.
+        dropout: inside residual blocks.
+        norm_groups: groups of the group norms; 32 in ADM.
+        gradient_checkpointing: recompute each block in the backward pass instead of storing its activations.
+
+    Raises:
+        ValueError: a level of `attention_levels` does not exist.
+    """
+
+    def __init__(
+        self,
+        embedding: ConditionEmbedding,
+        channels: int,
+        channel_mults: Sequence[int],
+        num_res_blocks: int,
+        attention_levels: Sequence[int],
+        head_channels: int = 64,
+        dropout: float = 0.0,
+        norm_groups: int = 32,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        if unknown := [level for level in attention_levels if level not in range(len(channel_mults))]:
+            raise ValueError(f"attention_levels has {unknown[0]}; levels are 0 to {len(channel_mults) - 1}")
+        self.embedding = embedding
+        self.gradient_checkpointing = gradient_checkpointing
+
+        def block(
+            channels_in: int, channels_out: int, attention: bool, how: Resample | None = None, takes_skip: bool = False
+        ) -> Block:
+            return Block(
+                ResidualBlock(channels_in, channels_out, embedding.width, how, dropout, norm_groups),
+                SelfAttention(channels_out, head_channels, norm_groups) if attention else None,
+                CrossAttention(channels_out, embedding.context_width, head_channels, norm_groups) if attention else None,
+                takes_skip,
+            )
+
+        widths = [channels * mult for mult in channel_mults]
+        self.stem = nn.Conv2d(3, widths[0], 3, padding=1)
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        skips, width = [widths[0]], widths[0]
+        for level, level_width in enumerate(widths):
+            if level > 0:
+                self.down.append(block(width, width, attention=False, how="down"))
+                skips.append(width)
+            for _ in range(num_res_blocks):
+                self.down.append(block(width, level_width, level in attention_levels))
+                width = level_width
+                skips.append(width)
+        self.middle = nn.ModuleList([block(width, width, attention=True), block(width, width, attention=False)])
+        for level, level_width in reversed(list(enumerate(widths))):
+            for _ in range(num_res_blocks + 1):
+                self.up.append(block(width + skips.pop(), level_width, level in attention_levels, takes_skip=True))
+                width = level_width
+            if level > 0:
+                self.up.append(block(width, width, attention=False, how="up"))
+        self.norm = nn.GroupNorm(norm_groups, width)
+        self.out = zeroed(nn.Conv2d(width, 3, 3, padding=1))
+
+    def forward(
+        self, x: Float[Tensor, "b 3 h w"], c_noise: Float[Tensor, " b"], cond: Conditioning
+    ) -> Float[Tensor, "b 3 h w"]:
+        """The raw output [b, 3, h, w]; h and w are multiples of `2^(levels-1)`."""
+        embedding, context = self.embedding(c_noise, cond)
+        h = self.stem(x.contiguous(memory_format=torch.channels_last))
+        skips = [h]
+        for block in self.down:
+            h = self._run(block, h, embedding, context)
+            skips.append(h)
+        for block in self.middle:
+            h = self._run(block, h, embedding, context)
+        for block in self.up:
+            h = torch.cat([h, skips.pop()], dim=1) if block.takes_skip else h
+            h = self._run(block, h, embedding, context)
+        return self.out(nn.functional.silu(self.norm(h)))
+
+    def _run(self, block: nn.Module, h: Tensor, embedding: Tensor, context: Context) -> Tensor:
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, h, embedding, context, use_reentrant=False)
+        return block(h, embedding, context)

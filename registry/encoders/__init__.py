@@ -1,0 +1,131 @@
+"""The menu of encoders: frozen networks that turn texts or pictures into an `Embedding`.
+
+    from registry import encoders
+    encoders.names("clip*")
+    encoders.create("t5", path="some/folder")
+
+Every encoder has `width` (of a token) and `pooled_width` (None where there is no pooled vector).
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from registry.core import Registry
+from registry.encoders.clip import ClipImageEncoder, ClipTextEncoder, load_clip, load_clip_named
+from registry.encoders.t5 import PAPER_TOKENS, T5TextEncoder
+from registry.types import Encoder
+
+__all__ = [
+    "REGISTRY",
+    "ClipImageEncoder",
+    "ClipTextEncoder",
+    "T5TextEncoder",
+    "clip_image",
+    "clip_l14_image",
+    "clip_l14_text",
+    "clip_text",
+    "create",
+    "describe",
+    "names",
+    "register",
+    "t5",
+    "t5_xxl",
+]
+
+REGISTRY: Registry[Encoder] = Registry("encoders")
+names, create, describe, register = REGISTRY.names, REGISTRY.create, REGISTRY.describe, REGISTRY.register
+
+
+@register
+def t5(path: str, max_tokens: int = PAPER_TOKENS) -> T5TextEncoder:
+    """A T5 encoder from a local folder; computes in float32.
+
+    Args:
+        path: folder with config.json, model.safetensors and the tokenizer, as transformers writes them.
+        max_tokens: longer texts are cut.
+
+    Raises:
+        FileNotFoundError: the folder or one of its files is missing.
+        ValueError: a file of the folder is broken.
+    """
+    return T5TextEncoder.from_pretrained(Path(path), max_tokens)
+
+
+@register
+def t5_xxl(
+    path: str = "google/t5-v1_1-xxl",
+    max_tokens: int = PAPER_TOKENS,
+    revision: str | None = None,
+    dtype: Literal["bfloat16", "float32"] = "bfloat16",
+) -> T5TextEncoder:
+    """T5-XXL, the paper's encoder (eDiff-I, section 4.2): 113 tokens of width 4096.
+
+    Args:
+        path: "organisation/name" of the Hub, or a local folder. Only safetensors are read.
+        max_tokens: longer texts are cut.
+        revision: branch, tag or commit of the Hub.
+        dtype: precision to compute in; float16 overflows in T5 and is not offered.
+
+    Raises:
+        FileNotFoundError: the model is neither in the Hub's cache nor to be had, or the folder is incomplete.
+        ValueError: a file of the folder is broken.
+    """
+    return T5TextEncoder.from_pretrained(path, max_tokens, revision, getattr(torch, dtype))
+
+
+@register
+def clip_text(path: str) -> ClipTextEncoder:
+    """The text tower of a CLIP from a local folder.
+
+    Args:
+        path: folder with open_clip_config.json, open_clip_model.safetensors and the tokenizer, as open_clip reads them.
+
+    Raises:
+        FileNotFoundError: the folder or one of its files is missing.
+        ValueError: a file of the folder is broken.
+    """
+    return ClipTextEncoder(*load_clip(path))
+
+
+@register
+def clip_image(path: str) -> ClipImageEncoder:
+    """The picture tower of a CLIP from a local folder; shares the model with `clip_text` of the same folder.
+
+    Args:
+        path: folder with open_clip_config.json, open_clip_model.safetensors and the tokenizer, as open_clip reads them.
+
+    Raises:
+        FileNotFoundError: the folder or one of its files is missing.
+        ValueError: a file of the folder is broken.
+    """
+    return ClipImageEncoder.of(load_clip(path)[0])
+
+
+@register
+def clip_l14_text(pretrained: str = "openai") -> ClipTextEncoder:
+    """The text tower of CLIP ViT-L/14, the paper's encoder (eDiff-I, section 4.2): 77 tokens of width 768.
+
+    Args:
+        pretrained: open_clip's tag of the weights.
+
+    Raises:
+        FileNotFoundError: the weights are neither cached nor to be had.
+        ValueError: open_clip knows no such tag.
+    """
+    return ClipTextEncoder(*load_clip_named("ViT-L-14", pretrained))
+
+
+@register
+def clip_l14_image(pretrained: str = "openai") -> ClipImageEncoder:
+    """The picture tower of CLIP ViT-L/14, the paper's encoder (eDiff-I, section 4.2): one token of width 768.
+
+    Args:
+        pretrained: open_clip's tag of the weights.
+
+    Raises:
+        FileNotFoundError: the weights are neither cached nor to be had.
+        ValueError: open_clip knows no such tag.
+    """
+    return ClipImageEncoder.of(load_clip_named("ViT-L-14", pretrained)[0])

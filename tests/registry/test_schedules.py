@@ -1,0 +1,123 @@
+"""Grids: EDM's equation 5, and the paper's presets."""
+
+import importlib
+import warnings
+from collections.abc import Iterator
+from itertools import pairwise
+
+import jaxtyping
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from registry import samplers
+from registry.core import UnknownNameError
+from registry.samplers.presets import PRESETS, Kind, Preset, preset
+from registry.samplers.schedules import karras
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(1, 60), st.floats(1e-4, 1.0), st.floats(1.5, 200.0), st.floats(0.5, 12.0))
+def test_a_grid_decreases_from_sigma_max_through_sigma_min_to_zero(n: int, low: float, high: float, rho: float) -> None:
+    sigmas = karras(n, low, high, rho, dtype=torch.float64).tolist()
+    assert len(sigmas) == n + 1
+    assert sigmas[0] == high
+    assert sigmas[-1] == 0
+    assert n == 1 or sigmas[-2] == low
+    assert all(a > b for a, b in pairwise(sigmas))
+
+
+def test_rho_one_is_uniform_and_the_general_grid_is_uniform_in_its_root() -> None:
+    for rho in (1.0, 3.0, 7.0):
+        steps = karras(9, 0.01, 50.0, rho, dtype=torch.float64)[:-1].pow(1 / rho).diff()
+        torch.testing.assert_close(steps, steps[:1].expand_as(steps), rtol=1e-9, atol=0)
+
+
+def test_one_step_is_the_whole_way() -> None:
+    assert karras(1, 0.002, 80.0).tolist() == [80.0, 0.0]
+
+
+def test_float32_is_the_default() -> None:
+    assert karras(3, 0.002, 80.0).dtype == torch.float32
+
+
+@pytest.mark.parametrize(("n", "rho"), [(2, 7.0), (18, 7.0), (40, 3.0)])
+def test_agrees_with_k_diffusion(n: int, rho: float) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        sampling = importlib.import_module("k_diffusion.sampling")
+    theirs = sampling.get_sigmas_karras(n, 0.002, 80.0, rho)
+    torch.testing.assert_close(karras(n, 0.002, 80.0, rho), theirs, rtol=3e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0, 0.002, 80.0), "num_steps is 0"),
+        ((-3, 0.002, 80.0), "num_steps is -3"),
+        ((5, 0.0, 80.0), "sigma_min is 0.0"),
+        ((5, -1.0, 80.0), "sigma_min is -1.0"),
+        ((5, float("nan"), 80.0), "sigma_min is nan"),
+        ((5, 2.0, 2.0), "sigma_max is 2.0"),
+        ((5, 2.0, 1.0), "sigma_max is 1.0"),
+        ((5, 2.0, float("inf")), "sigma_max is inf"),
+        ((5, 0.002, 80.0, 0.0), "rho is 0.0"),
+        ((5, 0.002, 80.0, -7.0), "rho is -7.0"),
+    ],
+)
+def test_bad_arguments(arguments: tuple[int, float, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        karras(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "nfe", "rho"),
+    [
+        ("paper-steps", "base", 76, 6.0),
+        ("paper-steps", "super_resolution", 31, 3.0),
+        ("paper-nfe", "base", 25, 6.0),
+        ("paper-nfe", "super_resolution", 10, 3.0),
+    ],
+)
+def test_the_paper_in_network_calls(name: str, kind: Kind, nfe: int, rho: float) -> None:
+    chosen = preset(name, kind)
+    calls = 0
+
+    def denoise(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return x * 0
+
+    chosen.build()(denoise, torch.ones(1, 2), chosen.sigmas(0.002, 80.0))
+    assert calls == chosen.nfe == nfe
+    assert (chosen.sampler, chosen.rho) == ("kutta3", rho)
+
+
+def test_a_preset_builds_its_grid_and_its_sampler_with_its_arguments() -> None:
+    chosen = Preset("deis", 12, 5.0, {"order": 2})
+    assert chosen.build() == samplers.deis(order=2)
+    assert torch.equal(chosen.sigmas(0.01, 50.0), karras(12, 0.01, 50.0, 5.0))
+    assert chosen.nfe == 12
+
+
+def test_every_preset_serves_both_kinds_of_stage() -> None:
+    assert all(set(kinds) == {"base", "super_resolution"} for kinds in PRESETS.values())
+
+
+@pytest.fixture
+def as_users_run_it() -> Iterator[None]:
+    """Without the type checks of the tests, which would refuse some bad arguments before our own messages can."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+def test_unknown_names_list_the_near_ones() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean paper-steps"):
+        preset("paper-step", "base")
+    with pytest.raises(UnknownNameError, match="known: paper-steps, paper-nfe"):
+        preset("zzz", "base")
+    with pytest.raises(UnknownNameError, match="did you mean super_resolution"):
+        preset("paper-nfe", "superresolution")  # type: ignore[arg-type]
