@@ -1,0 +1,193 @@
+"""Captions: a scene in words, short or long, and the closed vocabulary they are made of.
+
+A caption always states every object's shape and colour, how many there are, and where they stand; it may leave out the
+style, the background and the sizes, and `Caption.named` says which of these three it states. A word that a caption does
+not state is free: a picture may show either and be right.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from typing import Final, Literal
+
+import numpy as np
+
+from evaluation.datasets.toybox import phrases
+from evaluation.datasets.toybox.scene import COLOURS, COUNTS, SHAPES, STYLES, Object, Scene, Split, sample_scene
+
+Length = Literal["short", "long"]
+
+NAMEABLE: Final[dict[str, float]] = {"style": 0.7, "background": 0.8, "size": 0.8}
+"""What a caption may leave out, and the probability that it says it (size: of all objects or of none)."""
+LONG_WORDS: Final = (35, 65)
+"""Fewest and most words of a long caption, punctuation not counted."""
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A text and which of "style", "background", "size" it states."""
+
+    text: str
+    named: frozenset[str]
+
+
+def caption(scene: Scene, rng: np.random.Generator, length: Length = "short") -> Caption:
+    """A random wording of a scene, in lower case.
+
+    Args:
+        scene: what to describe.
+        rng: the source of all randomness.
+        length: "short" is one phrase of 3 to 40 words, "long" several sentences of 35 to 65 words.
+
+    Raises:
+        ValueError: `length` is neither.
+    """
+    if length not in ("short", "long"):
+        raise ValueError(f"length is {length!r}; allowed: 'short', 'long'")
+    named = frozenset(name for name, probability in NAMEABLE.items() if rng.random() < probability)
+    write = _short if length == "short" else _long
+    return Caption(write(scene, named, rng), named)
+
+
+def canonical(scene: Scene, named: frozenset[str] = frozenset(NAMEABLE)) -> str:
+    """The one complete description of a scene: a function of its specification, with each object by its place.
+
+    With `named` it states only these of "style", "background", "size", as a caption with the same `named` does.
+    """
+    count = len(scene.objects)
+    style = scene.style if "style" in named else ""
+    text = (
+        phrases.CANONICAL
+        if "background" in named
+        else phrases.CANONICAL.replace(" on {an} {background} background", "")
+    )
+    sentences = [
+        _fill(
+            text,
+            count=phrases.NUMERALS[count],
+            style=style,
+            noun=phrases.CANONICAL_NOUNS[count],
+            background=scene.background,
+        )
+    ]
+    for thing, slot in zip(scene.objects, scene.slots, strict=True):
+        size = thing.size if "size" in named else ""
+        words = {"where": slot.where, "size": size, "colour": thing.colour, "shape": thing.shape}
+        sentences.append(_fill(phrases.CANONICAL_OBJECT, **words))
+    return " ".join(sentences)
+
+
+def prompts(seed: int, count: int, split: Split = "test", length: Length = "short") -> list[tuple[Scene, Caption]]:
+    """Scenes with captions, with 1, 2, 3, 1, 2, 3, ... objects: a pure function of its arguments.
+
+    The i-th depends on (seed, split, length, i) only, so a longer list begins with the shorter one.
+
+    Raises:
+        ValueError: `count` is negative, or `split` or `length` is not allowed.
+    """
+    if count < 0:
+        raise ValueError(f"count is {count}; allowed: 0 or more")
+    pairs = []
+    for index in range(count):
+        rng = np.random.default_rng([seed, index])
+        scene = sample_scene(rng, split, COUNTS[index % len(COUNTS)])
+        pairs.append((scene, caption(scene, rng, length)))
+    return pairs
+
+
+@cache
+def _words() -> frozenset[str]:
+    tables = [value for name, value in vars(phrases).items() if name.isupper()]
+    texts: list[str] = [*SHAPES, *COLOURS, *STYLES, "a an"]
+    while tables:
+        table = tables.pop()
+        if isinstance(table, str):
+            texts.append(re.sub(r"{\w+}", " ", table))
+        elif isinstance(table, dict):
+            tables.extend(table.values())
+        else:
+            tables.extend(table)
+    return frozenset(token for text in texts for token in tokens(text))
+
+
+def vocabulary() -> list[str]:
+    """Every token a caption can hold, sorted: words, and "," and "." as tokens of their own."""
+    return sorted(_words())
+
+
+def tokens(text: str) -> list[str]:
+    """The words and punctuation marks of a text, lower case, in order."""
+    return re.findall(r"[^\W_]+(?:['-][^\W_]+)*|[^\w\s]", text.lower())
+
+
+def ignored_words(text: str) -> list[str]:
+    """Words that Toybox does not know, in order and without repeats; punctuation is not reported."""
+    unknown = (token for token in tokens(text) if token not in _words() and any(map(str.isalnum, token)))
+    return list(dict.fromkeys(unknown))
+
+
+def _short(scene: Scene, named: frozenset[str], rng: np.random.Generator) -> str:
+    things = [_noun_phrase(thing, named, rng) for thing in scene.objects]
+    text = _fill(_choice(phrases.RELATIONS[scene.layout], rng), **dict(zip("abc", things, strict=False)))
+    style = _choice(phrases.STYLED, rng) if "style" in named else "{x}"
+    background = _choice(phrases.ON_BACKGROUND, rng) if "background" in named else "{x}"
+    # "a striped picture of X on a pink background" but "X on a pink background, striped": a prefix goes on first.
+    for template in (style, background) if style.endswith("{x}") else (background, style):
+        text = _fill(template, x=text, style=scene.style, background=_background_word(scene, rng))
+    return text
+
+
+def _long(scene: Scene, named: frozenset[str], rng: np.random.Generator) -> str:
+    objects = list(zip(scene.objects, (phrases.PLACES[slot.where] for slot in scene.slots), strict=True))
+    sentences = [_choice(phrases.COUNT_SENTENCES[len(objects)], rng)]
+    for thing, where in objects:
+        sentences.append(_fill(_choice(phrases.PLACE_SENTENCES, rng), where=where, x=_noun_phrase(thing, named, rng)))
+    if "background" in named:
+        template = _choice(phrases.BACKGROUND_SENTENCES, rng)
+        sentences.append(_fill(template, background=_background_word(scene, rng)))
+    if "style" in named:
+        sentences.append(_choice(phrases.STYLE_SENTENCES[scene.style], rng))
+    fillers = _fillers(scene, rng)
+    target = rng.integers(LONG_WORDS[0], LONG_WORDS[1] - 12)
+    while fillers and _word_count(sentences) < target:
+        sentences.append(fillers.pop())
+    # The count usually opens the caption; everything else comes in any order.
+    first = 1 if rng.random() < 0.7 else 0
+    return " ".join(sentences[:first] + [sentences[first + k] for k in rng.permutation(len(sentences) - first)])
+
+
+def _fillers(scene: Scene, rng: np.random.Generator) -> list[str]:
+    """True sentences that add nothing new, shuffled."""
+    definite = dict(zip("abc", (f"the {thing.colour} {thing.shape}" for thing in scene.objects), strict=False))
+    sentences = [_fill(template, **definite) for template in phrases.RELATION_SENTENCES[scene.layout]]
+    for thing, slot in zip(scene.objects, scene.slots, strict=True):
+        words = {"where": phrases.PLACES[slot.where], "colour": thing.colour, "shape": thing.shape}
+        sentences += [_fill(template, **words) for template in phrases.REGION_SENTENCES]
+    if scene.layout == "alone":
+        sentences += phrases.ALONE_SENTENCES
+    return [sentences[k] for k in rng.permutation(len(sentences))]
+
+
+def _noun_phrase(thing: Object, named: frozenset[str], rng: np.random.Generator) -> str:
+    template = phrases.NOUN_PHRASES[int(rng.random() < 0.2)]
+    size = _choice(phrases.SIZE_WORDS[thing.size], rng) if "size" in named else ""
+    return _fill(template, size=size, colour=thing.colour, shape=thing.shape)
+
+
+def _background_word(scene: Scene, rng: np.random.Generator) -> str:
+    return _choice(phrases.BACKGROUND_WORDS[scene.background], rng)
+
+
+def _choice(options: tuple[str, ...], rng: np.random.Generator) -> str:
+    return options[rng.integers(0, len(options))]
+
+
+def _fill(template: str, **words: str) -> str:
+    """The template with its words put in; empty words vanish, and `{an}` agrees with what follows it."""
+    text = template.format(an="{an}", **words)
+    text = re.sub(r" +", " ", text)
+    return re.sub(r"{an} (?=([a-z]))", lambda match: "an " if match[1] in "aeiou" else "a ", text)
+
+
+def _word_count(sentences: list[str]) -> int:
+    return sum(len(sentence.split()) for sentence in sentences)
