@@ -1,0 +1,7 @@
+"""`python -m ediffi` is `ediffi`."""
+
+import sys
+
+from ediffi.cli import main
+
+sys.exit(main())

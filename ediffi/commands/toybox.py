@@ -1,0 +1,81 @@
+"""`ediffi toybox`: the world that ships, as data, as encoders, and as a judge."""
+
+from pathlib import Path
+from typing import Literal
+
+from ediffi.cli import run_group
+
+
+def main(argv: list[str]) -> int:
+    """Write shards, train the encoders, score a cascade."""
+    return run_group({"shards": shards, "encoders": encoders, "score": score}, argv, "toybox")
+
+
+def shards(
+    output: Path,
+    image_size: int = 64,
+    count: int = 60_000,
+    split: Literal["train", "test"] = "train",
+    seed: int = 0,
+    encoder_folder: Path | None = None,
+) -> None:
+    """Render scenes and write them as shards, with captions and embeddings.
+
+    Args:
+        output: folder of the shards; must not hold any.
+        image_size: side of the pictures in pixels.
+        count: how many samples.
+        split: train leaves the held-out combinations out, test has only them.
+        seed: of the scenes and the captions.
+        encoder_folder: folder with t5 and clip; those that ship by default.
+    """
+    from ediffi.folder import SHIPPED
+    from ediffi.toybox.shards import write_toybox
+
+    print(write_toybox(output, encoder_folder or SHIPPED / "toybox" / "encoders", image_size, count, split, seed))
+
+
+def encoders(output: Path, seed: int = 0, t5_steps: int | None = None, clip_steps: int | None = None) -> None:
+    """Train the tiny T5 and the tiny CLIP.
+
+    Args:
+        output: folder to write t5 and clip to.
+        seed: of the weights, the scenes and the captions.
+        t5_steps: training steps of the T5.
+        clip_steps: training steps of the CLIP.
+    """
+    from ediffi.toybox import encoders as room
+
+    steps = {"t5_steps": t5_steps, "clip_steps": clip_steps}
+    room.encoders(output, seed, **{name: value for name, value in steps.items() if value is not None})
+
+
+def score(
+    model: str = "toybox",
+    output: Path = Path("runs/toybox/score"),
+    count: int = 300,
+    seed: int = 0,
+    length: Literal["short", "long"] = "short",
+    guidance_scale: float | None = None,
+) -> None:
+    """Paint held-out prompts and let the oracle judge the pictures.
+
+    Args:
+        model: the shipped toybox, or a folder.
+        output: folder for results.json and sheet.png.
+        count: how many prompts.
+        seed: of the prompts and the pictures.
+        length: of the captions.
+        guidance_scale: of the base stage; the model's own by default.
+    """
+    from ediffi.cascade import Cascade
+    from ediffi.toybox.score import judge, write
+
+    if count < 1:
+        raise ValueError(f"--count must be at least 1, got {count}")
+    results, shown = judge(Cascade.from_pretrained(model), count, seed, length=length, guidance_scale=guidance_scale)
+    write(output, results, shown)
+    for stage, fields in results["accuracy"].items():
+        print(stage, "  ".join(f"{name} {value:.3f}" for name, value in fields.items()))
+    print("everything right by number of objects:", results["by_objects"])
+    print(output / "sheet.png")

@@ -1,0 +1,29 @@
+"""Pictures to tensors and back; tensors are in [-1, 1]."""
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+
+def to_tensor(image: Image.Image, size: int) -> Float[Tensor, "3 size size"]:
+    """Shortest side to `size` by area averaging, then the centre square (eDiff-I, section 5: resize, centre crop).
+
+    Raises:
+        ValueError: the picture is smaller than `size`.
+    """
+    short = min(image.size)
+    if short < size:
+        raise ValueError(f"a picture of {image.width}x{image.height} is smaller than the {size} pixels asked for")
+    if short > size:
+        image = image.resize((image.width * size // short, image.height * size // short), Image.Resampling.BOX)
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    pixels = np.array(image.crop((left, top, left + size, top + size)))
+    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def to_images(tensor: Float[Tensor, "b 3 h w"]) -> list[Image.Image]:
+    """RGB pictures of tensors in [-1, 1]; values beyond are clipped."""
+    pixels = ((tensor.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(picture) for picture in pixels]

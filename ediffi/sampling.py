@@ -1,0 +1,143 @@
+"""One stage at inference: a denoiser, the settings it is sampled with, and the loop that ties them."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ediffi.guidance import Guided
+from ediffi.low_res import augment
+from registry import samplers
+from registry.random import randn
+from registry.samplers.presets import PRESETS, preset
+from registry.samplers.schedules import karras
+from registry.types import Callback, Conditioning, Sampler
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a stage is sampled.
+
+    Attributes:
+        sampler: name in the registry of samplers.
+        num_inference_steps: steps of the grid, the closing one to 0 among them.
+        guidance_scale: w of `uncond + w·(cond - uncond)`; 1 is off.
+        sigma_min: last noise level before 0.
+        sigma_max: noise level of the start.
+        rho: exponent of the grid (EDM, equation 5).
+        arguments: the sampler's own arguments.
+
+    Raises:
+        ValueError: a value is out of range (the sampler and the grid say which).
+    """
+
+    sampler: str = "dpmpp_2m"
+    num_inference_steps: int = 20
+    guidance_scale: float = 1.0
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.num_inference_steps < 1:
+            raise ValueError(f"num_inference_steps must be at least 1, got {self.num_inference_steps}")
+        if not self.guidance_scale >= 0:
+            raise ValueError(f"guidance_scale must be at least 0 (1 is off), got {self.guidance_scale}")
+
+    def build(self) -> Sampler:
+        """The sampler."""
+        return samplers.create(self.sampler, **self.arguments)
+
+    def sigmas(self) -> Float[Tensor, " s"]:
+        """The grid of noise levels, ending in 0."""
+        return karras(self.num_inference_steps, self.sigma_min, self.sigma_max, self.rho)
+
+    @property
+    def nfe(self) -> int:
+        """Network evaluations of the solver; guidance doubles the work of each, not the count."""
+        return self.build().nfe(self.num_inference_steps)
+
+    def with_sampler(self, name: str, super_resolution: bool) -> "Sampling":
+        """The same stage with another sampler, or with a preset's sampler, steps and grid.
+
+        Raises:
+            UnknownNameError: neither a sampler nor a preset is called `name`.
+        """
+        if name in PRESETS:
+            chosen = preset(name, "super_resolution" if super_resolution else "base")
+            return dataclasses.replace(
+                self,
+                sampler=chosen.sampler,
+                num_inference_steps=chosen.num_steps,
+                rho=chosen.rho,
+                arguments=chosen.arguments,
+            )
+        samplers.REGISTRY.factory(name)
+        return dataclasses.replace(self, sampler=name, arguments={})
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of a cascade, ready to sample.
+
+    Attributes:
+        name: "base", "sr64", ...
+        resolution: side of its pictures.
+        denoiser: the network, or any denoiser.
+        sampling: its default settings.
+        aug_level: noise put on the low-resolution picture before it is told, in picture units; None in the base stage.
+    """
+
+    name: str
+    resolution: int
+    denoiser: nn.Module
+    sampling: Sampling
+    aug_level: float | None = None
+
+    def __call__(
+        self,
+        cond: Conditioning,
+        generators: list[torch.Generator],
+        *,
+        low_res: Float[Tensor, "b 3 h w"] | None = None,
+        negative: Conditioning | None = None,
+        sampling: Sampling | None = None,
+        callback: Callback | None = None,
+    ) -> Float[Tensor, "b 3 H W"]:
+        """Sample a picture for each generator.
+
+        Args:
+            cond: what the pictures should show; a batch as long as `generators`.
+            generators: one per picture.
+            low_res: the previous stage's pictures in [-1, 1], for super-resolution.
+            negative: what they should not show; None for the null condition.
+            sampling: instead of the stage's own.
+            callback: called after each step.
+
+        Returns:
+            Pictures in [-1, 1], clipped.
+
+        Raises:
+            ValueError: a super-resolution stage without `low_res`, or a base stage with it.
+        """
+        if (low_res is None) != (self.aug_level is None):
+            raise ValueError(f"stage {self.name!r} {'takes no' if self.aug_level is None else 'needs a'} low_res picture")
+        sampling = sampling or self.sampling
+        sigmas = sampling.sigmas()
+        if low_res is not None and self.aug_level is not None:
+            level = torch.full((len(low_res),), self.aug_level, device=low_res.device)
+            cond = cond.with_low_res(augment(low_res, level, randn(low_res.shape, generators, low_res.device)), level)
+        guided = Guided(self.denoiser, sampling.guidance_scale, negative)
+        device = next(self.denoiser.parameters()).device
+        shape = (len(generators), 3, self.resolution, self.resolution)
+        x = randn(shape, generators, device) * sigmas[0]
+        with torch.inference_mode():
+            images = sampling.build()(
+                lambda x, sigma: guided(x, sigma, cond), x, sigmas, generator=generators, callback=callback
+            )
+        return images.clamp(-1, 1)

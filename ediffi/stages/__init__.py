@@ -1,0 +1,1 @@
+"""Training: one LightningModule trains one denoiser of one stage."""

@@ -1,0 +1,93 @@
+"""Toybox as training data: rendered scenes with captions and their embeddings, in the shards every stage trains on."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from ediffi.data.picture import to_tensor
+from ediffi.data.shards import Sample, embedding_tensors, write_shards
+from evaluation.datasets.toybox import caption, render, sample_scene
+from evaluation.datasets.toybox.scene import Split
+from registry import encoders
+
+CHUNK = 256
+CLIP_SIZE = 64
+
+
+def write_toybox(
+    output: Path,
+    encoder_folder: Path,
+    image_size: int,
+    count: int,
+    split: Split = "train",
+    seed: int = 0,
+    long_share: float = 0.3,
+    samples_per_shard: int = 2000,
+) -> Path:
+    """Render scenes, caption them, embed both, and write shards.
+
+    Args:
+        output: folder of the shards.
+        encoder_folder: folder with `t5` and `clip` (as in a cascade's `encoders`).
+        image_size: side of the pictures in pixels.
+        count: how many samples.
+        split: "train" leaves the held-out combinations out, "test" has only them.
+        seed: of the scenes and the captions.
+        long_share: share of the captions that are long.
+        samples_per_shard: samples a tar.
+
+    Returns:
+        The path of the index.
+
+    Raises:
+        ValueError: a size or a count is not positive.
+    """
+    for name, value in (("image_size", image_size), ("count", count), ("samples_per_shard", samples_per_shard)):
+        if value <= 0:
+            raise ValueError(f"{name} must be positive, got {value}")
+    description = {
+        "dataset": "toybox",
+        "split": split,
+        "seed": seed,
+        "image_size": image_size,
+        "long_share": long_share,
+        "encoders": {"t5": "t5", "clip_text": "clip_text", "clip_image": "clip_image"},
+        "dtype": "bfloat16",
+    }
+    samples = _samples(encoder_folder, image_size, count, split, seed, long_share)
+    progress = tqdm(samples, total=count, desc=f"{split} scenes", unit="scene")
+    return write_shards(output, progress, samples_per_shard, description)
+
+
+def _samples(
+    encoder_folder: Path, image_size: int, count: int, split: Split, seed: int, long_share: float
+) -> Iterator[Sample]:
+    t5 = encoders.create("t5", path=str(encoder_folder / "t5"))
+    clip_text = encoders.create("clip_text", path=str(encoder_folder / "clip"))
+    clip_image = encoders.create("clip_image", path=str(encoder_folder / "clip"))
+    for first in range(0, count, CHUNK):
+        keys = range(first, min(first + CHUNK, count))
+        rngs = [np.random.default_rng([seed, split == "test", key]) for key in keys]
+        scenes = [sample_scene(rng, split) for rng in rngs]
+        texts = [caption(s, rng, "long" if rng.random() < long_share else "short").text for s, rng in zip(scenes, rngs)]
+        pictures = [Image.fromarray(render(scene, image_size)) for scene in scenes]
+        small = [p if image_size >= CLIP_SIZE else Image.fromarray(render(s, CLIP_SIZE)) for p, s in zip(pictures, scenes)]
+        with torch.inference_mode():
+            sources = {
+                "t5": t5(texts),
+                "clip_text": clip_text(texts),
+                "clip_image": clip_image(torch.stack([to_tensor(picture, CLIP_SIZE) for picture in small])),
+            }
+        for row, key in enumerate(keys):
+            yield Sample(
+                key=f"{split}-{seed}-{key:07d}",
+                image=pictures[row],
+                caption=texts[row],
+                embeddings=embedding_tensors(sources, row),
+                metadata=dataclasses.asdict(scenes[row]),
+            )

@@ -1,0 +1,33 @@
+"""Every test runs with shapes and types checked, from a fixed seed, offline."""
+
+import os
+from collections.abc import Iterator
+from typing import runtime_checkable
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
+
+import pytest
+import torch
+from hypothesis import settings
+from jaxtyping import install_import_hook
+
+# The numeric tower: as in static typing, an int will do where a float is asked for.
+CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+install_import_hook(["registry", "evaluation", "ediffi"], CHECKER)
+
+from registry import types  # noqa: E402  (after the hook, so that it is checked too)
+
+for contract in (types.Denoiser, types.Sampler, types.Encoder):
+    runtime_checkable(contract)  # beartype checks that a value has the contract's methods
+
+settings.register_profile("house", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("house")
+torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> Iterator[None]:
+    """Each test starts from the same seed, whichever ran before it, and leaves the global generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
