@@ -139,7 +139,9 @@ class Cascade:
             if value is not None:
                 values = list(value) if isinstance(value, Sequence) else [value]
                 if len(values) not in (1, len(plan)):
-                    raise ValueError(f"{name} has {len(values)} values; give one, or one for each of {len(plan)} stages")
+                    raise ValueError(
+                        f"{name} has {len(values)} values; give one, or one for each of {len(plan)} stages"
+                    )
                 changed = [dataclasses.replace(s, **{name: v}) for s, v in zip(plan, values, strict=False)]
                 plan = changed + plan[len(changed) :]
         return plan
@@ -155,7 +157,7 @@ class Cascade:
         return Conditioning(sources).to(device)
 
     def unknown_words(self, text: str) -> list[str]:
-        """The words of a prompt that no encoder's vocabulary holds, in order: they are ignored."""
+        """The words of a prompt that no encoder knows, in order; only encoders that can tell are asked."""
         lists = [encoder.unknown_words(text) for encoder in self.encoders.values() if hasattr(encoder, "unknown_words")]
         return [word for word in dict.fromkeys(sum(lists, [])) if all(word in words for words in lists)]
 

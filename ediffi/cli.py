@@ -31,6 +31,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "recipes": ("ediffi.commands.recipes:main", "list, show or copy the recipes"),
         "fit": ("ediffi.commands.fit:fit", "train one stage as a recipe says"),
         "validate": ("ediffi.commands.fit:validate", "measure one stage on held-out data"),
+        "compose": ("ediffi.commands.compose:main", "make a cascade of finished stages"),
     },
     "Toybox": {
         "toybox": ("ediffi.commands.toybox:main", "write shards, train the encoders, score a cascade"),
@@ -79,7 +80,7 @@ def run(command: Command, argv: Sequence[str], name: str | None = None) -> int:
     """Call `command` with the arguments that its signature makes of `argv`.
 
     Parameters without a default, and those before `/`, are positional; the others are options: `num_images` becomes
-    `--num-images`, a bool becomes a flag. Types are checked, and the docstring is the help.
+    `--num-images`, a bool becomes a flag, a list may be one item. Types are checked, and the docstring is the help.
 
     Args:
         command: a function with annotations and a docstring in Google style.
@@ -98,7 +99,8 @@ def run(command: Command, argv: Sequence[str], name: str | None = None) -> int:
     except ArgumentError as error:
         raise UsageError(f"{_one_sentence(error.message, command)} (see ediffi {name} --help)") from None
     call = inspect.signature(command).bind_partial()
-    call.arguments.update({parameter: values[parameter] for parameter in call.signature.parameters})
+    hints = typing.get_type_hints(command)
+    call.arguments.update({key: _listed(values[key], hints[key]) for key in call.signature.parameters})
     return command(*call.args, **call.kwargs) or 0
 
 
@@ -154,10 +156,10 @@ def _add_argument(parser: "ArgumentParser", parameter: inspect.Parameter, hint: 
     if hint is bool:
         parser.add_argument(*names, action=ActionYesNo(no_prefix="no-"), **settings)
         return
-    kinds = _kinds(hint)
+    kinds = [_item(hint)] if _is_list(hint) else _kinds(hint)
     if not any(typing.get_origin(kind) for kind in kinds):
         settings["metavar"] = "|".join(kind.__name__.upper() for kind in kinds)
-    parser.add_argument(*names, type=hint, required=required, **settings)
+    parser.add_argument(*names, type=hint | _item(hint) if _is_list(hint) else hint, required=required, **settings)
 
 
 def _is_positional(parameter: inspect.Parameter) -> bool:
@@ -175,6 +177,19 @@ def _kinds(hint: Any) -> list[Any]:
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return [kind for kind in typing.get_args(hint) if kind is not type(None)]
     return [hint]
+
+
+def _is_list(hint: Any) -> bool:
+    return [typing.get_origin(kind) for kind in _kinds(hint)] == [list]
+
+
+def _item(hint: Any) -> Any:
+    return typing.get_args(_kinds(hint)[0])[0]
+
+
+def _listed(value: Any, hint: Any) -> Any:
+    """The one item of a list, as a list: `--steps 20` is `--steps [20]`."""
+    return [value] if _is_list(hint) and not isinstance(value, list | None) else value
 
 
 def _with_dashes(argv: Sequence[str]) -> list[str]:
@@ -203,6 +218,9 @@ def _one_sentence(message: str, command: Command) -> str:
 def _expected(kind: Any) -> str:
     if typing.get_origin(kind) is Literal:
         return f"one of {', '.join(map(str, typing.get_args(kind)))}"
+    if _is_list(kind):
+        item = _expected(_item(kind))
+        return f"{item} or [{item},...]"
     return str(kind) if typing.get_origin(kind) else kind.__name__.lower()
 
 

@@ -98,7 +98,11 @@ def load(model: str | Path, device: str | torch.device = "cpu") -> Cascade:
 
 
 def save(
-    folder: Path, name: str, encoder_parts: Mapping[str, Part], encoder_files: Path | None, stages: Sequence[TrainedStage]
+    folder: Path,
+    name: str,
+    encoder_parts: Mapping[str, Part],
+    encoder_files: Path | None,
+    stages: Sequence[TrainedStage],
 ) -> Path:
     """Write a cascade beside `folder`, then rename it into place; weights in bfloat16.
 

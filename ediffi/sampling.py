@@ -126,7 +126,9 @@ class Stage:
             ValueError: a super-resolution stage without `low_res`, or a base stage with it.
         """
         if (low_res is None) != (self.aug_level is None):
-            raise ValueError(f"stage {self.name!r} {'takes no' if self.aug_level is None else 'needs a'} low_res picture")
+            raise ValueError(
+                f"stage {self.name!r} {'takes no' if self.aug_level is None else 'needs a'} low_res picture"
+            )
         sampling = sampling or self.sampling
         sigmas = sampling.sigmas()
         if low_res is not None and self.aug_level is not None:

@@ -7,7 +7,7 @@ picture; `images` clean pictures in [-1, 1]; `denoised` an estimate of the clean
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -51,7 +51,9 @@ class Embedding:
         length = max(part.tokens.shape[1] for part in parts)
 
         def pad(tensor: Tensor) -> Tensor:
-            return torch.cat([tensor, tensor.new_zeros(tensor.shape[0], length - tensor.shape[1], *tensor.shape[2:])], 1)
+            return torch.cat(
+                [tensor, tensor.new_zeros(tensor.shape[0], length - tensor.shape[1], *tensor.shape[2:])], 1
+            )
 
         has_pooled = parts[0].pooled is not None
         pooled = torch.cat([part.pooled for part in parts if part.pooled is not None]) if has_pooled else None
@@ -135,6 +137,7 @@ class Conditioning:
         )
 
 
+@runtime_checkable
 class Denoiser(Protocol):
     """Contract 1: estimate the clean picture.
 
@@ -178,6 +181,7 @@ class SamplerState:
     denoised: Tensor
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """Contract 2: solve the probability-flow ODE (or the SDE) from `x` at `sigmas[0]` down to `sigmas[-1] == 0`.
 
@@ -202,6 +206,7 @@ class Sampler(Protocol):
         ...
 
 
+@runtime_checkable
 class Encoder(Protocol):
     """A frozen network that turns texts (or pictures) into an `Embedding`."""
 

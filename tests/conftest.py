@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator
-from typing import runtime_checkable
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
 
@@ -14,11 +13,6 @@ from jaxtyping import install_import_hook
 # The numeric tower: as in static typing, an int will do where a float is asked for.
 CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 install_import_hook(["registry", "evaluation", "ediffi"], CHECKER)
-
-from registry import types  # noqa: E402  (after the hook, so that it is checked too)
-
-for contract in (types.Denoiser, types.Sampler, types.Encoder):
-    runtime_checkable(contract)  # beartype checks that a value has the contract's methods
 
 settings.register_profile("house", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("house")

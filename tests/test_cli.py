@@ -53,6 +53,11 @@ def test_every_command_is_there(name: str) -> None:
     assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
+def test_no_command_is_left_out() -> None:
+    modules = {path.stem for path in Path(recipes.__file__).parent.glob("*.py")} - {"__init__"}
+    assert modules == {place.partition(":")[0].rpartition(".")[2] for place, _ in ALL.values()}
+
+
 def test_only_the_module_of_the_command_is_imported() -> None:
     code = (
         "import sys; from ediffi import cli; cli.main(['recipes', 'ls'])\n"
@@ -81,6 +86,7 @@ def paint(
     guidance_scale: float | None = None,
     sampler: Literal["euler", "heun"] = "heun",
     quiet: bool = False,
+    steps: list[int] | None = None,
 ) -> None:
     """Paint 100 % of a picture.
 
@@ -89,7 +95,7 @@ def paint(
             paint
         num_images: how many, all 100 % fresh
     """
-    calls.append((prompt, output, num_images, guidance_scale, sampler, quiet))
+    calls.append((prompt, output, num_images, guidance_scale, sampler, quiet, steps))
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +103,7 @@ def _no_calls_yet() -> None:
     calls.clear()
 
 
-DEFAULTS = ("a cat", Path("out.png"), 1, None, "heun", False)
+DEFAULTS = ("a cat", Path("out.png"), 1, None, "heun", False, None)
 
 
 @pytest.mark.parametrize(
@@ -112,6 +118,8 @@ DEFAULTS = ("a cat", Path("out.png"), 1, None, "heun", False)
         (["--guidance-scale", "-7.5"], {3: -7.5}),
         (["--sampler", "euler"], {4: "euler"}),
         (["--quiet"], {5: True}),
+        (["--steps", "20"], {6: [20]}),
+        (["--steps", "[20, 10]"], {6: [20, 10]}),
         (["--quiet", "--no-quiet"], {}),
     ],
 )
@@ -128,7 +136,7 @@ def test_a_prompt_is_taken_literally(prompt: str) -> None:
 
 def test_after_two_dashes_nothing_is_an_option() -> None:
     run(paint, ["--quiet", "--", "--num_images"])
-    assert calls == [("--num_images", *DEFAULTS[1:5], True)]
+    assert calls == [("--num_images", *DEFAULTS[1:5], True, None)]
 
 
 @pytest.mark.parametrize(
@@ -139,6 +147,8 @@ def test_after_two_dashes_nothing_is_an_option() -> None:
         (["x", "--num-images", "2.5"], "--num-images expects int, got '2.5'"),
         (["x", "--num-images"], "argument --num-images: expected one argument"),
         (["x", "--guidance-scale", "high"], "--guidance-scale expects float, got 'high'"),
+        (["x", "--steps", "few"], "--steps expects int or [int,...], got 'few'"),
+        (["x", "--steps", "[1, few]"], "--steps expects int or [int,...], got "),
         (["x", "--sampler", "hoin"], "--sampler expects one of euler, heun, got 'hoin'"),
         (["x", "--num-image", "3"], "no option named '--num-image'; did you mean --num-images"),
         (["red", "circle", "left"], "'circle left' is too much; quote a text of several words"),

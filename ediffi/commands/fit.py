@@ -14,6 +14,8 @@ QUIET = (
     r".*isinstance\(treespec, LeafSpec\).*",
     r".*resuming from a checkpoint that ended before the epoch ended.*",
     r".*The dirpath has changed.*",
+    r".*loading a checkpoint outside the 'fit' stage.*",
+    r".*not supported by the model summary.*",
 )
 
 

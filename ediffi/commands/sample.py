@@ -96,7 +96,7 @@ def _paths(output: Path, num_images: int) -> list[Path]:
     return paths
 
 
-def _save(image, path: Path, settings: dict) -> None:  # noqa: ANN001
+def _save(image, path: Path, settings: dict) -> None:
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()

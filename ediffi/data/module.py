@@ -1,5 +1,7 @@
 """The data of a training run."""
 
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import lightning as L
@@ -66,7 +68,9 @@ class ShardData(L.LightningDataModule):
         return ShardStream(shards, self.picture, self.batch_size, self.seed, start, rank, world_size)
 
     def _loader(self, dataset: IterableDataset[Batch]) -> DataLoader[Batch]:
-        return DataLoader(dataset, batch_size=None, num_workers=self.num_workers if isinstance(dataset, ShardStream) else 0)
+        return DataLoader(
+            dataset, batch_size=None, num_workers=self.num_workers if isinstance(dataset, ShardStream) else 0
+        )
 
 
 class Head(IterableDataset[Batch]):
@@ -78,5 +82,5 @@ class Head(IterableDataset[Batch]):
     def __len__(self) -> int:
         return self.count
 
-    def __iter__(self):  # noqa: ANN204
-        return (batch for batch, _ in zip(self.stream, range(self.count), strict=False))
+    def __iter__(self) -> Iterator[Batch]:
+        return islice(self.stream, self.count)

@@ -9,8 +9,10 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import tarfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import torch
 import webdataset
 from PIL import Image
 from torch import Tensor
+from webdataset import tariterators
 
 from registry.types import Embedding
 
@@ -54,7 +57,9 @@ class Shard:
     sha256: str
 
 
-def embedding_tensors(sources: Mapping[str, Embedding], row: int, dtype: torch.dtype = torch.bfloat16) -> dict[str, Tensor]:
+def embedding_tensors(
+    sources: Mapping[str, Embedding], row: int, dtype: torch.dtype = torch.bfloat16
+) -> dict[str, Tensor]:
     """The unpadded tensors of sample `row` of an encoded batch, as a shard stores them."""
     tensors = {}
     for name, embedding in sources.items():
@@ -77,7 +82,9 @@ def collate_embeddings(samples: list[Mapping[str, Tensor]]) -> dict[str, Embeddi
     return sources
 
 
-def write_shards(folder: Path, samples: Iterable[Sample], samples_per_shard: int, description: Mapping[str, Any]) -> Path:
+def write_shards(
+    folder: Path, samples: Iterator[Sample], samples_per_shard: int, description: Mapping[str, Any]
+) -> Path:
     """Write samples as `00000.tar`, `00001.tar`, ... and the index, each beside its place and then renamed into it.
 
     Args:
@@ -97,8 +104,7 @@ def write_shards(folder: Path, samples: Iterable[Sample], samples_per_shard: int
     if index.exists():
         raise FileExistsError(f"{index} exists: these shards are complete; choose another folder or remove it")
     shards: list[dict[str, Any]] = []
-    iterator = iter(samples)
-    while chunk := [sample for sample, _ in zip(iterator, range(samples_per_shard), strict=False)]:
+    while chunk := list(islice(samples, samples_per_shard)):
         path = folder / f"{len(shards):05d}.tar"
         _write_tar(path, chunk)
         shards.append({"file": path.name, "samples": len(chunk), "sha256": sha256(path)})
@@ -129,11 +135,20 @@ def read_index(folder: Path) -> list[Shard]:
     return shards
 
 
-def read_shard(path: Path) -> Iterator[dict[str, bytes]]:
-    """The undecoded samples of a shard, in order; `__key__` is the key. Incomplete samples are left out."""
-    for raw in webdataset.WebDataset([str(path)], shardshuffle=False, empty_check=False):
-        if "txt" in raw and "safetensors" in raw and any(suffix in raw for suffix in PICTURES):
-            yield raw
+def read_shard(path: Path) -> Iterator[dict[str, Any]]:
+    """The undecoded samples of a shard, in order: bytes by suffix, and the `__key__`. Incomplete samples are left out."""
+    with path.open("rb") as stream:
+        members = tariterators.tar_file_expander([{"url": str(path), "stream": stream}], handler=_stop)
+        for raw in tariterators.group_by_keys(members, handler=_stop):
+            if "txt" in raw and "safetensors" in raw and any(suffix in raw for suffix in PICTURES):
+                yield raw
+
+
+def _stop(error: Exception) -> bool:
+    """webdataset's handler: a broken tar ends where it breaks, and the count of its samples will tell."""
+    if isinstance(error, tarfile.TarError):
+        return False
+    raise error
 
 
 def decode(raw: Mapping[str, Any]) -> Sample:

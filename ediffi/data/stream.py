@@ -133,10 +133,10 @@ class ShardStream(IterableDataset[Batch]):
             epoch += 1
 
 
-def _whole_shard(shard: Shard) -> list[dict[str, bytes]]:
+def _whole_shard(shard: Shard) -> list[dict[str, Any]]:
     raw = list(read_shard(shard.path))
     if len(raw) != shard.samples:
-        raise ValueError(f"{shard.path} has {len(raw)} complete samples, its index says {shard.samples}: write it again")
+        raise ValueError(
+            f"{shard.path} has {len(raw)} complete samples, its index says {shard.samples}: write it again"
+        )
     return raw
-
-

@@ -4,13 +4,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from ediffi.toybox.fitting import device
-from evaluation.datasets.toybox import Scene, canonical, caption, render, sample_scene, vocabulary
+from evaluation.datasets.toybox import Scene, caption, render, vocabulary
 from evaluation.datasets.toybox.caption import Length
-from evaluation.datasets.toybox.scene import Split
 
 PAD, END, UNKNOWN, BEGIN = "<pad>", "</s>", "<unk>", "<s>"
 SPECIAL = (PAD, END, UNKNOWN, BEGIN)
@@ -58,31 +57,12 @@ def draw_length(rng: np.random.Generator) -> Length:
     return "long" if rng.random() < LONG_SHARE else "short"
 
 
-def t5_pairs(rng: np.random.Generator, count: int, length: Length, split: Split = "train") -> list[tuple[str, str]]:
-    """Captions, strewn with unknown words when training, and the canonical descriptions of what they name."""
-    pairs = []
-    for _ in range(count):
-        scene = sample_scene(rng, split)
-        said = caption(scene, rng, length)
-        text = strew(said.text, rng) if split == "train" else said.text
-        pairs.append((text, canonical(scene, said.named)))
-    return pairs
-
-
 def strew(text: str, rng: np.random.Generator) -> str:
     """The text with 0 to 3 unknown words in random places."""
     words = text.split()
     for _ in range(UNKNOWN_COUNTS[rng.integers(len(UNKNOWN_COUNTS))]):
         words.insert(int(rng.integers(len(words) + 1)), UNKNOWN)
     return " ".join(words)
-
-
-def t5_batch(tokenizer: Any, pairs: list[tuple[str, str]]) -> dict[str, Int[Tensor, "b n"]]:
-    """Arguments of T5ForConditionalGeneration; padding is left out of the loss."""
-    source = tokenizer([text for text, _ in pairs], padding=True, return_tensors="pt").to(device())
-    target = tokenizer([text for _, text in pairs], padding=True, return_tensors="pt").to(device())
-    labels = target["input_ids"].masked_fill(target["attention_mask"] == 0, -100)
-    return {"input_ids": source["input_ids"], "attention_mask": source["attention_mask"], "labels": labels}
 
 
 def full_caption(scene: Scene, rng: np.random.Generator) -> str:

@@ -84,7 +84,9 @@ def _by_objects(cases: list[tuple[Scene, Caption]], scores: list[Score]) -> Mapp
     }
 
 
-def sheet(shown: list[tuple[Caption, Image.Image, Score]], columns: int = 6, rows: int = 6, side: int = 192) -> Image.Image:
+def sheet(
+    shown: list[tuple[Caption, Image.Image, Score]], columns: int = 6, rows: int = 6, side: int = 192
+) -> Image.Image:
     """A grid of pictures with their captions; what is wrong is named in red."""
     height = side + 64
     page = Image.new("RGB", (columns * (side + 8), rows * height), "white")

@@ -61,7 +61,7 @@ def write_toybox(
     }
     samples = _samples(encoder_folder, image_size, count, split, seed, long_share)
     progress = tqdm(samples, total=count, desc=f"{split} scenes", unit="scene")
-    return write_shards(output, progress, samples_per_shard, description)
+    return write_shards(output, iter(progress), samples_per_shard, description)
 
 
 def _samples(
@@ -76,7 +76,9 @@ def _samples(
         scenes = [sample_scene(rng, split) for rng in rngs]
         texts = [caption(s, rng, "long" if rng.random() < long_share else "short").text for s, rng in zip(scenes, rngs)]
         pictures = [Image.fromarray(render(scene, image_size)) for scene in scenes]
-        small = [p if image_size >= CLIP_SIZE else Image.fromarray(render(s, CLIP_SIZE)) for p, s in zip(pictures, scenes)]
+        small = [
+            p if image_size >= CLIP_SIZE else Image.fromarray(render(s, CLIP_SIZE)) for p, s in zip(pictures, scenes)
+        ]
         with torch.inference_mode():
             sources = {
                 "t5": t5(texts),

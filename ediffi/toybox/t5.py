@@ -39,7 +39,9 @@ class Asked(nn.Module):
 
         self.encoder = T5EncoderModel(T5Config(**settings(words)))
         # Relative positions that start near zero leave words unordered for thousands of steps; we start them apart.
-        nn.init.normal_(self.encoder.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight, 0, POSITION_BIAS_STD)
+        nn.init.normal_(
+            self.encoder.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight, 0, POSITION_BIAS_STD
+        )
         self.heads = nn.ModuleDict({name: nn.Linear(128, answers) for name, answers in QUESTIONS.items()})
 
     def forward(self, batch: dict[str, Tensor], words: Int[Tensor, "k 2"]) -> dict[str, Tensor]:

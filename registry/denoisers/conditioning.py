@@ -20,11 +20,11 @@ class FourierFeatures(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        frequencies = torch.logspace(-3, 3, width // 2, base=2.0, device="cpu")
-        self.register_buffer("frequencies", 2 * math.pi * frequencies, persistent=False)
+        self.width = width
 
     def forward(self, t: Float[Tensor, " b"]) -> Float[Tensor, "b width"]:
-        angles = t[:, None] * self.frequencies
+        frequencies = torch.logspace(-3, 3, self.width // 2, base=2.0, device=t.device, dtype=t.dtype)
+        angles = 2 * math.pi * t[:, None] * frequencies
         return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 

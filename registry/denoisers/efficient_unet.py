@@ -69,7 +69,9 @@ class EfficientUNet(nn.Module):
             last_self, last_cross = level in self_attention_levels, level in cross_attention_levels
             return nn.ModuleList(
                 Block(
-                    ResidualBlock(channels_in if index == 0 else width, width, embedding.width, norm_groups=norm_groups),
+                    ResidualBlock(
+                        channels_in if index == 0 else width, width, embedding.width, norm_groups=norm_groups
+                    ),
                     SelfAttention(width, head_channels, norm_groups) if last_self and index == count - 1 else None,
                     CrossAttention(width, embedding.context_width, head_channels, norm_groups)
                     if last_cross and index == count - 1

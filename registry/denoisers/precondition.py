@@ -40,17 +40,19 @@ class Preconditioned(nn.Module):
     def forward(
         self, x: Float[Tensor, "b 3 h w"], sigma: Float[Tensor, " b"], cond: Conditioning
     ) -> Float[Tensor, "b 3 h w"]:
-        """Denoised pictures [b, 3, h, w] for noisy `x` at noise levels `sigma` [b]; computed in float32."""
-        s = sigma.float().view(-1, 1, 1, 1)
+        """Denoised pictures [b, 3, h, w] for noisy `x` at noise levels `sigma` [b]; scaled in float32 or better."""
+        precise = torch.promote_types(x.dtype, torch.float32)
+        sigma = sigma.to(precise)
+        s = sigma.view(-1, 1, 1, 1)
         variance = s.square() + self.sigma_data**2
         c_skip = self.sigma_data**2 / variance
         c_out = s * self.sigma_data / variance.sqrt()
         c_in = 1 / variance.sqrt()
-        c_noise = sigma.float().log() / 4
+        c_noise = sigma.log() / 4
 
         mean = self._mean(x, cond)
         centred = x if mean is None else x - mean
-        denoised = c_skip * centred + c_out * self.network(c_in * centred, c_noise, cond).float()
+        denoised = c_skip * centred + c_out * self.network(c_in * centred, c_noise, cond).to(precise)
         return denoised if mean is None else mean + denoised
 
     def loss_weight(self, sigma: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
@@ -62,4 +64,4 @@ class Preconditioned(nn.Module):
             return None
         if cond.low_res is None:
             raise ValueError("a residual denoiser needs cond.low_res, and it is None")
-        return upsample(cond.low_res, (x.shape[-2], x.shape[-1])).to(torch.float32)
+        return upsample(cond.low_res, (x.shape[-2], x.shape[-1]))

@@ -58,7 +58,9 @@ class UNet(nn.Module):
             return Block(
                 ResidualBlock(channels_in, channels_out, embedding.width, how, dropout, norm_groups),
                 SelfAttention(channels_out, head_channels, norm_groups) if attention else None,
-                CrossAttention(channels_out, embedding.context_width, head_channels, norm_groups) if attention else None,
+                CrossAttention(channels_out, embedding.context_width, head_channels, norm_groups)
+                if attention
+                else None,
                 takes_skip,
             )
 

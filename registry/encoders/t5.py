@@ -107,6 +107,14 @@ class T5TextEncoder(nn.Module):
         )
         return encoded["input_ids"], encoded["attention_mask"].bool()
 
+    def unknown_words(self, text: str) -> list[str]:
+        """What of the text the vocabulary does not hold, in order, without repeats; the net reads `<unk>` for each."""
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        spans = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+        return list(
+            dict.fromkeys(text[start:end] for token, (start, end) in spans if token == self.tokenizer.unk_token_id)
+        )
+
     @torch.no_grad()
     def forward(self, texts: Sequence[str]) -> Embedding:
         """Encode texts: tokens [b, n, d], zero where the mask is False, so that no value depends on batch neighbours.

@@ -8,8 +8,7 @@ exponent of the time grid (`ts_order` in the DEIS authors' code), here the rho o
 - paper-nfe: a budget of 25 (10) network calls: 8 (3) Runge-Kutta steps plus the closing one. Both numbers are 3k + 1.
 """
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -68,12 +67,7 @@ def preset(name: str, kind: Kind) -> Preset:
         UnknownNameError: no such preset or kind (a ValueError); the message lists the near ones.
     """
     if name not in PRESETS:
-        raise UnknownNameError(_unknown("sampler preset", name, PRESETS))
+        raise UnknownNameError.among(PRESETS, "sampler preset", name)
     if kind not in PRESETS[name]:
-        raise UnknownNameError(_unknown("kind of stage", kind, PRESETS[name]))
+        raise UnknownNameError.among(PRESETS[name], "kind of stage", kind)
     return PRESETS[name][kind]
-
-
-def _unknown(what: str, name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"no {what} {name!r}; " + (f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}")

@@ -117,7 +117,7 @@ def as_users_run_it() -> Iterator[None]:
 def test_unknown_names_list_the_near_ones() -> None:
     with pytest.raises(UnknownNameError, match="did you mean paper-steps"):
         preset("paper-step", "base")
-    with pytest.raises(UnknownNameError, match="known: paper-steps, paper-nfe"):
+    with pytest.raises(UnknownNameError, match="known: paper-nfe, paper-steps"):
         preset("zzz", "base")
     with pytest.raises(UnknownNameError, match="did you mean super_resolution"):
         preset("paper-nfe", "superresolution")  # type: ignore[arg-type]

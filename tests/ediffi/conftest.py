@@ -1,0 +1,59 @@
+"""A small world for the tests: shards of rendered scenes, and an untrained cascade of the real classes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ediffi.data.shards import Shard, read_index
+from ediffi.folder import SHIPPED, Part, TrainedStage, save
+from ediffi.sampling import Sampling
+from ediffi.toybox.shards import write_toybox
+from registry import denoisers
+
+ENCODERS = SHIPPED / "toybox" / "encoders"
+TINY_BASE = {"channels": 32, "norm_groups": 4, "context_width": 32}
+TINY_SR = {
+    "channels": 32,
+    "channel_mults": [1, 1],
+    "num_res_blocks": [1, 1],
+    "cross_attention_levels": [1],
+    "norm_groups": 4,
+}
+
+
+@pytest.fixture(scope="session")
+def shard_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three shards of 16 scenes at 32²."""
+    folder = tmp_path_factory.mktemp("shards") / "train"
+    write_toybox(folder, ENCODERS, image_size=32, count=48, samples_per_shard=16)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shards(shard_folder: Path) -> list[Shard]:
+    return read_index(shard_folder)
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained cascade 16² -> 64², as a folder."""
+    torch.manual_seed(0)
+    stages = []
+    for name, resolution, part, aug_level in (
+        ("base", 16, Part("unet_toybox", TINY_BASE), None),
+        ("sr64", 64, Part("efficient_toybox64", TINY_SR), 0.05),
+    ):
+        arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in part.arguments.items()}
+        denoiser = denoisers.create(part.name, **arguments)
+        for parameter in denoiser.parameters():
+            if not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.02)
+        sampling = Sampling("euler", num_inference_steps=2, guidance_scale=2.0 if aug_level is None else 1.0)
+        stages.append(TrainedStage(name, resolution, part, denoiser.state_dict(), sampling, aug_level))
+    parts = {
+        "t5": Part("t5", {"path": "encoders/t5"}),
+        "clip_text": Part("clip_text", {"path": "encoders/clip"}),
+        "clip_image": Part("clip_image", {"path": "encoders/clip"}),
+    }
+    return save(tmp_path_factory.mktemp("model") / "tiny", "tiny", parts, ENCODERS, stages)

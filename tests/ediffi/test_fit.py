@@ -1,0 +1,121 @@
+"""Recipes: each parses, trains two steps at small size, and becomes a cascade that paints."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from ediffi.cascade import Cascade
+from ediffi.cli import main
+from ediffi.commands.recipes import folder
+
+RECIPES = folder() / "toybox"
+STAGES = {"base": (16, None), "sr64": (32, None), "sr256": (32, 16)}
+QUIET = (
+    "ignore:.*does not have many workers.*",
+    "ignore:.*IterableDataset.*__len__.*",
+    "ignore:.*LeafSpec.*",
+    "ignore:.*args parameter is intended.*",
+    "ignore:.*ended before the epoch ended.*",
+    "ignore:.*Checkpoint directory.*",
+    "ignore:.*loading a checkpoint outside.*",
+    "ignore:.*not supported by the model summary.*",
+)
+pytestmark = [pytest.mark.filterwarnings(line) for line in QUIET]
+
+
+def recipe(stage: str, folder: Path, shards: Path, steps: int = 2) -> Path:
+    """The shipped recipe, on small pictures and for two steps: only sizes, counts and folders are changed."""
+    size, crop = STAGES[stage]
+    config = yaml.safe_load((RECIPES / f"{stage}.yaml").read_text())
+    config["data"] |= {"train": str(shards), "val": str(shards), "image_size": size, "batch_size": 4, "val_batches": 1}
+    config["data"]["crop_size"] = crop
+    config["model"]["lr_scheduler"]["init_args"]["total_steps"] = 10
+    trainer = config["trainer"]
+    trainer |= {"max_steps": steps, "val_check_interval": 2, "log_every_n_steps": 1, "accelerator": "cpu"}
+    trainer |= {"default_root_dir": str(folder / stage), "enable_progress_bar": False}
+    trainer["logger"]["init_args"]["save_dir"] = str(folder)
+    trainer["callbacks"][1]["init_args"] |= {"dirpath": str(folder / stage / "checkpoints"), "every_n_train_steps": 2}
+    path = folder / f"{stage}.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_recipe_parses(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "--config", str(RECIPES / f"{stage}.yaml"), "--print_config"])
+    assert stop.value.code in (None, 0)
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config["trainer"]["max_steps"] == config["model"]["lr_scheduler"]["init_args"]["total_steps"]
+
+
+def test_three_recipes_become_a_cascade_that_paints(tmp_path: Path, shard_folder: Path) -> None:
+    for stage in STAGES:
+        assert main(["fit", "--config", str(recipe(stage, tmp_path, shard_folder))]) == 0
+        events = EventAccumulator(str(tmp_path / stage)).Reload()
+        assert {"train/loss", "val/loss"} <= set(events.Tags()["scalars"])
+        assert events.Tags()["images"] == ["samples"]
+    config = yaml.safe_load((RECIPES / "cascade.yaml").read_text())
+    for entry in config["stages"]:
+        entry["run"] = str(tmp_path / entry["name"])
+        entry["sampling"]["num_inference_steps"] = 2
+    (tmp_path / "cascade.yaml").write_text(yaml.safe_dump(config))
+    words = ["compose", "--config", str(tmp_path / "cascade.yaml"), "--output", str(tmp_path / "model")]
+    assert main(words) == 0
+    image = Cascade.from_pretrained(tmp_path / "model")("a red circle").images[0]
+    assert image.size == (256, 256)
+    assert main(words) == 1, "a second time the folder exists"
+
+
+def test_a_run_is_resumed_and_validated_from_the_command_line(
+    tmp_path: Path, shard_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fit", "--config", str(recipe("base", tmp_path, shard_folder))]) == 0
+    last = str(tmp_path / "base" / "checkpoints" / "last.ckpt")
+    config = str(recipe("base", tmp_path, shard_folder, steps=4))
+    assert main(["fit", "--config", config, "--ckpt_path", last]) == 0
+    assert main(["validate", "--config", config, "--ckpt_path", last]) == 0
+    assert "val/loss" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model.denoiser.init_args.chanels", "3"], "chanels"),
+        (["--model.denoiser.init_args.channels", "wide"], "wide"),
+        (["--model.denoiser", "registry.denoisers.unet_tuybox"], "unet_tuybox"),
+        (["--data.batch_size", "0"], "batch_size must be positive, got 0"),
+        (["--data.crop_size", "99"], "crop_size must be in 1 to image_size"),
+        (["--data.train", "nowhere"], "no index.json in nowhere"),
+        (["--trainr.max_steps", "3"], "trainr"),
+        (["--ckpt_path", "nothing.ckpt"], "nothing.ckpt"),
+        (["--model.dropout", "{t5: 7}"], "dropout of t5 must be in [0, 1], got 7"),
+    ],
+)
+def test_bad_settings_are_one_clear_line(
+    words: list[str], message: str, tmp_path: Path, shard_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fit", "--config", str(recipe("base", tmp_path, shard_folder)), *words]) != 0
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("ediffi: error: ")
+    assert message in line
+
+
+def test_a_misspelt_key_in_the_recipe_is_named(
+    tmp_path: Path, shard_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = recipe("base", tmp_path, shard_folder)
+    path.write_text(path.read_text().replace("val_batches:", "val_batchs:"))
+    assert main(["fit", "--config", str(path)]) == 2
+    assert "val_batchs" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_run_that_is_not_there_cannot_be_composed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = yaml.safe_load((RECIPES / "cascade.yaml").read_text())
+    config["stages"] = [{"name": "base", "run": str(tmp_path / "nothing"), "resolution": 16}]
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
+    assert main(["compose", "--config", str(tmp_path / "c.yaml"), "--output", str(tmp_path / "model")]) == 1
+    assert "is the run finished?" in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
