@@ -70,8 +70,8 @@ def inputs(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Leaves q, k, v [b, m, n, d], and a bias [b, 1, 1, k] that hides a third of the keys of every other sample."""
 
-    def draw(count: int) -> Tensor:  # heads are slices of a pixel's or token's channels, as in the network
-        return torch.randn(batch, count, heads, channels, dtype=dtype).transpose(1, 2).requires_grad_()
+    def draw(count: int) -> Tensor:  # a slice of a joint projection, as in the network
+        return torch.randn(batch, count, 3, heads, channels, dtype=dtype)[:, :, 0].transpose(1, 2).requires_grad_()
 
     q, k, v = draw(queries), draw(keys), draw(keys)
     if not biased:
@@ -84,7 +84,6 @@ def inputs(
 def measure(queries: int, keys: int, biased: bool, dtype: torch.dtype, repeats: int) -> dict[str, object]:
     """One row of the table: plain / fused, forward and training, and the path that `attend` takes."""
     q, k, v, bias = inputs(queries, keys, biased, dtype)
-
     upstream = torch.randn_like(q)
 
     def forward(attention: Attention) -> None:

@@ -192,7 +192,7 @@ def check_flop_counter(setting: Setting) -> None:
 def shares(setting: Setting, call: Callable[[], object]) -> dict[str, float]:
     """Where the time of a call goes, in percent by kind of operation."""
     cuda = setting.device.type == "cuda"
-    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # else it talks of GPUs it did not find
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else it narrates
     with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as profiler:
         call()
         setting.synchronize()

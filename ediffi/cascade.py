@@ -105,12 +105,11 @@ class Cascade:
         randomness = generators(seed, range(len(texts)))
 
         pictures: dict[str, Tensor] = {}
-        low_res = None
         for stage, sampling in zip(self.stages, plan, strict=True):
-            low_res = pictures[stage.name] = stage(
+            pictures[stage.name] = stage(
                 cond,
                 randomness,
-                low_res=low_res,
+                low_res=next(reversed(pictures.values()), None),
                 negative=negative,
                 sampling=sampling,
                 callback=_named(progress, stage.name),
@@ -123,7 +122,7 @@ class Cascade:
             "seed": seed,
             "stages": {s.name: dataclasses.asdict(p) | {"nfe": p.nfe} for s, p in zip(self.stages, plan, strict=True)},
         }
-        return Pictures(to_images(low_res), pictures, settings)
+        return Pictures(to_images(pictures[self.stages[-1].name]), pictures, settings)
 
     def plan(
         self,
@@ -135,13 +134,12 @@ class Cascade:
         plan = [stage.sampling for stage in self.stages]
         if sampler is not None:
             plan = [s.with_sampler(sampler, k > 0) for k, s in enumerate(plan)]
-        for name, value in (("num_inference_steps", num_inference_steps), ("guidance_scale", guidance_scale)):
+        changes: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+        for name, value in changes.items():
             if value is not None:
                 values = list(value) if isinstance(value, Sequence) else [value]
                 if len(values) not in (1, len(plan)):
-                    raise ValueError(
-                        f"{name} has {len(values)} values; give one, or one for each of {len(plan)} stages"
-                    )
+                    raise ValueError(f"{name} has {len(values)} values; give 1, or {len(plan)}, one for each stage")
                 changed = [dataclasses.replace(s, **{name: v}) for s, v in zip(plan, values, strict=False)]
                 plan = changed + plan[len(changed) :]
         return plan
@@ -159,7 +157,7 @@ class Cascade:
     def unknown_words(self, text: str) -> list[str]:
         """The words of a prompt that no encoder knows, in order; only encoders that can tell are asked."""
         lists = [encoder.unknown_words(text) for encoder in self.encoders.values() if hasattr(encoder, "unknown_words")]
-        return [word for word in dict.fromkeys(sum(lists, [])) if all(word in words for words in lists)]
+        return [word for word in (lists[0] if lists else []) if all(word in words for words in lists)]
 
     @property
     def device(self) -> torch.device:

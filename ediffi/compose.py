@@ -63,7 +63,7 @@ def _trained(stage: StageRecipe) -> TrainedStage:
 
 
 def ema_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """The denoiser's averaged weights from a training checkpoint (the state dict that Lightning's EMA callback saves)."""
+    """The denoiser's averaged weights: what Lightning's EMA callback saves as the checkpoint's state dict."""
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
     return {key.removeprefix("denoiser."): value for key, value in state.items() if key.startswith("denoiser.")}
 

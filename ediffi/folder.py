@@ -140,6 +140,7 @@ def _save_stage(folder: Path, stage: TrainedStage) -> dict[str, Any]:
     path = folder / f"{stage.name}.safetensors"
     weights = {key: value.to(torch.bfloat16).contiguous() for key, value in stage.weights.items()}
     safetensors.torch.save_file(weights, path)
+    path.chmod(0o644)  # safetensors writes files that only their owner may read
     return {
         "name": stage.name,
         "resolution": stage.resolution,

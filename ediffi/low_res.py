@@ -1,8 +1,8 @@
 """The low-resolution picture of a super-resolution stage: how it is made in training, and told to the net.
 
-In training it comes from the clean picture: averaged down, degraded at random (after Real-ESRGAN, as eDiff-I, section 3),
-then noised by `aug_level`. In sampling it is the previous stage's picture, noised by a fixed `aug_level`. The noising is
-the same function.
+In training it comes from the clean picture: averaged down, degraded at random (after Real-ESRGAN, as in eDiff-I), and
+noised by `aug_level`. In sampling it is the previous stage's picture, noised by a fixed `aug_level`. The noising is one
+function.
 """
 
 from dataclasses import dataclass

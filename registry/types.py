@@ -66,7 +66,7 @@ class Conditioning:
 
     Attributes:
         sources: one `Embedding` per source, by name: "t5", "clip_text", "clip_image" or a plug-in's own.
-        low_res: [b, 3, h', w'] the picture to super-resolve, in [-1, 1] plus augmentation noise; None in the base stage.
+        low_res: [b, 3, h', w'] the picture to super-resolve, [-1, 1] plus augmentation noise; None in the base stage.
         aug_level: [b] standard deviation of the noise that was added to `low_res`; None in the base stage.
     """
 
@@ -141,8 +141,8 @@ class Conditioning:
 class Denoiser(Protocol):
     """Contract 1: estimate the clean picture.
 
-    Preconditioned networks, guidance, thresholding and ensembles of experts all have this shape, so each may stand where
-    another stood.
+    Preconditioned networks, guidance, thresholding and ensembles of experts all have this shape, so each may stand
+    where another stood.
     """
 
     def __call__(

@@ -3,9 +3,14 @@
 import json
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ediffi.cli import run
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 SETTINGS = "ediffi"
 """Key of the PNG text field that holds the settings."""
@@ -86,17 +91,15 @@ def _paths(output: Path, num_images: int) -> list[Path]:
         raise FileNotFoundError(f"the folder of --output does not exist: {output.parent}")
     if output.is_dir():
         raise IsADirectoryError(f"--output is a folder: {output}")
-    if num_images == 1:
-        paths = [output]
-    else:
-        paths = [output.with_stem(f"{output.stem}-{index}") for index in range(num_images)]
+    numbered = [output.with_stem(f"{output.stem}-{index}") for index in range(num_images)]
+    paths = [output] if num_images == 1 else numbered
     beside = paths[0].with_name(paths[0].name + ".tmp")
     beside.touch()
     beside.unlink()
     return paths
 
 
-def _save(image, path: Path, settings: dict) -> None:
+def _save(image: "Image", path: Path, settings: Mapping[str, Any]) -> None:
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
@@ -106,7 +109,7 @@ def _save(image, path: Path, settings: dict) -> None:
     beside.replace(path)
 
 
-def _report(prompt: str, paths: list[Path], settings: dict, seconds: float) -> None:
+def _report(prompt: str, paths: list[Path], settings: Mapping[str, Any], seconds: float) -> None:
     stages = ", ".join(
         f"{name} {s['sampler']} {s['num_inference_steps']} steps ({s['nfe']} NFE) guidance {s['guidance_scale']:g}"
         for name, s in settings["stages"].items()

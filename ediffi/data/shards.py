@@ -1,8 +1,9 @@
 """WebDataset shards, in and out.
 
-A sample is a picture (`.png`, `.jpg` or `.webp`), a caption (`.txt`), what is known about it (`.json`) and the embeddings
-of its caption and picture (`.safetensors`: `<source>.tokens` [n, d], unpadded, and `<source>.pooled` [p]). Nothing else
-in a shard is decoded, and nothing is unpickled. `index.json` beside the shards tells their sample counts and hashes.
+A sample is a picture (`.png`, `.jpg` or `.webp`), a caption (`.txt`), what is known about it (`.json`) and the
+embeddings of its caption and picture (`.safetensors`: `<source>.tokens` [n, d], unpadded, and `<source>.pooled` [p]).
+Nothing else in a shard is decoded, and nothing is unpickled. `index.json` beside the shards tells their sample counts
+and hashes.
 """
 
 import hashlib
@@ -136,7 +137,7 @@ def read_index(folder: Path) -> list[Shard]:
 
 
 def read_shard(path: Path) -> Iterator[dict[str, Any]]:
-    """The undecoded samples of a shard, in order: bytes by suffix, and the `__key__`. Incomplete samples are left out."""
+    """The undecoded samples of a shard, in order: bytes by suffix, and the `__key__`; incomplete ones are left out."""
     with path.open("rb") as stream:
         members = tariterators.tar_file_expander([{"url": str(path), "stream": stream}], handler=_stop)
         for raw in tariterators.group_by_keys(members, handler=_stop):

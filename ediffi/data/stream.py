@@ -1,4 +1,4 @@
-"""An endless stream of batches that is a pure function of (seed, reader, position), so that a run can be resumed exactly.
+"""An endless stream of batches, a pure function of (seed, reader, position), so that a run can be resumed exactly.
 
 Each epoch shuffles the shards, deals them to the readers (workers of all ranks), and shuffles within each shard. Sample
 counts are known from the index, so any position is reached by arithmetic and at most one shard is read in vain.

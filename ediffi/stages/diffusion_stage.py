@@ -9,11 +9,12 @@ import torch
 from jaxtyping import Float
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import Tensor
 
 from ediffi.data.stream import Batch
 from ediffi.low_res import LowResolution
 from ediffi.noise import LogNormal
+from registry.denoisers.precondition import Preconditioned
 from registry.types import Conditioning
 
 PAPER_DROPOUT = {"clip_text": 0.2, "t5": 0.25, "clip_image": 0.9}
@@ -50,7 +51,7 @@ class DiffusionStage(L.LightningModule):
 
     def __init__(
         self,
-        denoiser: nn.Module,
+        denoiser: Preconditioned,
         noise: LogNormal = LogNormal(),  # noqa: B008  (frozen)
         low_res: LowResolution | None = None,
         dropout: dict[str, float] = PAPER_DROPOUT,
@@ -89,8 +90,8 @@ class DiffusionStage(L.LightningModule):
         if not torch.isfinite(loss):
             worst = sigma[~torch.isfinite(losses)].tolist()
             raise NonFiniteLossError(
-                f"the loss is {loss.item()} at step {self.global_step} (sigma {worst[:4]}); lower the learning rate, or "
-                "resume from an earlier checkpoint"
+                f"the loss is {loss.item()} at step {self.global_step} (sigma {worst[:4]}); lower the learning rate, "
+                "or resume from an earlier checkpoint"
             )
         self.log("train/loss", loss, prog_bar=True)
         return loss

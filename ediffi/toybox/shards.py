@@ -12,6 +12,7 @@ from tqdm import tqdm
 from ediffi.data.picture import to_tensor
 from ediffi.data.shards import Sample, embedding_tensors, write_shards
 from evaluation.datasets.toybox import caption, render, sample_scene
+from evaluation.datasets.toybox.caption import Length
 from evaluation.datasets.toybox.scene import Split
 from registry import encoders
 
@@ -74,16 +75,15 @@ def _samples(
         keys = range(first, min(first + CHUNK, count))
         rngs = [np.random.default_rng([seed, split == "test", key]) for key in keys]
         scenes = [sample_scene(rng, split) for rng in rngs]
-        texts = [caption(s, rng, "long" if rng.random() < long_share else "short").text for s, rng in zip(scenes, rngs)]
+        lengths: list[Length] = ["long" if rng.random() < long_share else "short" for rng in rngs]
+        texts = [caption(*parts).text for parts in zip(scenes, rngs, lengths, strict=True)]
         pictures = [Image.fromarray(render(scene, image_size)) for scene in scenes]
-        small = [
-            p if image_size >= CLIP_SIZE else Image.fromarray(render(s, CLIP_SIZE)) for p, s in zip(pictures, scenes)
-        ]
+        seen = pictures if image_size >= CLIP_SIZE else [Image.fromarray(render(s, CLIP_SIZE)) for s in scenes]
         with torch.inference_mode():
             sources = {
                 "t5": t5(texts),
                 "clip_text": clip_text(texts),
-                "clip_image": clip_image(torch.stack([to_tensor(picture, CLIP_SIZE) for picture in small])),
+                "clip_image": clip_image(torch.stack([to_tensor(picture, CLIP_SIZE) for picture in seen])),
             }
         for row, key in enumerate(keys):
             yield Sample(

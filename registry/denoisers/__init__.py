@@ -161,7 +161,10 @@ def efficient_sr1024(
     tokens: dict[str, int] = PAPER_TOKENS,
     pooled: dict[str, int] = PAPER_POOLED,
 ) -> Preconditioned:
-    """The last stage of the paper: 256² to 1024², trained on 256² crops, hence no self-attention. Arguments as `efficient_sr256`."""
+    """The last stage of the paper: 256² to 1024², trained on 256² crops, hence without self-attention.
+
+    Arguments as `efficient_sr256`.
+    """
     return efficient_sr256(self_attention_levels=(), **locals())
 
 

@@ -67,6 +67,7 @@ class SelfAttention(nn.Module):
         self.out = zeroed(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """The picture, with what each pixel gathered added."""
         q, k, v = (_pixels_to_heads(part, self.head_channels) for part in self.to_qkv(self.norm(x)).chunk(3, dim=1))
         return x + self.out(_heads_to_pixels(attend(q, k, v), *x.shape[-2:]))
 
@@ -90,6 +91,7 @@ class CrossAttention(nn.Module):
         self.out = zeroed(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: Float[Tensor, "b c h w"], context: Context) -> Float[Tensor, "b c h w"]:
+        """The picture, with what each pixel gathered from the tokens added."""
         q = _pixels_to_heads(self.to_q(self.norm(x)), self.head_channels)
         k, v = self.to_kv(context.tokens).unflatten(-1, (2, -1, self.head_channels)).permute(2, 0, 3, 1, 4)
         return x + self.out(_heads_to_pixels(attend(q, k, v, context.bias), *x.shape[-2:]))

@@ -23,6 +23,7 @@ class FourierFeatures(nn.Module):
         self.width = width
 
     def forward(self, t: Float[Tensor, " b"]) -> Float[Tensor, "b width"]:
+        """Features [b, width] of the numbers `t` [b]."""
         frequencies = torch.logspace(-3, 3, self.width // 2, base=2.0, device=t.device, dtype=t.dtype)
         angles = 2 * math.pi * t[:, None] * frequencies
         return torch.cat([angles.cos(), angles.sin()], dim=-1)
@@ -33,8 +34,8 @@ class ConditionEmbedding(nn.Module):
 
     Global path: noise level, pooled embeddings and, in super-resolution, `aug_level`, each projected and summed; the
     blocks read it through scale-shift norm. Cross-attention: the tokens of each source projected to one width,
-    concatenated in the order declared, and one learned null token to attend to when no text is needed. A declared source
-    that the conditioning lacks counts as dropped.
+    concatenated in the order declared, and one learned null token to attend to when no text is needed. A declared
+    source that the conditioning lacks counts as dropped.
 
     Args:
         width: width of the global embedding.
@@ -61,6 +62,7 @@ class ConditionEmbedding(nn.Module):
             else None
         )
         self.pooled = nn.ModuleDict({name: nn.Linear(size, width) for name, size in pooled.items()})
+        self._pooled_widths = dict(pooled)
         self.mix = nn.Sequential(nn.Linear(width, width), nn.SiLU())
         self.tokens = nn.ModuleDict(
             {
@@ -82,13 +84,13 @@ class ConditionEmbedding(nn.Module):
                 raise ValueError("a super-resolution denoiser needs cond.aug_level, and it is None")
             embedding = embedding + self.augmentation(cond.aug_level.clamp(min=1e-3).log() / 4)
         for name, project in self.pooled.items():
-            embedding = embedding + project(self._pooled(name, project.in_features, cond, embedding))
+            embedding = embedding + project(self._pooled(name, cond, embedding))
         return self.mix(embedding), self._context(cond, batch=c_noise.shape[0])
 
-    def _pooled(self, name: str, size: int, cond: Conditioning, like: Tensor) -> Tensor:
+    def _pooled(self, name: str, cond: Conditioning, like: Tensor) -> Tensor:
         source = cond.sources.get(name)
         if source is None:
-            return like.new_zeros(like.shape[0], size)
+            return like.new_zeros(like.shape[0], self._pooled_widths[name])
         if source.pooled is None:
             raise ValueError(f"source {name!r} feeds the global path, but its encoder gives no pooled embedding")
         return source.pooled

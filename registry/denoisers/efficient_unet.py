@@ -117,6 +117,7 @@ class EfficientUNet(nn.Module):
         return F.pixel_shuffle(self.out(F.silu(self.norm(h))), self.patch_size)
 
     def _run(self, blocks: nn.Module, h: Tensor, embedding: Tensor, context: Context) -> Tensor:
+        assert isinstance(blocks, nn.ModuleList)
         for block in blocks:
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 h = checkpoint(block, h, embedding, context, use_reentrant=False)

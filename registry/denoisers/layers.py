@@ -50,6 +50,7 @@ class ResidualBlock(nn.Module):
         self.skip = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Float[Tensor, "b c h w"], embedding: Float[Tensor, "b width"]) -> Float[Tensor, "b out H W"]:
+        """The picture after the block, at the resolution the block leaves it in."""
         h = self.conv1(resample(F.silu(self.norm1(x)), self.how))
         scale, shift = self.scale_shift(embedding)[:, :, None, None].chunk(2, dim=1)
         h = F.silu(self.norm2(h) * (1 + scale) + shift)
@@ -82,6 +83,7 @@ class Block(nn.Module):
     def forward(
         self, x: Float[Tensor, "b c h w"], embedding: Float[Tensor, "b width"], context: Context
     ) -> Float[Tensor, "b out H W"]:
+        """The picture after the block."""
         x = self.residual(x, embedding)
         if self.self_attention is not None:
             x = self.self_attention(x)

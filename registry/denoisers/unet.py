@@ -16,8 +16,8 @@ from registry.types import Conditioning
 class UNet(nn.Module):
     """`F(x; c_noise, cond)`: residual blocks at halving resolutions, skips across, attention at the coarse levels.
 
-    Level `i` works at `1/2^i` of the input's resolution. Resolution changes inside residual blocks, as in ADM. The paper's
-    "attention at 32, 16, 8" for 64² pictures is `attention_levels=(1, 2, 3)`.
+    Level `i` works at `1/2^i` of the input's resolution. Resolution changes inside residual blocks, as in ADM. The
+    paper's "attention at 32, 16, 8" for 64² pictures is `attention_levels=(1, 2, 3)`.
 
     Args:
         embedding: builds the global embedding and the cross-attention context.

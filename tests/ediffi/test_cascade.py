@@ -196,7 +196,7 @@ def test_a_wrong_config_is_named(broken: Path, change, message: str) -> None:
 def test_an_unknown_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no model 'toyboks'"):
         Cascade.from_pretrained("toyboks")
-    with pytest.raises(FileNotFoundError, match="has no config.json"):
+    with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
         Cascade.from_pretrained(tmp_path)
 
 

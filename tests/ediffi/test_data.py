@@ -115,7 +115,7 @@ def test_unknown_members_are_not_decoded(tmp_path: Path, shards: list[Shard]) ->
 
 
 def test_a_broken_index_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="index.json"):
+    with pytest.raises(FileNotFoundError, match=r"index\.json"):
         read_index(tmp_path)
     (tmp_path / "index.json").write_text("{")
     with pytest.raises(ValueError, match="not an index"):

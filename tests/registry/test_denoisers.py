@@ -99,7 +99,7 @@ def test_preconditioning_agrees_with_k_diffusion(sigma_data: float) -> None:
 
 
 def test_preconditioning_keeps_unit_variance() -> None:
-    """EDM, table 1: network input and target have variance 1 at every noise level; an idle network costs a loss of 1."""
+    """EDM, table 1: the network's input has variance 1 at every noise level, and an idle network costs a loss of 1."""
     seen = []
 
     class Idle(torch.nn.Module):
