@@ -8,7 +8,7 @@ from ediffi.cli import run_group
 
 def main(argv: list[str]) -> int:
     """Write shards, train the encoders, score a cascade."""
-    return run_group({"shards": shards, "encoders": encoders, "score": score}, argv, "toybox")
+    return run_group({"shards": shards, "encoders": encoders, "score": score, "psnr": psnr}, argv, "toybox")
 
 
 def shards(
@@ -79,3 +79,20 @@ def score(
         print(stage, "  ".join(f"{name} {value:.3f}" for name, value in fields.items()))
     print("everything right by number of objects:", results["by_objects"])
     print(output / "sheet.png")
+
+
+def psnr(model: str = "toybox", count: int = 50, seed: int = 0) -> None:
+    """Compare each super-resolution stage with bicubic enlargement, on held-out scenes.
+
+    Args:
+        model: the shipped toybox, or a folder.
+        count: how many scenes.
+        seed: of the scenes and the sampling noise.
+    """
+    from ediffi.cascade import Cascade
+    from ediffi.toybox.psnr import against_bicubic
+
+    if count < 1:
+        raise ValueError(f"--count must be at least 1, got {count}")
+    for stage, values in against_bicubic(Cascade.from_pretrained(model), count, seed).items():
+        print(f"{stage}: {values['stage']:.2f} dB, bicubic {values['bicubic']:.2f} dB")

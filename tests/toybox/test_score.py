@@ -1,0 +1,79 @@
+"""The judge: a cascade that paints the truth is right in everything, one that paints something else is not."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ediffi.cascade import Cascade, Pictures
+from ediffi.data.picture import to_images
+from ediffi.folder import SHIPPED
+from ediffi.sampling import Sampling, Stage
+from ediffi.toybox.psnr import against_bicubic, psnr
+from ediffi.toybox.score import judge, write
+from evaluation.datasets.toybox import prompts, render
+
+
+class Painter(Cascade):
+    """Paints what the renderer would, of the scene `shift` prompts on."""
+
+    def __init__(self, shift: int) -> None:
+        denoiser = torch.nn.Linear(1, 1)
+        super().__init__(
+            "painter", {}, [Stage("base", 16, denoiser, Sampling()), Stage("sr64", 64, denoiser, Sampling())]
+        )
+        self.scenes = {caption.text: index for index, (_, caption) in enumerate(prompts(0, 30))}
+        self.shift = shift
+
+    def __call__(self, prompt: str | Sequence[str], **settings: object) -> Pictures:
+        chosen = [prompts(0, 30)[(self.scenes[text] + self.shift) % 30][0] for text in prompt]
+        pixels = torch.from_numpy(np.stack([render(scene, 64) for scene in chosen])).permute(0, 3, 1, 2)
+        tensor = pixels.float() / 127.5 - 1
+        stages = {"base": torch.zeros(len(chosen), 3, 16, 16), "sr64": tensor}
+        return Pictures(to_images(tensor), stages, {"stages": {}})
+
+
+def test_the_truth_is_right_in_everything(tmp_path: Path) -> None:
+    results, shown = judge(Painter(0), count=30, batch_size=7)
+    assert set(results["accuracy"]) == {"sr64"}, "the oracle does not read 16²"
+    assert results["accuracy"]["sr64"]["everything"] == 1
+    assert results["by_objects"] == {"1": 1.0, "2": 1.0, "3": 1.0}
+    write(tmp_path, results, shown)
+    assert json.loads((tmp_path / "results.json").read_text())["count"] == 30
+    assert {path.name for path in tmp_path.iterdir()} == {"results.json", "sheet.png"}
+
+
+def test_another_scene_is_wrong() -> None:
+    results, _ = judge(Painter(3), count=30)
+    fields = results["accuracy"]["sr64"]
+    assert fields["count"] == 1, "three prompts on, the number of objects is the same"
+    assert fields["everything"] < 0.1
+    assert fields["colour"] < 0.5
+
+
+def test_psnr_is_what_its_formula_says() -> None:
+    truth = torch.zeros(2, 3, 4, 4)
+    noisy = torch.stack([torch.full((3, 4, 4), 0.2), torch.full((3, 4, 4), 0.02)])
+    torch.testing.assert_close(psnr(noisy, truth), torch.tensor([20.0, 40.0]))
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated.*")
+def test_the_shipped_super_resolution_beats_bicubic() -> None:
+    results = against_bicubic(Cascade.from_pretrained("toybox"), count=4)
+    assert set(results) == {"sr64", "sr256"}
+    for values in results.values():
+        assert values["stage"] > values["bicubic"]
+
+
+def test_the_shipped_model_paints_what_the_prompt_says() -> None:
+    results, _ = judge(Cascade.from_pretrained("toybox"), count=12, seed=5)
+    assert results["accuracy"]["sr256"]["everything"] >= 0.6
+    assert results["accuracy"]["sr256"]["count"] >= 0.8
+
+
+def test_the_shipped_model_is_small() -> None:
+    size = sum(path.stat().st_size for path in (SHIPPED / "toybox").rglob("*") if path.is_file())
+    assert size <= 24 * 2**20
