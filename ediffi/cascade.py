@@ -11,6 +11,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from ediffi import folder
 from ediffi.data.picture import to_images
 from ediffi.sampling import Sampling, Stage
 from registry.random import generators
@@ -62,9 +63,7 @@ class Cascade:
     @classmethod
     def from_pretrained(cls, model: str | Path, device: str | torch.device = "cpu") -> "Cascade":
         """Load a cascade by name ("toybox", the one that ships) or from a folder; see `ediffi.folder.load`."""
-        from ediffi import folder
-
-        return folder.load(model, device)
+        return cls(*folder.load(model, device))
 
     def __call__(
         self,

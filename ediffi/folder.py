@@ -12,17 +12,17 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from ediffi.cascade import Cascade
 from ediffi.data.shards import sha256
 from ediffi.sampling import Sampling, Stage
 from registry import denoisers, encoders
+from registry.types import Encoder
 
 FORMAT = "ediffi-cascade-1"
 SHIPPED = Path(__file__).parent / "weights"
@@ -35,6 +35,14 @@ class Part:
 
     name: str
     arguments: Mapping[str, Any]
+
+
+class Contents(NamedTuple):
+    """What a folder holds, built: the arguments of `Cascade`."""
+
+    name: str
+    encoders: dict[str, Encoder]
+    stages: list[Stage]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +87,8 @@ def locate(model: str | Path) -> Path:
     return folder
 
 
-def load(model: str | Path, device: str | torch.device = "cpu") -> Cascade:
-    """Load a cascade; weights are read as float32.
+def load(model: str | Path, device: str | torch.device = "cpu") -> Contents:
+    """Read a cascade's folder; weights as float32.
 
     Raises:
         FileNotFoundError: the folder or a file of it is missing.
@@ -94,7 +102,7 @@ def load(model: str | Path, device: str | torch.device = "cpu") -> Cascade:
         name = config["name"]
     except (KeyError, TypeError) as error:
         raise ValueError(f"{folder / CONFIG} is not a complete {FORMAT}: {error}") from None
-    return Cascade(name, {source: _load_encoder(folder, part) for source, part in parts.items()}, stages)
+    return Contents(name, {source: _load_encoder(folder, part) for source, part in parts.items()}, stages)
 
 
 def save(
@@ -196,7 +204,7 @@ def _load_weights(path: Path, expected: str) -> dict[str, Tensor]:
         raise ValueError(f"{path} is not a safetensors file: {error}") from None
 
 
-def _load_encoder(folder: Path, part: Part) -> Any:
+def _load_encoder(folder: Path, part: Part) -> Encoder:
     arguments = dict(part.arguments)
     if (folder / str(arguments.get("path"))).is_dir():
         arguments["path"] = str(folder / arguments["path"])
