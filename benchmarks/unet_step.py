@@ -5,8 +5,8 @@
 
 Both networks have three levels, attention at the lower two, two residual blocks a level, the same context of 192 tokens
 with padding masked out, and the same number of parameters to 1 % and of FLOPs to 3 % (ours is wider at the last level;
-diffusers has feed-forward layers instead). Training is forward and backward, without optimizer; bfloat16 is autocast, as in
-training. Everything is timed in A B A B order, the machine's own matmul and convolution among the rest, and each
+diffusers has feed-forward layers instead). Training is forward and backward, without optimizer; bfloat16 is autocast,
+as in training. Everything is timed in A B A B order, the machine's own matmul and convolution among the rest, and each
 network runs in the memory layout that suits it better.
 """
 
@@ -114,9 +114,9 @@ def calls(setting: Setting, layout: torch.memory_format) -> dict[str, tuple[nn.M
     mask = torch.ones(b, PAPER_KEYS, dtype=torch.bool, device=setting.device)
     mask[::2, -PAPER_KEYS // 3 :] = False
     cond = Conditioning({"t5": Embedding(tokens[:, 1:], mask[:, 1:], pooled)})  # ours adds the null token
-    mine, peer = (
-        activated(build(setting.channels)).to(setting.device, memory_format=layout) for build in (ours, theirs)
-    )
+    mine, peer = (activated(build(setting.channels)).to(memory_format=layout) for build in (ours, theirs))
+    mine.to(setting.device)
+    peer.to(setting.device)
     return {
         "ours": (mine, lambda: mine(x, time, cond)),
         "diffusers": (peer, lambda: peer(x, time, tokens, class_labels=pooled, encoder_attention_mask=mask).sample),

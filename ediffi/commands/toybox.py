@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Literal
 
-from ediffi.cli import run_group
+from ediffi.cli import Command, run_group
 
 
 def main(argv: list[str]) -> int:
     """Write shards, train the encoders, score a cascade."""
-    return run_group({"shards": shards, "encoders": encoders, "score": score, "psnr": psnr}, argv, "toybox")
+    commands: dict[str, Command] = {"shards": shards, "encoders": encoders, "score": score, "psnr": psnr, "record": record}
+    return run_group(commands, argv, "toybox")
 
 
 def shards(
@@ -96,3 +97,17 @@ def psnr(model: str = "toybox", count: int = 50, seed: int = 0) -> None:
         raise ValueError(f"--count must be at least 1, got {count}")
     for stage, values in against_bicubic(Cascade.from_pretrained(model), count, seed).items():
         print(f"{stage}: {values['stage']:.2f} dB, bicubic {values['bicubic']:.2f} dB")
+
+
+def record(output: Path, runs: Path = Path("runs/toybox"), stages: list[str] = ["base", "sr64", "sr256"]) -> None:  # noqa: B006
+    """Write training.json and training.png: how the stages were trained.
+
+    Args:
+        output: folder to write to.
+        runs: folder of the runs.
+        stages: names of the runs in it.
+    """
+    from ediffi.toybox.record import record as write_record
+
+    for name, stage in write_record([runs / name for name in stages], output)["stages"].items():
+        print(f"{name}: {stage['steps']} steps, {stage['samples']} samples, {stage['minutes']} minutes")

@@ -1,5 +1,6 @@
 """Recipes: each parses, trains two steps at small size, and becomes a cascade that paints."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from ediffi.cascade import Cascade
 from ediffi.cli import main
 from ediffi.commands.recipes import folder
+from ediffi.toybox.record import record
 
 RECIPES = folder() / "toybox"
 STAGES = {"base": (16, None), "sr64": (32, None), "sr256": (32, 16)}
@@ -57,6 +59,9 @@ def test_three_recipes_become_a_cascade_that_paints(tmp_path: Path, shard_folder
         events = EventAccumulator(str(tmp_path / stage)).Reload()
         assert {"train/loss", "val/loss"} <= set(events.Tags()["scalars"])
         assert events.Tags()["images"] == ["samples"]
+    record([tmp_path / stage for stage in STAGES], tmp_path / "record")
+    written = json.loads((tmp_path / "record" / "training.json").read_text())["stages"]
+    assert [(stage["steps"], stage["samples"]) for stage in written.values()] == [(2, 8)] * 3
     config = yaml.safe_load((RECIPES / "cascade.yaml").read_text())
     for entry in config["stages"]:
         entry["run"] = str(tmp_path / entry["name"])
@@ -101,6 +106,16 @@ def test_bad_settings_are_one_clear_line(
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("ediffi: error: ")
     assert message in line
+
+
+def test_a_loss_that_is_not_a_number_ends_the_run_in_one_line(
+    tmp_path: Path, shard_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = str(recipe("base", tmp_path, shard_folder, steps=6))
+    assert main(["fit", "--config", config, "--model.lr_scheduler.init_args.max_lr", "1e30"]) == 1
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("ediffi: error: the loss is ")
+    assert "lower the learning rate" in line
 
 
 def test_a_misspelt_key_in_the_recipe_is_named(

@@ -1,0 +1,71 @@
+"""How the stages of a cascade were trained: read from their runs' TensorBoard events, kept beside the weights."""
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+def record(runs: list[Path], output: Path) -> dict[str, Any]:
+    """Write `training.json` and `training.png` (loss against samples seen) of finished runs.
+
+    Args:
+        runs: folders of training runs, each with `config.yaml` and TensorBoard events.
+        output: folder to write to.
+
+    Returns:
+        By stage: steps, samples, minutes, seed, and the validation curve as [samples, loss] pairs.
+
+    Raises:
+        FileNotFoundError: a folder has no config or no events.
+    """
+    stages = {run.name: _stage(run) for run in runs}
+    content = {"machine": f"{os.cpu_count()} cores, {platform.machine()}", "stages": stages}
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "training.json").write_text(json.dumps(content, indent=1) + "\n")
+    _plot(stages, output / "training.png")
+    return content
+
+
+def _stage(run: Path) -> dict[str, Any]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    files = sorted(run.glob("events.out.tfevents*"), key=lambda path: path.stat().st_mtime)
+    if not files or not (run / "config.yaml").is_file():
+        raise FileNotFoundError(f"{run} is not a training run: it needs config.yaml and TensorBoard events")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    batch_size, losses, seconds = config["data"]["batch_size"], {}, 0.0
+    for path in files:
+        events = EventAccumulator(str(path)).Reload()
+        steps = events.Scalars("train/loss") if "train/loss" in events.Tags()["scalars"] else []
+        seconds += steps[-1].wall_time - steps[0].wall_time if steps else 0.0
+        for event in events.Scalars("val/loss") if "val/loss" in events.Tags()["scalars"] else []:
+            losses[event.step + 1] = event.value
+    return {
+        "steps": max(losses),
+        "samples": max(losses) * batch_size,
+        "minutes": round(seconds / 60, 1),
+        "seed": config["seed_everything"],
+        "validation_loss": [[step * batch_size, round(loss, 4)] for step, loss in sorted(losses.items())],
+    }
+
+
+def _plot(stages: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    for name, stage in stages.items():
+        samples, losses = zip(*stage["validation_loss"], strict=True)
+        axes.plot(samples, losses, marker="o", label=f"{name}, {stage['samples'] / 1e3:.0f} k samples")
+    axes.set(xlabel="samples seen", ylabel="validation loss, EMA weights", yscale="log")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
