@@ -28,7 +28,6 @@ import torch.nn.functional as F
 from attention_kernel import PAPER_KEYS, interleave, ratio
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
-from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -194,7 +193,7 @@ def shares(setting: Setting, call: Callable[[], object]) -> dict[str, float]:
         setting.synchronize()
     spent: Counter[str] = Counter()
     for event in profiler.key_averages():
-        if event.device_type != DeviceType.CPU:
+        if event.device_type.name != "CPU":
             continue  # a kernel, whose time the operation that launched it has already
         name = event.key.lower()
         kind = next((kind for kind, parts in KINDS.items() if any(part in name for part in parts)), "other")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ediffi.guidance import Guided
 from ediffi.low_res import augment
 from registry import samplers
+from registry.denoisers.precondition import upsample
 from registry.random import randn
 from registry.samplers.presets import PRESETS, preset
 from registry.samplers.schedules import karras
@@ -111,6 +112,9 @@ class Stage:
     ) -> Float[Tensor, "b 3 H W"]:
         """Sample a picture for each generator.
 
+        Super-resolution starts at the enlarged low-resolution picture plus noise: the pictures of noise level sigma_max
+        are centred there, which a sigma_max of a few times `sigma_data` does not hide. Our choice; the paper is silent.
+
         Args:
             cond: what the pictures should show; a batch as long as `generators`.
             generators: one per picture.
@@ -136,8 +140,10 @@ class Stage:
             cond = cond.with_low_res(augment(low_res, level, randn(low_res.shape, generators, low_res.device)), level)
         guided = Guided(self.denoiser, sampling.guidance_scale, negative)
         device = next(self.denoiser.parameters()).device
-        shape = (len(generators), 3, self.resolution, self.resolution)
-        x = randn(shape, generators, device) * sigmas[0]
+        size = (self.resolution, self.resolution)
+        x = randn((len(generators), 3, *size), generators, device) * sigmas[0]
+        if low_res is not None:  # at a finite sigma_max the noisy pictures are centred here, not at 0
+            x = x + upsample(low_res, size)
         with torch.inference_mode():
             images = sampling.build()(
                 lambda x, sigma: guided(x, sigma, cond), x, sigmas, generator=generators, callback=callback

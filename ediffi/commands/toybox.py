@@ -8,8 +8,8 @@ from ediffi.cli import Command, run_group
 
 def main(argv: list[str]) -> int:
     """Write shards, train the encoders, score a cascade."""
-    commands: dict[str, Command] = {"shards": shards, "encoders": encoders, "score": score, "psnr": psnr, "record": record}
-    return run_group(commands, argv, "toybox")
+    rooms: tuple[Command, ...] = (shards, encoders, score, psnr, record)
+    return run_group({room.__name__: room for room in rooms}, argv, "toybox")
 
 
 def shards(

@@ -55,7 +55,7 @@ class ShardData(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Endless; starts where the trainer stands."""
         trainer = self.trainer
-        start = trainer.fit_loop.epoch_loop.batch_progress.total.completed if trainer else 0
+        start = trainer.global_step * trainer.accumulate_grad_batches if trainer else 0
         return self._loader(self._stream("train", start))
 
     def val_dataloader(self) -> DataLoader[Batch]:

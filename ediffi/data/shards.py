@@ -73,7 +73,7 @@ def embedding_tensors(
 def collate_embeddings(samples: list[Mapping[str, Tensor]]) -> dict[str, Embedding]:
     """The inverse for a batch, padded to its longest: float32 embeddings by source."""
     sources = {}
-    for name in dict.fromkeys(key.rpartition(".")[0] for key in samples[0]):
+    for name in sorted({key.rpartition(".")[0] for key in samples[0]}):  # safetensors gives no order
         parts = []
         for tensors in samples:
             tokens, pooled = tensors[f"{name}.tokens"].float(), tensors.get(f"{name}.pooled")

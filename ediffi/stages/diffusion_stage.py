@@ -126,7 +126,7 @@ class DiffusionStage(L.LightningModule):
 
 def drop_sources(cond: Conditioning, dropout: Mapping[str, float], generator: torch.Generator) -> Conditioning:
     """Drop each source of each sample with its own probability, independently; a source not named is kept."""
-    for name, embedding in cond.sources.items():
+    for name, embedding in sorted(cond.sources.items()):
         dropped = torch.rand(len(embedding.mask), generator=generator) < dropout.get(name, 0.0)
         cond = cond.drop(name, dropped.to(embedding.mask.device))
     return cond

@@ -94,7 +94,7 @@ def test_training_learns(shards: list[Shard]) -> None:
         optimizer.zero_grad()
         losses.append(loss.item())
     assert losses[0] == pytest.approx(1, abs=0.7)
-    assert losses[-1] < 0.7 * losses[0]
+    assert losses[-1] < 0.8 * losses[0]
 
 
 def test_a_loss_that_is_not_finite_names_step_and_sigma(shards: list[Shard]) -> None:
