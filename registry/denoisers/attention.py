@@ -32,8 +32,8 @@ def attend(
 ) -> Float[Tensor, "b m q d"]:
     """`softmax(QKᵀ/√d + bias)·V`.
 
-    Goes through `scaled_dot_product_attention`, except for bfloat16 on a CPU, where the fused kernel is slower than
-    the three plain steps (benchmarks/attention_kernel.py).
+    Goes through `scaled_dot_product_attention`, except for bfloat16 on a CPU, where the three plain steps train faster
+    and paint about as fast (benchmarks/attention_kernel.py).
     """
     bias = None if bias is None else bias.to(q.dtype)
     if q.device.type == "cpu" and q.dtype == torch.bfloat16:
