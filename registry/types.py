@@ -96,10 +96,6 @@ class Conditioning:
         """The conditioning of some samples of the batch."""
         return self.apply(lambda tensor: tensor[index])
 
-    def repeat(self, times: int) -> "Conditioning":
-        """Each sample `times` times, neighbours together."""
-        return self.apply(lambda tensor: tensor.repeat_interleave(times, dim=0))
-
     def drop(self, name: str, dropped: Bool[Tensor, " b"]) -> "Conditioning":
         """Zero the source called `name` for each sample where `dropped`."""
         return replace(self, sources={**self.sources, name: self.sources[name].drop(dropped)})

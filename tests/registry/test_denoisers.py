@@ -12,6 +12,8 @@ from registry.types import Conditioning, Embedding
 
 BASE, SUPER = ["unet_toybox"], ["efficient_toybox64", "efficient_toybox256"]
 PAPER = {"unet_base64": 64, "efficient_sr256": 256, "efficient_sr1024": 256}
+MILLIONS = {"unet_base64": 715, "efficient_sr256": 468, "efficient_sr1024": 206}
+"""Parameters, as the README tells them."""
 
 
 def conditioning(batch: int, low_res: int | None = None, words: int = 5) -> Conditioning:
@@ -65,6 +67,7 @@ def test_paper_networks_have_the_paper_shape(name: str, size: int) -> None:
         if name != "unet_base64":
             cond = cond.with_low_res(torch.empty(1, 3, size // 4, size // 4), torch.empty(1))
         assert denoiser(x, torch.empty(1), cond).shape == x.shape
+    assert round(sum(parameter.numel() for parameter in denoiser.parameters()) / 1e6) == MILLIONS[name]
     kinds = [type(module).__name__ for module in denoiser.modules()]
     assert kinds.count("CrossAttention") >= 2
     if name == "unet_base64":
