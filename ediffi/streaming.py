@@ -1,0 +1,75 @@
+"""Experts streamed from disk: one network in memory, whose weights are those of the expert in use."""
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import safetensors
+import torch
+from torch import nn
+
+CHUNK = 1 << 20
+
+
+class StreamedDenoisers(nn.Module):
+    """A sequence of denoisers of one architecture, of which one at a time is in memory.
+
+    Asking for a denoiser copies its file, memory-mapped, into the one network, unless it is there already. Meanwhile a
+    thread reads the next file, so that its pages wait in the system's cache: sampling goes from high to low noise, so
+    the next expert is the one before in the sequence. What the network computes is bitwise what a resident one would.
+
+    Args:
+        network: the architecture; its weights are overwritten.
+        files: safetensors files in the order of their noise, the least noisy first.
+
+    Raises:
+        ValueError: there is no file.
+    """
+
+    def __init__(self, network: nn.Module, files: Sequence[Path]) -> None:
+        super().__init__()
+        if not files:
+            raise ValueError("at least one file of weights is needed")
+        self.network, self.files = network, tuple(files)
+        self._current: int | None = None
+        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch")
+        self._prefetched: Future[None] | None = None
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> nn.Module:
+        """The network with the weights of expert `index`; valid until another is asked for."""
+        if index != self._current:
+            if self._prefetched is not None:
+                self._prefetched.result()
+            load_weights(self.network, self.files[index])
+            self._current = index
+            self._prefetched = self._reader.submit(_read, self.files[index - 1])
+        return self.network
+
+
+@torch.no_grad()
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Copy a memory-mapped safetensors file into a network, tensor by tensor, with no second copy in memory.
+
+    Raises:
+        ValueError: the file is broken, or does not hold just the network's tensors.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            state, held = network.state_dict(), set(file.keys())
+            if held != set(state) or any(list(t.shape) != file.get_slice(k).get_shape() for k, t in state.items()):
+                raise ValueError(f"{path} does not hold the weights of the network it is for, but of another")
+            for key, tensor in state.items():
+                tensor.copy_(file.get_tensor(key))
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file: {error}") from None
+
+
+def _read(path: Path) -> None:
+    """Read a file once, so that its pages are in the system's cache."""
+    buffer = bytearray(CHUNK)
+    with path.open("rb", buffering=0) as file:
+        while file.readinto(buffer):
+            pass
