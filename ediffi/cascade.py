@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ediffi import folder
 from ediffi.data.picture import to_images
+from ediffi.manifest import Residency
 from ediffi.sampling import Sampling, Stage
 from registry.random import generators
 from registry.types import Callback, Conditioning, Embedding, Encoder, SamplerState
@@ -61,9 +62,17 @@ class Cascade:
         self.name, self.encoders, self.stages = name, dict(encoders), list(stages)
 
     @classmethod
-    def from_pretrained(cls, model: str | Path, device: str | torch.device = "cpu") -> "Cascade":
-        """Load a cascade by name ("toybox", the one that ships) or from a folder; see `ediffi.folder.load`."""
-        return cls(*folder.load(model, device))
+    def from_pretrained(
+        cls, model: str | Path, device: str | torch.device = "cpu", expert_residency: Residency = "resident"
+    ) -> "Cascade":
+        """Load a cascade; raises as `ediffi.folder.load` does.
+
+        Args:
+            model: "toybox", the one that ships, or a folder.
+            device: where its networks stand.
+            expert_residency: "resident" keeps all experts in memory, "stream" the one in use; same pictures.
+        """
+        return cls(*folder.load(model, device, expert_residency))
 
     def __call__(
         self,

@@ -5,7 +5,6 @@ parts. Every weights file is named with its sha256.
 """
 
 import dataclasses
-import inspect
 import json
 import os
 import shutil
@@ -14,27 +13,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import safetensors
-import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ediffi.data.shards import sha256
-from ediffi.sampling import Sampling, Stage
-from registry import denoisers, encoders
+from ediffi.manifest import Part, Residency, TrainedStage, listed, load_stage, read_stage, save_stage, verified
+from ediffi.noise import Region, contains
+from ediffi.sampling import Stage
+from ediffi.streaming import load_weights
+from registry import encoders
 from registry.types import Encoder
 
-FORMAT = "ediffi-cascade-1"
+FORMAT = "ediffi-cascade-2"
 SHIPPED = Path(__file__).parent / "weights"
 CONFIG = "config.json"
-
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """A registered part by name, with its arguments."""
-
-    name: str
-    arguments: Mapping[str, Any]
 
 
 class Contents(NamedTuple):
@@ -43,27 +34,6 @@ class Contents(NamedTuple):
     name: str
     encoders: dict[str, Encoder]
     stages: list[Stage]
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainedStage:
-    """What is needed to write a stage.
-
-    Attributes:
-        name: "base", "sr64", ...
-        resolution: side of its pictures.
-        denoiser: registry name and arguments.
-        weights: state of the denoiser.
-        sampling: its default settings.
-        aug_level: see `Stage`.
-    """
-
-    name: str
-    resolution: int
-    denoiser: Part
-    weights: Mapping[str, Tensor]
-    sampling: Sampling
-    aug_level: float | None = None
 
 
 def models() -> list[str]:
@@ -87,22 +57,59 @@ def locate(model: str | Path) -> Path:
     return folder
 
 
-def load(model: str | Path, device: str | torch.device = "cpu") -> Contents:
+def load(model: str | Path, device: str | torch.device = "cpu", residency: Residency = "resident") -> Contents:
     """Read a cascade's folder; weights as float32.
 
     Raises:
         FileNotFoundError: the folder or a file of it is missing.
-        ValueError: a file is broken, does not have the hash it should, or names an unknown part.
+        ValueError: a file is broken, does not have the hash it should, or names an unknown part, or the experts of a
+            stage do not share all noise out.
     """
     folder = locate(model)
-    config = _read_config(folder / CONFIG)
+    config = read_config(folder)
     try:
-        stages = [_load_stage(folder, entry, device) for entry in config["stages"]]
+        stages = [load_stage(folder, entry, device, residency) for entry in config["stages"]]
         parts = {source: Part(**entry) for source, entry in config["encoders"].items()}
         name = config["name"]
     except (KeyError, TypeError) as error:
         raise ValueError(f"{folder / CONFIG} is not a complete {FORMAT}: {error}") from None
     return Contents(name, {source: _load_encoder(folder, part) for source, part in parts.items()}, stages)
+
+
+def find_stage(model: str | Path, stage: str | None = None) -> tuple[Path, dict[str, Any]]:
+    """The folder of a model and its entry of a stage; the only one by default.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: it has no such stage, or several to choose from.
+    """
+    folder = locate(model)
+    entries = {entry["name"]: entry for entry in read_config(folder)["stages"]}
+    if stage is None and len(entries) == 1:
+        return folder, next(iter(entries.values()))
+    if stage not in entries:
+        raise ValueError(f"{folder} has no stage {stage!r}; its stages are {', '.join(entries)}")
+    return folder, entries[stage]
+
+
+def trained_stage(model: str | Path, stage: str | None = None) -> TrainedStage:
+    """A stage of a folder, to be written into another; arguments as `find_stage`."""
+    return read_stage(*find_stage(model, stage))
+
+
+def load_expert(model: str | Path, stage: str, region: Region, denoiser: nn.Module) -> Region:
+    """Load the weights of the expert that owns all of `region` into `denoiser`, and return what it owns.
+
+    Raises:
+        FileNotFoundError: the folder or the expert's file is missing.
+        ValueError: there is no such stage or expert, or the file is broken or of another network.
+    """
+    folder, entry = find_stage(model, stage)
+    rows = [row for row in listed(entry) if contains(row.expert.region, region)]
+    if not rows:
+        raise ValueError(f"no expert of stage {stage!r} of {folder} owns all of {region}")
+    load_weights(denoiser, verified(folder, rows[0]))
+    return rows[0].expert.region
 
 
 def save(
@@ -123,12 +130,14 @@ def save(
 
     Raises:
         FileExistsError: `folder` exists.
+        ValueError: the experts of a stage do not share all noise out.
+        OSError: a file cannot be written; nothing is left behind.
     """
     if folder.exists():
         raise FileExistsError(f"{folder} exists; choose another folder or remove it")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as beside:
-        entries = [_save_stage(Path(beside), stage) for stage in stages]
+        entries = [save_stage(Path(beside), stage) for stage in stages]
         if encoder_files is not None:
             shutil.copytree(encoder_files, Path(beside) / "encoders")
         config = {
@@ -144,22 +153,13 @@ def save(
     return folder
 
 
-def _save_stage(folder: Path, stage: TrainedStage) -> dict[str, Any]:
-    path = folder / f"{stage.name}.safetensors"
-    weights = {key: value.to(torch.bfloat16).contiguous() for key, value in stage.weights.items()}
-    safetensors.torch.save_file(weights, path)
-    path.chmod(0o644)  # safetensors writes files that only their owner may read
-    return {
-        "name": stage.name,
-        "resolution": stage.resolution,
-        "denoiser": dataclasses.asdict(stage.denoiser),
-        "weights": {"file": path.name, "sha256": sha256(path)},
-        "sampling": dataclasses.asdict(stage.sampling),
-        "aug_level": stage.aug_level,
-    }
+def read_config(folder: Path) -> dict[str, Any]:
+    """The content of a folder's `config.json`.
 
-
-def _read_config(path: Path) -> dict[str, Any]:
+    Raises:
+        ValueError: it is not JSON, or of another format.
+    """
+    path = folder / CONFIG
     try:
         config = json.loads(path.read_text())
     except ValueError as error:
@@ -168,40 +168,6 @@ def _read_config(path: Path) -> dict[str, Any]:
         found = config.get("format") if isinstance(config, dict) else None
         raise ValueError(f"{path} has the format {found!r}; this version reads {FORMAT!r}")
     return config
-
-
-def _load_stage(folder: Path, entry: Mapping[str, Any], device: str | torch.device) -> Stage:
-    denoiser = _build(Part(**entry["denoiser"]))
-    weights = _load_weights(folder / entry["weights"]["file"], entry["weights"]["sha256"])
-    try:
-        denoiser.load_state_dict(weights)
-    except RuntimeError:
-        raise ValueError(
-            f"{folder / entry['weights']['file']} does not hold the weights of {entry['denoiser']['name']} with the "
-            f"arguments in {CONFIG}"
-        ) from None
-    denoiser = denoiser.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
-    return Stage(entry["name"], entry["resolution"], denoiser, Sampling(**entry["sampling"]), entry["aug_level"])
-
-
-def _build(part: Part) -> nn.Module:
-    arguments = dict(part.arguments)
-    defaults = inspect.signature(denoisers.REGISTRY.factory(part.name)).parameters
-    for key, value in arguments.items():
-        if key in defaults and isinstance(value, list):
-            arguments[key] = tuple(value)
-    return denoisers.create(part.name, **arguments)
-
-
-def _load_weights(path: Path, expected: str) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; the model folder is incomplete")
-    if (found := sha256(path)) != expected:
-        raise ValueError(f"{path} has sha256 {found[:12]}..., {CONFIG} says {expected[:12]}...: truncated or changed")
-    try:
-        return {key: value.float() for key, value in safetensors.torch.load_file(path).items()}
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file: {error}") from None
 
 
 def _load_encoder(folder: Path, part: Part) -> Encoder:

@@ -1,5 +1,6 @@
 """Experts streamed from disk: one network in memory, whose weights are those of the expert in use."""
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -73,3 +74,16 @@ def _read(path: Path) -> None:
     with path.open("rb", buffering=0) as file:
         while file.readinto(buffer):
             pass
+
+
+def parameters(path: Path) -> int:
+    """How many numbers a safetensors file holds, read from its header.
+
+    Raises:
+        ValueError: the file is broken.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118  (not a dict)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file: {error}") from None

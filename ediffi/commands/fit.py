@@ -30,14 +30,24 @@ def validate(argv: list[str]) -> int:
 
 
 def _lightning(subcommand: str, argv: list[str]) -> int:
-    from lightning.pytorch.cli import LightningCLI
+    from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
     from ediffi.data.module import ShardData
     from ediffi.stages.diffusion_stage import DiffusionStage
+    from ediffi.stages.start import Start
+
+    class StageCLI(LightningCLI):
+        """`--start.*` says what weights a run begins with."""
+
+        def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+            parser.add_class_arguments(Start, "start")
+
+        def before_fit(self) -> None:
+            self.config_init.fit.start(self.model)
 
     for message in QUIET:
         warnings.filterwarnings("ignore", message)
-    cli_class: Callable[..., Any] = LightningCLI
+    cli_class: Callable[..., Any] = StageCLI
     try:
         cli_class(
             DiffusionStage,

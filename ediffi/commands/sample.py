@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ediffi.cli import run
 
@@ -33,6 +33,7 @@ def sample(
     negative_prompt: str | None = None,
     sampler: str | None = None,
     device: str = "cpu",
+    expert_residency: Literal["resident", "stream"] = "resident",
 ) -> None:
     """Paint what a prompt says.
 
@@ -47,6 +48,7 @@ def sample(
         negative_prompt: what the picture should not show.
         sampler: a registered sampler, or a preset (paper-steps, paper-nfe).
         device: cpu, cuda, ...
+        expert_residency: resident keeps all experts in memory, stream only the one in use; the pictures are the same.
     """
     from tqdm import tqdm
 
@@ -56,7 +58,7 @@ def sample(
     check_prompt(prompt)
     paths = _paths(output, num_images)
     started = time.perf_counter()
-    cascade = Cascade.from_pretrained(model, device)
+    cascade = Cascade.from_pretrained(model, device, expert_residency)
     if ignored := cascade.unknown_words(prompt):
         print(f"ignored, not in the vocabulary of {model}: {', '.join(ignored)}", file=sys.stderr)
     plan = cascade.plan(num_inference_steps, guidance_scale, sampler)

@@ -11,9 +11,11 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
+from ediffi import checkpoint as checkpoints
 from ediffi.data.stream import Batch
+from ediffi.lora import Lora
 from ediffi.low_res import LowResolution
-from ediffi.noise import LogNormal
+from ediffi.noise import ROOT, Complement, Interval, LogNormal, Region
 from registry.denoisers.precondition import Preconditioned
 from registry.types import Conditioning
 
@@ -33,12 +35,16 @@ class NonFiniteLossError(ValueError):
 class DiffusionStage(L.LightningModule):
     """Trains one denoiser: `E[lambda(sigma)·|D(y + n; sigma, cond) - y|²]` (EDM, equation 2 and table 1).
 
+    An expert is trained on its own part of the noise only: `interval` (eDiff-I, section 4.1). Its checkpoints carry it,
+    and a run that loads one takes it from there.
+
     Noise, dropout and degradation are drawn from (seed, rank, batch index) alone, so that a resumed run draws what the
     unbroken one would have drawn.
 
     Args:
         denoiser: a preconditioned network with `loss_weight(sigma)`.
         noise: distribution of the training noise.
+        interval: the part of the noise to train on; the checkpoint's, or all noise, by default.
         low_res: makes the low-resolution input, for super-resolution; None for the base stage.
         dropout: probability of dropping each source, each independently (eDiff-I, section 4.2).
         optimizer: from the parameters to the optimiser; AdamW of table 7 by default.
@@ -53,6 +59,7 @@ class DiffusionStage(L.LightningModule):
         self,
         denoiser: Preconditioned,
         noise: LogNormal = LogNormal(),  # noqa: B008  (frozen)
+        interval: Interval | Complement | None = None,
         low_res: LowResolution | None = None,
         dropout: dict[str, float] = PAPER_DROPOUT,
         optimizer: OptimizerCallable = paper_adamw,
@@ -64,8 +71,30 @@ class DiffusionStage(L.LightningModule):
             if not 0 <= probability <= 1:
                 raise ValueError(f"dropout of {name} must be in [0, 1], got {probability}")
         self.denoiser = denoiser.to(memory_format=torch.channels_last)
-        self.noise, self.low_res, self.dropout, self.seed = noise, low_res, dropout, seed
+        self.noise, self.interval, self.low_res, self.dropout, self.seed = noise, interval, low_res, dropout, seed
+        self.parent: Region | None = None
+        self.lora: Lora | None = None
         self._optimizer, self._lr_scheduler = optimizer, lr_scheduler
+
+    @property
+    def region(self) -> Region:
+        """The noise it is trained on."""
+        return self.interval or ROOT
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say whose checkpoint it is."""
+        checkpoint[checkpoints.KEY] = checkpoints.describe(self.noise, self.region, self.parent, self.lora)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take interval and parent from the checkpoint.
+
+        Raises:
+            ValueError: this run was given another interval.
+        """
+        trained = checkpoints.parse(checkpoint)
+        if self.interval not in (None, trained.expert.region):
+            raise ValueError(f"the checkpoint is of noise {trained.expert.region}, this run of {self.interval}")
+        self.interval, self.parent = trained.expert.region, trained.expert.parent
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser, and its schedule counted in steps."""
@@ -97,7 +126,7 @@ class DiffusionStage(L.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """The loss, and the loss of each quarter of the training noise from the least to the most noisy."""
+        """The loss on the stage's own noise, and on each quarter of all training noise, the least noisy first."""
         sigma, losses = self._losses(batch.images, batch.cond, self._generator(batch.index, training=False))
         self.log("val/loss", losses.mean(), prog_bar=True, sync_dist=True, batch_size=len(losses))
         edges = self.noise.quantile(torch.arange(1, BANDS) / BANDS).to(sigma)
@@ -112,7 +141,7 @@ class DiffusionStage(L.LightningModule):
     ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
         if self.low_res is not None:
             cond = cond.with_low_res(*self.low_res(images, generator))
-        sigma = self.noise.sample(len(images), generator).to(images.device)
+        sigma = self.noise.sample(len(images), generator, self.region).to(images.device)
         noise = torch.randn(images.shape, generator=generator).to(images.device)
         denoised = self.denoiser(images + sigma.view(-1, 1, 1, 1) * noise, sigma, cond)
         errors = (denoised - images).square().flatten(1).mean(1)

@@ -11,8 +11,8 @@ import torch
 from ediffi import folder
 from ediffi.cascade import Cascade
 from ediffi.data.picture import to_images
-from ediffi.folder import Part
 from ediffi.guidance import Guided
+from ediffi.manifest import Part
 from ediffi.sampling import Sampling
 from registry.types import Conditioning, Embedding, SamplerState
 
@@ -183,7 +183,7 @@ def test_a_truncated_encoder_is_named(broken: Path) -> None:
         (lambda c: c["stages"][0]["denoiser"].update(name="unet_tuybox"), "did you mean unet_toybox"),
         (lambda c: c["stages"][0]["denoiser"]["arguments"].update(chanels=3), "takes no argument 'chanels'"),
         (lambda c: c["stages"][0]["denoiser"]["arguments"].update(channels=64), "does not hold the weights"),
-        (lambda c: c["stages"][0].pop("weights"), "not a complete"),
+        (lambda c: c["stages"][0].pop("experts"), "not a complete"),
         (lambda c: c["stages"][0]["sampling"].update(steps=3), "not a complete"),
     ],
 )

@@ -1,0 +1,54 @@
+"""A progress bar that counts the steps of a whole growth schedule, of which this run is one node."""
+
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import ProgressBar
+from tqdm import tqdm
+
+SHOW_LOSS_EVERY = 20
+
+
+class ScheduleBar(ProgressBar):
+    """Steps, rate and time left of the schedule, with the loss of this node.
+
+    Args:
+        node: what the bar calls this run.
+        before: steps of the schedule that the other runs have done already.
+        total: steps of the whole schedule.
+
+    Raises:
+        ValueError: `before` is negative, or not below `total`.
+    """
+
+    def __init__(self, node: str, before: int, total: int) -> None:
+        super().__init__()
+        if not 0 <= before < total:
+            raise ValueError(f"before must be in 0 to total - 1 ({total - 1}), got {before}")
+        self.node, self.before, self.total = node, before, total
+        self._enabled = True
+        self._bar: tqdm[Any] | None = None
+
+    def disable(self) -> None:
+        """Show nothing: another process shows it."""
+        self._enabled = False
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Open the bar where the schedule stands."""
+        done = self.before + trainer.global_step
+        self._bar = tqdm(total=self.total, initial=done, desc=self.node, unit="step", disable=not self._enabled)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Move to the step the trainer is at."""
+        if self._bar is not None and (moved := self.before + trainer.global_step - self._bar.n):
+            if trainer.global_step % SHOW_LOSS_EVERY == 0:
+                loss = trainer.callback_metrics.get("train/loss")
+                self._bar.set_postfix({} if loss is None else {"loss": f"{loss.item():.3f}"}, refresh=False)
+            self._bar.update(moved)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.close()
