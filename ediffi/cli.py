@@ -31,12 +31,14 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "recipes": ("ediffi.commands.recipes:main", "list, show or copy the recipes"),
         "fit": ("ediffi.commands.fit:fit", "train one stage as a recipe says"),
         "validate": ("ediffi.commands.fit:validate", "measure one stage on held-out data"),
+        "grow": ("ediffi.commands.grow:main", "branch a stage into experts, by a schedule"),
         "compose": ("ediffi.commands.compose:main", "make a cascade of finished stages"),
     },
     "Toybox": {
         "toybox": ("ediffi.commands.toybox:main", "write shards, train the encoders, score a cascade"),
     },
     "Parts": {
+        "experts": ("ediffi.commands.experts:main", "list the experts of a model, with their noise"),
         "registry": ("ediffi.commands.registry:main", "list or describe encoders, denoisers and samplers"),
     },
 }
