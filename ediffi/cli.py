@@ -40,6 +40,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Parts": {
         "experts": ("ediffi.commands.experts:main", "list the experts of a model, with their noise"),
         "registry": ("ediffi.commands.registry:main", "list or describe encoders, denoisers and samplers"),
+        "params": ("ediffi.commands.params:main", "count the parameters a recipe builds"),
     },
 }
 """Group, command, then where its function stands and one line of help."""

@@ -6,6 +6,7 @@ skipped, one that was cut goes on from its checkpoint, and the experts of the le
 """
 
 import copy
+import os
 import shutil
 import subprocess
 import sys
@@ -53,7 +54,7 @@ def grow(
         run_node: runs `ediffi`; in a process of its own by default.
 
     Returns:
-        The folder of the stage, or None if only planned.
+        The folder of the stage; None if only planned, and on all machines but the first (`NODE_RANK`).
 
     Raises:
         FileNotFoundError: the recipe or the trunk is missing.
@@ -77,12 +78,14 @@ def grow(
             bar = {"node": label, "before": before, "total": total}
             settings["trainer"].setdefault("callbacks", []).append({"class_path": SCHEDULE_BAR, "init_args": bar})
         run.mkdir(parents=True, exist_ok=True)
-        (run / "node.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+        _write(run / "node.yaml", yaml.safe_dump(settings, sort_keys=False))
         words = ["fit", "--config", str(run / "node.yaml")]
         code = (run_node or _process)([*words, "--ckpt_path", str(schedule.checkpoint(node))] if done else words)
         if code or schedule.steps_done(node) != node.steps:
             raise ChildProcessError(f"{label} ended with code {code} (see above); the same command goes on from there")
-    return None if plan else _compose(schedule, stage)
+    if plan or os.environ.get("NODE_RANK", "0") != "0":  # of several machines, the first composes
+        return None
+    return _compose(schedule, stage)
 
 
 def node_settings(
@@ -105,7 +108,8 @@ def node_settings(
         scheduler["total_steps"] = node.steps
     if isinstance(trainer.get("logger"), dict):
         trainer["logger"]["init_args"] |= {"save_dir": str(run.parent), "name": run.name, "version": ""}
-    savers = [c["init_args"] for c in trainer.get("callbacks", []) if c["class_path"].endswith(".ModelCheckpoint")]
+    callbacks = [c for c in trainer.get("callbacks") or [] if isinstance(c, dict)]
+    savers = [c["init_args"] for c in callbacks if c.get("class_path", "").endswith(".ModelCheckpoint")]
     if not any(saver.get("save_last") for saver in savers):
         raise ValueError("the recipe needs a ModelCheckpoint with save_last: true, or no node could be resumed")
     for saver in savers:
@@ -139,6 +143,13 @@ def _read_recipe(path: Path) -> dict[str, Any]:
     if not isinstance(recipe, dict) or not {"model", "data", "trainer"} <= set(recipe):
         raise ValueError(f"{path} is not a recipe of ediffi fit: it needs model, data and trainer")
     return recipe
+
+
+def _write(path: Path, text: str) -> None:
+    """Write beside and rename: several machines write the same settings, and one may read them already."""
+    beside = path.with_suffix(f".{os.getpid()}.tmp")
+    beside.write_text(text)
+    os.replace(beside, path)
 
 
 def _process(argv: Sequence[str]) -> int:

@@ -60,6 +60,8 @@ def _lightning(subcommand: str, argv: list[str]) -> int:
     except Exception as error:
         if type(error).__name__ == "ArgumentError":
             raise UsageError(_one_sentence(str(error))) from None
+        if type(error).__name__ == "MisconfigurationException":  # Lightning's word for settings that do not go together
+            raise ValueError(str(error)) from None
         raise
     return 0
 

@@ -1,5 +1,6 @@
 """The LightningModule that trains a denoiser: of the base stage, or with a `LowResolution`, of super-resolution."""
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -75,6 +76,17 @@ class DiffusionStage(L.LightningModule):
         self.parent: Region | None = None
         self.lora: Lora | None = None
         self._optimizer, self._lr_scheduler = optimizer, lr_scheduler
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "DiffusionStage":
+        """A copy that belongs to no trainer, as the averaging callback makes one.
+
+        What makes the optimiser is shared: through the command line it knows the trainer, and a trainer that has started
+        processes cannot be copied.
+        """
+        copied = memo[id(self)] = self.__class__.__new__(self.__class__)
+        shared = {"_trainer": None, "_optimizer": self._optimizer, "_lr_scheduler": self._lr_scheduler}
+        copied.__dict__ |= shared | {k: copy.deepcopy(v, memo) for k, v in self.__dict__.items() if k not in shared}
+        return copied
 
     @property
     def region(self) -> Region:

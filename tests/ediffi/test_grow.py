@@ -166,6 +166,30 @@ def test_killed_at_any_node_a_rerun_ends_in_the_same_weights(grown: Path, recipe
     assert hashes[0] == hashes[1]
 
 
+@pytest.mark.slow
+def test_a_node_can_be_one_group_of_processes(recipe: Recipe, tmp_path: Path) -> None:
+    """Distributed data parallel on two processes, started by Lightning from the node's own process."""
+    base = recipe("base", tmp_path)
+    config = yaml.safe_load(base.read_text())
+    config["trainer"] |= {"devices": 2, "strategy": "ddp"}
+    base.write_text(yaml.safe_dump(config))
+    output = tmp_path / "ddp"
+    words = ["grow", "--config", str(growth_recipe(output, tmp_path / "grow.yaml", base))]
+    done = subprocess.run([sys.executable, "-m", "ediffi", *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (done.stdout + done.stderr).count("Starting with 2 processes") == 3
+    assert regions(output / "stage") == list(ROOT.children)
+
+
+def test_of_several_machines_the_first_composes(
+    grown: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (grown / "stage" / "config.json").stat().st_mtime_ns
+    monkeypatch.setenv("NODE_RANK", "1")
+    assert grow(grown, recipe("base", tmp_path), NODES, STAGE, overrides=OVERRIDES, run_node=main) is None
+    assert (grown / "stage" / "config.json").stat().st_mtime_ns == before
+
+
 def test_a_node_that_fails_is_named(recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(ChildProcessError, match=r"\(0, 0\), node 1 of 3 ended with code 7"):
         grow(tmp_path, recipe("base", tmp_path), NODES, STAGE, overrides=OVERRIDES, run_node=lambda argv: 7)
