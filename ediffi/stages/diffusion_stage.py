@@ -80,7 +80,7 @@ class DiffusionStage(L.LightningModule):
     def __deepcopy__(self, memo: dict[int, Any]) -> "DiffusionStage":
         """A copy that belongs to no trainer, as the averaging callback makes one.
 
-        What makes the optimiser is shared: through the command line it knows the trainer, and a trainer that has started
+        What makes the optimiser is shared: through the command line it knows the trainer, and one that has started
         processes cannot be copied.
         """
         copied = memo[id(self)] = self.__class__.__new__(self.__class__)
