@@ -15,10 +15,10 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from torch import nn
 
-from ediffi.compose import compose
-from ediffi.grow import grow, node_settings
+from ediffi.growth.compose import compose
+from ediffi.growth.grow import grow, node_settings
+from ediffi.growth.schedule import Schedule
 from ediffi.manifest import Part
-from ediffi.schedule import Schedule
 from registry import encoders
 from registry.denoisers.precondition import Preconditioned
 from registry.encoders.folder import check_folder, read_json

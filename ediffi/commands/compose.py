@@ -5,7 +5,7 @@ from ediffi.recipe import run_recipe
 
 def main(argv: list[str]) -> int:
     """Write a cascade folder: `ediffi compose --config recipes/toybox/cascade.yaml --output DIR`."""
-    from ediffi.compose import compose
+    from ediffi.growth.compose import compose
 
     print(run_recipe(compose, argv, "compose", main.__doc__ or ""))
     return 0

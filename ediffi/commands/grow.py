@@ -8,7 +8,7 @@ def main(argv: list[str]) -> int:
 
     What is finished is skipped and what was cut goes on; `--plan true` only says which is which.
     """
-    from ediffi.grow import grow
+    from ediffi.growth.grow import grow
 
     if (stage := run_recipe(grow, argv, "grow", main.__doc__ or "", skip={"run_node"})) is not None:
         print(stage)

@@ -12,9 +12,9 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from ediffi import checkpoint as checkpoints
 from ediffi.data.stream import Batch
-from ediffi.lora import Lora
+from ediffi.growth import checkpoint as checkpoints
+from ediffi.growth.lora import Lora
 from ediffi.low_res import LowResolution
 from ediffi.noise import ROOT, Complement, Interval, LogNormal, Region
 from registry.denoisers.precondition import Preconditioned

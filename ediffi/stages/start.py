@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ediffi import checkpoint as checkpoints
-from ediffi import folder, lora
-from ediffi.lora import Lora
+from ediffi import folder
+from ediffi.growth import checkpoint as checkpoints
+from ediffi.growth import lora
+from ediffi.growth.lora import Lora
 from ediffi.noise import contains
 from ediffi.stages.diffusion_stage import DiffusionStage
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,13 +15,13 @@ import pytest
 import torch
 import yaml
 
-from ediffi import checkpoint as checkpoints
 from ediffi import folder
 from ediffi.cli import main
-from ediffi.compose import StageRecipe, read_run
-from ediffi.grow import grow
+from ediffi.growth import checkpoint as checkpoints
+from ediffi.growth.compose import StageRecipe, read_run, trained_stage
+from ediffi.growth.grow import grow
+from ediffi.growth.schedule import Node, Schedule, Trunk
 from ediffi.noise import ROOT, Complement, Interval, Region
-from ediffi.schedule import Node, Schedule, Trunk
 
 LOW, HIGH = Interval(2, 0), Interval(2, 3)
 MIDDLE = Complement((LOW, HIGH))
@@ -307,6 +308,22 @@ def test_one_expert_of_a_published_ensemble_is_fine_tuned(
         merged = read_run(tmp_path / "1-1")[0].weights
         changed = sum(not torch.equal(merged[k], v) for k, v in base.items())
         assert 0 < changed < len(base)
+
+
+def test_runs_compose_without_a_schedule(grown: Path, tmp_path: Path) -> None:
+    runs = [grown / "1-1", grown / "1-0"]
+    stage = trained_stage(StageRecipe("base", 16, runs))
+    assert [trained.expert.region for trained in stage.experts] == [Interval(1, 1), Interval(1, 0)]
+    again = trained_stage(StageRecipe("renamed", 16, grown / "stage"))
+    assert (again.name, len(again.experts)) == ("renamed", 2)
+    with pytest.raises(ValueError, match="has no run to compose it of"):
+        trained_stage(StageRecipe("base", 16))
+    other = Path(shutil.copytree(grown / "1-1", tmp_path / "other"))
+    config = yaml.safe_load((other / "config.yaml").read_text())
+    config["model"]["denoiser"]["init_args"]["sigma_data"] = 0.7
+    (other / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(ValueError, match=r"other trained another network than .*1-0; the experts of a stage share"):
+        trained_stage(StageRecipe("base", 16, [grown / "1-0", other]))
 
 
 def test_a_run_starts_only_from_a_parent_that_owns_its_noise(

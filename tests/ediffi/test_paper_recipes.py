@@ -9,10 +9,10 @@ import yaml
 
 from ediffi.cli import main
 from ediffi.commands import recipes
-from ediffi.grow import node_settings
+from ediffi.growth.grow import node_settings
+from ediffi.growth.schedule import Node, Schedule
 from ediffi.noise import ROOT, Complement, Interval, region_from
 from ediffi.sampling import Sampling
-from ediffi.schedule import Node, Schedule
 
 TOP = recipes.folder().parent
 PAPER = recipes.folder() / "paper"

@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ediffi import checkpoint as checkpoints
 from ediffi import folder
+from ediffi.growth import checkpoint as checkpoints
 from ediffi.manifest import TrainedExpert
 from ediffi.noise import Complement, Interval, Region, check_partition, contains, overlap
 

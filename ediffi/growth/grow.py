@@ -19,9 +19,9 @@ from typing import Any
 import yaml
 
 from ediffi import folder
-from ediffi.compose import StageRecipe, read_run, same_model
+from ediffi.growth.compose import StageRecipe, read_run, same_model
+from ediffi.growth.schedule import Node, Schedule, Trunk
 from ediffi.manifest import TrainedStage
-from ediffi.schedule import Node, Schedule, Trunk
 
 SCHEDULE_BAR = "ediffi.stages.schedule_bar.ScheduleBar"
 RunNode = Callable[[Sequence[str]], int]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ediffi.experts import Expert
-from ediffi.lora import Lora
+from ediffi.growth.lora import Lora
 from ediffi.noise import LogNormal, Region, region_from
 
 KEY = "expert"

@@ -7,8 +7,9 @@ from typing import Any
 
 import yaml
 
-from ediffi import checkpoint as checkpoints
-from ediffi import folder, lora
+from ediffi import folder
+from ediffi.growth import checkpoint as checkpoints
+from ediffi.growth import lora
 from ediffi.manifest import Part, TrainedExpert, TrainedStage, build
 from ediffi.noise import LogNormal
 from ediffi.sampling import Sampling
