@@ -135,7 +135,9 @@ def _set(settings: Any, name: str, value: Any) -> None:
 
 def _read_recipe(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise FileNotFoundError(f"the recipe of the nodes does not exist: {path}")
+        raise FileNotFoundError(
+            f"the recipe of the nodes does not exist: {path} (ediffi recipes cp copies those that ship)"
+        )
     try:
         recipe = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:

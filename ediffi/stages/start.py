@@ -1,5 +1,6 @@
 """How a run begins that does not begin at random: from its parent's weights, fully trainable or with an adapter."""
 
+import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,8 +51,11 @@ class Start:
                     f"{self.checkpoint} was trained on noise {trained.expert.region}, which lacks {module.region}"
                 )
             module.parent = trained.expert.region
+            weights = trained.weights
             try:
-                module.denoiser.load_state_dict(trained.weights)
+                if trained.lora is not None:
+                    weights = lora.merged(copy.deepcopy(module.denoiser), trained.lora, weights)
+                module.denoiser.load_state_dict(weights)
             except RuntimeError:
                 raise ValueError(
                     f"{self.checkpoint} does not hold the weights of the network it is for, but of another"

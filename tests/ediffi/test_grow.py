@@ -21,7 +21,10 @@ from ediffi.growth import checkpoint as checkpoints
 from ediffi.growth.compose import StageRecipe, read_run, trained_stage
 from ediffi.growth.grow import grow
 from ediffi.growth.schedule import Node, Schedule, Trunk
+from ediffi.manifest import build
 from ediffi.noise import ROOT, Complement, Interval, Region
+from ediffi.stages.diffusion_stage import DiffusionStage
+from ediffi.stages.start import Start
 
 LOW, HIGH = Interval(2, 0), Interval(2, 3)
 MIDDLE = Complement((LOW, HIGH))
@@ -306,6 +309,9 @@ def test_one_expert_of_a_published_ensemble_is_fine_tuned(
             candidates = [f"denoiser.{key}", "denoiser." + ".base_layer.".join(key.rsplit(".", 1))]
             assert any(torch.equal(frozen[c], value) for c in candidates if c in frozen), key
         merged = read_run(tmp_path / "1-1")[0].weights
+        child = DiffusionStage(build(read_run(tmp_path / "1-1")[1]), interval=Interval(2, 3))
+        Start(checkpoint=tmp_path / "1-1" / "checkpoints" / "last.ckpt")(child)
+        assert same(dict(child.denoiser.state_dict()), dict(merged)), "a child starts from the merged weights"
         changed = sum(not torch.equal(merged[k], v) for k, v in base.items())
         assert 0 < changed < len(base)
 
