@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 CHUNK = 1 << 20
+GROUP = 8
+"""How many tensors are copied from one mapping of a file."""
 
 
 class StreamedDenoisers(nn.Module):
@@ -62,8 +64,11 @@ def load_weights(network: nn.Module, path: Path) -> None:
             state, held = network.state_dict(), set(file.keys())
             if held != set(state) or any(list(t.shape) != file.get_slice(k).get_shape() for k, t in state.items()):
                 raise ValueError(f"{path} does not hold the weights of the network it is for, but of another")
-            for key, tensor in state.items():
-                tensor.copy_(file.get_tensor(key))
+        keys = list(state)
+        for first in range(0, len(keys), GROUP):  # a mapping counts as memory, page by page, until it is closed
+            with safetensors.safe_open(path, framework="pt") as file:
+                for key in keys[first : first + GROUP]:
+                    state[key].copy_(file.get_tensor(key))
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file: {error}") from None
 

@@ -69,6 +69,7 @@ def test_ranks_share_nothing_within_an_epoch(shards: list[Shard]) -> None:
     assert not first & second
 
 
+@pytest.mark.filterwarnings("ignore:.*suggested max number of worker.*")  # on one core two are one too many
 def test_workers_deliver_in_order_and_resume(shards: list[Shard]) -> None:
     def load(start: int, count: int) -> list:
         stream = ShardStream(shards, Picture(16), batch_size=5, seed=3, start=start)
