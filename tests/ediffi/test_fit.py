@@ -10,23 +10,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from ediffi.cascade import Cascade
 from ediffi.cli import main
+from ediffi.commands.fit import QUIET
 from ediffi.commands.recipes import folder
 from ediffi.toybox.record import record
 
 RECIPES = folder() / "toybox"
 STAGES = ("base", "sr64", "sr256")
-QUIET = (
-    "ignore:.*does not have many workers.*",
-    "ignore:.*IterableDataset.*__len__.*",
-    "ignore:.*LeafSpec.*",
-    "ignore:.*args parameter is intended.*",
-    "ignore:.*ended before the epoch ended.*",
-    "ignore:.*Checkpoint directory.*",
-    "ignore:.*loading a checkpoint outside.*",
-    "ignore:.*not supported by the model summary.*",
-)
 Recipe = Callable[..., Path]
-pytestmark = [pytest.mark.filterwarnings(line) for line in QUIET]
+pytestmark = [pytest.mark.filterwarnings(f"ignore:{m}") for m in (*QUIET, ".*Checkpoint directory.*")]
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -17,6 +17,7 @@ import yaml
 
 from ediffi import folder
 from ediffi.cli import main
+from ediffi.commands.fit import QUIET
 from ediffi.growth import checkpoint as checkpoints
 from ediffi.growth.compose import StageRecipe, read_run, trained_stage
 from ediffi.growth.grow import grow
@@ -35,16 +36,7 @@ OVERRIDES = {
     "model.lr_scheduler.init_args.max_lr": 1e-2,
     "trainer.callbacks.0.init_args.decay": 0.5,
 }
-QUIET = (
-    "ignore:.*does not have many workers.*",
-    "ignore:.*IterableDataset.*__len__.*",
-    "ignore:.*LeafSpec.*",
-    "ignore:.*args parameter is intended.*",
-    "ignore:.*ended before the epoch ended.*",
-    "ignore:.*Checkpoint directory.*",
-    "ignore:.*not supported by the model summary.*",
-)
-pytestmark = [pytest.mark.filterwarnings(line) for line in QUIET]
+pytestmark = [pytest.mark.filterwarnings(f"ignore:{m}") for m in (*QUIET, ".*Checkpoint directory.*")]
 Recipe = Callable[..., Path]
 
 
