@@ -1,6 +1,8 @@
 """The cascade: a prompt becomes a picture through a base stage and super-resolution stages."""
 
 import dataclasses
+import hashlib
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +15,58 @@ from torch import Tensor
 
 from ediffi import folder
 from ediffi.data.picture import to_images
+from ediffi.editing import Edit
+from ediffi.guidance import STYLE
 from ediffi.manifest import Residency
-from ediffi.sampling import Sampling, Stage
+from ediffi.paint import Region, paint
+from ediffi.prompt import Prompt, parse
+from ediffi.sampling import Sampling, Stage, Steering
 from registry.random import generators
-from registry.types import Callback, Conditioning, Embedding, Encoder, SamplerState
-
-MAX_PROMPT = 5000
-"""Longest prompt in characters; far beyond any encoder's length, so a longer one is a mistake."""
+from registry.types import Callback, Conditioning, Embedding, Encoder, SamplerState, TextEncoder
 
 Progress = Callable[[str, SamplerState], None]
 """Called after every step with the stage's name."""
+
+
+@dataclass(frozen=True)
+class Style:
+    """A reference picture.
+
+    Args:
+        image: RGB, of any size; the CLIP encoder scales it and cuts out the central square.
+        scale: how much of it: 1 as the model was trained, 0 nothing, more is more style.
+
+    Raises:
+        ValueError: `scale` is negative.
+    """
+
+    image: Image.Image
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.scale < float("inf"):
+            raise ValueError(f"style_scale must be at least 0, got {self.scale}")
+
+
+@dataclass(frozen=True)
+class Switch:
+    """Another prompt that takes over in the base stage (eDiff-I, figure 4).
+
+    Args:
+        prompt: the later prompt.
+        at: share of the base stage's steps, from the noisiest, that the first prompt keeps. Later stages, which only
+            sharpen, read the prompt that had the larger share.
+
+    Raises:
+        ValueError: `at` is out of [0, 1].
+    """
+
+    prompt: str
+    at: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.at <= 1:
+            raise ValueError(f"the prompt can be switched at a share of the steps in [0, 1], got {self.at}")
 
 
 @dataclass(frozen=True)
@@ -31,7 +75,7 @@ class Pictures:
 
     Attributes:
         images: RGB pictures, `num_images_per_prompt` for each prompt, neighbours together.
-        stages: [b, 3, h, w] in [-1, 1] after each stage, by its name.
+        stages: [b, 3, h, w] in [-1, 1] after each stage that ran, by its name.
         settings: what to repeat them with: prompts, seed and each stage's sampling; plain JSON values.
     """
 
@@ -45,7 +89,7 @@ class Cascade:
 
     Args:
         name: of the model.
-        encoders: by source; those called "t5" or "clip_text" read the prompt.
+        encoders: by source; those that can `tokenize` read the prompt, the one called "clip_image" a style picture.
         stages: the base stage first.
 
     Raises:
@@ -81,68 +125,153 @@ class Cascade:
         negative_prompt: str | None = None,
         num_images_per_prompt: int = 1,
         seed: int = 0,
+        first_index: int = 0,
         num_inference_steps: int | Sequence[int] | None = None,
         guidance_scale: float | Sequence[float] | None = None,
         sampler: str | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+        dynamic_threshold: float | None = None,
+        paint_weight: float | Sequence[float] | None = None,
+        style: Style | None = None,
+        paint: Sequence[Region] = (),
+        switch: Switch | None = None,
+        edit: Edit | None = None,
+        low_res: Image.Image | None = None,
+        first_stage: str | None = None,
         progress: Progress | None = None,
     ) -> Pictures:
         """Sample pictures.
 
         Args:
-            prompt: one prompt or several.
+            prompt: one prompt or several; `(words:1.3)` weights words.
             negative_prompt: guidance moves away from it instead of from the null condition.
             num_images_per_prompt: pictures for each prompt.
-            seed: picture k of the call is a function of (seed, k), whatever the batch.
+            seed: picture k of the call is a function of (seed, first_index + k), whatever the batch.
+            first_index: number of the call's first picture in a run of several calls.
             num_inference_steps: of the base stage, or one number per stage; the model's own by default.
             guidance_scale: w of `uncond + w·(cond - uncond)`, likewise.
             sampler: a sampler or preset ("paper-steps", "paper-nfe") for all stages; the model's own by default.
+            guidance_interval: noise levels of the base stage at which guidance works.
+            dynamic_threshold: quantile of dynamic thresholding in the base stage.
+            paint_weight: w' of paint-with-words, of the base stage or one number per stage.
+            style: a reference picture.
+            paint: phrases of the prompt and where they belong; for every prompt of the call.
+            switch: another prompt that takes over in the base stage.
+            edit: a picture to go on from instead of from noise.
+            low_res: a picture to super-resolve: square; given to `first_stage` in the place of the earlier stages'.
+            first_stage: the stage that `low_res` enters; by default the one whose input is nearest to its size.
             progress: called after every step with the stage's name and the sampler's state.
 
         Raises:
-            ValueError: a prompt is empty or too long, a number out of range, or the sampler unknown.
+            ValueError: a prompt is empty or too long, a number out of range, the sampler or stage unknown, a painted
+                phrase not in the prompt, or what is asked for needs an encoder that the model lacks.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        for text in prompts if negative_prompt is None else [*prompts, negative_prompt]:
-            check_prompt(text)
         if num_images_per_prompt < 1:
             raise ValueError(f"num_images_per_prompt must be at least 1, got {num_images_per_prompt}")
-        plan = self.plan(num_inference_steps, guidance_scale, sampler)
+        plan = self.plan(
+            num_inference_steps, guidance_scale, sampler, guidance_interval, dynamic_threshold, paint_weight
+        )
         texts = [text for text in prompts for _ in range(num_images_per_prompt)]
-        cond = self.encode(texts)
-        negative = None if negative_prompt is None else self.encode([negative_prompt] * len(texts))
-        randomness = generators(seed, range(len(texts)))
-
-        pictures: dict[str, Tensor] = {}
-        for stage, sampling in zip(self.stages, plan, strict=True):
-            pictures[stage.name] = stage(
-                cond,
-                randomness,
-                low_res=next(reversed(pictures.values()), None),
-                negative=negative,
-                sampling=sampling,
-                callback=_named(progress, stage.name),
-            )
+        cond = self.encode(texts, style, paint)
+        if paint and not any(sampling.paint_weight for sampling in plan):
+            raise ValueError("paint has no effect, since paint_weight is 0 in every stage; give one above 0")
+        steering = Steering(
+            None if negative_prompt is None else self.encode([negative_prompt] * len(texts)),
+            1.0 if style is None else style.scale,
+            None if switch is None else self.encode([switch.prompt] * len(texts), style),
+            1.0 if switch is None else switch.at,
+        )
+        pictures = self.sample(
+            cond,
+            generators(seed, range(first_index, first_index + len(texts))),
+            plan,
+            steering=steering,
+            edit=edit,
+            entry=self._entry(low_res, first_stage, len(texts)),
+            progress=progress,
+        )
         settings = {
             "model": self.name,
             "prompt": prompts[0] if isinstance(prompt, str) else prompts,
-            "negative_prompt": negative_prompt,
             "num_images_per_prompt": num_images_per_prompt,
+            "first_index": first_index,
             "seed": seed,
+            "negative_prompt": negative_prompt,
             "stages": {s.name: dataclasses.asdict(p) | {"nfe": p.nfe} for s, p in zip(self.stages, plan, strict=True)},
+            **_described(style=style, paint=paint, switch=switch, edit=edit, low_res=low_res, first_stage=first_stage),
         }
         return Pictures(to_images(pictures[self.stages[-1].name]), pictures, settings)
+
+    def sample(
+        self,
+        cond: Conditioning,
+        randomness: list[torch.Generator],
+        plan: Sequence[Sampling] | None = None,
+        *,
+        steering: Steering = Steering(),  # noqa: B008  (frozen)
+        edit: Edit | None = None,
+        entry: tuple[int, Float[Tensor, "b 3 h w"] | None] = (0, None),
+        progress: Progress | None = None,
+    ) -> dict[str, Float[Tensor, "b 3 _ _"]]:
+        """Run the stages on a conditioning: what a call comes down to.
+
+        Args:
+            cond: of a batch.
+            randomness: a generator for each of its pictures.
+            plan: each stage's settings; the model's own by default.
+            steering: negative, style and switching; the latter in the base stage only.
+            edit: a picture to go on from.
+            entry: index of the first stage, and the pictures that it enlarges.
+            progress: called after every step.
+
+        Returns:
+            Pictures in [-1, 1] after each stage, by its name.
+        """
+        plan = [stage.sampling for stage in self.stages] if plan is None else plan
+        later = cond if steering.after is None or steering.switch_at >= 0.5 else steering.after
+        first, picture = entry
+        pictures: dict[str, Tensor] = {}
+        for index, (stage, sampling) in list(enumerate(zip(self.stages, plan, strict=True)))[first:]:
+            picture = pictures[stage.name] = stage(
+                cond if index == 0 else later,
+                randomness,
+                low_res=picture,
+                source=None if edit is None else edit.at(stage.resolution, len(randomness), self.device),
+                steering=steering if index == 0 else dataclasses.replace(steering, after=None),
+                sampling=sampling,
+                callback=_named(progress, stage.name),
+            )
+        return pictures
+
+    def request(self, **options: Any) -> dict[str, Any]:
+        """What the options of a call ask for, as plain JSON values: what a run of many calls is known by."""
+        names = [name for name in inspect.signature(self.plan).parameters if name != "self"]
+        plan = self.plan(**{name: options.get(name) for name in names})
+        stages = {s.name: dataclasses.asdict(p) for s, p in zip(self.stages, plan, strict=True)}
+        rest = {name: value for name, value in options.items() if name not in names}
+        return {"model": self.name, "stages": stages, **_described(**rest)}
 
     def plan(
         self,
         num_inference_steps: int | Sequence[int] | None = None,
         guidance_scale: float | Sequence[float] | None = None,
         sampler: str | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+        dynamic_threshold: float | None = None,
+        paint_weight: float | Sequence[float] | None = None,
     ) -> list[Sampling]:
         """The settings of each stage, with what is given in place of the model's own; arguments as in the call."""
         plan = [stage.sampling for stage in self.stages]
         if sampler is not None:
             plan = [s.with_sampler(sampler, k > 0) for k, s in enumerate(plan)]
-        changes: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+        changes: dict[str, Any] = {
+            "num_inference_steps": num_inference_steps,
+            "guidance_scale": guidance_scale,
+            "paint_weight": paint_weight,
+            "guidance_interval": None if guidance_interval is None else [guidance_interval],
+            "dynamic_threshold": dynamic_threshold,
+        }
         for name, value in changes.items():
             if value is not None:
                 values = list(value) if isinstance(value, Sequence) else [value]
@@ -152,38 +281,104 @@ class Cascade:
                 plan = changed + plan[len(changed) :]
         return plan
 
-    def encode(self, texts: Sequence[str]) -> Conditioning:
-        """The conditioning of the texts, from every encoder that reads text."""
-        device = self.device
+    def encode(
+        self, prompts: Sequence[str], style: Style | None = None, regions: Sequence[Region] = ()
+    ) -> Conditioning:
+        """The conditioning of prompts, from every encoder that reads text; of a style picture, and of paint.
+
+        Raises:
+            ValueError: a prompt is empty or too long, an encoder cannot weight words, the model has no encoder for
+                pictures, or a painted phrase is not in a prompt.
+        """
+        parsed = [parse(prompt) for prompt in prompts]
+        texts = [prompt.text for prompt in parsed]
         sources: dict[str, Embedding] = {}
         with torch.inference_mode():
-            for name, encoder in self.encoders.items():
-                if hasattr(encoder, "tokenize"):
-                    sources[name] = encoder(texts)
-        return Conditioning(sources).to(device)
+            for name, encoder in self.readers.items():
+                sources[name] = _weighted(encoder(texts), encoder, parsed)
+            if style is not None:
+                sources[STYLE] = self._style(style.image).apply(lambda t: t.expand(len(texts), *t.shape[1:]))
+        painted = paint(self.readers, texts, [regions] * len(texts)) if regions else None
+        return Conditioning(sources, paint=painted).to(self.device)
+
+    @property
+    def readers(self) -> dict[str, Encoder]:
+        """The encoders that read text, by source."""
+        return {name: encoder for name, encoder in self.encoders.items() if hasattr(encoder, "tokenize")}
 
     def unknown_words(self, text: str) -> list[str]:
         """The words of a prompt that no encoder knows, in order; only encoders that can tell are asked."""
         lists = [encoder.unknown_words(text) for encoder in self.encoders.values() if hasattr(encoder, "unknown_words")]
         return [word for word in (lists[0] if lists else []) if all(word in words for words in lists)]
 
+    def cut(self, text: str) -> dict[str, str]:
+        """What of a prompt each encoder does not see, because it is too long; by source, if not all is seen."""
+        lost = {name: encoder.cut(text) for name, encoder in self.readers.items() if isinstance(encoder, TextEncoder)}
+        return {name: rest for name, rest in lost.items() if rest}
+
     @property
     def device(self) -> torch.device:
         """Where the first stage stands."""
         return next(self.stages[0].denoiser.parameters()).device
 
+    def _style(self, image: Image.Image) -> Embedding:
+        from torchvision.transforms.v2.functional import pil_to_tensor
 
-def check_prompt(text: str) -> None:
-    """Refuse what cannot be a prompt.
+        if STYLE not in self.encoders:
+            raise ValueError(f"model {self.name!r} has no encoder {STYLE!r}, so it cannot take a style picture")
+        return self.encoders[STYLE](pil_to_tensor(image.convert("RGB"))[None].float() / 127.5 - 1)
 
-    Raises:
-        ValueError: it is empty or longer than `MAX_PROMPT` characters.
-    """
-    if not text.strip():
-        raise ValueError("the prompt is empty; say what the picture should show")
-    if len(text) > MAX_PROMPT:
-        raise ValueError(f"the prompt has {len(text)} characters; at most {MAX_PROMPT} are allowed")
+    def _entry(
+        self, low_res: Image.Image | None, name: str | None, batch: int
+    ) -> tuple[int, Float[Tensor, "b 3 h w"] | None]:
+        """The index of the stage that sampling starts with, and the picture that it gets."""
+        if low_res is None:
+            if name not in (None, self.stages[0].name):
+                raise ValueError(f"to start at stage {name!r}, give the picture that it enlarges")
+            return 0, None
+        inputs = {stage.name: below.resolution for below, stage in zip(self.stages, self.stages[1:], strict=False)}
+        if not inputs:
+            raise ValueError(f"model {self.name!r} has no super-resolution stage")
+        if name is None:
+            name = min(inputs, key=lambda stage: abs(inputs[stage] - low_res.width))
+        if name not in inputs:
+            raise ValueError(f"no super-resolution stage {name!r}; there are {', '.join(inputs)}")
+        source = Edit(low_res).at(inputs[name], batch, self.device)
+        return [stage.name for stage in self.stages].index(name), source.images
+
+
+def _weighted(embedding: Embedding, encoder: Encoder, prompts: Sequence[Prompt]) -> Embedding:
+    """The embedding with the weights that the prompts give their words."""
+    if not any(prompt.weights for prompt in prompts):
+        return embedding
+    if not isinstance(encoder, TextEncoder):
+        raise ValueError(f"words cannot be weighted: the encoder {type(encoder).__name__} does not tell its tokens")
+    weight = torch.ones_like(embedding.tokens[..., 0])
+    for row, prompt in enumerate(prompts):
+        for span in prompt.weights:
+            weight[row, list(encoder.token_range(prompt.text, span.start, span.end))] = span.weight
+    return dataclasses.replace(embedding, weight=weight)
 
 
 def _named(progress: Progress | None, stage: str) -> Callback | None:
     return None if progress is None else lambda state: progress(stage, state)
+
+
+def _described(**controls: Any) -> dict[str, Any]:
+    """Controls as plain JSON values, those that are not used left out; pictures and masks by their hash."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Image.Image):
+            pixels = value.convert("RGB")
+            return {"size": list(value.size), "sha256": hashlib.sha256(pixels.tobytes()).hexdigest()}
+        if isinstance(value, Tensor):
+            return {"size": list(value.shape), "sha256": hashlib.sha256(value.numpy().tobytes()).hexdigest()}
+        if dataclasses.is_dataclass(value):
+            return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+    return {name: plain(value) for name, value in controls.items() if _given(value)}
+
+
+def _given(value: Any) -> bool:
+    return value is not None and not (isinstance(value, list | tuple) and not value)

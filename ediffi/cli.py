@@ -25,6 +25,9 @@ Command = Callable[..., int | None]
 COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Pictures": {
         "sample": ("ediffi.commands.sample:main", "paint what a prompt says"),
+        "edit": ("ediffi.commands.edit:edit", "paint on from a picture, or repaint a part of it"),
+        "upscale": ("ediffi.commands.edit:upscale", "enlarge a picture with the super-resolution stages"),
+        "analyze": ("ediffi.commands.analyze:main", "see where the words of a prompt go, and when"),
         "inspect": ("ediffi.commands.inspect:main", "print the settings stored in a picture"),
     },
     "Training": {

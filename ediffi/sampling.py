@@ -1,4 +1,4 @@
-"""One stage at inference: a denoiser, the settings it is sampled with, and the loop that ties them."""
+"""One stage at inference: a denoiser, the settings it is sampled with, what steers it, and the loop that ties them."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,14 +9,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ediffi.guidance import Guided
+from ediffi.editing import Kept, Source
+from ediffi.guidance import Guided, Interval, Switched, Thresholded, check_interval, check_percentile
 from ediffi.low_res import augment
+from ediffi.paint import Painted, check_weight
 from registry import samplers
 from registry.denoisers.precondition import upsample
 from registry.random import randn
 from registry.samplers.presets import PRESETS, preset
 from registry.samplers.schedules import karras
-from registry.types import Callback, Conditioning, Sampler
+from registry.types import Callback, Conditioning, Denoiser, Sampler
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,9 @@ class Sampling:
         sigma_max: noise level of the start.
         rho: exponent of the grid (EDM, equation 5).
         arguments: the sampler's own arguments.
+        guidance_interval: noise levels (above, up to and with) at which guidance works; None for all.
+        dynamic_threshold: quantile of Imagen's dynamic thresholding; None for off.
+        paint_weight: w' of paint-with-words; 0 leaves the stage unpainted.
 
     Raises:
         ValueError: a value is out of range (the sampler and the grid say which).
@@ -43,12 +48,20 @@ class Sampling:
     sigma_max: float = 80.0
     rho: float = 7.0
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    guidance_interval: Interval | None = None
+    dynamic_threshold: float | None = None
+    paint_weight: float = 0.0
 
     def __post_init__(self) -> None:
         if self.num_inference_steps < 1:
             raise ValueError(f"num_inference_steps must be at least 1, got {self.num_inference_steps}")
         if not self.guidance_scale >= 0:
             raise ValueError(f"guidance_scale must be at least 0 (1 is off), got {self.guidance_scale}")
+        if self.guidance_interval is not None:  # JSON has lists
+            object.__setattr__(self, "guidance_interval", tuple(self.guidance_interval))
+        check_interval(self.guidance_interval)
+        check_percentile(self.dynamic_threshold)
+        check_weight(self.paint_weight)
 
     def build(self) -> Sampler:
         """The sampler."""
@@ -83,6 +96,23 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Steering:
+    """What moves a stage besides the conditioning of its pictures.
+
+    Attributes:
+        negative: what they should not show; None for the null condition.
+        style_scale: how much of a reference picture's style; see `Guided`.
+        after: the conditioning that takes over for the last steps; None for none.
+        switch_at: share of the steps, from the noisiest, before it does.
+    """
+
+    negative: Conditioning | None = None
+    style_scale: float = 1.0
+    after: Conditioning | None = None
+    switch_at: float = 1.0
+
+
+@dataclass(frozen=True)
 class Stage:
     """A stage of a cascade, ready to sample.
 
@@ -106,7 +136,8 @@ class Stage:
         generators: list[torch.Generator],
         *,
         low_res: Float[Tensor, "b 3 h w"] | None = None,
-        negative: Conditioning | None = None,
+        source: Source | None = None,
+        steering: Steering = Steering(),
         sampling: Sampling | None = None,
         callback: Callback | None = None,
     ) -> Float[Tensor, "b 3 H W"]:
@@ -119,7 +150,8 @@ class Stage:
             cond: what the pictures should show; a batch as long as `generators`.
             generators: one per picture.
             low_res: the previous stage's pictures in [-1, 1], for super-resolution.
-            negative: what they should not show; None for the null condition.
+            source: pictures to go on from instead of from noise.
+            steering: negative, style and switching.
             sampling: instead of the stage's own.
             callback: called after each step.
 
@@ -134,18 +166,39 @@ class Stage:
                 f"stage {self.name!r} {'takes no' if self.aug_level is None else 'needs a'} low_res picture"
             )
         sampling = sampling or self.sampling
-        sigmas = sampling.sigmas()
+        device, size = next(self.denoiser.parameters()).device, (self.resolution, self.resolution)
         if low_res is not None and self.aug_level is not None:
             level = torch.full((len(low_res),), self.aug_level, device=low_res.device)
             cond = cond.with_low_res(augment(low_res, level, randn(low_res.shape, generators, low_res.device)), level)
-        guided = Guided(self.denoiser, sampling.guidance_scale, negative)
-        device = next(self.denoiser.parameters()).device
-        size = (self.resolution, self.resolution)
+        centre = None if low_res is None else upsample(low_res, size)
+        sigmas = sampling.sigmas()
+        denoiser = self._steered(sampling, steering, source)
+        if source is not None and source.strength < 1:
+            sigmas, centre = source.remaining(sigmas), source.images
+            if len(sigmas) == 1:
+                return source.images
         x = randn((len(generators), 3, *size), generators, device) * sigmas[0]
-        if low_res is not None:  # at a finite sigma_max the noisy pictures are centred here, not at 0
-            x = x + upsample(low_res, size)
+        if centre is not None:  # at a finite sigma_max the noisy pictures are centred here, not at 0
+            x = x + centre
         with torch.inference_mode():
             images = sampling.build()(
-                lambda x, sigma: guided(x, sigma, cond), x, sigmas, generator=generators, callback=callback
+                lambda x, sigma: denoiser(x, sigma, cond), x, sigmas, generator=generators, callback=callback
             )
         return images.clamp(-1, 1)
+
+    def _steered(self, sampling: Sampling, steering: Steering, source: Source | None) -> Denoiser:
+        """The denoiser in its wrappers, the innermost first."""
+        denoiser: Denoiser = Painted(self.denoiser, sampling.paint_weight)
+        denoiser = Guided(
+            denoiser,
+            sampling.guidance_scale,
+            steering.negative,
+            sampling.guidance_interval,
+            steering.style_scale,
+        )
+        if steering.after is not None:
+            sigmas = sampling.sigmas()
+            denoiser = Switched(denoiser, steering.after, float(sigmas[round(steering.switch_at * (len(sigmas) - 1))]))
+        if sampling.dynamic_threshold is not None:
+            denoiser = Thresholded(denoiser, sampling.dynamic_threshold)
+        return denoiser if source is None or source.mask is None else Kept(denoiser, source)

@@ -5,7 +5,7 @@ Glossary: `b` batch, `c` channels, `h w` height and width, `n` tokens, `d` embed
 picture; `images` clean pictures in [-1, 1]; `denoised` an estimate of the clean picture; `cond` a `Conditioning`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -22,16 +22,19 @@ class Embedding:
         tokens: [b, n, d] one vector a token.
         mask: [b, n] True where a token is real, False where it is padding.
         pooled: [b, p] one vector for the whole input, or None where the encoder has none (T5).
+        weight: [b, n] how much of the attention a token gets, in multiples of its usual share; None is 1 for all.
     """
 
     tokens: Float[Tensor, "b n d"]
     mask: Bool[Tensor, "b n"]
     pooled: Float[Tensor, "b p"] | None = None
+    weight: Float[Tensor, "b n"] | None = None
 
     def apply(self, function: Callable[[Tensor], Tensor]) -> "Embedding":
         """The embedding with `function` applied to each of its tensors."""
-        pooled = None if self.pooled is None else function(self.pooled)
-        return Embedding(function(self.tokens), function(self.mask), pooled)
+        return Embedding(
+            function(self.tokens), function(self.mask), _maybe(function, self.pooled), _maybe(function, self.weight)
+        )
 
     def drop(self, dropped: Bool[Tensor, " b"]) -> "Embedding":
         """Zero the whole embedding of each sample where `dropped` (eDiff-I, section 4.2).
@@ -50,14 +53,58 @@ class Embedding:
         """Stack embeddings along the batch, padding the shorter ones with masked zeros."""
         length = max(part.tokens.shape[1] for part in parts)
 
-        def pad(tensor: Tensor) -> Tensor:
-            return torch.cat(
-                [tensor, tensor.new_zeros(tensor.shape[0], length - tensor.shape[1], *tensor.shape[2:])], 1
-            )
+        def join(tensors: list[Tensor]) -> Tensor:
+            return torch.cat([pad_to(tensor, length, dim=1) for tensor in tensors])
 
         has_pooled = parts[0].pooled is not None
         pooled = torch.cat([part.pooled for part in parts if part.pooled is not None]) if has_pooled else None
-        return Embedding(torch.cat([pad(p.tokens) for p in parts]), torch.cat([pad(p.mask) for p in parts]), pooled)
+        weight = None
+        if any(part.weight is not None for part in parts):
+            weight = join([torch.ones_like(p.tokens[..., 0]) if p.weight is None else p.weight for p in parts])
+        return Embedding(join([part.tokens for part in parts]), join([part.mask for part in parts]), pooled, weight)
+
+
+@dataclass(frozen=True)
+class Paint:
+    """Where the words of a batch belong: areas of the picture, and the tokens that are drawn to them.
+
+    Attributes:
+        areas: [b, r, h, w] how much of each pixel a region covers, 0 to 1; any resolution, layers take their own.
+        tokens: [b, r, n] by source: the weight of token n in region r, 0 where it does not belong there.
+        strength: [b] `w` without the scale of the scores: `w'·log(1+sigma)` once a noise level is known, before that
+            `w'`; 0 leaves a sample unpainted.
+    """
+
+    areas: Float[Tensor, "b r h w"]
+    tokens: Mapping[str, Float[Tensor, "b r n"]]
+    strength: Float[Tensor, " b"]
+
+    def apply(self, function: Callable[[Tensor], Tensor]) -> "Paint":
+        """The paint with `function` applied to each of its tensors."""
+        tokens = {name: function(tensor) for name, tensor in self.tokens.items()}
+        return Paint(function(self.areas), tokens, function(self.strength))
+
+    @staticmethod
+    def cat(parts: "list[tuple[Paint | None, int]]", lengths: Mapping[str, int]) -> "Paint | None":
+        """Stack along the batch, tokens padded to `lengths`; a part without paint, with its size, has strength 0."""
+        present = [paint for paint, _ in parts if paint is not None]
+        if not present:
+            return None
+        like = present[0]
+        regions = max(paint.areas.shape[1] for paint in present)
+
+        def rows(paint: "Paint | None", batch: int) -> "Paint":
+            if paint is None:
+                paint = like.apply(lambda tensor: tensor.new_zeros(batch, *tensor.shape[1:]))
+            tokens = {n: pad_to(pad_to(t, lengths[n], dim=2), regions, dim=1) for n, t in paint.tokens.items()}
+            return Paint(pad_to(paint.areas, regions, dim=1), tokens, paint.strength)
+
+        padded = [rows(paint, batch) for paint, batch in parts]
+        return Paint(
+            torch.cat([paint.areas for paint in padded]),
+            {name: torch.cat([paint.tokens[name] for paint in padded]) for name in like.tokens},
+            torch.cat([paint.strength for paint in padded]),
+        )
 
 
 @dataclass(frozen=True)
@@ -68,20 +115,19 @@ class Conditioning:
         sources: one `Embedding` per source, by name: "t5", "clip_text", "clip_image" or a plug-in's own.
         low_res: [b, 3, h', w'] the picture to super-resolve, [-1, 1] plus augmentation noise; None in the base stage.
         aug_level: [b] standard deviation of the noise that was added to `low_res`; None in the base stage.
+        paint: where words belong in the picture; None for anywhere.
     """
 
     sources: Mapping[str, Embedding] = field(default_factory=dict)
     low_res: Float[Tensor, "b 3 h w"] | None = None
     aug_level: Float[Tensor, " b"] | None = None
+    paint: Paint | None = None
 
     def apply(self, function: Callable[[Tensor], Tensor]) -> "Conditioning":
         """The conditioning with `function` applied to each of its tensors."""
-
-        def apply(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else function(tensor)
-
         sources = {name: embedding.apply(function) for name, embedding in self.sources.items()}
-        return Conditioning(sources, apply(self.low_res), apply(self.aug_level))
+        paint = None if self.paint is None else self.paint.apply(function)
+        return Conditioning(sources, _maybe(function, self.low_res), _maybe(function, self.aug_level), paint)
 
     def to(self, *args: Any, **kwargs: Any) -> "Conditioning":
         """Move to a device or a floating dtype, as `Tensor.to`; masks stay boolean."""
@@ -105,7 +151,7 @@ class Conditioning:
         sources = {
             name: embedding.drop(torch.ones_like(embedding.mask[:, 0])) for name, embedding in self.sources.items()
         }
-        return replace(self, sources=sources)
+        return replace(self, sources=sources, paint=None)
 
     def with_low_res(self, low_res: Float[Tensor, "b 3 h w"], aug_level: Float[Tensor, " b"]) -> "Conditioning":
         """The same words, for a super-resolution stage."""
@@ -126,11 +172,31 @@ class Conditioning:
             present = [tensor for tensor in tensors if tensor is not None]
             return torch.cat(present) if present else None
 
+        sources = {name: Embedding.cat([part.sources[name] for part in parts]) for name in parts[0].sources}
+        lengths = {name: source.tokens.shape[1] for name, source in sources.items()}
         return Conditioning(
-            {name: Embedding.cat([part.sources[name] for part in parts]) for name in parts[0].sources},
+            sources,
             join([part.low_res for part in parts]),
             join([part.aug_level for part in parts]),
+            Paint.cat([(part.paint, part.batch_size) for part in parts], lengths),
         )
+
+    @property
+    def batch_size(self) -> int:
+        """How many samples it is for; 0 if it says nothing."""
+        tensors = [embedding.mask for embedding in self.sources.values()]
+        return len((tensors or [torch.empty(0) if self.low_res is None else self.low_res])[0])
+
+
+def pad_to(tensor: Tensor, length: int, dim: int) -> Tensor:
+    """The tensor with zeros behind it, `length` long along `dim`."""
+    missing = list(tensor.shape)
+    missing[dim] = length - tensor.shape[dim]
+    return tensor if not missing[dim] else torch.cat([tensor, tensor.new_zeros(missing)], dim)
+
+
+def _maybe(function: Callable[[Tensor], Tensor], tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else function(tensor)
 
 
 @runtime_checkable
@@ -208,4 +274,25 @@ class Encoder(Protocol):
 
     def __call__(self, inputs: Any) -> Embedding:
         """Encode a list of texts, or pictures [b, 3, h, w] in [-1, 1]."""
+        ...
+
+
+@runtime_checkable
+class TextEncoder(Encoder, Protocol):
+    """An encoder of texts that can tell its tokens: what painting and weighting words asks for."""
+
+    def tokenize(self, texts: Sequence[str]) -> tuple[Int[Tensor, "b n"], Bool[Tensor, "b n"]]:
+        """Token ids and mask, as long as the embedding's."""
+        ...
+
+    def token_range(self, text: str, start: int, end: int) -> range:
+        """Positions of the tokens that cover characters [start, end) of a text."""
+        ...
+
+    def pieces(self, text: str) -> list[str]:
+        """What each token reads, for people."""
+        ...
+
+    def cut(self, text: str) -> str:
+        """The end of a text that is too long, which the encoder does not see."""
         ...

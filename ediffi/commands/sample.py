@@ -1,19 +1,9 @@
-"""`ediffi sample "PROMPT"`."""
+"""`ediffi sample "PROMPT"`, and `ediffi sample --prompts FILE`."""
 
-import json
-import sys
-import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
-from ediffi.cli import run
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-SETTINGS = "ediffi"
-"""Key of the PNG text field that holds the settings."""
+from ediffi.cli import UsageError, run
 
 
 def main(argv: list[str]) -> int:
@@ -22,100 +12,84 @@ def main(argv: list[str]) -> int:
 
 
 def sample(
-    prompt: str,
+    prompt: str | None = None,
     /,
-    output: Path = Path("out.png"),
+    output: Path | None = None,
     model: str = "toybox",
     seed: int = 0,
     num_images: int = 1,
     num_inference_steps: list[int] | None = None,
     guidance_scale: list[float] | None = None,
     negative_prompt: str | None = None,
+    style_image: Path | None = None,
+    style_scale: float = 1.0,
+    paint: Path | None = None,
+    paint_weight: list[float] | None = None,
+    switch_prompt: str | None = None,
+    switch_at: float = 0.5,
+    guidance_interval: list[float] | None = None,
+    dynamic_threshold: float | None = None,
     sampler: str | None = None,
+    prompts: Path | None = None,
+    batch_size: int = 8,
     device: str = "cpu",
     expert_residency: Literal["resident", "stream"] = "resident",
 ) -> None:
     """Paint what a prompt says.
 
     Args:
-        prompt: what the picture should show.
-        output: a PNG file; with several images, out-0.png, out-1.png, ... beside it.
+        prompt: what the picture should show; "a (red:1.5) circle" makes "red" count 1.5 times.
+        output: a PNG file (default: out.png); with several images, out-0.png, ... beside it; a folder with --prompts.
         model: the shipped "toybox", or a folder.
         seed: picture k of a run is a function of (seed, k).
-        num_images: how many pictures.
+        num_images: how many pictures, of each prompt.
         num_inference_steps: steps of the base stage, or [one, for, each, stage].
         guidance_scale: w of uncond + w (cond - uncond), 1 is off; of the base stage, or [one, for, each, stage].
         negative_prompt: what the picture should not show.
+        style_image: a reference picture, whose style the picture takes.
+        style_scale: how much of it; 0 is nothing, 1 as the model was trained, more is more style.
+        paint: a layout in JSON, phrases of the prompt and where they belong (README, "Paint with words").
+        paint_weight: how strongly they are drawn there, 0 is off; of the base stage, or [one, for, each, stage].
+        switch_prompt: another prompt, which takes over in the base stage.
+        switch_at: share of the base stage's steps before it does.
+        guidance_interval: "[low, high]", noise levels of the base stage at which guidance works; all by default.
+        dynamic_threshold: quantile of Imagen's dynamic thresholding in the base stage, such as 0.995; off by default.
         sampler: a registered sampler, or a preset (paper-steps, paper-nfe).
+        prompts: a file of prompts instead of one, a line each (.txt) or objects with the field "prompt" (.jsonl).
+        batch_size: pictures at a time with --prompts.
         device: cpu, cuda, ...
         expert_residency: resident keeps all experts in memory, stream only the one in use; the pictures are the same.
     """
-    from tqdm import tqdm
+    if (prompt is None) == (prompts is None):
+        raise UsageError("give a prompt, or a file of them with --prompts (see ediffi sample --help)")
+    if guidance_interval is not None and len(guidance_interval) != 2:
+        raise UsageError(f"--guidance-interval takes [low, high], got {guidance_interval}")
 
-    from ediffi.cascade import Cascade, check_prompt
-    from registry.types import SamplerState
+    from ediffi import gallery
+    from ediffi.cascade import Style, Switch
+    from ediffi.data.picture import open_picture
+    from ediffi.paint import read_layout
+    from ediffi.painter import Painter, Run
+    from ediffi.prompt import parse, read_prompts
 
-    check_prompt(prompt)
-    paths = _paths(output, num_images)
-    started = time.perf_counter()
-    cascade = Cascade.from_pretrained(model, device, expert_residency)
-    if ignored := cascade.unknown_words(prompt):
-        print(f"ignored, not in the vocabulary of {model}: {', '.join(ignored)}", file=sys.stderr)
-    plan = cascade.plan(num_inference_steps, guidance_scale, sampler)
-    with tqdm(total=sum(sampling.num_inference_steps for sampling in plan), unit="step", disable=None) as bar:
-
-        def progress(stage: str, state: SamplerState) -> None:
-            bar.set_description(stage)
-            bar.update()
-
-        pictures = cascade(
-            prompt,
-            negative_prompt=negative_prompt,
-            num_images_per_prompt=num_images,
-            seed=seed,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            sampler=sampler,
-            progress=progress,
-        )
-    for index, (path, image) in enumerate(zip(paths, pictures.images, strict=True)):
-        _save(image, path, {**pictures.settings, "index": index})
-    _report(prompt, paths, pictures.settings, time.perf_counter() - started)
-
-
-def _paths(output: Path, num_images: int) -> list[Path]:
-    """Where the pictures go; refuses before any work what could not be written after it."""
-    if num_images < 1:
-        raise ValueError(f"--num-images must be at least 1, got {num_images}")
-    if output.suffix.lower() != ".png":
-        raise ValueError(f"--output must end in .png, got {str(output)!r}")
-    if not output.parent.is_dir():
-        raise FileNotFoundError(f"the folder of --output does not exist: {output.parent}")
-    if output.is_dir():
-        raise IsADirectoryError(f"--output is a folder: {output}")
-    numbered = [output.with_stem(f"{output.stem}-{index}") for index in range(num_images)]
-    paths = [output] if num_images == 1 else numbered
-    beside = paths[0].with_name(paths[0].name + ".tmp")
-    beside.touch()
-    beside.unlink()
-    return paths
-
-
-def _save(image: "Image", path: Path, settings: Mapping[str, Any]) -> None:
-    from PIL.PngImagePlugin import PngInfo
-
-    info = PngInfo()
-    info.add_itxt(SETTINGS, json.dumps(settings, ensure_ascii=False))
-    beside = path.with_name(path.name + ".tmp")
-    image.save(beside, "png", pnginfo=info)
-    beside.replace(path)
-
-
-def _report(prompt: str, paths: list[Path], settings: Mapping[str, Any], seconds: float) -> None:
-    stages = ", ".join(
-        f"{name} {s['sampler']} {s['num_inference_steps']} steps ({s['nfe']} NFE) guidance {s['guidance_scale']:g}"
-        for name, s in settings["stages"].items()
-    )
-    print(f"{prompt!r}, seed {settings['seed']}: {stages}; {seconds:.1f} s")
-    for path in paths:
-        print(path.resolve())
+    options = {
+        "seed": seed,
+        "num_inference_steps": num_inference_steps,
+        "guidance_scale": guidance_scale,
+        "negative_prompt": negative_prompt,
+        "style": None if style_image is None else Style(open_picture(style_image), style_scale),
+        "paint": [] if paint is None else read_layout(paint),
+        "paint_weight": paint_weight,
+        "switch": None if switch_prompt is None else Switch(switch_prompt, switch_at),
+        "guidance_interval": None if guidance_interval is None else (guidance_interval[0], guidance_interval[1]),
+        "dynamic_threshold": dynamic_threshold,
+        "sampler": sampler,
+    }
+    if prompt is not None:
+        parse(prompt)
+        paths = gallery.numbered(output or Path("out.png"), num_images)
+        Painter(model, device, expert_residency).paint(prompt, paths, **options)
+        return
+    assert prompts is not None
+    many = Run(read_prompts(prompts), output or Path(prompts.stem), num_images, batch_size)
+    many.paint(Painter(model, device, expert_residency), **options)

@@ -19,6 +19,9 @@ def shards(
     split: Literal["train", "test"] = "train",
     seed: int = 0,
     encoder_folder: Path | None = None,
+    reference: Literal["own", "style"] = "own",
+    long_share: float = 0.3,
+    layout_share: float = 1.0,
 ) -> None:
     """Render scenes and write them as shards, with captions and embeddings.
 
@@ -29,11 +32,27 @@ def shards(
         split: train leaves the held-out combinations out, test has only them.
         seed: of the scenes and the captions.
         encoder_folder: folder with t5 and clip; those that ship by default.
+        reference: what the CLIP image embedding shows, the picture itself (own) or another one in its style.
+        long_share: share of the captions that are long.
+        layout_share: share of the short captions of several objects that say where they stand.
     """
     from ediffi.folder import SHIPPED
     from ediffi.toybox.shards import write_toybox
 
-    print(write_toybox(output, encoder_folder or SHIPPED / "toybox" / "encoders", image_size, count, split, seed))
+    folder = encoder_folder or SHIPPED / "toybox" / "encoders"
+    print(
+        write_toybox(
+            output,
+            folder,
+            image_size,
+            count,
+            split,
+            seed,
+            long_share,
+            reference=reference,
+            layout_share=layout_share,
+        )
+    )
 
 
 def encoders(output: Path, seed: int = 0, t5_steps: int | None = None, clip_steps: int | None = None) -> None:

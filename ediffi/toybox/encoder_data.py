@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ediffi.toybox.fitting import device
 from evaluation.datasets.toybox import Scene, caption, render, vocabulary
-from evaluation.datasets.toybox.caption import Length
+from evaluation.datasets.toybox.caption import NAMEABLE, Length
 
 PAD, END, UNKNOWN, BEGIN = "<pad>", "</s>", "<unk>", "<s>"
 SPECIAL = (PAD, END, UNKNOWN, BEGIN)
@@ -66,10 +66,10 @@ def strew(text: str, rng: np.random.Generator) -> str:
 
 
 def full_caption(scene: Scene, rng: np.random.Generator) -> str:
-    """A short caption that names style, background and sizes."""
+    """A short caption that names all that a caption may leave out."""
     while True:
         said = caption(scene, rng, "short")
-        if len(said.named) == 3:
+        if said.named >= NAMEABLE.keys():
             return said.text
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,13 +12,16 @@ from tqdm import tqdm
 
 from ediffi.data.picture import to_tensor
 from ediffi.data.shards import Sample, embedding_tensors, write_shards
-from evaluation.datasets.toybox import caption, render, sample_scene
-from evaluation.datasets.toybox.caption import Length
+from evaluation.datasets.toybox import Scene, caption, render, sample_scene
+from evaluation.datasets.toybox.caption import NAMEABLE, Length
 from evaluation.datasets.toybox.scene import Split
 from registry import encoders
 
 CHUNK = 256
 CLIP_SIZE = 64
+
+Reference = Literal["own", "style"]
+"""What the CLIP image embedding of a sample shows: its own picture, as in the paper, or another one in its style."""
 
 
 def write_toybox(
@@ -29,6 +33,8 @@ def write_toybox(
     seed: int = 0,
     long_share: float = 0.3,
     samples_per_shard: int = 2000,
+    reference: Reference = "own",
+    layout_share: float = 1.0,
 ) -> Path:
     """Render scenes, caption them, embed both, and write shards.
 
@@ -41,6 +47,10 @@ def write_toybox(
         seed: of the scenes and the captions.
         long_share: share of the captions that are long.
         samples_per_shard: samples a tar.
+        reference: what the CLIP image embedding shows. "own" is the paper's. With "style" (our choice for a world so
+            small that its CLIP tells everything there is in a picture) a stage learns to take the style of a reference
+            and nothing else.
+        layout_share: share of the short captions of several objects that say where they stand.
 
     Returns:
         The path of the index.
@@ -57,28 +67,44 @@ def write_toybox(
         "seed": seed,
         "image_size": image_size,
         "long_share": long_share,
+        "reference": reference,
+        "layout_share": layout_share,
         "encoders": {"t5": "t5", "clip_text": "clip_text", "clip_image": "clip_image"},
         "dtype": "bfloat16",
     }
-    samples = _samples(encoder_folder, image_size, count, split, seed, long_share)
+    samples = _samples(encoder_folder, image_size, count, split, seed, long_share, reference, layout_share)
     progress = tqdm(samples, total=count, desc=f"{split} scenes", unit="scene")
     return write_shards(output, iter(progress), samples_per_shard, description)
 
 
 def _samples(
-    encoder_folder: Path, image_size: int, count: int, split: Split, seed: int, long_share: float
+    encoder_folder: Path,
+    image_size: int,
+    count: int,
+    split: Split,
+    seed: int,
+    long_share: float,
+    reference: Reference,
+    layout_share: float,
 ) -> Iterator[Sample]:
     t5 = encoders.create("t5", path=str(encoder_folder / "t5"))
     clip_text = encoders.create("clip_text", path=str(encoder_folder / "clip"))
     clip_image = encoders.create("clip_image", path=str(encoder_folder / "clip"))
+    naming = {**NAMEABLE, "layout": layout_share}
     for first in range(0, count, CHUNK):
         keys = range(first, min(first + CHUNK, count))
         rngs = [np.random.default_rng([seed, split == "test", key]) for key in keys]
         scenes = [sample_scene(rng, split) for rng in rngs]
         lengths: list[Length] = ["long" if rng.random() < long_share else "short" for rng in rngs]
-        texts = [caption(*parts).text for parts in zip(scenes, rngs, lengths, strict=True)]
+        texts = [caption(*parts, naming).text for parts in zip(scenes, rngs, lengths, strict=True)]
         pictures = [Image.fromarray(render(scene, image_size)) for scene in scenes]
-        seen = pictures if image_size >= CLIP_SIZE else [Image.fromarray(render(s, CLIP_SIZE)) for s in scenes]
+        shown = (
+            scenes
+            if reference == "own"
+            else [in_style(scene.style, rng) for scene, rng in zip(scenes, rngs, strict=True)]
+        )
+        same = reference == "own" and image_size >= CLIP_SIZE
+        seen = pictures if same else [Image.fromarray(render(scene, CLIP_SIZE)) for scene in shown]
         with torch.inference_mode():
             sources = {
                 "t5": t5(texts),
@@ -93,3 +119,10 @@ def _samples(
                 embeddings=embedding_tensors(sources, row),
                 metadata=dataclasses.asdict(scenes[row]),
             )
+
+
+def in_style(style: str, rng: np.random.Generator, split: Split = "train") -> Scene:
+    """A random scene in the given style."""
+    while (scene := sample_scene(rng, split)).style != style:
+        pass
+    return scene

@@ -134,5 +134,5 @@ def object_words(tokens: list[str], scene: Scene) -> list[tuple[int, int]]:
 def _answers(scene: Scene, said: Caption, index: int) -> tuple[int, ...]:
     thing = scene.objects[index]
     size = SIZE_NAMES.index(thing.size) if "size" in said.named else UNNAMED
-    place = PLACES.index((scene.layout, index))
+    place = PLACES.index((scene.layout, index)) if "layout" in said.named else UNNAMED
     return place, SHAPES.index(thing.shape), COLOUR_NAMES.index(thing.colour), size

@@ -12,24 +12,55 @@ from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
+class PaintedKeys:
+    """What paint-with-words asks of the scores (eDiff-I, section 4.3), for all keys of the context.
+
+    Attributes:
+        areas: [b, r, h, w] how much of each pixel a region covers, 0 to 1; layers take their own resolution.
+        keys: [b, r, k] the weight of key k in region r.
+        strength: [b] `w'·log(1+sigma)`; 0 leaves a sample as it is.
+    """
+
+    areas: Float[Tensor, "b r h w"]
+    keys: Float[Tensor, "b r k"]
+    strength: Float[Tensor, " b"]
+
+    def __getitem__(self, rows: slice) -> "PaintedKeys":
+        """The paint of some samples of the batch."""
+        return PaintedKeys(self.areas[rows], self.keys[rows], self.strength[rows])
+
+    def at(self, height: int, width: int, row: int) -> Float[Tensor, "q k"]:
+        """`A` of sample `row` at a layer's resolution: what a pixel owes to a key.
+
+        Bilinear, and antialiased (our choice), so that a thin stroke does not fall between the pixels of a small layer.
+        Where regions overlap, a key that is in several takes the largest.
+        """
+        areas = F.interpolate(self.areas[row, None], (height, width), mode="bilinear", antialias=True)[0].flatten(1)
+        return (areas[:, :, None] * self.keys[row, :, None]).amax(0)
+
+
+@dataclass(frozen=True)
 class Context:
     """What cross-attention attends to.
 
     Attributes:
         tokens: [b, k, width] text tokens, picture token and the learned null token, in one common width.
-        bias: [b, 1, 1, k] added to the scores: 0 for a real token, -inf for padding.
+        bias: [b, 1, 1, k] added to the scores: 0 for a real token, log of its weight for a weighted one, -inf for
+            padding.
+        paint: where keys belong in the picture; None for anywhere.
     """
 
     tokens: Float[Tensor, "b k width"]
     bias: Float[Tensor, "b 1 1 k"]
+    paint: PaintedKeys | None = None
 
 
 def attend(
     q: Float[Tensor, "b m q d"],
     k: Float[Tensor, "b m k d"],
-    v: Float[Tensor, "b m k d"],
+    v: Float[Tensor, "b m k e"],
     bias: Float[Tensor, "#b #m #q k"] | None = None,
-) -> Float[Tensor, "b m q d"]:
+) -> Float[Tensor, "b m q e"]:
     """`softmax(QKᵀ/√d + bias)·V`.
 
     Goes through `scaled_dot_product_attention`, except for bfloat16 on a CPU, where the three plain steps train faster
@@ -40,6 +71,40 @@ def attend(
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
         return (scores if bias is None else scores + bias).softmax(-1) @ v
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+
+
+def attend_painted(
+    q: Float[Tensor, "b m q d"],
+    k: Float[Tensor, "b m k d"],
+    v: Float[Tensor, "b m k e"],
+    bias: Float[Tensor, "b 1 1 k"],
+    paint: PaintedKeys,
+    size: tuple[int, int],
+) -> Float[Tensor, "b m q e"]:
+    """`softmax((QKᵀ + w·A)/√d + bias)·V` with `w = strength·max(QKᵀ)` (eDiff-I, section 4.3).
+
+    Our choice: the maximum is taken over the pixels and real tokens of one picture and one head, so that neither batch
+    neighbours nor padding matter, and each head, an attention of its own, keeps its scale. Scores are computed once and
+    changed in place, a sample at a time; samples without paint go through `attend`.
+
+    Args:
+        q: queries, the pixels of the layer in rows.
+        k: keys.
+        v: values.
+        bias: added to the scaled scores.
+        paint: areas and keys.
+        size: height and width of the layer, whose product is the number of queries.
+    """
+    out, plain = q.new_empty(*q.shape[:3], v.shape[3]), paint.strength == 0
+    if plain.any():
+        out[plain] = attend(q[plain], k[plain], v[plain], bias[plain])
+    for row in (~plain).nonzero().flatten().tolist():
+        scores = q[row] @ k[row].transpose(-2, -1)
+        largest = scores.masked_fill(bias[row].isneginf(), -torch.inf).amax((1, 2), keepdim=True)
+        wanted = paint.at(*size, row).to(scores.dtype) * paint.strength[row].to(scores.dtype)
+        scores.addcmul_(largest, wanted.expand_as(scores))
+        out[row] = scores.mul_(q.shape[-1] ** -0.5).add_(bias[row].to(scores.dtype)).softmax(-1) @ v[row]
+    return out
 
 
 def _pixels_to_heads(x: Float[Tensor, "b c h w"], head_channels: int) -> Float[Tensor, "b m q d"]:
@@ -92,9 +157,25 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"], context: Context) -> Float[Tensor, "b c h w"]:
         """The picture, with what each pixel gathered from the tokens added."""
+        q, k, v = self._project(x, context)
+        return x + self.out(_heads_to_pixels(self._attend(q, k, v, context, x), *x.shape[-2:]))
+
+    def probabilities(self, x: Float[Tensor, "b c h w"], context: Context) -> Float[Tensor, "b m q k"]:
+        """How each pixel shares its attention out among the tokens, for looking at; sums to 1 over `k`."""
+        q, k, _ = self._project(x, context)
+        every = torch.eye(k.shape[2], dtype=q.dtype, device=q.device).expand(*k.shape[:2], -1, -1)
+        return self._attend(q, k, every, context, x)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, context: Context, x: Tensor) -> Tensor:
+        if context.paint is None:
+            return attend(q, k, v, context.bias)
+        return attend_painted(q, k, v, context.bias, context.paint, (x.shape[-2], x.shape[-1]))
+
+    def _project(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries of the pixels, keys and values of the tokens, by head."""
         q = _pixels_to_heads(self.to_q(self.norm(x)), self.head_channels)
         k, v = self.to_kv(context.tokens).unflatten(-1, (2, -1, self.head_channels)).permute(2, 0, 3, 1, 4)
-        return x + self.out(_heads_to_pixels(attend(q, k, v, context.bias), *x.shape[-2:]))
+        return q, k, v
 
 
 def zeroed(layer: nn.Conv2d) -> nn.Conv2d:

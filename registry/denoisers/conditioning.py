@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from registry.denoisers.attention import Context
-from registry.types import Conditioning
+from registry.denoisers.attention import Context, PaintedKeys
+from registry.types import Conditioning, Embedding, Paint
 
 
 class FourierFeatures(nn.Module):
@@ -97,13 +97,28 @@ class ConditionEmbedding(nn.Module):
 
     def _context(self, cond: Conditioning, batch: int) -> Context:
         null = self.null_token.expand(batch, -1, -1)
-        tokens = [null]
-        masks = [torch.ones(batch, 1, dtype=torch.bool, device=null.device)]
-        for name, project in self.tokens.items():
-            source = cond.sources.get(name)
-            if source is not None:
-                tokens.append(project(source.tokens).to(null.dtype))
-                masks.append(source.mask)
-        mask = torch.cat(masks, dim=1)
-        bias = torch.zeros_like(mask, dtype=null.dtype).masked_fill(~mask, -math.inf)
-        return Context(torch.cat(tokens, dim=1), bias[:, None, None])
+        present = {name: cond.sources[name] for name in self.tokens if name in cond.sources}
+        tokens = [self.tokens[name](source.tokens).to(null.dtype) for name, source in present.items()]
+        biases = [_bias(source).to(null.dtype) for source in present.values()]
+        paint = None if cond.paint is None else _painted(cond.paint, present)
+        bias = torch.cat([null.new_zeros(batch, 1), *biases], dim=1)
+        return Context(torch.cat([null, *tokens], dim=1), bias[:, None, None], paint)
+
+
+def _bias(source: Embedding) -> Float[Tensor, "b n"]:
+    """What is added to the scaled scores: `log(weight)` makes a token count as `weight` tokens; 0 or padding hides it.
+
+    Our choice for weighted words: the projection of the tokens ends in a layer norm, which would undo any scaling.
+    """
+    weight = source.mask if source.weight is None else source.weight * source.mask
+    return weight.to(source.tokens.dtype).log()
+
+
+def _painted(paint: Paint, sources: Mapping[str, Embedding]) -> PaintedKeys:
+    """The paint with its tokens laid out as the keys of the context: the null token, then the sources in order."""
+    batch, regions = paint.areas.shape[:2]
+    keys = [paint.areas.new_zeros(batch, regions, 1)]
+    for name, source in sources.items():
+        none = paint.areas.new_zeros(batch, regions, source.tokens.shape[1])
+        keys.append(paint.tokens.get(name, none))
+    return PaintedKeys(paint.areas, torch.cat(keys, dim=2), paint.strength)

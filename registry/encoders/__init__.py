@@ -8,12 +8,13 @@ Every encoder has `width` (of a token) and `pooled_width` (None where there is n
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from registry.core import Registry
-from registry.encoders.clip import ClipImageEncoder, ClipTextEncoder, load_clip, load_clip_named
+from registry.encoders.clip import ClipImageEncoder, ClipTextEncoder, load_clip, load_clip_named, load_clip_pinned
 from registry.encoders.t5 import PAPER_TOKENS, T5TextEncoder
 from registry.types import Encoder
 
@@ -33,6 +34,12 @@ __all__ = [
     "t5",
     "t5_xxl",
 ]
+
+T5_REVISION = "3db67ab1af984cf10548a73467f0e5bca2aaaeb2"
+"""The commit of google/t5-v1_1-xxl that is meant."""
+CLIP_L14 = "timm/vit_large_patch14_clip_224.openai"
+"""OpenAI's weights of ViT-L/14 as safetensors, with open_clip's config: what open_clip's tag "openai" loads too."""
+CLIP_REVISION = "18d0535469bb561bf468d76c1d73aa35156c922b"
 
 REGISTRY: Registry[Encoder] = Registry("encoders")
 names, create, describe, register = REGISTRY.names, REGISTRY.create, REGISTRY.describe, REGISTRY.register
@@ -57,15 +64,16 @@ def t5(path: str, max_tokens: int = PAPER_TOKENS) -> T5TextEncoder:
 def t5_xxl(
     path: str = "google/t5-v1_1-xxl",
     max_tokens: int = PAPER_TOKENS,
-    revision: str | None = None,
+    revision: str | None = T5_REVISION,
     dtype: Literal["bfloat16", "float32"] = "bfloat16",
 ) -> T5TextEncoder:
     """T5-XXL, the paper's encoder (eDiff-I, section 4.2): 113 tokens of width 4096.
 
     Args:
-        path: "organisation/name" of the Hub, or a local folder. Only safetensors are read.
+        path: "organisation/name" of the Hub, or a local folder. Only safetensors are read: of a repository that has
+            none at that revision, such as google's own, save a copy as safetensors and give its folder.
         max_tokens: longer texts are cut.
-        revision: branch, tag or commit of the Hub.
+        revision: branch, tag or commit of the Hub; pinned by default. Not used for a folder.
         dtype: precision to compute in; float16 overflows in T5 and is not offered.
 
     Raises:
@@ -104,28 +112,36 @@ def clip_image(path: str) -> ClipImageEncoder:
 
 
 @register
-def clip_l14_text(pretrained: str = "openai") -> ClipTextEncoder:
+def clip_l14_text(path: str = CLIP_L14, revision: str | None = CLIP_REVISION, pretrained: str = "") -> ClipTextEncoder:
     """The text tower of CLIP ViT-L/14, the paper's encoder (eDiff-I, section 4.2): 77 tokens of width 768.
 
     Args:
-        pretrained: open_clip's tag of the weights.
+        path: "organisation/name" of the Hub, or a local folder, with open_clip_config.json and
+            open_clip_model.safetensors.
+        revision: branch, tag or commit of the Hub; pinned by default. Not used for a folder.
+        pretrained: instead, open_clip's own tag of ViT-L-14's weights ("openai", "laion2b_s32b_b82k"); not pinned.
 
     Raises:
-        FileNotFoundError: the weights are neither cached nor to be had.
-        ValueError: open_clip knows no such tag.
+        FileNotFoundError: the weights are neither cached nor to be had, or the folder is incomplete.
+        ValueError: a file is broken, or open_clip knows no such tag.
     """
-    return ClipTextEncoder(*load_clip_named("ViT-L-14", pretrained))
+    return ClipTextEncoder(*_clip_l14(path, revision, pretrained))
 
 
 @register
-def clip_l14_image(pretrained: str = "openai") -> ClipImageEncoder:
+def clip_l14_image(
+    path: str = CLIP_L14, revision: str | None = CLIP_REVISION, pretrained: str = ""
+) -> ClipImageEncoder:
     """The picture tower of CLIP ViT-L/14, the paper's encoder (eDiff-I, section 4.2): one token of width 768.
 
-    Args:
-        pretrained: open_clip's tag of the weights.
+    Shares the model with `clip_l14_text`. Arguments as there.
 
     Raises:
-        FileNotFoundError: the weights are neither cached nor to be had.
-        ValueError: open_clip knows no such tag.
+        FileNotFoundError: the weights are neither cached nor to be had, or the folder is incomplete.
+        ValueError: a file is broken, or open_clip knows no such tag.
     """
-    return ClipImageEncoder.of(load_clip_named("ViT-L-14", pretrained)[0])
+    return ClipImageEncoder.of(_clip_l14(path, revision, pretrained)[0])
+
+
+def _clip_l14(path: str, revision: str | None, pretrained: str) -> tuple[nn.Module, Any]:
+    return load_clip_named("ViT-L-14", pretrained) if pretrained else load_clip_pinned(path, revision)

@@ -6,6 +6,7 @@ Both are handed one open_clip model, which may be shared. Shapes: `b` samples, `
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from registry.encoders.folder import WANTED_TOKENIZER, check_folder, read_json
+from registry.encoders.folder import HUB_ID, WANTED_TOKENIZER, check_folder, read_json
+from registry.encoders.spans import Offsets, covering
 from registry.types import Embedding
 
 
@@ -64,6 +66,62 @@ class ClipTextEncoder(nn.Module):
         mask = torch.arange(ids.shape[1]) <= end.unsqueeze(1)
         longest = int(end.max()) + 1
         return ids[:, :longest], mask[:, :longest]
+
+    def token_range(self, text: str, start: int, end: int) -> range:
+        """Positions, in what `tokenize([text])` gives, of the tokens that cover characters [start, end) of a text.
+
+        Special tokens cover nothing; where the text is cut, so is the range. The tokenizer cleans a text before it cuts
+        it into tokens, which drops nothing but white space: what comes before a character is as long, white space left
+        out, in the cleaned text as in the tokens.
+        """
+        offsets = self._offsets(self.tokenize([text])[0][0].tolist(), text)
+        return covering(offsets, self._length(text[:start]), self._length(text[:end]))
+
+    def pieces(self, text: str) -> list[str]:
+        """What each token of `tokenize([text])` reads, for people."""
+        ids = self.tokenize([text])[0][0].tolist()
+        if not self._is_bpe:
+            return [str(piece) for piece in self.tokenizer.tokenizer.convert_ids_to_tokens(ids)]
+        return [_readable(self.tokenizer, token) for token in ids]
+
+    def cut(self, text: str) -> str:
+        """The end of a text that is too long, cleaned, which the encoder does not see; empty if it sees all."""
+        kept = self.tokenizer.context_length - 2  # and the begin and the end token
+        if self._is_bpe:
+            tokens = self.tokenizer.encode(text)
+            return str(self.tokenizer.decode(tokens[kept:])).strip()
+        cleaned = self.tokenizer.clean_fn(text)
+        encoded = self.tokenizer.tokenizer(cleaned, add_special_tokens=False, return_offsets_mapping=True)
+        offsets = encoded["offset_mapping"]
+        return str(cleaned[offsets[kept][0] :]) if len(offsets) > kept else ""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision it computes in."""
+        return next(self.model.parameters()).dtype
+
+    @property
+    def _is_bpe(self) -> bool:
+        """Whether the tokenizer is open_clip's own, of bytes, and not one of transformers'."""
+        return hasattr(self.tokenizer, "byte_decoder")
+
+    def _length(self, part: str) -> int:
+        """How long a part of a text is in tokens' measure: bytes or characters, white space left out."""
+        solid = "".join(self.tokenizer.clean_fn(part).split())
+        return len(solid.encode()) if self._is_bpe else len(solid)
+
+    def _offsets(self, ids: list[int], text: str) -> Offsets:
+        """What each token covers, in that measure."""
+        if not self._is_bpe:
+            cleaned = self.tokenizer.clean_fn(text)
+            encoded = self.tokenizer.tokenizer(
+                cleaned, truncation=True, max_length=self.tokenizer.context_length, return_offsets_mapping=True
+            )
+            solid = list(accumulate((not character.isspace() for character in cleaned), initial=0))
+            return [(solid[start], solid[end]) for start, end in encoded["offset_mapping"]]
+        last = ids.index(self.end_token)
+        widths = [len(self.tokenizer.decoder[t].removesuffix("</w>")) if 0 < k < last else 0 for k, t in enumerate(ids)]
+        return [(end - width, end) for width, end in zip(widths, accumulate(widths), strict=True)]
 
     @torch.no_grad()
     def forward(self, texts: Sequence[str]) -> Embedding:
@@ -151,6 +209,14 @@ class ClipImageEncoder(nn.Module):
         return Embedding(features.unsqueeze(1), mask, features)
 
 
+def _readable(tokenizer: Any, token: int) -> str:
+    """A token of open_clip's own tokenizer as text; half a character is shown as the replacement mark."""
+    piece = tokenizer.decoder[token].removesuffix("</w>")
+    if token in tokenizer.all_special_ids:
+        return str(piece)
+    return bytes(tokenizer.byte_decoder[character] for character in piece).decode("utf-8", errors="replace")
+
+
 def text_states(model: nn.Module, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
     """Last hidden states of the text tower, after the final layer norm.
 
@@ -194,6 +260,30 @@ def load_clip(folder: str | Path) -> tuple[nn.Module, Any]:
     return _load_folder(str(path.resolve()), own_tokenizer, (written.st_mtime_ns, written.st_ino))
 
 
+def load_clip_pinned(path_or_id: str, revision: str | None) -> tuple[nn.Module, Any]:
+    """The open_clip model and tokenizer of a local folder, or of a repository of the Hub at one revision.
+
+    Only the config, the safetensors and the tokenizer's JSON are fetched; the rest is as with `load_clip`.
+
+    Raises:
+        FileNotFoundError: the repository is neither cached nor to be had, or a file is missing.
+        ValueError: a file is broken.
+    """
+    if Path(path_or_id).is_dir() or not HUB_ID.fullmatch(path_or_id):
+        return load_clip(path_or_id)
+    from huggingface_hub import snapshot_download
+
+    wanted = ["open_clip_config.json", "open_clip_model.safetensors", *WANTED_TOKENIZER]
+    try:
+        folder = snapshot_download(path_or_id, revision=revision, allow_patterns=wanted)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"could not load the CLIP {path_or_id!r} at revision {revision}: download it where there is a network, put "
+            f"{', '.join(wanted[:2])} in a folder and give that as path. huggingface_hub says: {error}"
+        ) from error
+    return load_clip(folder)
+
+
 def load_clip_named(name: str, pretrained: str) -> tuple[nn.Module, Any]:
     """A model that open_clip knows by name and tag ("ViT-L-14", "openai"), from its cache or the network.
 
@@ -229,7 +319,7 @@ def _load_named(name: str, pretrained: str) -> tuple[nn.Module, Any]:
     except (OSError, RuntimeError) as error:
         raise FileNotFoundError(
             f"could not get the weights {pretrained!r} of CLIP {name!r}: without a network, fill the cache "
-            f"beforehand, or give a local folder to clip_text and clip_image. open_clip says: {error}"
+            f"beforehand, or give a local folder as path. open_clip says: {error}"
         ) from error
     return model.eval().requires_grad_(False), open_clip.get_tokenizer(name)
 

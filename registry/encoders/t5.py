@@ -3,7 +3,6 @@
 Shapes: `b` texts, `n` tokens of the longest of them (at most `max_tokens`), `d` width of the model.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,13 +12,12 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from registry.encoders.folder import WANTED_TOKENIZER, check_folder
+from registry.encoders.folder import HUB_ID, WANTED_TOKENIZER, check_folder
+from registry.encoders.spans import covering, without_space
 from registry.types import Embedding
 
 PAPER_TOKENS = 113
 """How many T5 tokens eDiff-I looks at (section 4.2)."""
-
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 class T5TextEncoder(nn.Module):
@@ -73,7 +71,7 @@ class T5TextEncoder(nn.Module):
         from transformers import AutoTokenizer, T5EncoderModel
 
         source = str(path_or_id)
-        local = isinstance(path_or_id, Path) or Path(source).is_dir() or not _HUB_ID.fullmatch(source)
+        local = isinstance(path_or_id, Path) or Path(source).is_dir() or not HUB_ID.fullmatch(source)
         if local:
             check_folder(Path(source), ("config.json", "model.safetensors", *WANTED_TOKENIZER), "a T5 encoder")
         shared: dict[str, Any] = {"revision": revision, "local_files_only": local, "trust_remote_code": False}
@@ -84,9 +82,12 @@ class T5TextEncoder(nn.Module):
                     source, dtype=dtype or torch.float32, use_safetensors=True, **shared
                 )
         except OSError as error:
+            wanted = ", ".join(("config.json", "model.safetensors (or its shards with their index)", *WANTED_TOKENIZER))
+            at = f" at revision {revision}" if revision else ""
             raise FileNotFoundError(
-                f"could not load the T5 encoder {source!r}: put a copy (config.json, model.safetensors, "
-                f"{', '.join(WANTED_TOKENIZER)}) in a folder and give its path. transformers says: {error}"
+                f"could not load the T5 encoder {source!r}{at}: download it where there is a network, put {wanted} in "
+                "a folder and give that as path; weights that are published as .bin only have to be saved as safetensors "
+                f"first (save_pretrained), since nothing is unpickled here. transformers says: {error}"
             ) from error
         return cls(model, tokenizer, max_tokens)
 
@@ -106,6 +107,30 @@ class T5TextEncoder(nn.Module):
             list(texts), padding="longest", truncation=True, max_length=self.max_tokens, return_tensors="pt"
         )
         return encoded["input_ids"], encoded["attention_mask"].bool()
+
+    def token_range(self, text: str, start: int, end: int) -> range:
+        """Positions, in what `tokenize([text])` gives, of the tokens that cover characters [start, end) of a text.
+
+        Special tokens cover nothing; where the text is cut, so is the range.
+        """
+        encoded = self.tokenizer(text, truncation=True, max_length=self.max_tokens, return_offsets_mapping=True)
+        return covering(without_space(text, encoded["offset_mapping"]), start, end)
+
+    def pieces(self, text: str) -> list[str]:
+        """What each token of `tokenize([text])` reads, for people."""
+        ids = self.tokenize([text])[0][0].tolist()
+        return [piece.replace("▁", "") or "▁" for piece in self.tokenizer.convert_ids_to_tokens(ids)]
+
+    def cut(self, text: str) -> str:
+        """The end of a text that is too long, which the encoder does not see; empty if it sees all."""
+        offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        kept = self.max_tokens - 1  # and the end token
+        return text[offsets[kept][0] :].strip() if len(offsets) > kept else ""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision it computes in."""
+        return next(self.model.parameters()).dtype
 
     def unknown_words(self, text: str) -> list[str]:
         """What of the text the vocabulary does not hold, in order, without repeats; the net reads `<unk>` for each."""

@@ -25,8 +25,9 @@ from evaluation.datasets.toybox import (
     sample_scene,
     score,
 )
+from evaluation.datasets.toybox.caption import NAMEABLE
 
-FULL = frozenset({"style", "background", "size"})
+FULL = frozenset(NAMEABLE)
 SCENES = [scene for scene, _ in prompts(7, 200)]
 FEW = [scene for scene, _ in prompts(8, 24)]
 
@@ -141,6 +142,17 @@ def test_what_the_caption_leaves_out_is_free():
         one = score(scene, Caption(canonical(scene, frozenset()), frozenset()), read(render(changed, 64)))
         assert (one.style, one.background, one.size) == (None, None, None)
         assert one.everything
+
+
+def test_where_things_stand_is_free_if_the_caption_does_not_say():
+    for scene in FEW:
+        turned = replace(scene, objects=scene.objects[::-1], offsets=((0.0, 0.0),) * len(scene.objects))
+        one = score(scene, Caption("", FULL - {"layout"}), read(render(turned, 64)))
+        assert one.layout is None
+        assert one.everything
+        if changed := CHANGES["shape"](turned):
+            again = score(scene, Caption("", FULL - {"layout"}), read(render(changed, 64)))
+            assert wrong(again) == {"shape", "everything"}
 
 
 def test_a_style_is_right_only_if_all_objects_have_it():

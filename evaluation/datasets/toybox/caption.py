@@ -1,11 +1,12 @@
 """Captions: a scene in words, short or long, and the closed vocabulary they are made of.
 
-A caption always states every object's shape and colour, how many there are, and where they stand; it may leave out the
-style, the background and the sizes, and `Caption.named` says which of these three it states. A word that a caption does
-not state is free: a picture may show either and be right.
+A caption always states every object's shape and colour, and how many there are; it may leave out the style, the
+background and the sizes, and if asked to, where the objects stand. `Caption.named` says which of these four it states.
+What a caption does not state is free: a picture may show either and be right.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Final, Literal
@@ -17,34 +18,40 @@ from evaluation.datasets.toybox.scene import COLOURS, COUNTS, SHAPES, STYLES, Ob
 
 Length = Literal["short", "long"]
 
-NAMEABLE: Final[dict[str, float]] = {"style": 0.7, "background": 0.8, "size": 0.8}
-"""What a caption may leave out, and the probability that it says it (size: of all objects or of none)."""
+NAMEABLE: Final[dict[str, float]] = {"style": 0.7, "background": 0.8, "size": 0.8, "layout": 1.0}
+"""What a caption may leave out, and the probability that it says it (size: of all objects or of none; layout: always
+said of one object alone, and in long captions)."""
 LONG_WORDS: Final = (35, 65)
 """Fewest and most words of a long caption, punctuation not counted."""
 
 
 @dataclass(frozen=True)
 class Caption:
-    """A text and which of "style", "background", "size" it states."""
+    """A text and which of "style", "background", "size", "layout" it states."""
 
     text: str
     named: frozenset[str]
 
 
-def caption(scene: Scene, rng: np.random.Generator, length: Length = "short") -> Caption:
+def caption(
+    scene: Scene, rng: np.random.Generator, length: Length = "short", naming: Mapping[str, float] = NAMEABLE
+) -> Caption:
     """A random wording of a scene, in lower case.
 
     Args:
         scene: what to describe.
         rng: the source of all randomness.
         length: "short" is one phrase of 3 to 40 words, "long" several sentences of 35 to 65 words.
+        naming: probability of saying each thing that may be left out.
 
     Raises:
         ValueError: `length` is neither.
     """
     if length not in ("short", "long"):
         raise ValueError(f"length is {length!r}; allowed: 'short', 'long'")
-    named = frozenset(name for name, probability in NAMEABLE.items() if rng.random() < probability)
+    named = frozenset(name for name, share in naming.items() if share >= 1 or rng.random() < share)
+    if length == "long" or len(scene.objects) == 1:
+        named |= {"layout"}
     write = _short if length == "short" else _long
     return Caption(write(scene, named, rng), named)
 
@@ -52,7 +59,7 @@ def caption(scene: Scene, rng: np.random.Generator, length: Length = "short") ->
 def canonical(scene: Scene, named: frozenset[str] = frozenset(NAMEABLE)) -> str:
     """The one complete description of a scene: a function of its specification, with each object by its place.
 
-    With `named` it states only these of "style", "background", "size", as a caption with the same `named` does.
+    With `named` it states only these of "style", "background", "size"; where things stand it always says.
     """
     count = len(scene.objects)
     style = scene.style if "style" in named else ""
@@ -128,7 +135,12 @@ def ignored_words(text: str) -> list[str]:
 
 def _short(scene: Scene, named: frozenset[str], rng: np.random.Generator) -> str:
     things = [_noun_phrase(thing, named, rng) for thing in scene.objects]
-    text = _fill(_choice(phrases.RELATIONS[scene.layout], rng), **dict(zip("abc", things, strict=False)))
+    if "layout" in named:
+        relations = phrases.RELATIONS[scene.layout]
+    else:
+        relations = phrases.UNPLACED[len(things)]
+        things = [things[k] for k in rng.permutation(len(things))]
+    text = _fill(_choice(relations, rng), **dict(zip("abc", things, strict=False)))
     style = _choice(phrases.STYLED, rng) if "style" in named else "{x}"
     background = _choice(phrases.ON_BACKGROUND, rng) if "background" in named else "{x}"
     # "a striped picture of X on a pink background" but "X on a pink background, striped": a prefix goes on first.

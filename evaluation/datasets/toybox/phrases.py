@@ -52,6 +52,11 @@ RELATIONS: Final[dict[str, tuple[str, ...]]] = {
         "{a} at the top, {b} at the bottom left and {c} at the bottom right",
     ),
 }
+UNPLACED: Final[dict[int, tuple[str, ...]]] = {
+    2: ("{a} and {b}", "{a}, {b}"),
+    3: ("{a}, {b} and {c}", "{a} and {b} and {c}"),
+}
+"""Instead of a relation, when the caption does not say where things stand; the objects come in any order."""
 STYLED: Final = (
     "{x}, {style}",
     "{x}, in {style} style",

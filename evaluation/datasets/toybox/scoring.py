@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import permutations
 
 import numpy as np
 
 from evaluation.datasets.toybox.caption import Caption
-from evaluation.datasets.toybox.oracle import Reading, by_slot
-from evaluation.datasets.toybox.scene import Scene
+from evaluation.datasets.toybox.oracle import Reading, Seen, by_slot
+from evaluation.datasets.toybox.scene import Object, Scene
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Score:
 
     background: bool | None
     count: bool
-    layout: bool
+    layout: bool | None
     shape: bool
     colour: bool
     size: bool | None
@@ -30,11 +31,13 @@ class Score:
 def score(scene: Scene, caption: Caption, reading: Reading) -> Score:
     """Compare a reading with what `caption` says of `scene`.
 
-    Objects are matched by place: each to the slot of the scene's layout that it is nearest to, all slots taken. With a
-    wrong count nothing can be matched, and shape, colour, size, style and layout are all wrong.
+    Objects are matched by place: each to the slot of the scene's layout that it is nearest to, all slots taken. Where
+    the caption does not name the layout, they are matched so that most is right. With a wrong count nothing can be
+    matched, and shape, colour, size, style and layout are all wrong.
     """
     right = len(reading.objects) == len(scene.objects)
-    pairs = list(zip(scene.objects, by_slot(reading.objects, scene.layout), strict=True)) if right else []
+    match = by_slot(reading.objects, scene.layout) if right and "layout" in caption.named else _likest(scene, reading)
+    pairs = list(zip(scene.objects, match, strict=True)) if right else []
 
     def named(name: str, value: bool) -> bool | None:
         return value if name in caption.named else None
@@ -42,13 +45,25 @@ def score(scene: Scene, caption: Caption, reading: Reading) -> Score:
     fields: dict[str, bool | None] = {
         "background": named("background", reading.background == scene.background),
         "count": right,
-        "layout": right and reading.layout == scene.layout,
+        "layout": named("layout", right and reading.layout == scene.layout),
         "shape": right and all(thing.shape == seen.shape for thing, seen in pairs),
         "colour": right and all(thing.colour == seen.colour for thing, seen in pairs),
         "size": named("size", right and all(thing.size == seen.size for thing, seen in pairs)),
         "style": named("style", right and reading.style == scene.style),
     }
     return Score(**fields, everything=all(value is not False for value in fields.values()))  # type: ignore[arg-type]
+
+
+def _likest(scene: Scene, reading: Reading) -> Sequence[Seen]:
+    """The objects of a picture in the order in which most of them is what the scene says."""
+
+    def alike(thing: Object, seen: Seen) -> int:
+        return (thing.shape == seen.shape) + (thing.colour == seen.colour) + (thing.size == seen.size)
+
+    def total(order: Sequence[Seen]) -> int:
+        return sum(alike(thing, seen) for thing, seen in zip(scene.objects, order, strict=False))
+
+    return max(permutations(reading.objects), key=total)
 
 
 def accuracy(scores: Sequence[Score]) -> dict[str, float]:

@@ -1,0 +1,107 @@
+"""Prompts as people type them: checked, with `(words:1.3)` weighted, one by one or many from a file."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+MAX_PROMPT = 5000
+"""Longest prompt in characters; far beyond any encoder's length, so a longer one is a mistake."""
+MAX_WEIGHT = 10.0
+
+_WEIGHTED = re.compile(r"\\([()\\])|\(((?:\\.|[^()\\])+):\s*([^():\s]+)\s*\)")
+_ESCAPED = re.compile(r"\\([()\\])")
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """Characters [start, end) of a prompt's text, and how much they count: 1 is as usual, 0 not at all."""
+
+    start: int
+    end: int
+    weight: float
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt without its marks, and what they said."""
+
+    text: str
+    weights: tuple[Weighted, ...] = ()
+
+
+def parse(prompt: str) -> Prompt:
+    r"""Take the weights out of a prompt: `a (red:1.3) circle` is the text `a red circle` with "red" counting 1.3.
+
+    Other parentheses are text, and so are `\\(` and `\\)` everywhere.
+
+    Raises:
+        ValueError: the prompt is empty or longer than `MAX_PROMPT` characters, or a weight is no number from 0 to 10.
+    """
+    check_prompt(prompt)
+    text, weights, last = "", [], 0
+    for match in _WEIGHTED.finditer(prompt):
+        text += prompt[last : match.start()]
+        last = match.end()
+        if match[1] is not None:
+            text += match[1]
+            continue
+        weight = _weight(match[3])
+        if weight is None:
+            text += match[0]
+            continue
+        words = _ESCAPED.sub(r"\1", match[2])
+        weights.append(Weighted(len(text), len(text) + len(words), weight))
+        text += words
+    check_prompt(text := text + prompt[last:])
+    return Prompt(text, tuple(weights))
+
+
+def _weight(word: str) -> float | None:
+    """The number after the colon; None if what stands there is no number at all, as in `(see: below)`."""
+    try:
+        weight = float(word)
+    except ValueError:
+        return None
+    if not 0 <= weight <= MAX_WEIGHT:
+        raise ValueError(f"the weight of a word must be from 0 to {MAX_WEIGHT:g}, got {word!r}")
+    return weight
+
+
+def check_prompt(text: str) -> None:
+    """Refuse what cannot be a prompt.
+
+    Raises:
+        ValueError: it is empty or longer than `MAX_PROMPT` characters.
+    """
+    if not text.strip():
+        raise ValueError("the prompt is empty; say what the picture should show")
+    if len(text) > MAX_PROMPT:
+        raise ValueError(f"the prompt has {len(text)} characters; at most {MAX_PROMPT} are allowed")
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The prompts of a file: a line each in .txt, the field "prompt" of the object in each line of .jsonl.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not UTF-8 or not JSON, has no prompts, or one of them is empty or too long; the line is named.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text in UTF-8: {error}") from None
+    prompts = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            text = json.loads(line)["prompt"] if path.suffix == ".jsonl" else line.strip()
+            parse(text)
+        except (ValueError, KeyError, TypeError) as error:
+            reason = error if isinstance(error, ValueError) else 'a line must be an object with the field "prompt"'
+            raise ValueError(f"{path}, line {number}: {reason}") from None
+        prompts.append(text)
+    if not prompts:
+        raise ValueError(f"{path} holds no prompts; write one a line")
+    return prompts
