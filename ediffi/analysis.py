@@ -6,6 +6,7 @@ Everything here watches the networks a cascade samples with, through hooks; noth
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -145,7 +146,7 @@ def _watch(denoiser: nn.Module) -> Iterator[list[Call]]:
     """The calls of the networks in `denoiser` while the context lasts; of the last sample of each batch."""
     calls: list[Call] = []
 
-    def enter(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+    def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
         calls.append((float(args[1][-1]), []))
 
     def attended(module: nn.Module, args: tuple[Tensor, Context], out: Tensor) -> None:

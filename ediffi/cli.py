@@ -29,6 +29,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "upscale": ("ediffi.commands.edit:upscale", "enlarge a picture with the super-resolution stages"),
         "analyze": ("ediffi.commands.analyze:main", "see where the words of a prompt go, and when"),
         "inspect": ("ediffi.commands.inspect:main", "print the settings stored in a picture"),
+        "studio": ("ediffi.commands.studio:main", "open a page to paint on"),
     },
     "Training": {
         "recipes": ("ediffi.commands.recipes:main", "list, show or copy the recipes"),

@@ -19,7 +19,7 @@ def attention(
     model: str = "toybox",
     stage: str | None = None,
     seed: int = 0,
-    words: list[str] | None = None,
+    words: str | None = None,
 ) -> None:
     """Show the cross-attention of each word over the noise levels, the null token included (eDiff-I, figure 3).
 
@@ -29,7 +29,7 @@ def attention(
         model: the shipped "toybox", or a folder.
         stage: the stage to watch; the base stage by default.
         seed: of the picture.
-        words: only these words in the overlays; all by default.
+        words: only these words in the overlays, as in "red,circle,null"; all by default.
     """
     from ediffi.analysis import attention_maps
     from ediffi.attention_plot import curve, overlays
@@ -37,7 +37,8 @@ def attention(
 
     watched = attention_maps(Cascade.from_pretrained(model), prompt, seed, stage)
     output.mkdir(parents=True, exist_ok=True)
-    overlays(watched, words or watched.words(), output / "overlays.png")
+    chosen = watched.words() if words is None else [word.strip() for word in words.split(",")]
+    overlays(watched, chosen, output / "overlays.png")
     curve(watched, output / "curve.png")
     shares = {source: [round(value, 5) for value in share.tolist()] for source, share in watched.shares().items()}
     content = {"prompt": prompt, "seed": seed, "sigmas": watched.sigmas, "shares": shares}

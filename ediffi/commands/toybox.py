@@ -8,7 +8,7 @@ from ediffi.cli import Command, run_group
 
 def main(argv: list[str]) -> int:
     """Write shards, train the encoders, score a cascade."""
-    rooms: tuple[Command, ...] = (shards, encoders, score, psnr, record)
+    rooms: tuple[Command, ...] = (shards, encoders, score, controls, psnr, record)
     return run_group({room.__name__: room for room in rooms}, argv, "toybox")
 
 
@@ -99,6 +99,38 @@ def score(
         print(stage, "  ".join(f"{name} {value:.3f}" for name, value in fields.items()))
     print("everything right by number of objects:", results["by_objects"])
     print(output / "sheet.png")
+
+
+def controls(
+    model: str = "toybox",
+    output: Path = Path("runs/toybox/controls"),
+    count: int = 200,
+    seed: int = 0,
+    paint_weight: list[float] = [0.5],  # noqa: B006
+    style_scale: list[float] = [1.0],  # noqa: B006
+    split: Literal["test", "train"] = "test",
+) -> None:
+    """Judge paint-with-words and style pictures by the oracle, against the same prompts without them.
+
+    Args:
+        model: the shipped toybox, or a folder.
+        output: folder for controls.json, paint.png and style.png.
+        count: how many layouts, and how many reference pictures.
+        seed: of the cases and the pictures.
+        paint_weight: each w' to paint with.
+        style_scale: each scale to try.
+        split: test has only attribute combinations that training never saw, train only others.
+    """
+    from ediffi.cascade import Cascade
+    from ediffi.toybox.controls import judge
+
+    if count < 1:
+        raise ValueError(f"--count must be at least 1, got {count}")
+    results = judge(Cascade.from_pretrained(model), count, seed, paint_weight, style_scale, output, split)
+    for kind, name in (("paint", "paint_weight"), ("style", "style_scale")):
+        for value, rates in results[kind].items():
+            print(f"{name} {value}:", "  ".join(f"{key} {rate:.3f}" for key, rate in rates.items()))
+    print(output / "paint.png", output / "style.png", sep="\n")
 
 
 def psnr(model: str = "toybox", count: int = 50, seed: int = 0) -> None:

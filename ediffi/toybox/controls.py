@@ -1,19 +1,24 @@
-"""How well a Toybox cascade obeys paint and reference pictures, by the oracle, on held-out scenes."""
+"""How well a Toybox cascade obeys paint and reference pictures, by the oracle."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from ediffi.cascade import Cascade, Style
 from ediffi.data.picture import to_images
 from ediffi.paint import SIDE, Region, polygon
 from ediffi.sampling import Sampling, Steering
+from ediffi.toybox.score import wrap
 from ediffi.toybox.shards import in_style
 from evaluation.datasets.toybox import (
+    BACKGROUNDS,
+    COLOURS,
     STYLES,
     Caption,
     Object,
@@ -29,7 +34,7 @@ from evaluation.datasets.toybox import (
 from evaluation.datasets.toybox.caption import NAMEABLE
 from evaluation.datasets.toybox.oracle import Seen
 from evaluation.datasets.toybox.render import draw
-from evaluation.datasets.toybox.scene import Placed, Slot, radius
+from evaluation.datasets.toybox.scene import Placed, Slot, Split, radius
 from registry.random import generators
 from registry.types import Conditioning
 
@@ -44,7 +49,7 @@ CHUNK = 20
 
 @dataclass(frozen=True)
 class Case:
-    """A held-out scene and a caption of it; to paint, also where things belong; for style, a picture to take it from."""
+    """A scene with a caption; to paint, also where things belong; for style, a picture to take it from."""
 
     scene: Scene
     caption: Caption
@@ -52,12 +57,12 @@ class Case:
     reference: Scene | None = None
 
 
-def painted_cases(number: int, seed: int = 0) -> list[Case]:
+def painted_cases(number: int, seed: int = 0, split: Split = "test") -> list[Case]:
     """Scenes of two and three objects in turn: captions that do not say where they stand, regions that do."""
     cases = []
     for index in range(number):
         rng = np.random.default_rng([seed, 7, index])
-        scene = sample_scene(rng, "test", 2 + index % 2)
+        scene = sample_scene(rng, split, 2 + index % 2)
         said = caption(scene, rng, naming={**NAMEABLE, "layout": 0.0})
         things = zip(scene.objects, scene.slots, strict=True)
         regions = tuple(Region(f"{thing.colour} {thing.shape}", polygon(square(slot))) for thing, slot in things)
@@ -65,20 +70,65 @@ def painted_cases(number: int, seed: int = 0) -> list[Case]:
     return cases
 
 
-def styled_cases(number: int, seed: int = 0) -> list[Case]:
+def styled_cases(number: int, seed: int = 0, split: Split = "test") -> list[Case]:
     """Scenes of one to three objects in turn, captions that name no style, a reference in each style in turn."""
     cases = []
     for index in range(number):
         rng = np.random.default_rng([seed, 8, index])
-        scene = sample_scene(rng, "test", 1 + index % 3)
+        scene = sample_scene(rng, split, 1 + index % 3)
         said = caption(scene, rng, naming={**NAMEABLE, "style": 0.0})
-        cases.append(Case(scene, said, reference=in_style(STYLES[index // 3 % 3], rng, "test")))
+        cases.append(Case(scene, said, reference=in_style(STYLES[index // 3 % 3], rng, split)))
     return cases
 
 
 def square(slot: Slot) -> list[list[float]]:
     """The corners of the painted square around a slot's centre."""
     return [[slot.x + dx * HALF, slot.y + dy * HALF] for dx, dy in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
+
+
+def judge(
+    cascade: Cascade,
+    count: int,
+    seed: int,
+    paint_weights: Sequence[float],
+    style_scales: Sequence[float],
+    folder: Path,
+    split: Split = "test",
+) -> dict[str, Any]:
+    """Judge paint and style, and write `controls.json`, `paint.png` and `style.png`.
+
+    Args:
+        cascade: the model.
+        count: cases of each kind.
+        seed: of the cases and the pictures.
+        paint_weights: each w' to paint with; 0, unpainted, comes first by itself.
+        style_scales: each scale to try; none, without the reference, comes first by itself.
+        folder: made if it is missing.
+        split: "test" has only attribute combinations that training never saw, "train" only others.
+
+    Returns:
+        The protocol and, for each weight and scale, the rates of `judge_paint` and `judge_style`.
+    """
+    painted, styled = painted_cases(count, seed, split), styled_cases(count, seed, split)
+    paint = {f"{w:g}": judge_paint(cascade, painted, w, seed) for w in [0.0, *paint_weights]}
+    style = {"none": judge_style(cascade, styled, None, seed)}
+    style |= {f"{s:g}": judge_style(cascade, styled, s, seed) for s in style_scales}
+    folder.mkdir(parents=True, exist_ok=True)
+    areas = [_sketch(case) for case in painted]
+    references = [Image.fromarray(render(case.reference, REFERENCE)) for case in styled if case.reference]
+    _sheet([painted, areas, *(row.pop("images") for row in paint.values())]).save(folder / "paint.png")
+    _sheet([styled, references, *(row.pop("images") for row in style.values())]).save(folder / "style.png")
+    protocol = {"dataset": "toybox", "split": split, "count": count, "seed": seed, "stage": cascade.stages[-1].name}
+    results = {
+        **protocol,
+        "inside_means": f"at least {INSIDE} of an object in its area",
+        "paint": paint,
+        "style": style,
+    }
+    beside = folder / "controls.json.tmp"
+    beside.write_text(json.dumps(results, indent=1) + "\n")
+    beside.replace(folder / "controls.json")
+    return results
 
 
 def judge_paint(cascade: Cascade, cases: Sequence[Case], paint_weight: float, seed: int = 0) -> dict[str, Any]:
@@ -92,9 +142,8 @@ def judge_paint(cascade: Cascade, cases: Sequence[Case], paint_weight: float, se
 
     Returns:
         Rates over all objects: `inside`, the right object with at least half of it in its area; `shape`, `colour`,
-        `count` over all pictures; `everything` but the place; and the `pictures` with their readings.
+        `count` and `everything` (but the place) over all pictures; and the `images`.
     """
-
     plan = cascade.plan(paint_weight=paint_weight)
     conds = [cascade.encode([case.caption.text], regions=case.regions) for case in cases]
     images, readings = _paint(cascade, conds, plan, Steering(), seed)
@@ -103,7 +152,7 @@ def judge_paint(cascade: Cascade, cases: Sequence[Case], paint_weight: float, se
         for case, reading in zip(cases, readings, strict=True)
         for thing, region in zip(case.scene.objects, case.regions, strict=True)
     ]
-    return {"inside": float(np.mean(inside)), **_content(cases, readings), "images": images, "readings": readings}
+    return {"inside": float(np.mean(inside)), **_content(cases, readings), "images": images}
 
 
 def judge_style(
@@ -123,9 +172,8 @@ def judge_style(
         guidance_scale: of the base stage; the model's own by default.
 
     Returns:
-        Rates over the pictures: `style`, that of the reference; and what the caption names, as `accuracy` has it.
+        Rates over the pictures: `style`, that of the reference; what the caption names, as `accuracy` has it; `images`.
     """
-
     conds = []
     for case in cases:
         assert case.reference is not None
@@ -136,7 +184,7 @@ def judge_style(
     styles = [
         case.reference.style == reading.style for case, reading in zip(cases, readings, strict=True) if case.reference
     ]
-    return {"style": float(np.mean(styles)), **_content(cases, readings), "images": images, "readings": readings}
+    return {"style": float(np.mean(styles)), **_content(cases, readings), "images": images}
 
 
 def _paint(
@@ -171,3 +219,25 @@ def _content(cases: Sequence[Case], readings: Sequence[Reading]) -> dict[str, fl
     """What the captions name, as the share of pictures that are right in it."""
     rows = [score(case.scene, case.caption, reading) for case, reading in zip(cases, readings, strict=True)]
     return {name: value for name, value in accuracy(rows).items() if name != "style" and not np.isnan(value)}
+
+
+def _sketch(case: Case) -> Image.Image:
+    """The painted areas, each in the colour of its object."""
+    picture = np.full((SIDE, SIDE, 3), BACKGROUNDS["gray"], np.uint8)
+    for thing, region in zip(case.scene.objects, case.regions, strict=True):
+        picture[region.mask.numpy() > 0.5] = COLOURS[thing.colour]
+    return Image.fromarray(picture)
+
+
+def _sheet(rows: Sequence[Any], columns: int = 8, side: int = 128) -> Image.Image:
+    """A column for each case: its caption, then what each row has of it."""
+    cases, *pictures = rows
+    page = Image.new("RGB", (columns * (side + 6), 64 + len(pictures) * (side + 6)), "white")
+    draw_on = ImageDraw.Draw(page)
+    for column, case in enumerate(cases[:columns]):
+        left = column * (side + 6) + 3
+        draw_on.multiline_text((left, 3), wrap(case.caption.text, side // 6), fill="black", spacing=1)
+        for row, images in enumerate(pictures):
+            shown = images[column].resize((side, side), Image.Resampling.LANCZOS)
+            page.paste(shown, (left, 64 + row * (side + 6)))
+    return page

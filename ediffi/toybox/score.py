@@ -94,13 +94,14 @@ def sheet(
     for index, (caption, image, result) in enumerate(shown[: columns * rows]):
         left, top = index % columns * (side + 8) + 4, index // columns * height + 4
         page.paste(image.resize((side, side), Image.Resampling.LANCZOS), (left, top))
-        draw.multiline_text((left, top + side + 2), _wrap(caption.text, side // 6), fill="black", spacing=1)
+        draw.multiline_text((left, top + side + 2), wrap(caption.text, side // 6), fill="black", spacing=1)
         wrong = [name for name, value in vars(result).items() if value is False and name != "everything"]
         draw.text((left, top + side + 46), "wrong: " + ", ".join(wrong) if wrong else "", fill=(200, 0, 0))
     return page
 
 
-def _wrap(text: str, width: int) -> str:
+def wrap(text: str, width: int) -> str:
+    """A caption in lines of `width` characters, four at most."""
     import textwrap
 
     return "\n".join(textwrap.wrap(text, width)[:4])
