@@ -4,17 +4,17 @@
     encoders.names("clip*")
     encoders.create("t5", path="some/folder")
 
-Every encoder has `width` (of a token) and `pooled_width` (None where there is no pooled vector).
+Every encoder has `width` (of a token), `pooled_width` (None where there is no pooled vector) and `dtype`.
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import nn
 
 from registry.core import Registry
-from registry.encoders.clip import ClipImageEncoder, ClipTextEncoder, load_clip, load_clip_named, load_clip_pinned
+from registry.encoders.clip import ClipImageEncoder, ClipTextEncoder
+from registry.encoders.clip_files import load_clip, load_clip_named
 from registry.encoders.t5 import PAPER_TOKENS, T5TextEncoder
 from registry.types import Encoder
 
@@ -37,9 +37,6 @@ __all__ = [
 
 T5_REVISION = "3db67ab1af984cf10548a73467f0e5bca2aaaeb2"
 """The commit of google/t5-v1_1-xxl that is meant."""
-CLIP_L14 = "timm/vit_large_patch14_clip_224.openai"
-"""OpenAI's weights of ViT-L/14 as safetensors, with open_clip's config: what open_clip's tag "openai" loads too."""
-CLIP_REVISION = "18d0535469bb561bf468d76c1d73aa35156c922b"
 
 REGISTRY: Registry[Encoder] = Registry("encoders")
 names, create, describe, register = REGISTRY.names, REGISTRY.create, REGISTRY.describe, REGISTRY.register
@@ -70,8 +67,8 @@ def t5_xxl(
     """T5-XXL, the paper's encoder (eDiff-I, section 4.2): 113 tokens of width 4096.
 
     Args:
-        path: "organisation/name" of the Hub, or a local folder. Only safetensors are read: of a repository that has
-            none at that revision, such as google's own, save a copy as safetensors and give its folder.
+        path: "organisation/name" of the Hub, or a local folder, in one file of weights or in shards. Only safetensors
+            are read, and google's own repository has none: save a copy of it as safetensors, and give its folder.
         max_tokens: longer texts are cut.
         revision: branch, tag or commit of the Hub; pinned by default. Not used for a folder.
         dtype: precision to compute in; float16 overflows in T5 and is not offered.
@@ -112,36 +109,39 @@ def clip_image(path: str) -> ClipImageEncoder:
 
 
 @register
-def clip_l14_text(path: str = CLIP_L14, revision: str | None = CLIP_REVISION, pretrained: str = "") -> ClipTextEncoder:
+def clip_l14_text(pretrained: str = "openai", path: str | None = None, revision: str | None = None) -> ClipTextEncoder:
     """The text tower of CLIP ViT-L/14, the paper's encoder (eDiff-I, section 4.2): 77 tokens of width 768.
 
     Args:
-        path: "organisation/name" of the Hub, or a local folder, with open_clip_config.json and
-            open_clip_model.safetensors.
-        revision: branch, tag or commit of the Hub; pinned by default. Not used for a folder.
-        pretrained: instead, open_clip's own tag of ViT-L-14's weights ("openai", "laion2b_s32b_b82k"); not pinned.
+        pretrained: open_clip's tag of the weights; says the activation, QuickGELU for OpenAI's, and the repository of
+            the Hub that they come from: open_clip_model.safetensors, and nothing else, of
+            timm/vit_large_patch14_clip_224.openai for OpenAI's. Pickles are not read.
+        path: where the weights are instead: a local folder, or "organisation/name" of the Hub. An open_clip_config.json
+            beside them is believed, as by `clip_text`; without one the network is ViT-L-14 with the tag's settings.
+        revision: branch, tag or commit of the Hub; by default a pinned commit for OpenAI's, the newest for others.
 
     Raises:
         FileNotFoundError: the weights are neither cached nor to be had, or the folder is incomplete.
         ValueError: a file is broken, or open_clip knows no such tag.
     """
-    return ClipTextEncoder(*_clip_l14(path, revision, pretrained))
+    return ClipTextEncoder(*load_clip_named("ViT-L-14", pretrained, path, revision))
 
 
 @register
 def clip_l14_image(
-    path: str = CLIP_L14, revision: str | None = CLIP_REVISION, pretrained: str = ""
+    pretrained: str = "openai", path: str | None = None, revision: str | None = None
 ) -> ClipImageEncoder:
     """The picture tower of CLIP ViT-L/14, the paper's encoder (eDiff-I, section 4.2): one token of width 768.
 
-    Shares the model with `clip_l14_text`. Arguments as there.
+    Shares the model with `clip_l14_text` of the same arguments.
+
+    Args:
+        pretrained: open_clip's tag of the weights.
+        path: a local folder with them, or "organisation/name" of the Hub; by default the tag's repository.
+        revision: branch, tag or commit of the Hub; by default a pinned commit for OpenAI's, the newest for others.
 
     Raises:
         FileNotFoundError: the weights are neither cached nor to be had, or the folder is incomplete.
         ValueError: a file is broken, or open_clip knows no such tag.
     """
-    return ClipImageEncoder.of(_clip_l14(path, revision, pretrained)[0])
-
-
-def _clip_l14(path: str, revision: str | None, pretrained: str) -> tuple[nn.Module, Any]:
-    return load_clip_named("ViT-L-14", pretrained) if pretrained else load_clip_pinned(path, revision)
+    return ClipImageEncoder.of(load_clip_named("ViT-L-14", pretrained, path, revision)[0])

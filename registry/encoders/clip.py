@@ -5,9 +5,6 @@ Both are handed one open_clip model, which may be shared. Shapes: `b` samples, `
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
-from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,9 +12,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from registry.encoders.folder import HUB_ID, WANTED_TOKENIZER, check_folder, read_json
-from registry.encoders.spans import Offsets, covering
+from registry.encoders import clip_tokens
+from registry.encoders.clip_files import load_clip
+from registry.encoders.spans import covering, reached, seam
 from registry.types import Embedding
+
+__all__ = ["ClipImageEncoder", "ClipTextEncoder", "load_clip", "pool_text", "text_states"]
 
 
 class ClipTextEncoder(nn.Module):
@@ -34,6 +34,7 @@ class ClipTextEncoder(nn.Module):
     Attributes:
         width: width of a token.
         pooled_width: width of the space shared with pictures.
+        begin: how many tokens stand before a text's own: 1 where the tokenizer has a begin token.
 
     Raises:
         ValueError: the text tower is not causal: its values would depend on the padding.
@@ -43,7 +44,8 @@ class ClipTextEncoder(nn.Module):
         super().__init__()
         self.model = model.requires_grad_(False)
         self.tokenizer = tokenizer
-        self.end_token = _end_token(tokenizer)
+        self.end_token = clip_tokens.end_token(tokenizer)
+        self.begin = self.tokenize([""])[0].shape[1] - 1
         tower = _text_tower(model)
         self.width = int(tower.ln_final.weight.shape[0])
         self.pooled_width: int | None = _project(model, torch.zeros(1, self.width)).shape[-1]
@@ -70,58 +72,35 @@ class ClipTextEncoder(nn.Module):
     def token_range(self, text: str, start: int, end: int) -> range:
         """Positions, in what `tokenize([text])` gives, of the tokens that cover characters [start, end) of a text.
 
-        Special tokens cover nothing; where the text is cut, so is the range. The tokenizer cleans a text before it cuts
-        it into tokens, which drops nothing but white space: what comes before a character is as long, white space left
-        out, in the cleaned text as in the tokens.
+        Special tokens cover nothing; where the text is cut, so is the range. What the tokenizer's cleaning changes as a
+        whole ("&amp;") is covered as a whole.
         """
-        offsets = self._offsets(self.tokenize([text])[0][0].tolist(), text)
-        return covering(offsets, self._length(text[:start]), self._length(text[:end]))
+        if start >= end:
+            return range(0, 0)
+        low, high = seam(text, start, -1, self._length), seam(text, end, 1, self._length)
+        offsets = clip_tokens.offsets(self.tokenizer, text)[: self._seen(text)]
+        return covering([(0, 0)] * self.begin + offsets, self._length(text[:low]), self._length(text[:high]))
 
     def pieces(self, text: str) -> list[str]:
         """What each token of `tokenize([text])` reads, for people."""
-        ids = self.tokenize([text])[0][0].tolist()
-        if not self._is_bpe:
-            return [str(piece) for piece in self.tokenizer.tokenizer.convert_ids_to_tokens(ids)]
-        return [_readable(self.tokenizer, token) for token in ids]
+        return clip_tokens.pieces(self.tokenizer, self.tokenize([text])[0][0].tolist())
 
     def cut(self, text: str) -> str:
-        """The end of a text that is too long, cleaned, which the encoder does not see; empty if it sees all."""
-        kept = self.tokenizer.context_length - 2  # and the begin and the end token
-        if self._is_bpe:
-            tokens = self.tokenizer.encode(text)
-            return str(self.tokenizer.decode(tokens[kept:])).strip()
-        cleaned = self.tokenizer.clean_fn(text)
-        encoded = self.tokenizer.tokenizer(cleaned, add_special_tokens=False, return_offsets_mapping=True)
-        offsets = encoded["offset_mapping"]
-        return str(cleaned[offsets[kept][0] :]) if len(offsets) > kept else ""
+        """The end of a text that is too long, which the encoder does not see; empty if it sees all."""
+        offsets, seen = clip_tokens.offsets(self.tokenizer, text), self._seen(text)
+        return text[reached(text, offsets[seen][0], self._length) :].strip() if len(offsets) > seen else ""
 
     @property
     def dtype(self) -> torch.dtype:
         """The precision it computes in."""
         return next(self.model.parameters()).dtype
 
-    @property
-    def _is_bpe(self) -> bool:
-        """Whether the tokenizer is open_clip's own, of bytes, and not one of transformers'."""
-        return hasattr(self.tokenizer, "byte_decoder")
-
     def _length(self, part: str) -> int:
-        """How long a part of a text is in tokens' measure: bytes or characters, white space left out."""
-        solid = "".join(self.tokenizer.clean_fn(part).split())
-        return len(solid.encode()) if self._is_bpe else len(solid)
+        return clip_tokens.length(self.tokenizer, part)
 
-    def _offsets(self, ids: list[int], text: str) -> Offsets:
-        """What each token covers, in that measure."""
-        if not self._is_bpe:
-            cleaned = self.tokenizer.clean_fn(text)
-            encoded = self.tokenizer.tokenizer(
-                cleaned, truncation=True, max_length=self.tokenizer.context_length, return_offsets_mapping=True
-            )
-            solid = list(accumulate((not character.isspace() for character in cleaned), initial=0))
-            return [(solid[start], solid[end]) for start, end in encoded["offset_mapping"]]
-        last = ids.index(self.end_token)
-        widths = [len(self.tokenizer.decoder[t].removesuffix("</w>")) if 0 < k < last else 0 for k, t in enumerate(ids)]
-        return [(end - width, end) for width, end in zip(widths, accumulate(widths), strict=True)]
+    def _seen(self, text: str) -> int:
+        """How many tokens of a text are seen, the begin and the end token left out."""
+        return self.tokenize([text])[0].shape[1] - self.begin - 1
 
     @torch.no_grad()
     def forward(self, texts: Sequence[str]) -> Embedding:
@@ -173,6 +152,11 @@ class ClipImageEncoder(nn.Module):
         size = settings["size"]
         return cls(model, size if isinstance(size, int) else size[0], settings["mean"], settings["std"])
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision it computes in."""
+        return next(self.model.visual.parameters()).dtype
+
     def train(self, mode: bool = True) -> "ClipImageEncoder":
         """Stays in evaluation mode whatever is asked: the encoder is frozen."""
         return super().train(False)
@@ -203,18 +187,10 @@ class ClipImageEncoder(nn.Module):
         Raises:
             ValueError: not a batch of pictures with three channels.
         """
-        weight = next(self.model.visual.parameters())
-        features = self.model.encode_image(self.prepare(images.to(weight.device)).to(weight.dtype), normalize=True)
+        device = next(self.model.visual.parameters()).device
+        features = self.model.encode_image(self.prepare(images.to(device)).to(self.dtype), normalize=True)
         mask = torch.ones(len(features), 1, dtype=torch.bool, device=features.device)
         return Embedding(features.unsqueeze(1), mask, features)
-
-
-def _readable(tokenizer: Any, token: int) -> str:
-    """A token of open_clip's own tokenizer as text; half a character is shown as the replacement mark."""
-    piece = tokenizer.decoder[token].removesuffix("</w>")
-    if token in tokenizer.all_special_ids:
-        return str(piece)
-    return bytes(tokenizer.byte_decoder[character] for character in piece).decode("utf-8", errors="replace")
 
 
 def text_states(model: nn.Module, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
@@ -239,105 +215,6 @@ def pool_text(model: nn.Module, states: Float[Tensor, "b n d"], mask: Bool[Tenso
     return functional.normalize(_project(model, end), dim=-1)
 
 
-def load_clip(folder: str | Path) -> tuple[nn.Module, Any]:
-    """The open_clip model and tokenizer of a local folder; loaded once, shared by those who ask for the same folder.
-
-    The folder holds open_clip_config.json (`model_cfg`, `preprocess_cfg`), open_clip_model.safetensors and, if the
-    config names an `hf_tokenizer_name`, the tokenizer's own files. Nothing is fetched from a network and no code is
-    loaded.
-
-    Raises:
-        FileNotFoundError: the folder or one of its files is missing.
-        ValueError: a file of the folder is broken, or its text tower is one that would have to be downloaded.
-    """
-    path = Path(folder)
-    wanted = ["open_clip_config.json", "open_clip_model.safetensors"]
-    check_folder(path, wanted, "a CLIP")
-    text = _text_settings(path / wanted[0])
-    own_tokenizer = bool(text.get("hf_tokenizer_name"))
-    check_folder(path, [*wanted, *WANTED_TOKENIZER] if own_tokenizer else wanted, "a CLIP")
-    written = (path / wanted[1]).stat()
-    return _load_folder(str(path.resolve()), own_tokenizer, (written.st_mtime_ns, written.st_ino))
-
-
-def load_clip_pinned(path_or_id: str, revision: str | None) -> tuple[nn.Module, Any]:
-    """The open_clip model and tokenizer of a local folder, or of a repository of the Hub at one revision.
-
-    Only the config, the safetensors and the tokenizer's JSON are fetched; the rest is as with `load_clip`.
-
-    Raises:
-        FileNotFoundError: the repository is neither cached nor to be had, or a file is missing.
-        ValueError: a file is broken.
-    """
-    if Path(path_or_id).is_dir() or not HUB_ID.fullmatch(path_or_id):
-        return load_clip(path_or_id)
-    from huggingface_hub import snapshot_download
-
-    wanted = ["open_clip_config.json", "open_clip_model.safetensors", *WANTED_TOKENIZER]
-    try:
-        folder = snapshot_download(path_or_id, revision=revision, allow_patterns=wanted)
-    except OSError as error:
-        raise FileNotFoundError(
-            f"could not load the CLIP {path_or_id!r} at revision {revision}: download it where there is a network, put "
-            f"{', '.join(wanted[:2])} in a folder and give that as path. huggingface_hub says: {error}"
-        ) from error
-    return load_clip(folder)
-
-
-def load_clip_named(name: str, pretrained: str) -> tuple[nn.Module, Any]:
-    """A model that open_clip knows by name and tag ("ViT-L-14", "openai"), from its cache or the network.
-
-    Raises:
-        FileNotFoundError: the weights are neither cached nor to be had.
-        ValueError: open_clip knows no such name or tag.
-    """
-    import open_clip
-
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    if pretrained not in tags:
-        raise ValueError(f"open_clip has no weights {pretrained!r} of {name!r}; it has {', '.join(tags) or 'none'}")
-    return _load_named(name, pretrained)
-
-
-@lru_cache(maxsize=1)
-def _load_folder(folder: str, own_tokenizer: bool, written: tuple[int, int]) -> tuple[nn.Module, Any]:
-    """Load; `written` (when the weights were written, and their inode) is there to tell a retrained folder apart."""
-    import open_clip
-
-    source = f"local-dir:{folder}"
-    model, _, _ = open_clip.create_model_and_transforms(source)
-    safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False} if own_tokenizer else {}
-    return model.eval().requires_grad_(False), open_clip.get_tokenizer(source, **safe)
-
-
-@lru_cache(maxsize=1)
-def _load_named(name: str, pretrained: str) -> tuple[nn.Module, Any]:
-    import open_clip
-
-    try:
-        model, _, _ = open_clip.create_model_and_transforms(name, pretrained=pretrained)
-    except (OSError, RuntimeError) as error:
-        raise FileNotFoundError(
-            f"could not get the weights {pretrained!r} of CLIP {name!r}: without a network, fill the cache "
-            f"beforehand, or give a local folder as path. open_clip says: {error}"
-        ) from error
-    return model.eval().requires_grad_(False), open_clip.get_tokenizer(name)
-
-
-def _text_settings(config: Path) -> dict[str, Any]:
-    model = read_json(config).get("model_cfg")
-    text = model.get("text_cfg") if isinstance(model, dict) else None
-    if not isinstance(text, dict):
-        raise ValueError(
-            f"{str(config)!r} has no model_cfg with a text_cfg: it is not the config of an open_clip model"
-        )
-    if text.get("hf_model_name"):
-        raise ValueError(
-            f"{str(config)!r} asks for the text tower {text['hf_model_name']!r}, which is not in the folder"
-        )
-    return text
-
-
 def _text_tower(model: nn.Module) -> Any:
     """The module that holds the text tower's parts: the model itself, or `.text` of a `CustomTextCLIP`."""
     tower = getattr(model, "text", model)
@@ -351,9 +228,3 @@ def _project(model: nn.Module, states: Float[Tensor, "b d"]) -> Float[Tensor, "b
     if projection is None:
         return states
     return projection(states) if isinstance(projection, nn.Module) else states.to(projection) @ projection
-
-
-def _end_token(tokenizer: Any) -> int:
-    """Id of the end token, of open_clip's own tokenizer or of one that it took from transformers."""
-    own = getattr(tokenizer, "eot_token_id", None)
-    return int(tokenizer.tokenizer.eos_token_id if own is None else own)

@@ -54,6 +54,38 @@ def read_json(path: Path) -> dict[str, object]:
     return content
 
 
+def shards(folder: Path, index: str) -> list[str]:
+    """The names of an index of safetensors shards and of the shards it lists.
+
+    Raises:
+        ValueError: it is not such an index, or lists files that would have to be unpickled.
+    """
+    listed = read_json(folder / index).get("weight_map")
+    names = sorted({str(name) for name in listed.values()}) if isinstance(listed, dict) else []
+    if not names or not all(name.endswith(".safetensors") for name in names):
+        raise ValueError(f"{str(folder / index)!r} should list shards of weights, all of them .safetensors files")
+    return [index, *names]
+
+
+def from_hub(repository: str, revision: str | None, files: Iterable[str]) -> Path:
+    """The folder of the Hub's cache with those of `files` (names or patterns) that a repository has at a revision.
+
+    Only they are fetched, and with HF_HUB_OFFLINE=1 nothing is. None of them need be there: see `check_folder`.
+
+    Raises:
+        OSError: the repository is neither cached nor to be had.
+    """
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(repository, revision=revision, allow_patterns=list(files)))
+
+
+def not_to_be_had(what: str, revision: str | None, error: OSError, advice: str) -> FileNotFoundError:
+    """The error for something of the Hub that cannot be loaded: one sentence with what, why and what to do."""
+    why = str(error).splitlines()[0].split(". ")[0].rstrip(".")
+    return FileNotFoundError(f"could not load {what} at revision {revision or 'main'} ({why}): {advice}")
+
+
 def _check_safetensors(path: Path) -> None:
     from safetensors import SafetensorError, safe_open
 

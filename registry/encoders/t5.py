@@ -12,12 +12,14 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from registry.encoders.folder import HUB_ID, WANTED_TOKENIZER, check_folder
-from registry.encoders.spans import covering, without_space
+from registry.encoders.folder import HUB_ID, WANTED_TOKENIZER, check_folder, from_hub, not_to_be_had, shards
+from registry.encoders.spans import covering, readable, without_space
 from registry.types import Embedding
 
 PAPER_TOKENS = 113
 """How many T5 tokens eDiff-I looks at (section 4.2)."""
+
+_WEIGHTS, _INDEX, _SENTENCEPIECE = "model.safetensors", "model.safetensors.index.json", "spiece.model"
 
 
 class T5TextEncoder(nn.Module):
@@ -56,7 +58,7 @@ class T5TextEncoder(nn.Module):
         revision: str | None = None,
         dtype: torch.dtype | None = None,
     ) -> "T5TextEncoder":
-        """Load a folder, or a model of the Hub, through transformers' own loaders.
+        """Load a folder, or a model of the Hub, through transformers' own loaders; weights are safetensors, always.
 
         Args:
             path_or_id: a folder (a `Path`, or a string that is one), or "organisation/name" of the Hub.
@@ -72,23 +74,12 @@ class T5TextEncoder(nn.Module):
 
         source = str(path_or_id)
         local = isinstance(path_or_id, Path) or Path(source).is_dir() or not HUB_ID.fullmatch(source)
-        if local:
-            check_folder(Path(source), ("config.json", "model.safetensors", *WANTED_TOKENIZER), "a T5 encoder")
-        shared: dict[str, Any] = {"revision": revision, "local_files_only": local, "trust_remote_code": False}
-        try:
-            with _no_bars(local):
-                tokenizer = AutoTokenizer.from_pretrained(source, **shared)
-                model = T5EncoderModel.from_pretrained(
-                    source, dtype=dtype or torch.float32, use_safetensors=True, **shared
-                )
-        except OSError as error:
-            wanted = ", ".join(("config.json", "model.safetensors (or its shards with their index)", *WANTED_TOKENIZER))
-            at = f" at revision {revision}" if revision else ""
-            raise FileNotFoundError(
-                f"could not load the T5 encoder {source!r}{at}: download it where there is a network, put {wanted} in "
-                "a folder and give that as path; weights that are published as .bin only have to be saved as safetensors "
-                f"first (save_pretrained), since nothing is unpickled here. transformers says: {error}"
-            ) from error
+        folder = Path(source) if local else _fetch(source, revision)
+        check_folder(folder, _wanted(folder), "a T5 encoder")
+        safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+        with _no_bars(local):
+            tokenizer = AutoTokenizer.from_pretrained(folder, **safe)
+            model = T5EncoderModel.from_pretrained(folder, dtype=dtype or torch.float32, use_safetensors=True, **safe)
         return cls(model, tokenizer, max_tokens)
 
     def train(self, mode: bool = True) -> "T5TextEncoder":
@@ -111,19 +102,20 @@ class T5TextEncoder(nn.Module):
     def token_range(self, text: str, start: int, end: int) -> range:
         """Positions, in what `tokenize([text])` gives, of the tokens that cover characters [start, end) of a text.
 
-        Special tokens cover nothing; where the text is cut, so is the range.
+        Special tokens and mere marks of white space cover nothing; where the text is cut, so is the range.
         """
         encoded = self.tokenizer(text, truncation=True, max_length=self.max_tokens, return_offsets_mapping=True)
-        return covering(without_space(text, encoded["offset_mapping"]), start, end)
+        pieces = self.tokenizer.convert_ids_to_tokens(encoded["input_ids"])
+        return covering(without_space(text, pieces, encoded["offset_mapping"]), start, end)
 
     def pieces(self, text: str) -> list[str]:
         """What each token of `tokenize([text])` reads, for people."""
-        ids = self.tokenize([text])[0][0].tolist()
-        return [piece.replace("▁", "") or "▁" for piece in self.tokenizer.convert_ids_to_tokens(ids)]
+        return readable(self.tokenizer, self.tokenize([text])[0][0].tolist())
 
     def cut(self, text: str) -> str:
         """The end of a text that is too long, which the encoder does not see; empty if it sees all."""
-        offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        offsets = encoded["offset_mapping"]
         kept = self.max_tokens - 1  # and the end token
         return text[offsets[kept][0] :].strip() if len(offsets) > kept else ""
 
@@ -134,7 +126,7 @@ class T5TextEncoder(nn.Module):
 
     def unknown_words(self, text: str) -> list[str]:
         """What of the text the vocabulary does not hold, in order, without repeats; the net reads `<unk>` for each."""
-        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         spans = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
         return list(
             dict.fromkeys(text[start:end] for token, (start, end) in spans if token == self.tokenizer.unk_token_id)
@@ -151,6 +143,35 @@ class T5TextEncoder(nn.Module):
         ids, mask = (tensor.to(device) for tensor in self.tokenize(texts))
         states = self.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
         return Embedding(states * mask.unsqueeze(-1).to(states.dtype), mask)
+
+
+def _wanted(folder: Path) -> list[str]:
+    """What a folder has to hold: weights in one file or in shards, and a tokenizer of transformers or sentencepiece."""
+    sharded = (folder / _INDEX).is_file() and not (folder / _WEIGHTS).is_file()
+    bare = (folder / _SENTENCEPIECE).is_file() and not (folder / WANTED_TOKENIZER[0]).is_file()
+    tokenizer = [_SENTENCEPIECE, *WANTED_TOKENIZER[1:]] if bare else WANTED_TOKENIZER
+    return ["config.json", *(shards(folder, _INDEX) if sharded else [_WEIGHTS]), *tokenizer]
+
+
+def _fetch(repository: str, revision: str | None) -> Path:
+    """The folder of the Hub's cache with a T5 as safetensors.
+
+    Not by transformers' own download: where it finds only a pickle on the main branch, it asks a bot of the Hub to
+    convert it, and takes what that proposes.
+    """
+    files = ["config.json", _INDEX, "model*.safetensors", _SENTENCEPIECE, "special_tokens_map.json", *WANTED_TOKENIZER]
+    try:
+        folder = from_hub(repository, revision, files)
+        check_folder(folder, _wanted(folder), "a T5 encoder")
+    except OSError as error:
+        advice = (
+            "where there is a network, download config.json, tokenizer_config.json, spiece.model and the weights, save "
+            "the weights as safetensors on a machine that you trust if they are a pytorch_model.bin, since nothing is "
+            "unpickled here (T5EncoderModel.from_pretrained(...).save_pretrained(folder)), put config.json, "
+            "model.safetensors, tokenizer_config.json and spiece.model in one folder, and give that folder as path"
+        )
+        raise not_to_be_had(f"the T5 encoder {repository!r}", revision, error, advice) from error
+    return folder
 
 
 @contextmanager

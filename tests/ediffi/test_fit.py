@@ -20,13 +20,37 @@ Recipe = Callable[..., Path]
 pytestmark = [pytest.mark.filterwarnings(f"ignore:{m}") for m in (*QUIET, ".*Checkpoint directory.*")]
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_every_recipe_parses(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
+def parsed(capsys: pytest.CaptureFixture[str], *names: str) -> dict:
+    """What a recipe, and others over it, come to."""
+    configs = [word for name in names for word in ("--config", str(RECIPES / f"{name}.yaml"))]
     with pytest.raises(SystemExit) as stop:
-        main(["fit", "--config", str(RECIPES / f"{stage}.yaml"), "--print_config"])
+        main(["fit", *configs, "--print_config"])
     assert stop.value.code in (None, 0)
-    config = yaml.safe_load(capsys.readouterr().out)
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("stage", [*STAGES, "base_controls"])
+def test_every_recipe_parses(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    config = parsed(capsys, stage)
     assert config["trainer"]["max_steps"] == config["model"]["lr_scheduler"]["init_args"]["total_steps"]
+
+
+def test_ablations_differ_in_their_encoders_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    configs = {name: parsed(capsys, "base", f"ablation/{name}") for name in ("t5", "clip", "both")}
+    sources = {name: config["model"]["denoiser"]["init_args"].pop("tokens") for name, config in configs.items()}
+    pooled = {name: config["model"]["denoiser"]["init_args"].pop("pooled") for name, config in configs.items()}
+    assert {name: set(tokens) for name, tokens in sources.items()} == {
+        "t5": {"t5"},
+        "clip": {"clip_text"},
+        "both": {"clip_text", "t5"},
+    }
+    assert {name: set(widths) for name, widths in pooled.items()} == {
+        "t5": set(),
+        "clip": {"clip_text"},
+        "both": {"clip_text"},
+    }
+    same = {name: yaml.safe_dump(config).replace(f"ablation-{name}", "run") for name, config in configs.items()}
+    assert same["t5"] == same["clip"] == same["both"]
 
 
 def test_three_recipes_become_a_cascade_that_paints(tmp_path: Path, recipe: Recipe) -> None:

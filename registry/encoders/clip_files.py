@@ -1,0 +1,126 @@
+"""open_clip models from folders and from the Hub. Weights are safetensors, always: nothing is unpickled."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from registry.encoders.folder import HUB_ID, WANTED_TOKENIZER, check_folder, from_hub, not_to_be_had, read_json
+
+CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+PINNED = {"timm/vit_large_patch14_clip_224.openai": "18d0535469bb561bf468d76c1d73aa35156c922b"}
+"""The commit that is meant of a repository whose revision nobody names: OpenAI's weights of ViT-L/14."""
+
+
+def load_clip(folder: str | Path) -> tuple[nn.Module, Any]:
+    """The open_clip model and tokenizer of a local folder; loaded once, shared by those who ask for the same folder.
+
+    The folder holds open_clip_config.json (`model_cfg`, `preprocess_cfg`), open_clip_model.safetensors and, if the
+    config names an `hf_tokenizer_name`, the tokenizer's own files. Nothing is fetched from a network and no code is
+    loaded.
+
+    Raises:
+        FileNotFoundError: the folder or one of its files is missing.
+        ValueError: a file of the folder is broken, or its text tower is one that would have to be downloaded.
+    """
+    path = Path(folder)
+    wanted = [CONFIG, WEIGHTS]
+    check_folder(path, wanted, "a CLIP")
+    own_tokenizer = bool(_text_settings(path / CONFIG).get("hf_tokenizer_name"))
+    check_folder(path, [*wanted, *WANTED_TOKENIZER] if own_tokenizer else wanted, "a CLIP")
+    return _load_folder(str(path.resolve()), own_tokenizer, _written(path))
+
+
+def load_clip_named(
+    name: str, pretrained: str, path: str | None = None, revision: str | None = None
+) -> tuple[nn.Module, Any]:
+    """A model that open_clip knows by name and tag ("ViT-L-14", "openai"), and its tokenizer.
+
+    Not by open_clip's own download, which takes the newest commit and, if need be, a pickle, and builds ViT-L-14 with
+    another activation (GELU) than OpenAI's weights were trained with (QuickGELU), under a warning.
+
+    Args:
+        name: open_clip's name of the network.
+        pretrained: open_clip's tag of the weights; says the activation and how pictures are normalised.
+        path: where the weights are: a folder, or "organisation/name" of the Hub, by default the tag's. If there is an
+            open_clip_config.json beside them, as `load_clip` wants it, it is believed instead of name and tag.
+        revision: branch, tag or commit of the Hub; by default the one in `PINNED`, if any.
+
+    Raises:
+        FileNotFoundError: the weights are neither cached nor to be had, or a file is missing.
+        ValueError: open_clip knows no such tag, or a file is broken.
+    """
+    import open_clip
+
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if pretrained not in tags:
+        raise ValueError(f"open_clip has no weights {pretrained!r} of {name!r}; it has {', '.join(tags) or 'none'}")
+    source = path or open_clip.get_pretrained_cfg(name, pretrained)["hf_hub"].rstrip("/")
+    folder = Path(source) if _is_local(source) else _fetch(source, revision or PINNED.get(source), bool(path))
+    if path and (folder / CONFIG).is_file():
+        return load_clip(folder)
+    check_folder(folder, [WEIGHTS], "a CLIP")
+    return _load_named(name, pretrained, str(folder / WEIGHTS), _written(folder))
+
+
+def _is_local(source: str) -> bool:
+    return Path(source).is_dir() or not HUB_ID.fullmatch(source)
+
+
+def _fetch(repository: str, revision: str | None, with_config: bool) -> Path:
+    """The folder of the Hub's cache with a repository's weights."""
+    try:
+        folder = from_hub(repository, revision, [WEIGHTS, *([CONFIG, *WANTED_TOKENIZER] if with_config else [])])
+        check_folder(folder, [WEIGHTS], "a CLIP")
+    except OSError as error:
+        advice = f"where there is a network, download its {WEIGHTS}, and give the folder that you put it in as path"
+        raise not_to_be_had(f"the CLIP {repository!r}", revision, error, advice) from error
+    return folder
+
+
+def _written(folder: Path) -> tuple[int, int]:
+    """When the weights were written, and their inode: tells a retrained folder apart."""
+    status = (folder / WEIGHTS).stat()
+    return status.st_mtime_ns, status.st_ino
+
+
+@lru_cache(maxsize=1)
+def _load_folder(folder: str, own_tokenizer: bool, written: tuple[int, int]) -> tuple[nn.Module, Any]:
+    import open_clip
+
+    source = f"local-dir:{folder}"
+    model, _, _ = open_clip.create_model_and_transforms(source)
+    safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False} if own_tokenizer else {}
+    return model.eval().requires_grad_(False), open_clip.get_tokenizer(source, **safe)
+
+
+@lru_cache(maxsize=1)
+def _load_named(name: str, pretrained: str, weights: str, written: tuple[int, int]) -> tuple[nn.Module, Any]:
+    import open_clip
+
+    settings = open_clip.get_pretrained_cfg(name, pretrained)
+    model, _, _ = open_clip.create_model_and_transforms(
+        name,
+        pretrained=weights,
+        force_quick_gelu=bool(settings.get("quick_gelu")),
+        image_mean=settings["mean"],
+        image_std=settings["std"],
+        image_interpolation=settings["interpolation"],
+        image_resize_mode=settings["resize_mode"],
+    )
+    return model.eval().requires_grad_(False), open_clip.get_tokenizer(name)
+
+
+def _text_settings(config: Path) -> dict[str, Any]:
+    model = read_json(config).get("model_cfg")
+    text = model.get("text_cfg") if isinstance(model, dict) else None
+    if not isinstance(text, dict):
+        raise ValueError(
+            f"{str(config)!r} has no model_cfg with a text_cfg: it is not the config of an open_clip model"
+        )
+    if text.get("hf_model_name"):
+        raise ValueError(
+            f"{str(config)!r} asks for the text tower {text['hf_model_name']!r}, which is not in the folder"
+        )
+    return text
