@@ -14,7 +14,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from ediffi.cascade import Cascade, Switch
+from ediffi.cascade import Cascade
+from ediffi.request import Switch
 from registry.denoisers.attention import Context, CrossAttention
 from registry.denoisers.precondition import Preconditioned
 from registry.types import SamplerState, TextEncoder
@@ -91,18 +92,13 @@ def attention_maps(
     Raises:
         ValueError: there is no such stage, or it has no cross-attention.
     """
-    names = [one.name for one in cascade.stages]
-    stage = stage or names[0]
-    if stage not in names:
-        raise ValueError(f"no stage {stage!r}; there are {', '.join(names)}")
-    index = names.index(stage)
-    watched = Cascade(cascade.name, cascade.encoders, cascade.stages[: index + 1])
-    denoiser = watched.stages[index].denoiser
+    watched = cascade.up_to(stage or cascade.stages[0].name)
+    denoiser = watched.stages[-1].denoiser
     with _watch(denoiser) as calls:
         pictures = watched(prompt, seed=seed, progress=progress)
     sigmas = [sigma for sigma, layers in calls if layers]
     if not sigmas:
-        raise ValueError(f"stage {stage!r} has no cross-attention to watch")
+        raise ValueError(f"stage {watched.stages[-1].name!r} has no cross-attention to watch")
     size = max((layer.shape[-2:] for _, layers in calls for layer in layers), key=lambda s: s[0])
     maps = torch.stack([_mean(layers, (size[0], size[1])) for _, layers in calls if layers])
     return Attention(pictures.images[0], _tokens(watched, prompt, denoiser), sigmas, maps)

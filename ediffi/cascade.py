@@ -1,7 +1,6 @@
 """The cascade: a prompt becomes a picture through a base stage and super-resolution stages."""
 
 import dataclasses
-import hashlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,53 +19,13 @@ from ediffi.guidance import STYLE
 from ediffi.manifest import Residency
 from ediffi.paint import Region, paint
 from ediffi.prompt import Prompt, parse
+from ediffi.request import Style, Switch, described
 from ediffi.sampling import Sampling, Stage, Steering
 from registry.random import generators
 from registry.types import Callback, Conditioning, Embedding, Encoder, SamplerState, TextEncoder
 
 Progress = Callable[[str, SamplerState], None]
 """Called after every step with the stage's name."""
-
-
-@dataclass(frozen=True)
-class Style:
-    """A reference picture.
-
-    Args:
-        image: RGB, of any size; the CLIP encoder scales it and cuts out the central square.
-        scale: how much of it: 1 as the model was trained, 0 nothing, more is more style.
-
-    Raises:
-        ValueError: `scale` is negative.
-    """
-
-    image: Image.Image
-    scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.scale < float("inf"):
-            raise ValueError(f"style_scale must be at least 0, got {self.scale}")
-
-
-@dataclass(frozen=True)
-class Switch:
-    """Another prompt that takes over in the base stage (eDiff-I, figure 4).
-
-    Args:
-        prompt: the later prompt.
-        at: share of the base stage's steps, from the noisiest, that the first prompt keeps. Later stages, which only
-            sharpen, read the prompt that had the larger share.
-
-    Raises:
-        ValueError: `at` is out of [0, 1].
-    """
-
-    prompt: str
-    at: float
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.at <= 1:
-            raise ValueError(f"the prompt can be switched at a share of the steps in [0, 1], got {self.at}")
 
 
 @dataclass(frozen=True)
@@ -199,7 +158,7 @@ class Cascade:
             "seed": seed,
             "negative_prompt": negative_prompt,
             "stages": {s.name: dataclasses.asdict(p) | {"nfe": p.nfe} for s, p in zip(self.stages, plan, strict=True)},
-            **_described(style=style, paint=paint, switch=switch, edit=edit, low_res=low_res, first_stage=first_stage),
+            **described(style=style, paint=paint, switch=switch, edit=edit, low_res=low_res, first_stage=first_stage),
         }
         return Pictures(to_images(pictures[self.stages[-1].name]), pictures, settings)
 
@@ -250,7 +209,7 @@ class Cascade:
         plan = self.plan(**{name: options.get(name) for name in names})
         stages = {s.name: dataclasses.asdict(p) for s, p in zip(self.stages, plan, strict=True)}
         rest = {name: value for name, value in options.items() if name not in names}
-        return {"model": self.name, "stages": stages, **_described(**rest)}
+        return {"model": self.name, "stages": stages, **described(**rest)}
 
     def plan(
         self,
@@ -300,6 +259,17 @@ class Cascade:
                 sources[STYLE] = self._style(style.image).apply(lambda t: t.expand(len(texts), *t.shape[1:]))
         painted = paint(self.readers, texts, [regions] * len(texts)) if regions else None
         return Conditioning(sources, paint=painted).to(self.device)
+
+    def up_to(self, stage: str) -> "Cascade":
+        """The cascade without the stages after this one.
+
+        Raises:
+            ValueError: there is no such stage.
+        """
+        names = [one.name for one in self.stages]
+        if stage not in names:
+            raise ValueError(f"no stage {stage!r}; there are {', '.join(names)}")
+        return Cascade(self.name, self.encoders, self.stages[: names.index(stage) + 1])
 
     @property
     def readers(self) -> dict[str, Encoder]:
@@ -362,23 +332,3 @@ def _weighted(embedding: Embedding, encoder: Encoder, prompts: Sequence[Prompt])
 
 def _named(progress: Progress | None, stage: str) -> Callback | None:
     return None if progress is None else lambda state: progress(stage, state)
-
-
-def _described(**controls: Any) -> dict[str, Any]:
-    """Controls as plain JSON values, those that are not used left out; pictures and masks by their hash."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, Image.Image):
-            pixels = value.convert("RGB")
-            return {"size": list(value.size), "sha256": hashlib.sha256(pixels.tobytes()).hexdigest()}
-        if isinstance(value, Tensor):
-            return {"size": list(value.shape), "sha256": hashlib.sha256(value.numpy().tobytes()).hexdigest()}
-        if dataclasses.is_dataclass(value):
-            return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return [plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-    return {name: plain(value) for name, value in controls.items() if _given(value)}
-
-
-def _given(value: Any) -> bool:
-    return value is not None and not (isinstance(value, list | tuple) and not value)

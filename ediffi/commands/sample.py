@@ -66,11 +66,11 @@ def sample(
         raise UsageError(f"--guidance-interval takes [low, high], got {guidance_interval}")
 
     from ediffi import gallery
-    from ediffi.cascade import Style, Switch
     from ediffi.data.picture import open_picture
     from ediffi.paint import read_layout
     from ediffi.painter import Painter, Run
     from ediffi.prompt import parse, read_prompts
+    from ediffi.request import Style, Switch
 
     options = {
         "seed": seed,

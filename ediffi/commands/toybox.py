@@ -106,9 +106,10 @@ def controls(
     output: Path = Path("runs/toybox/controls"),
     count: int = 200,
     seed: int = 0,
-    paint_weight: list[float] = [0.5],  # noqa: B006
+    paint_weight: list[float] = [0.3],  # noqa: B006
     style_scale: list[float] = [1.0],  # noqa: B006
     split: Literal["test", "train"] = "test",
+    stage: str | None = None,
 ) -> None:
     """Judge paint-with-words and style pictures by the oracle, against the same prompts without them.
 
@@ -120,13 +121,17 @@ def controls(
         paint_weight: each w' to paint with.
         style_scale: each scale to try.
         split: test has only attribute combinations that training never saw, train only others.
+        stage: the last stage to paint with, such as sr64; all by default.
     """
     from ediffi.cascade import Cascade
     from ediffi.toybox.controls import judge
 
     if count < 1:
         raise ValueError(f"--count must be at least 1, got {count}")
-    results = judge(Cascade.from_pretrained(model), count, seed, paint_weight, style_scale, output, split)
+    cascade = Cascade.from_pretrained(model)
+    if stage is not None:
+        cascade = cascade.up_to(stage)
+    results = judge(cascade, count, seed, paint_weight, style_scale, output, split)
     for kind, name in (("paint", "paint_weight"), ("style", "style_scale")):
         for value, rates in results[kind].items():
             print(f"{name} {value}:", "  ".join(f"{key} {rate:.3f}" for key, rate in rates.items()))

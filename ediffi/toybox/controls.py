@@ -10,9 +10,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from ediffi.cascade import Cascade, Style
+from ediffi.cascade import Cascade
 from ediffi.data.picture import to_images
 from ediffi.paint import SIDE, Region, polygon
+from ediffi.request import Style
 from ediffi.sampling import Sampling, Steering
 from ediffi.toybox.score import wrap
 from ediffi.toybox.shards import in_style

@@ -10,10 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from ediffi.cascade import Cascade, Style, Switch
+from ediffi.cascade import Cascade
 from ediffi.cli import main
 from ediffi.data.picture import open_picture
 from ediffi.paint import Region, paint, places, polygon, read_layout
+from ediffi.request import Style, Switch
 from registry.random import generators
 from registry.types import Conditioning
 
