@@ -1,0 +1,1 @@
+"""`ediffi studio`: a page to paint on, on this machine only."""

@@ -1,0 +1,74 @@
+"""The server: the page on this machine's own address, until it is interrupted."""
+
+import importlib.util
+import os
+import socket
+import threading
+from typing import Any
+
+HOST = "127.0.0.1"
+TRIES = 100
+"""How many ports after a taken one are tried."""
+
+
+def check_gradio() -> None:
+    """Make sure that the page can be shown.
+
+    Raises:
+        ValueError: Gradio is not installed.
+    """
+    if importlib.util.find_spec("gradio") is None:
+        raise ValueError("the studio needs Gradio: pip install 'ediffi[studio]'")
+
+
+def free_port(port: int) -> int:
+    """The port, or the next one that nobody uses; any one for 0.
+
+    Raises:
+        ValueError: it is no port, or all that were tried are taken.
+    """
+    if not 0 <= port <= 65535:
+        raise ValueError(f"--port must be from 0 to 65535, got {port}")
+    last = min(port + TRIES, 65535) if port else 0
+    for candidate in range(port, last + 1):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, candidate))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise ValueError(f"all ports from {port} to {last} are in use, or not allowed; choose another --port")
+
+
+def serve(blocks: Any, port: int, folder: str) -> None:
+    """Show a page until the process is interrupted.
+
+    Args:
+        blocks: the page.
+        port: a free one.
+        folder: whose files the page may show.
+    """
+    from ediffi.studio.theme import style, theme
+
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    blocks.launch(
+        server_name=HOST,
+        server_port=port,
+        prevent_thread_lock=True,
+        quiet=True,
+        share=False,
+        inbrowser=False,
+        theme=theme(),
+        css=style(),
+        allowed_paths=[folder],
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        max_file_size="50mb",
+    )
+    print(f"http://{HOST}:{port}", flush=True)
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:  # the server's threads end with the process; waiting for open tabs would take seconds
+        print("closed")
