@@ -136,7 +136,7 @@ class Run:
                 if isinstance(event, Finished):
                     return
         finally:
-            self.line.leave(self)
+            self.stop()
 
     def _wait(self) -> Iterator[Waiting]:
         told = 0
