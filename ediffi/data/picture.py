@@ -5,37 +5,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
-MAX_PIXELS = 64_000_000
-"""More are refused before they are decoded: a file of a few kilobytes can unfold to gigabytes."""
+from evaluation.pictures import reading
 
 
 def open_picture(path: Path) -> Image.Image:
-    """The picture in a file, decoded, turned as its EXIF says, in its own mode.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not a picture, is broken, or has more than `MAX_PIXELS` pixels.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"no picture {path}")
-    try:
-        with Image.open(path) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(
-                    f"{path} is {image.width}x{image.height}; at most {MAX_PIXELS / 1e6:g} million pixels are allowed"
-                )
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)
-            return image
-    except Image.DecompressionBombError:
-        raise ValueError(f"{path} has far more than {MAX_PIXELS / 1e6:g} million pixels, which are allowed") from None
-    except UnidentifiedImageError:
-        raise ValueError(f"{path} is not a picture") from None
-    except (OSError, SyntaxError) as error:  # what PIL's decoders raise at truncated or broken data
-        raise ValueError(f"{path} is a broken picture: {error}") from None
+    """The picture in a file, turned as its EXIF says, in its own mode; raises as `reading.open_picture` does."""
+    image = reading.open_picture(path)
+    ImageOps.exif_transpose(image, in_place=True)
+    return image
 
 
 def to_tensor(image: Image.Image, size: int) -> Float[Tensor, "3 size size"]:

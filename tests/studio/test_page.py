@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from ediffi.data.picture import MAX_PIXELS
+from evaluation.pictures.reading import MAX_PIXELS
 from ediffi.studio.canvas import Layout
 from ediffi.studio.desk import Desk
 from ediffi.studio.form import OWN, Form, uploaded
