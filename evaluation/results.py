@@ -15,7 +15,7 @@ class Point:
     """What one setting of a model came to.
 
     Attributes:
-        name: of the setting, "guidance-3"; also the folder of its pictures, beside the results, where they were made here.
+        name: of the setting, "guidance-3"; also of the folder beside the results, where its pictures were made here.
         count: how many pictures were judged.
         metrics: "fid", "kid_mean", "kid_std", "precision", "recall", "clip_score" (100 times the mean cosine); and what
             the data set measures itself, such as "oracle/everything".

@@ -49,7 +49,7 @@ class CaptionedPictures(Protocol):
         ...
 
     def measure(self, item: Item, image: Image.Image) -> Mapping[str, float]:
-        """What else this data set can tell of a picture made from the item's caption, 0 to 1; nan where it does not apply.
+        """What else the data set can tell of a picture made from the caption, 0 to 1; nan where it does not apply.
 
         Empty for photographs. Toybox's oracle reads the picture back.
         """

@@ -60,7 +60,7 @@ def oddity(image: Image.Image) -> str | None:
     if image.mode in PLAIN or (image.mode == "P" and "transparency" not in image.info):
         return None
     if image.mode in {"RGBA", "LA", "PA", "P"}:
-        return None if image.convert("RGBA").getextrema()[3] == (255, 255) else "transparent"
+        return None if image.convert("RGBA").getchannel("A").getextrema() == (255, 255) else "transparent"
     return image.mode
 
 

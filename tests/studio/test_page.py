@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from evaluation.pictures.reading import MAX_PIXELS
 from ediffi.studio.canvas import Layout
 from ediffi.studio.desk import Desk
 from ediffi.studio.form import OWN, Form, uploaded
@@ -19,6 +18,7 @@ from ediffi.studio.order import Order
 from ediffi.studio.page import Page
 from ediffi.studio.server import HOST, check_gradio, free_port
 from ediffi.studio.shelf import Shelf
+from evaluation.pictures.reading import MAX_PIXELS
 
 pytest.importorskip("gradio")
 
