@@ -12,6 +12,7 @@ A variant is its parent with other defaults: it hands all of its arguments on (`
 from torch import nn
 
 from registry.core import Registry
+from registry.denoisers.adm import IDDPM, Sinusoids
 from registry.denoisers.conditioning import ConditionEmbedding
 from registry.denoisers.efficient_unet import EfficientUNet
 from registry.denoisers.precondition import Preconditioned
@@ -73,6 +74,40 @@ def unet_base64(
         gradient_checkpointing=gradient_checkpointing,
     )
     return Preconditioned(network, sigma_data)
+
+
+@register
+def unet_adm64(
+    channels: int = 192,
+    channel_mults: tuple[int, ...] = (1, 2, 3, 4),
+    num_res_blocks: int = 3,
+    attention_levels: tuple[int, ...] = (1, 2, 3),
+    head_channels: int = 64,
+    norm_groups: int = 32,
+    context_width: int = 1024,
+    dropout: float = 0.0,
+    gradient_checkpointing: bool = False,
+    tokens: dict[str, int] = PAPER_TOKENS,
+    pooled: dict[str, int] = PAPER_POOLED,
+) -> Preconditioned:
+    """The published ADM-64 with cross-attention added: a trunk to fine-tune (`ediffi convert`).
+
+    Sizes are those of guided-diffusion's 64x64 model; arguments as `unet_base64`.
+    """
+    features = Sinusoids(channels)
+    embedding = ConditionEmbedding(4 * channels, context_width, tokens, pooled, features=features)
+    network = UNet(
+        embedding,
+        channels=channels,
+        channel_mults=channel_mults,
+        num_res_blocks=num_res_blocks,
+        attention_levels=attention_levels,
+        head_channels=head_channels,
+        dropout=dropout,
+        norm_groups=norm_groups,
+        gradient_checkpointing=gradient_checkpointing,
+    )
+    return Preconditioned(network, scaling=IDDPM())
 
 
 @register

@@ -1,5 +1,7 @@
 """EDM preconditioning: a raw network becomes a denoiser (Karras et al. 2022, table 1)."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -13,6 +15,27 @@ def upsample(low_res: Float[Tensor, "b c h w"], size: tuple[int, int]) -> Float[
     return F.interpolate(low_res, size=size, mode="bicubic", align_corners=False)
 
 
+Scaling = Callable[[Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]
+"""A column of EDM's table 1, around the raw network: sigma [b] -> c_skip, c_out, c_in, c_noise, each [b]."""
+
+
+class EDM:
+    """`c_skip = d²/(s² + d²)`, `c_out = s·d/sqrt(s² + d²)`, `c_in = 1/sqrt(s² + d²)`, `c_noise = ln(s)/4`, s = sigma.
+
+    Args:
+        sigma_data: d, the standard deviation of the clean data.
+    """
+
+    def __init__(self, sigma_data: float) -> None:
+        self.sigma_data = sigma_data
+
+    def __call__(self, sigma: Float[Tensor, " b"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """c_skip, c_out, c_in and c_noise, [b] each."""
+        variance = sigma.square() + self.sigma_data**2
+        c_skip, c_out = self.sigma_data**2 / variance, sigma * self.sigma_data / variance.sqrt()
+        return c_skip, c_out, 1 / variance.sqrt(), sigma.log() / 4
+
+
 class Preconditioned(nn.Module):
     """`D(x; sigma) = c_skip·x + c_out·F(c_in·x; c_noise)`: unit-variance inputs and targets at every noise level.
 
@@ -24,32 +47,30 @@ class Preconditioned(nn.Module):
         network: `F(x [b,3,h,w], c_noise [b], cond) -> [b,3,h,w]`.
         sigma_data: standard deviation of the clean data (or of the residual); 0.5 in EDM for photographs.
         residual: predict the residual over the upsampled `cond.low_res`.
+        scaling: another column of the table than EDM's own, for networks that were trained elsewhere.
 
     Raises:
         ValueError: `sigma_data` is not positive.
     """
 
-    def __init__(self, network: nn.Module, sigma_data: float = 0.5, residual: bool = False) -> None:
+    def __init__(
+        self, network: nn.Module, sigma_data: float = 0.5, residual: bool = False, scaling: Scaling | None = None
+    ) -> None:
         super().__init__()
         if not sigma_data > 0:
             raise ValueError(f"sigma_data must be positive, got {sigma_data}")
         self.network = network
         self.sigma_data = sigma_data
         self.residual = residual
+        self.scaling = scaling or EDM(sigma_data)
 
     def forward(
         self, x: Float[Tensor, "b 3 h w"], sigma: Float[Tensor, " b"], cond: Conditioning
     ) -> Float[Tensor, "b 3 h w"]:
         """Denoised pictures [b, 3, h, w] for noisy `x` at noise levels `sigma` [b]; scaled in float32 or better."""
         precise = torch.promote_types(x.dtype, torch.float32)
-        sigma = sigma.to(precise)
-        s = sigma.view(-1, 1, 1, 1)
-        variance = s.square() + self.sigma_data**2
-        c_skip = self.sigma_data**2 / variance
-        c_out = s * self.sigma_data / variance.sqrt()
-        c_in = 1 / variance.sqrt()
-        c_noise = sigma.log() / 4
-
+        *scales, c_noise = self.scaling(sigma.to(precise))
+        c_skip, c_out, c_in = (scale.view(-1, 1, 1, 1) for scale in scales)
         mean = self._mean(x, cond)
         centred = x if mean is None else x - mean
         denoised = c_skip * centred + c_out * self.network(c_in * centred, c_noise, cond).to(precise)
@@ -57,7 +78,7 @@ class Preconditioned(nn.Module):
 
     def loss_weight(self, sigma: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         """`lambda(sigma) = 1/c_out²`, which makes the loss of an untrained network 1 at every noise level."""
-        return (sigma.square() + self.sigma_data**2) / (sigma * self.sigma_data).square()
+        return self.scaling(sigma)[1].square().reciprocal()
 
     def _mean(self, x: Tensor, cond: Conditioning) -> Tensor | None:
         if not self.residual:
