@@ -8,7 +8,7 @@ from ediffi.cli import Command, run_group
 
 def main(argv: list[str]) -> int:
     """Write shards, train the encoders, score a cascade."""
-    rooms: tuple[Command, ...] = (shards, encoders, score, controls, psnr, record)
+    rooms: tuple[Command, ...] = (shards, encoders, judge, score, controls, psnr, record)
     return run_group({room.__name__: room for room in rooms}, argv, "toybox")
 
 
@@ -68,6 +68,23 @@ def encoders(output: Path, seed: int = 0, t5_steps: int | None = None, clip_step
 
     steps = {"t5_steps": t5_steps, "clip_steps": clip_steps}
     room.encoders(output, seed, **{name: value for name, value in steps.items() if value is not None})
+
+
+def judge(output: Path, seed: int = 1, steps: int | None = None) -> None:
+    """Train the CLIP that judges in the suite "toybox", and that no model reads its prompts with.
+
+    Args:
+        output: folder to write it to.
+        seed: of the weights, the scenes and the captions; the encoders that ship have 0.
+        steps: training steps.
+    """
+    import json
+    from dataclasses import replace
+
+    from ediffi.toybox.encoders import JUDGE_BUDGET, train_clip
+
+    budget = JUDGE_BUDGET if steps is None else replace(JUDGE_BUDGET, steps=steps)
+    print(json.dumps(train_clip(output, budget, seed), indent=2))
 
 
 def score(

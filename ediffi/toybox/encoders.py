@@ -33,6 +33,8 @@ from evaluation.datasets.toybox import BACKGROUNDS, STYLES, caption, sample_scen
 from registry.encoders.clip import ClipImageEncoder, ClipTextEncoder, load_clip, pool_text, text_states
 
 CLIP_BUDGET = Budget(steps=700, batch_size=256, learning_rate=1e-3)
+JUDGE_BUDGET = Budget(steps=1500, batch_size=256, learning_rate=1e-3)
+"""Of the CLIP in `evaluation/datasets/toybox/clip`, which judges and never conditions: another seed, twice as long."""
 
 
 def encoders(output: Path, seed: int = 0, t5_steps: int = T5_BUDGET.steps, clip_steps: int = CLIP_BUDGET.steps) -> None:

@@ -1,0 +1,62 @@
+"""Toybox as a data set that models are judged on: held-out scenes, with the renderer's pictures and the oracle's word."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from evaluation.datasets.captioned import Item
+from evaluation.datasets.toybox.caption import Length, prompts
+from evaluation.datasets.toybox.oracle import read
+from evaluation.datasets.toybox.render import render
+from evaluation.datasets.toybox.scoring import score
+
+
+class Toybox:
+    """Held-out scenes with captions, of one to three objects; their attribute combinations are never shown in training.
+
+    Args:
+        length: of the captions, "short" or "long".
+        size: how many scenes there are to select from.
+
+    Raises:
+        ValueError: `length` is neither.
+    """
+
+    def __init__(self, length: Length = "short", size: int = 5_000) -> None:
+        cases = prompts(0, size, "test", length)
+        self.name = "toybox"
+        self.protocol: Mapping[str, Any] = {
+            "split": "test",
+            "captions": length,
+            "scenes": size,
+            "words_per_caption": round(float(np.mean([len(caption.text.split()) for _, caption in cases])), 1),
+            "references": "the renderer's pictures of the captioned scenes",
+        }
+        self._cases = {f"{index:05d}": case for index, case in enumerate(cases)}
+
+    def items(self) -> list[Item]:
+        """Every caption."""
+        return [Item(key, caption.text, key) for key, (_, caption) in self._cases.items()]
+
+    def reference(self, item: Item, size: int) -> Image.Image:
+        """The renderer's picture of the item's scene, `size` a side."""
+        return Image.fromarray(render(self._cases[item.key][0], size))
+
+    def measure(self, item: Item, image: Image.Image) -> dict[str, float]:
+        """What the oracle reads: "oracle/shape", ... are 1 if that is right of every object, nan if it was not asked for.
+
+        "oracle/everything" is 1 if all is right, and "oracle/everything, 2 objects" the same of scenes with two.
+
+        Raises:
+            ValueError: the picture is smaller than the oracle can read.
+        """
+        scene, caption = self._cases[item.key]
+        fields = asdict(score(scene, caption, read(np.asarray(image.convert("RGB")))))
+        values = {f"oracle/{name}": float("nan") if value is None else float(value) for name, value in fields.items()}
+        for count in (1, 2, 3):
+            right = values["oracle/everything"] if len(scene.objects) == count else float("nan")
+            values[f"oracle/everything, {count} object{'s' if count > 1 else ''}"] = right
+        return values
