@@ -1,0 +1,174 @@
+"""The compositional benchmarks: how many pictures they want, where their prompts are to be had, what scores them."""
+
+import difflib
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from evaluation.compositional import layouts
+from evaluation.compositional.layouts import Layout
+from evaluation.compositional.prompt_set import PromptSet
+from evaluation.compositional.prompts import Prompt, read_geneval, read_hpsv2, read_partiprompts, read_t2i_compbench
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark that other people score.
+
+    Attributes:
+        name: on the command line.
+        title: as its authors write it.
+        images_per_prompt: how many pictures of each prompt its protocol has.
+        prompts_at: where its prompt files are to be had, and which.
+        read: reads one.
+        layout: says where pictures go.
+        scoring: what to run on the folder of an export; takes that folder and the prompt file.
+    """
+
+    name: str
+    title: str
+    images_per_prompt: int
+    prompts_at: str
+    read: Callable[[Path], list[Prompt]]
+    layout: Callable[[Sequence[Prompt], int], Layout]
+    scoring: Callable[[Path, Path], str]
+
+
+def named(name: str) -> Benchmark:
+    """A benchmark by its name.
+
+    Raises:
+        ValueError: there is none; the message lists those there are.
+    """
+    if name not in BENCHMARKS:
+        near = difflib.get_close_matches(name, BENCHMARKS, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"no benchmark {name!r}: there are {', '.join(BENCHMARKS)}{hint}")
+    return BENCHMARKS[name]
+
+
+def read_prompt_set(name: str, path: Path, images_per_prompt: int | None = None) -> PromptSet:
+    """The prompts of a benchmark's own file, as a data set.
+
+    Args:
+        name: of the benchmark.
+        path: its prompt file; HPSv2's may be the folder of its four.
+        images_per_prompt: by default what the benchmark's protocol has.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: there is no such benchmark, or the file is not a prompt file of it.
+    """
+    benchmark = named(name)
+    count = benchmark.images_per_prompt if images_per_prompt is None else images_per_prompt
+    return PromptSet(name, benchmark.read(path), count)
+
+
+def _score_geneval(output: Path, prompts: Path) -> str:
+    """djghosh13/geneval, README.md (evaluation)."""
+    return (
+        "in a checkout of djghosh13/geneval with its environment (it needs a GPU):\n"
+        "  ./evaluation/download_models.sh DETECTOR/\n"
+        f"  python evaluation/evaluate_images.py {_quoted(output)} --outfile results.jsonl --model-path DETECTOR\n"
+        "  python evaluation/summary_scores.py results.jsonl"
+    )
+
+
+BLIP = "(cd BLIPvqa_eval && python BLIP_vqa.py --out_dir={})"
+CLIP = "python CLIPScore_eval/CLIP_similarity.py --outpath={}"
+UNIDET = "(cd UniDet_eval && python {script}_eval.py --outpath {{}})"
+SPATIAL = UNIDET.format(script="2D_spatial")
+SCRIPTS: Mapping[str, Sequence[str]] = {
+    "color": [BLIP],
+    "shape": [BLIP],
+    "texture": [BLIP],
+    "spatial": [SPATIAL],
+    "3d_spatial": [UNIDET.format(script="3D_spatial")],
+    "numeracy": [UNIDET.format(script="numeracy")],
+    "non_spatial": [CLIP],
+    "complex": [
+        BLIP,
+        SPATIAL.replace("{})", "{} --complex True)"),
+        f"{CLIP} --complex True",
+        "(cd 3_in_1_eval && python 3_in_1.py --outpath {})",
+    ],
+}
+"""Which script scores which category (Karine-Huang/T2I-CompBench, Readme.md); {} is the folder, without a "/" at its
+end, which 3D_spatial_eval.py would stumble over."""
+
+
+def _score_t2i_compbench(output: Path, prompts: Path) -> str:
+    """The commands of the category that the prompt file is named after, `color_val.txt`; of all if it is none."""
+    found = [category for category in SCRIPTS if f"{prompts.stem}_".startswith(f"{category}_")]
+    lines = [
+        "in a checkout of Karine-Huang/T2I-CompBench with its environment (it needs a GPU; weights: see its Readme.md):"
+    ]
+    for category in found or SCRIPTS:
+        lines += [] if found else [f"  # if the prompts are of the category {category}"]
+        lines += [f"  {command.format(_quoted(output))}" for command in SCRIPTS[category]]
+    return "\n".join(lines)
+
+
+def _score_hpsv2(output: Path, prompts: Path) -> str:
+    """tgxs002/HPSv2, README.md (custom evaluation)."""
+    call = f"import hpsv2; hpsv2.evaluate({str(output.resolve())!r}, hps_version='v2.1')"
+    return (
+        "with the package hpsv2 of tgxs002/HPSv2 installed, which fetches its weights and prompts\n"
+        f"(scores of v2.0 and v2.1 do not compare):\n  python -c {shlex.quote(call)}"
+    )
+
+
+def _score_partiprompts(output: Path, prompts: Path) -> str:
+    """google-research/parti has no script; what reads the folder."""
+    call = f"from datasets import load_dataset; print(load_dataset('imagefolder', data_dir={str(output.resolve())!r}))"
+    return f"ask people: PartiPrompts has no script of its own. The folder is read by\n  python -c {shlex.quote(call)}"
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path.resolve()))
+
+
+BENCHMARKS: Mapping[str, Benchmark] = {
+    benchmark.name: benchmark
+    for benchmark in (
+        Benchmark(
+            "geneval",
+            "GenEval",
+            4,
+            "https://github.com/djghosh13/geneval/tree/main/prompts (evaluation_metadata.jsonl)",
+            read_geneval,
+            layouts.geneval,
+            _score_geneval,
+        ),
+        Benchmark(
+            "t2i-compbench",
+            "T2I-CompBench",
+            10,
+            "https://github.com/Karine-Huang/T2I-CompBench/tree/main/examples/dataset (color_val.txt, ...)",
+            read_t2i_compbench,
+            layouts.t2i_compbench,
+            _score_t2i_compbench,
+        ),
+        Benchmark(
+            "hpsv2",
+            "HPSv2",
+            1,
+            "https://huggingface.co/datasets/zhwang/HPDv2/tree/main/benchmark "
+            "(anime.json, concept-art.json, paintings.json, photo.json)",
+            read_hpsv2,
+            layouts.hpsv2,
+            _score_hpsv2,
+        ),
+        Benchmark(
+            "partiprompts",
+            "PartiPrompts",
+            1,
+            "https://github.com/google-research/parti (PartiPrompts.tsv)",
+            read_partiprompts,
+            layouts.partiprompts,
+            _score_partiprompts,
+        ),
+    )
+}
+"""GenEval's 4 is its README's, T2I-CompBench's 10 its Readme's, HPSv2's 1 its file names'; PartiPrompts says none."""
