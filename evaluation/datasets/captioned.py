@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
+
+from evaluation.pictures.reading import BadPicture, open_picture, rgb, square
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class Item:
     picture: str
 
 
+@runtime_checkable
 class CaptionedPictures(Protocol):
     """A data set that models are judged on.
 
@@ -68,9 +72,11 @@ def select(items: Sequence[Item], count: int, seed: int = 0) -> list[Item]:
     """
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
-    keys = {item.key for item in items}
-    if len(keys) != len(items):
-        raise ValueError(f"{len(items) - len(keys)} of {len(items)} annotation ids are there twice")
+    times = Counter(item.key for item in items)
+    if twice := sorted(key for key, number in times.items() if number > 1):
+        raise ValueError(
+            f"of {len(times)} annotation ids {len(twice)} stand for several captions, the first is {twice[0]!r}"
+        )
     ordered = sorted(items, key=lambda item: hashlib.sha256(f"{seed}:{item.key}".encode()).digest())
     first = {item.picture: item for item in reversed(ordered)}
     chosen = [item for item in ordered if first[item.picture] is item]
@@ -92,3 +98,15 @@ def write_selection(items: Sequence[Item], path: Path) -> None:
     beside = path.with_name(path.name + ".tmp")
     beside.write_text("".join(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items), encoding="utf-8")
     beside.replace(path)
+
+
+def photograph(path: Path, size: int) -> Image.Image:
+    """A photograph as a reference picture: RGB, the centre square, `size` a side.
+
+    Raises:
+        BadPicture: it is missing or broken.
+    """
+    try:
+        return square(rgb(open_picture(path)), size)
+    except FileNotFoundError:
+        raise BadPicture(f"no picture {path}; `ediffi evaluate prepare` says what is missing") from None
