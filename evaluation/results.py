@@ -1,13 +1,20 @@
 """What an evaluation comes to: the numbers, and beside each everything that is needed to repeat it."""
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from evaluation.pictures.files import replace
+
 FORMAT = "ediffi-evaluation-1"
 FILE = "results.json"
+
+COMPARED = ("dataset", "selection", "feature_extractor", "clip", "reference", "guidance")
+"""Parts of the protocol in which numbers must agree to stand on one figure."""
 
 
 @dataclass(frozen=True)
@@ -17,8 +24,9 @@ class Point:
     Attributes:
         name: of the setting, "guidance-3"; also of the folder beside the results, where its pictures were made here.
         count: how many pictures were judged.
-        metrics: "fid", "kid_mean", "kid_std", "precision", "recall", "clip_score" (100 times the mean cosine); and what
-            the data set measures itself, such as "oracle/everything".
+        metrics: "fid" (of other features than Inception's "frechet_clip", ...), "kid_mean", "kid_std", "precision",
+            "recall", "f_score", "clip_score" (100 times the mean cosine); and what the data set measures itself, such
+            as "oracle/everything".
         settings: what the pictures were made with, plain JSON; "guidance_scale" and "nfe" where they are known. Empty
             for pictures of another system.
         notices: what a reader of the numbers has to know, a sentence each.
@@ -40,6 +48,16 @@ class Point:
         """Network evaluations of all stages; None if it is not known."""
         return self.settings.get("nfe")
 
+    def metric(self, name: str) -> float | None:
+        """A metric; None if it was not measured, or is not a finite number."""
+        value = self.metrics.get(name, math.nan)
+        return value if math.isfinite(value) else None
+
+    @property
+    def title(self) -> str:
+        """What it is called among its neighbours: "guidance 3", or its name where the guidance is not known."""
+        return self.name if self.guidance_scale is None else f"guidance {self.guidance_scale:g}"
+
 
 @dataclass(frozen=True)
 class Results:
@@ -48,9 +66,9 @@ class Results:
     Attributes:
         model: its name.
         suite: the suite, as plain JSON: "name", "dataset", "count", ...
-        protocol: "dataset" (what was read), "selection" (sha256, count, seed), "reference" (resize rule, sha256 of the
-            statistics' key), "feature_extractor" (name, layer, weights' sha256, resize rule), "clip" (likewise),
-            "versions" (of the libraries), "guidance" (the convention in words).
+        protocol: "dataset" (what was read), "selection" (sha256, count, seed), "reference" (what its statistics
+            depend on, and the sha256 of that), "feature_extractor" (name, layer, SHA-256 of the weights, resize rule),
+            "clip" (likewise), "versions" (of the libraries), "guidance" (the convention in words), "command".
         points: one for each setting.
     """
 
@@ -59,35 +77,112 @@ class Results:
     protocol: Mapping[str, Any]
     points: Sequence[Point]
 
+    def best(self, metric: str, lowest: bool = True) -> Point | None:
+        """The point with the lowest (or highest) value of a metric, the first of equals; None if no point has one."""
+        measured = [(value, point) for point in self.points if (value := point.metric(metric)) is not None]
+        return (min if lowest else max)(measured, key=lambda pair: pair[0])[1] if measured else None
+
     def write(self, folder: Path) -> Path:
-        """Write `results.json`, beside its place and then into it; nan is written as null."""
+        """Write `results.json`, beside its place and then into it; nan and infinities are written as null."""
         folder.mkdir(parents=True, exist_ok=True)
         content = {"format": FORMAT, **asdict(self)}
         for point in content["points"]:
-            point["metrics"] = {name: value if value == value else None for name, value in point["metrics"].items()}
-        beside = folder / f"{FILE}.tmp"
-        beside.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-        beside.replace(folder / FILE)
+            point["metrics"] = {k: value if math.isfinite(value) else None for k, value in point["metrics"].items()}
+        text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        replace(folder / FILE, text.encode())
         return folder / FILE
 
     @classmethod
     def read(cls, folder: Path) -> "Results":
-        """Read `results.json` of a folder.
+        """Read `results.json` of a folder; null is read as nan.
 
         Raises:
             FileNotFoundError: there is none.
             ValueError: it is broken, or of another format.
         """
         path = folder / FILE
+        if not path.is_file():
+            raise FileNotFoundError(f"no {FILE} in {folder}: that is what `ediffi evaluate` writes at its end")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(content, dict) or content.get("format") != FORMAT:
                 found = content.get("format") if isinstance(content, dict) else None
                 raise ValueError(f"it has the format {found!r}, and this version reads {FORMAT!r}")
-            points = [
-                Point(**point | {"metrics": {k: float("nan") if v is None else v for k, v in point["metrics"].items()}})
-                for point in content["points"]
-            ]
-            return cls(content["model"], content["suite"], content["protocol"], points)
+            model, suite, protocol = content["model"], content["suite"], content["protocol"]
+            if not (isinstance(model, str) and isinstance(suite, dict) and isinstance(protocol, dict)):
+                raise ValueError("model must be a text, and suite and protocol objects")
+            return cls(model, suite, protocol, [_point(point) for point in content["points"]])
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{path} holds no results: {error}") from None
+
+
+def _point(content: Mapping[str, Any]) -> Point:
+    """A point of a file, every value of the type that it should have."""
+    metrics = {name: math.nan if value is None else value for name, value in content["metrics"].items()}
+    settings, notices = content.get("settings", {}), content.get("notices", [])
+    numbers = [content["count"], *metrics.values()]
+    numbers += [settings[name] for name in ("guidance_scale", "nfe") if settings.get(name) is not None]
+    wrong = [value for value in numbers if isinstance(value, bool) or not isinstance(value, int | float)]
+    if wrong:
+        raise ValueError(f"{wrong[0]!r} stands where a number should")
+    if not all(isinstance(text, str) for text in [content["name"], *notices]):
+        raise ValueError("names and notices must be texts")
+    return Point(**{**content, "metrics": metrics, "notices": tuple(notices)})
+
+
+def check_comparable(several: Sequence[Results]) -> None:
+    """Check that numbers may stand on one figure: one data set, one selection, one reference, the same networks.
+
+    Library versions may differ ("versions", and "library" of a network); and one evaluation may lack a part, such as
+    the CLIP score, of which it then has no numbers.
+
+    Raises:
+        ValueError: they may not; the message names the first field in which two evaluations differ.
+    """
+    for one, other in combinations(several, 2):
+        for mine, theirs in _sections(one, other):
+            for name in [*mine, *(name for name in theirs if name not in mine)]:
+                if mine.get(name) != theirs.get(name):
+                    raise ValueError(
+                        f"{one.model} and {other.model} were judged by different protocols, and their numbers do not "
+                        f"compare: {name} is {_brief(mine.get(name))} and {_brief(theirs.get(name))}"
+                    )
+
+
+def _sections(one: Results, other: Results) -> Iterable[tuple[dict[str, Any], dict[str, Any]]]:
+    """What must agree of two evaluations, in the parts that both have, by dotted names; what is plainest first."""
+
+    def suite(results: Results) -> dict[str, Any]:
+        return {f"suite.{key}": results.suite.get(key) for key in ("dataset", "count", "image_size")}
+
+    def leaves(results: Results, part: str) -> dict[str, Any]:
+        found = dict(flattened(results.protocol[part], part))
+        hashed = "reference.pictures" in found or "reference.file_sha256" in found  # else it is all that there is
+        unread = {name for name in found if name.endswith(".library") or (hashed and name == "reference.sha256")}
+        return {name: value for name, value in found.items() if name not in unread}
+
+    counts = [sorted({point.count for point in results.points}) for results in (one, other)]
+    yield suite(one), suite(other)
+    if all(counts):
+        yield {"count": counts[0]}, {"count": counts[1]}
+    for part in COMPARED:
+        if one.protocol.get(part) is not None and other.protocol.get(part) is not None:
+            yield leaves(one, part), leaves(other, part)
+
+
+def flattened(value: Any, name: str = "") -> Iterable[tuple[str, Any]]:
+    """Leaves of nested plain JSON, each with its dotted name; a list of plain values is a leaf."""
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from flattened(inner, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list | tuple) and any(isinstance(inner, Mapping) for inner in value):
+        for index, inner in enumerate(value):
+            yield from flattened(inner, f"{name}.{index}")
+    else:
+        yield name, value
+
+
+def _brief(value: Any) -> str:
+    """A value as a message shows it: a hash by its beginning."""
+    text = str(value[0] if isinstance(value, list) and len(value) == 1 else value)
+    return text if len(text) <= 40 else f"{text[:12]}…"

@@ -1,0 +1,141 @@
+"""The figure in a file or on a page."""
+
+import io
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from html import escape
+from pathlib import Path
+from textwrap import wrap
+from typing import TYPE_CHECKING
+
+from evaluation.naming import PAPER, convention, dataset_name, measured_name, shortened
+from evaluation.pictures.files import replace
+from evaluation.results import Results
+from evaluation.tradeoff.axes import bars, curves
+from evaluation.tradeoff.palette import MUTED, STYLE, VARIABLES
+from evaluation.tradeoff.plan import Plan, plan
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class MatplotlibMissing(ValueError):
+    """There is nothing to draw with; the message says what to install."""
+
+
+def draw(several: Sequence[Results], path: Path) -> None:
+    """Draw evaluations of one data set into a PNG or SVG file, written beside its place and then into it.
+
+    The same evaluations give the same bytes.
+
+    Raises:
+        ValueError: the name ends in neither, or the evaluations do not compare.
+        MatplotlibMissing: a ValueError, too.
+        OSError: the file cannot be written.
+    """
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in ("png", "svg"):
+        raise ValueError(f"a figure is a .png or .svg file, got {path.name}")
+    file = io.BytesIO()
+    with _style():
+        metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
+        _figure(several).savefig(file, format=kind, dpi=160, metadata=metadata)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace(path, file.getvalue())
+
+
+def svg(several: Sequence[Results], prefix: str) -> str:
+    """The figure as an `<svg>` element for a page: it scales, and the page may set its colours (see `VARIABLES`).
+
+    Args:
+        several: evaluations of one data set.
+        prefix: begins its ids, so that a page may hold several figures.
+
+    Raises:
+        ValueError: the evaluations do not compare.
+        MatplotlibMissing: a ValueError, too.
+    """
+    file = io.StringIO()
+    with _style():
+        _figure(several).savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = file.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text[text.index("<svg") :], flags=re.DOTALL)
+    head, rest = text.split(">", 1)
+    view = re.search(r'viewBox="[^"]*"', head)
+    assert view
+    rest = re.sub("<[^>]*>", lambda tag: _for_page(tag[0], prefix), rest)
+    return f'<svg {view[0]} role="img" aria-label="{escape(describe(several))}">{rest.strip()}'
+
+
+def _for_page(tag: str, prefix: str) -> str:
+    """A tag of the SVG: ids begin with `prefix`, colours are the page's."""
+    tag = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", tag.replace("xlink:href", "href"))
+    return re.sub(
+        "#[0-9a-f]{6}", lambda hit: f"var({VARIABLES[hit[0]]}, {hit[0]})" if hit[0] in VARIABLES else hit[0], tag
+    )
+
+
+def describe(several: Sequence[Results]) -> str:
+    """The figure in a sentence, for those who do not see it."""
+    planned = plan(several)
+    models = ", ".join(results.model for results in several)
+    if planned.kind == "nothing":
+        return f"There is no finite number of {models} to draw."
+    shown = measured_name(several[0], planned.metric)
+    over = {"curve": " against CLIP score, a point for each guidance scale", "guidance": " over guidance scale"}
+    beside = "; beside the FID-30K of eDiff-I's Table 1" if planned.paper else ""
+    way = over.get(planned.kind, ", a bar for each setting")
+    return f"{shown}{way}, of {models}, on {dataset_name(several[0])}{beside}."
+
+
+def _figure(several: Sequence[Results]) -> "Figure":
+    """The figure; inside `_style()`."""
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    planned = plan(several)
+    notes = _notes(several, planned)
+    rows = sum(len(results.points) for results in several) + len(PAPER) * planned.paper
+    height = {"bars": 1.3 + 0.27 * rows, "nothing": 1.2}.get(planned.kind, 4.4 + 0.1 * len(several))
+    height += 0.17 * len(notes)
+    figure = Figure(figsize=(7.6, height), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
+    axes = figure.subplots()
+    figure.supxlabel("\n".join(notes), x=0.012, ha="left", fontsize=7.5, color=MUTED, linespacing=1.5)
+    if planned.kind in ("bars", "nothing"):
+        figure.suptitle(shortened(dataset_name(several[0]), 60), x=0.012, ha="left", fontsize=10.5, fontweight="bold")
+    if planned.kind == "nothing":
+        axes.set_axis_off()
+        axes.text(0, 0.5, "There is no finite number to draw.", transform=axes.transAxes, va="center")
+    elif planned.kind == "bars":
+        bars(axes, several, planned)
+    else:
+        curves(axes, figure, several, planned)
+    return figure
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    """Matplotlib's settings while a figure is made and saved; names in any script, without `$` formulas."""
+    try:
+        from matplotlib import rc_context
+    except ModuleNotFoundError:
+        raise MatplotlibMissing("figures need matplotlib: pip install 'ediffi[plots]'") from None
+    with rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+        yield
+
+
+def _notes(several: Sequence[Results], planned: Plan) -> list[str]:
+    """Lines below a figure: what is to be known of it."""
+    count, size = several[0].suite.get("count"), several[0].suite.get("image_size")
+    rule = f"{convention(several[0])}. "
+    first = {"curve": f"Numbers at the points are guidance scales: {rule}", "guidance": ""}.get(planned.kind, rule)
+    lines = [f"{first}NFE: network evaluations for a picture."]
+    lines[0] += f" {count:,} pictures at {size}²." if isinstance(count, int) and size else ""
+    if planned.paper:
+        lines.append("Beside: zero-shot FID-30K as printed in eDiff-I, Table 1, which has no CLIP scores.")
+    if planned.left_out:
+        lines.append("Not drawn: " + "; ".join(planned.left_out) + ".")
+    return [part for line in lines for part in wrap(line, 126)]

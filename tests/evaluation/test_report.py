@@ -1,0 +1,322 @@
+"""The page says every number and every notice, escapes what is not ours, loads nothing, and mixes no protocols."""
+
+import base64
+import builtins
+import io
+import math
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from evaluation import report
+from evaluation.datasets.toybox.judged import Toybox
+from evaluation.report import Sample, judged
+from evaluation.report.samples import wall
+from evaluation.report.tables import headlines
+from evaluation.results import Point, Results
+from tests.evaluation.evaluations import CLIP, INCEPTION, SCALES, evaluation, foreign, point
+
+pytest.importorskip("matplotlib")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+HOSTILE = '<script>alert("x")</script><img src="http://127.0.0.1:9/x.png" onerror=alert(1)> {{ 7*191 }} \' & "'
+
+
+class Page(HTMLParser):
+    """What stands on a page: its tags with their attributes, its words, and the numbers of its `<data>` elements."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words = ""
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+    def of(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    @property
+    def numbers(self) -> set[float]:
+        return {float(one["value"] or "nan") for one in self.of("data")}
+
+    @property
+    def best(self) -> list[float]:
+        return sorted(float(one["value"] or "nan") for one in self.of("data") if one.get("class") == "best")
+
+
+def picture(shade: int, side: int = 64) -> Image.Image:
+    return Image.fromarray(np.full((side, side, 3), shade, np.uint8))
+
+
+def read_points(metrics: dict[str, list[float]]) -> list[Point]:
+    """A point for each guidance scale, with an oracle's fields."""
+    points = [point(scale) for scale in SCALES]
+    return [
+        Point(
+            one.name, one.count, {**one.metrics, **{name: values[k] for name, values in metrics.items()}}, one.settings
+        )
+        for k, one in enumerate(points)
+    ]
+
+
+def test_every_number_stands_on_the_page(tmp_path):
+    oracle = {"oracle/shape": [0.125, 0.25, 0.75, 0.5], "oracle/everything": [0.1, 0.2, 0.3, math.nan]}
+    results = evaluation(points=read_points(oracle))
+    page = Page(report.write(results, tmp_path))
+    wanted = {
+        value for one in results.points for name, value in one.metrics.items() if value == value and name != "kid_std"
+    }
+    assert wanted <= page.numbers
+    assert "± 0.00012" in page.words
+    assert "not a number" in page.words
+    for text in ("5,000", "guidance 7.5", "all of it", "ours/model"):
+        assert text in page.words
+
+
+def test_the_best_of_each_column_is_marked(tmp_path):
+    oracle = {"oracle/shape": [0.125, 0.25, 0.75, 0.75]}
+    results = evaluation(points=read_points(oracle))
+    best = [12.125, 0.00321, max(one.metrics["clip_score"] for one in results.points), 0.75, 0.75]
+    assert Page(report.write(results, tmp_path)).best == sorted(best)
+    alone = evaluation(points=results.points[:1])
+    assert Page(report.write(alone, tmp_path)).best == []
+
+
+def test_headlines_are_the_best_and_say_where():
+    lowest, highest = headlines([evaluation()])
+    assert (lowest.name, lowest.text, lowest.where) == ("lowest FID", "12.12", "guidance 3")
+    assert (highest.name, highest.where) == ("highest CLIP score", "guidance 7.5")
+    (only,) = headlines([evaluation(points=[foreign({"fid": 3.0})])])
+    assert (only.name, only.where) == ("FID", "theirs")
+
+
+def test_everything_that_repeats_the_number_is_there(tmp_path):
+    results = evaluation()
+    command = ["ediffi", "evaluate", "--suite", "my suite"]
+    page = Page(report.write(results, tmp_path, command=command))
+    assert "ediffi evaluate --suite 'my suite'" in page.words
+    for value in ("ab" * 32, "cd" * 32, *INCEPTION.values(), *CLIP.values(), "captions_val2014.json", "2.15.0", "deis"):
+        assert value in page.words, value
+    assert "1 = off" in page.words
+    assert "dataset: coco2014" in page.words  # the suite, as YAML
+    elsewhere = evaluation(points=[foreign({"fid": 3.0})], command="ediffi evaluate --images theirs")
+    assert "ediffi evaluate --images theirs" in Page(report.write(elsewhere, tmp_path)).words
+    assert "Not known: the pictures were made elsewhere." in Page(report.write(elsewhere, tmp_path)).words
+
+
+def test_notices_come_once_with_their_settings_and_before_the_numbers(tmp_path):
+    of_all, of_one = "4,999 is less than 5,000.", "One picture was black."
+    points = [Point(one.name, one.count, one.metrics, one.settings, [of_all]) for one in evaluation().points]
+    points[1] = Point(points[1].name, 5000, points[1].metrics, points[1].settings, [of_all, of_one])
+    page = Page(report.write(evaluation(points=points), tmp_path))
+    assert page.words.count(of_all) == page.words.count(of_one) == 1
+    assert re.search(re.escape(of_one) + r"\s*\(guidance 1\)", page.words)
+    assert not re.search(re.escape(of_all) + r"\s*\(", page.words)
+    assert page.words.index(of_all) < page.words.index("lowest FID")
+
+
+def test_what_is_not_ours_is_escaped(tmp_path):
+    points = [Point(HOSTILE, 5000, {"fid": 1.0, HOSTILE: 2.0, f"{HOSTILE}/x": 0.5}, {HOSTILE: HOSTILE}, [HOSTILE])]
+    results = evaluation(HOSTILE, points=points, dataset={HOSTILE: HOSTILE}, extra=HOSTILE)
+    results = Results(results.model, {**results.suite, "about": HOSTILE, "name": HOSTILE}, results.protocol, points)
+    samples = {HOSTILE: [Sample(HOSTILE, picture(9), HOSTILE, False)]}
+    page = Page(report.write(results, tmp_path, samples, HOSTILE))
+    assert not page.of("script")
+    assert len(page.of("img")) == 1
+    assert page.of("img")[0]["alt"] == HOSTILE
+    assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+    assert "1337" not in page.words
+    assert page.words.count(HOSTILE) > 8
+
+
+def test_nothing_is_loaded_from_elsewhere(tmp_path):
+    results = evaluation(points=read_points({"oracle/shape": [0.1, 0.2, 0.3, 0.4]}))
+    path = report.write(results, tmp_path, {"guidance-3": [Sample("a circle", picture(9))]})
+    page = Page(path)
+    for tag, attributes in page.tags:
+        for name in ("src", "href", "xlink:href", "data", "poster", "action"):
+            value = attributes.get(name) or "#"
+            assert value.startswith(("#", "data:")) or (tag, name) == ("data", "value"), (tag, value)
+    assert not re.search(r"https?:|@import|url\((?!#)", path.read_text())
+    assert page.of("meta")[-1]["content"] == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    assert {path.name for path in tmp_path.iterdir()} == {"report.html"}
+
+
+def test_the_figure_is_on_the_page_and_described(tmp_path):
+    page = Page(report.write(evaluation(), tmp_path))
+    (figure,) = page.of("svg")
+    assert figure["role"] == "img"
+    assert figure["aria-label"] == (
+        "FID against CLIP score, a point for each guidance scale, of ours/model, on COCO 2014 validation."
+    )
+    assert all("scope" in head for head in page.of("th"))
+
+
+def test_without_matplotlib_the_page_says_so(tmp_path, monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *rest):
+        if name.partition(".")[0] == "matplotlib":
+            raise ModuleNotFoundError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    page = Page(report.write(evaluation(), tmp_path))
+    assert not page.of("svg")
+    assert "There is no figure: figures need matplotlib: pip install 'ediffi[plots]'." in page.words
+    assert 12.125 in page.numbers
+
+
+def test_pictures_are_small_and_inside(tmp_path):
+    big = Image.fromarray(np.random.default_rng(0).integers(0, 255, (600, 300, 3), np.uint8))
+    samples = {"guidance-1": [Sample("noise", big), Sample("flat", picture(200), "right", True)]}
+    page = Page(report.write(evaluation(), tmp_path, samples))
+    files = [base64.b64decode((one["src"] or "").partition(",")[2]) for one in page.of("img")]
+    noise, flat = (Image.open(io.BytesIO(file)) for file in files)
+    assert (noise.format, noise.size) == ("JPEG", (96, 192))
+    assert (flat.format, flat.size) == ("PNG", (64, 64))
+    assert np.asarray(flat).tolist() == np.asarray(picture(200)).tolist()
+    assert "✓ right" in page.words
+    assert big.size == (300, 600)
+
+
+def test_settings_stand_side_by_side_where_captions_are_the_same():
+    one, two = [Sample("a", picture(1)), Sample("b", picture(2))], [Sample("a", picture(3)), Sample("b", picture(4))]
+    side_by_side = wall({"guidance 1": one, "guidance 3": two})
+    assert side_by_side is not None
+    assert [(caption, len(row)) for caption, row in side_by_side.rows] == [("a", 2), ("b", 2)]
+    apart = wall({"guidance 1": one, "guidance 3": two[::-1]})
+    assert apart is not None
+    assert not apart.rows
+    assert [title for title, _ in apart.cards] == ["guidance 1", "guidance 3"]
+    assert wall({"guidance 1": []}) is None
+
+
+def test_a_verdict_is_what_the_data_set_measured():
+    world = Toybox(size=8)
+    first, second = world.items()[:2]
+    image = world.reference(first, 64)
+    assert judged(first.caption, image, world.measure(first, image))[2:] == ("right", True)
+    wrong = judged(second.caption, image, world.measure(second, image))
+    assert wrong.right is False
+    assert wrong.verdict is not None
+    assert "everything" not in wrong.verdict
+    assert wrong.verdict.startswith("wrong: ")
+    assert judged("a photograph", image, {})[2:] == (None, None)
+
+
+def test_the_same_results_give_the_same_page(tmp_path):
+    samples = {"guidance-1": [Sample("flat", picture(200))]}
+    first = report.write(evaluation(), tmp_path, samples).read_bytes()
+    assert report.write(evaluation(), tmp_path, samples).read_bytes() == first
+
+
+def test_samples_of_an_unknown_point_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="samples of 'guidance-9', and the results have only guidance-0, guidance-1"):
+        report.write(evaluation(), tmp_path, {"guidance-9": []})
+
+
+def written(folder: Path, *several: Results) -> list[Path]:
+    for index, results in enumerate(several):
+        results.write(folder / f"run{index}")
+    return [folder / f"run{index}" for index in range(len(several))]
+
+
+def test_a_comparison_has_a_figure_and_a_table_for_each_data_set(tmp_path):
+    flowers = [evaluation(name, dataset="visual-genome") for name in ("one", "two")]
+    folders = written(tmp_path, evaluation("one"), *flowers, evaluation("two", points=[point(3, fid=5.5)]))
+    page = Page(report.compare(folders, tmp_path / "all" / "page.html", "ediffi evaluate compare"))
+    first, second = page.of("svg")
+    assert "of one, two, on COCO" in (first["aria-label"] or "")
+    assert "of one, two, on Visual Genome" in (second["aria-label"] or "")
+    assert 5.5 in page.best
+    assert sum(value == 5.5 for value in page.best) == 1
+    assert "two, guidance 3" in page.words
+    assert "ediffi evaluate compare" in page.words
+
+
+def test_models_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    page = Page(report.compare(written(tmp_path, evaluation("m"), evaluation("m")), tmp_path / "page.html"))
+    assert "m (run0) · m (run1)" in page.words
+    (tmp_path / "other").mkdir()
+    (second,) = written(tmp_path / "other", evaluation("m"))
+    page = Page(report.compare([tmp_path / "run0", second], tmp_path / "page.html"))
+    assert f"m ({second})" in page.words
+
+
+def test_a_notice_on_all_models_has_no_owner_and_on_one_has(tmp_path):
+    def noticed(*texts: str) -> list[Point]:
+        return [Point(one.name, one.count, one.metrics, one.settings, texts) for one in evaluation().points]
+
+    several = (
+        evaluation("one", points=noticed("Few pictures.", "Blurred.")),
+        evaluation("two", points=noticed("Few pictures.")),
+    )
+    page = Page(report.compare(written(tmp_path, *several), tmp_path / "page.html"))
+    assert page.words.count("Few pictures.") == 1
+    assert not re.search(r"Few pictures\.\s*\(", page.words)
+    assert re.search(r"Blurred\.\s*\(one\)", page.words)
+
+
+def test_other_versions_are_noticed(tmp_path):
+    folders = written(
+        tmp_path, evaluation("one"), evaluation("two", versions={"torch": "3.0", "torch-fidelity": "0.4.0"})
+    )
+    page = Page(report.compare(folders, tmp_path / "page.html"))
+    assert "Judged with different versions of torch: 2.15.0 (one), 3.0 (two)." in page.words
+    assert "different versions of torch-fidelity" not in page.words
+
+
+def test_a_comparison_across_protocols_is_refused_and_writes_nothing(tmp_path):
+    other = evaluation("two", feature_extractor={**INCEPTION, "name": "vgg16"})
+    folders = written(tmp_path, evaluation("one"), other)
+    with pytest.raises(ValueError, match=r"one and two .* feature_extractor\.name is inception-v3-compat and vgg16$"):
+        report.compare(folders, tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
+    with pytest.raises(ValueError, match="at least two folders, got 1"):
+        report.compare(folders[:1], tmp_path / "page.html")
+    with pytest.raises(ValueError, match="run0 was named twice"):
+        report.compare([folders[0], tmp_path / "run0"], tmp_path / "page.html")
+    with pytest.raises(FileNotFoundError, match=r"no results\.json"):
+        report.compare([folders[0], tmp_path / "nowhere"], tmp_path / "page.html")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_browser_shows_it_without_a_complaint_or_a_request(tmp_path):
+    playwright = pytest.importorskip("playwright.sync_api")
+    results = evaluation(points=read_points({"oracle/shape": [0.125, 0.25, 0.75, 0.5]}))
+    samples = {"guidance-1": [Sample(HOSTILE, picture(200))], "guidance-3": [Sample(HOSTILE, picture(20))]}
+    path = report.write(results, tmp_path, samples, "ediffi evaluate --suite toybox")
+    asked: list[str] = []
+    complaints: list[Any] = []
+    with playwright.sync_playwright() as play:
+        chromium = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        for width, scheme in ((1200, "light"), (390, "dark")):
+            context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+            tab = context.new_page()
+            tab.on("request", lambda request: asked.append(request.url))
+            tab.on("console", lambda message: complaints.append(message.text))
+            tab.on("pageerror", lambda error: complaints.append(str(error)))
+            tab.goto(path.as_uri())
+            assert tab.evaluate(
+                "document.documentElement.scrollWidth <= innerWidth"
+            )  # wide tables scroll by themselves
+            assert tab.evaluate("[...document.images].every(image => image.complete && image.naturalWidth === 64)")
+            assert tab.locator("svg[role=img]").bounding_box()["height"] > 200
+            tab.screenshot(path=tmp_path / f"{scheme}.png", full_page=True)
+            paper = np.asarray(Image.open(tmp_path / f"{scheme}.png").convert("L"))[5, 5]
+            assert paper > 240 if scheme == "light" else paper < 40
+        chromium.close()
+    assert not complaints
+    assert not [url for url in asked if not url.startswith("data:") and url != path.as_uri()]
