@@ -74,6 +74,10 @@ class Suite:
         values["feature_weights"] = self.feature_weights and Path(self.feature_weights).name
         return values
 
+    def with_clip(self, path: str) -> "Suite":
+        """The suite with another CLIP: a folder, or a repository of the Hub."""
+        return replace(self, clip=replace(self.clip, path=path))
+
 
 def shipped() -> list[str]:
     """Names of the suites that ship."""
@@ -93,8 +97,8 @@ def read_suite(name: str | Path, **changes: Any) -> Suite:
     if not path.is_file():
         raise FileNotFoundError(f"no suite {str(name)!r}: those that ship are {', '.join(shipped())}; or name a YAML file")
     suite = _parsed(path)
-    beside = {"feature_weights": _beside(path, suite.feature_weights)}
-    suite = replace(suite, clip=replace(suite.clip, path=_beside(path, suite.clip.path)), **beside)
+    clip = replace(suite.clip, path=_beside(path, suite.clip.path))
+    suite = replace(suite, clip=clip, feature_weights=_beside(path, suite.feature_weights))
     return replace(suite, **{key: value for key, value in changes.items() if value is not None})
 
 

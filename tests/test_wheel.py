@@ -51,7 +51,7 @@ def shipped(*suffixes: str) -> set[str]:
 
 def test_the_wheel_holds_the_house_and_nothing_else(wheel: Path) -> None:
     inside = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    expected = shipped(".py", ".yaml", ".json", ".safetensors", ".html", ".css", ".js")
+    expected = shipped(".py", ".yaml", ".json", ".safetensors", ".html", ".css", ".js", ".j2")
     assert {"registry/core.py", "registry/py.typed", "evaluation/py.typed", "ediffi/py.typed"} <= expected
     assert not expected - inside
     assert {name.partition("/")[0] for name in inside} == {"ediffi", "registry", "evaluation"}
