@@ -1,16 +1,18 @@
 """Toybox as a data set that models are judged on: held-out scenes, with the renderer's pictures and the oracle's word."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from evaluation.datasets.captioned import Item
-from evaluation.datasets.toybox.caption import Length, prompts
+from evaluation.datasets.toybox.caption import Caption, Length, prompts
 from evaluation.datasets.toybox.oracle import read
 from evaluation.datasets.toybox.render import render
+from evaluation.datasets.toybox.scene import Scene
 from evaluation.datasets.toybox.scoring import score
 
 
@@ -26,7 +28,7 @@ class Toybox:
     """
 
     def __init__(self, length: Length = "short", size: int = 5_000) -> None:
-        cases = prompts(0, size, "test", length)
+        cases = _cases(length, size)
         self.name = "toybox"
         self.protocol: Mapping[str, Any] = {
             "split": "test",
@@ -60,3 +62,8 @@ class Toybox:
             right = values["oracle/everything"] if len(scene.objects) == count else float("nan")
             values[f"oracle/everything, {count} object{'s' if count > 1 else ''}"] = right
         return values
+
+
+@cache
+def _cases(length: Length, size: int) -> Sequence[tuple[Scene, Caption]]:
+    return prompts(0, size, "test", length)
