@@ -320,7 +320,7 @@ def test_the_options_of_recipes_are_frozen() -> None:
 
 def test_registry_lists_and_describes(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["registry", "unet*"]) == 0
-    assert capsys.readouterr().out == "denoisers\n  unet_base64\n  unet_toybox\n"
+    assert capsys.readouterr().out == "denoisers\n  unet_adm64\n  unet_base64\n  unet_toybox\n"
     assert cli.main(["registry", "unet_toybox"]) == 0
     assert capsys.readouterr().out.startswith("unet_toybox (denoisers, from ")
     assert cli.main(["registry", "unet_toybx"]) == 1

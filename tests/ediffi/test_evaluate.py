@@ -184,11 +184,11 @@ def test_several_are_compared_on_one_page(
     evaluate("--guidance-scale", "1,2", output="one")
     evaluate("--guidance-scale", "1,2", "--num-inference-steps", 3, output="other")
     page = tmp_path / "both.html"
-    assert main(["evaluate", "compare", f"[{tmp_path / 'one'},{tmp_path / 'other'}]", "--output", str(page)]) == 0
+    assert main(["evaluate", "compare", str(tmp_path / "one"), str(tmp_path / "other"), "--output", str(page)]) == 0
     assert "tiny (other)" in page.read_text()
     capsys.readouterr()
     evaluate("--guidance-scale", "1,2", "--count", 5, output="fewer")
-    assert main(["evaluate", "compare", f"[{tmp_path / 'one'},{tmp_path / 'fewer'}]", "--output", str(page)]) == 1
+    assert main(["evaluate", "compare", str(tmp_path / "one"), str(tmp_path / "fewer"), "--output", str(page)]) == 1
     assert "6 and 5" in capsys.readouterr().err
 
 

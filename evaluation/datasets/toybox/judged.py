@@ -1,4 +1,4 @@
-"""Toybox as a data set that models are judged on: held-out scenes, with the renderer's pictures and the oracle's word."""
+"""Toybox as a data set that models are judged on: held-out scenes, the renderer's pictures, the oracle's word."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -48,7 +48,7 @@ class Toybox:
         return Image.fromarray(render(self._cases[item.key][0], size))
 
     def measure(self, item: Item, image: Image.Image) -> dict[str, float]:
-        """What the oracle reads: "oracle/shape", ... are 1 if that is right of every object, nan if it was not asked for.
+        """What the oracle reads: "oracle/shape", ... is 1 if that is right of every object, nan if nobody asked for it.
 
         "oracle/everything" is 1 if all is right, and "oracle/everything, 2 objects" the same of scenes with two.
 
