@@ -27,6 +27,12 @@ def save(image: Image, path: Path, settings: Mapping[str, Any]) -> None:
     beside.replace(path)
 
 
+def describe(image: Image, settings: Mapping[str, Any]) -> Image:
+    """Let a picture carry its settings, for whoever stores it with the texts in `image.info`; the picture itself."""
+    image.info[SETTINGS] = json.dumps(settings, ensure_ascii=False)
+    return image
+
+
 def settings_of(path: Path) -> dict[str, Any]:
     """The settings a picture was made with.
 

@@ -1,11 +1,9 @@
-"""A cascade at work: says what it will ignore, paints under a bar, saves, reports; one prompt, or a run of many."""
+"""A cascade at work on one prompt: says what it will ignore, paints under a bar, saves, reports."""
 
-import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -88,76 +86,3 @@ def described(stages: Mapping[str, Mapping[str, Any]]) -> str:
         f"{name} {s['sampler']} {s['num_inference_steps']} steps ({s['nfe']} NFE) guidance {s['guidance_scale']:g}"
         for name, s in stages.items()
     )
-
-
-@dataclass(frozen=True)
-class Run:
-    """Many prompts into a folder: `00000.png`, `00001.png`, ... in the order of the prompts.
-
-    Picture k is a function of (seed, k), so pictures that are there are skipped, and a run that was cut goes on.
-    `run.json` says what the folder is for; other settings need another folder.
-
-    Args:
-        prompts: in order.
-        folder: made if it is missing.
-        num_images: pictures for each prompt.
-        batch_size: pictures at a time.
-
-    Raises:
-        ValueError: a number is below 1.
-    """
-
-    prompts: Sequence[str]
-    folder: Path
-    num_images: int = 1
-    batch_size: int = 8
-
-    def __post_init__(self) -> None:
-        for name in ("num_images", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
-
-    def paint(self, painter: Painter, **options: Any) -> None:
-        """Paint what is missing, under a bar over the pictures; with the options of `Cascade.__call__`.
-
-        Raises:
-            ValueError: the folder holds a run with other settings.
-        """
-        self._claim(painter.cascade, options)
-        texts = [text for text in self.prompts for _ in range(self.num_images)]
-        paths = [self.folder / f"{index:05d}.png" for index in range(len(texts))]
-        missing = [index for index, path in enumerate(paths) if not path.exists()]
-        with tqdm(total=len(paths), initial=len(paths) - len(missing), unit="picture", disable=None) as bar:
-            for batch in _consecutive(missing, self.batch_size):
-                chosen = [texts[index] for index in batch]
-                pictures = painter.cascade(chosen, first_index=batch[0], **options)
-                for index, text, image in zip(batch, chosen, pictures.images, strict=True):
-                    single = {"prompt": text, "first_index": index, "index": 0}
-                    gallery.save(image, paths[index], {**pictures.settings, **single})
-                bar.update(len(batch))
-        print(f"{len(paths)} pictures, {len(paths) - len(missing)} of them were there: {self.folder.resolve()}")
-
-    def _claim(self, cascade: Cascade, options: Mapping[str, Any]) -> None:
-        """Write down what the folder is for, or make sure that it is for this."""
-        request = {"prompts": list(self.prompts), "num_images": self.num_images, **cascade.request(**options)}
-        content = json.dumps(request, indent=1, ensure_ascii=False, sort_keys=True)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        note = self.folder / "run.json"
-        if note.exists() and note.read_text(encoding="utf-8") != content:
-            raise ValueError(f"{self.folder} holds a run with other prompts or settings; choose another folder")
-        if not note.exists():
-            beside = note.with_name("run.json.tmp")
-            beside.write_text(content, encoding="utf-8")
-            beside.replace(note)
-
-
-def _consecutive(indices: Sequence[int], size: int) -> Iterator[list[int]]:
-    """Runs of neighbours, at most `size` long."""
-    batch: list[int] = []
-    for index in indices:
-        if batch and (index != batch[-1] + 1 or len(batch) == size):
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch

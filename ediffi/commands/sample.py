@@ -1,9 +1,12 @@
 """`ediffi sample "PROMPT"`, and `ediffi sample --prompts FILE`."""
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ediffi.cli import UsageError, run
+
+if TYPE_CHECKING:
+    from evaluation.pictures.numbered import Store
 
 
 def main(argv: list[str]) -> int:
@@ -32,6 +35,10 @@ def sample(
     sampler: str | None = None,
     prompts: Path | None = None,
     batch_size: int = 8,
+    shard_size: int | None = None,
+    devices: int = 1,
+    num_nodes: int = 1,
+    threads: int = 1,
     device: str = "cpu",
     expert_residency: Literal["resident", "stream"] = "resident",
 ) -> None:
@@ -56,7 +63,11 @@ def sample(
         dynamic_threshold: quantile of Imagen's dynamic thresholding in the base stage, such as 0.995; off by default.
         sampler: a registered sampler, or a preset (paper-steps, paper-nfe).
         prompts: a file of prompts instead of one, a line each (.txt) or objects with the field "prompt" (.jsonl).
-        batch_size: pictures at a time with --prompts.
+        batch_size: pictures at a time with --prompts; as all settings, the same when a run goes on.
+        shard_size: with --prompts, WebDataset shards of so many pictures instead of PNG files.
+        devices: with --prompts, processes on this machine, each with a device of its own; the pictures are the same.
+        num_nodes: with --prompts, machines; torchrun does as well, and says both numbers itself.
+        threads: with --prompts, of the processor in each process; a setting, since it changes last bits.
         device: cpu, cuda, ...
         expert_residency: resident keeps all experts in memory, stream only the one in use; the pictures are the same.
     """
@@ -65,12 +76,22 @@ def sample(
     if guidance_interval is not None and len(guidance_interval) != 2:
         raise UsageError(f"--guidance-interval takes [low, high], got {guidance_interval}")
 
+    several = {"num_images": num_images, "batch_size": batch_size, "threads": threads}
+    for name, value in (several | {"devices": devices, "num_nodes": num_nodes}).items():
+        if value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    if prompts is None and (devices * num_nodes > 1 or shard_size is not None):
+        raise UsageError("--devices, --num-nodes and --shard-size are for many prompts; give a file with --prompts")
+
     from ediffi import gallery
+    from ediffi.data.fleet import launch
     from ediffi.data.picture import open_picture
+    from ediffi.generator import CascadeGenerator
     from ediffi.paint import read_layout
-    from ediffi.painter import Painter, Run
+    from ediffi.painter import Painter
     from ediffi.prompt import parse, read_prompts
     from ediffi.request import Style, Switch
+    from evaluation.pictures.generate import generate
 
     options = {
         "seed": seed,
@@ -91,5 +112,20 @@ def sample(
         Painter(model, device, expert_residency).paint(prompt, paths, **options)
         return
     assert prompts is not None
-    many = Run(read_prompts(prompts), output or Path(prompts.stem), num_images, batch_size)
-    many.paint(Painter(model, device, expert_residency), **options)
+    texts = [text for text in read_prompts(prompts) for _ in range(num_images)]
+    store = _store(output or Path(prompts.stem), len(texts), batch_size, shard_size)
+    fleet = launch(device, devices, num_nodes)
+    generator = CascadeGenerator.from_pretrained(model, fleet.device, expert_residency, threads=threads, **options)
+    made = generate(generator, texts, store, batch_size=batch_size, **fleet.share)
+    if fleet.rank == 0:
+        print(f"{made}: {store.folder.resolve()}")
+
+
+def _store(folder: Path, count: int, batch_size: int, shard_size: int | None) -> "Store":
+    """Where pictures go, one way or the other; found out to go with the size of batches."""
+    from evaluation.pictures.folder import PictureFolder
+    from evaluation.pictures.shards import PictureShards
+
+    store = PictureFolder(folder, count) if shard_size is None else PictureShards(folder, count, shard_size)
+    store.unit(batch_size)
+    return store

@@ -307,9 +307,9 @@ def test_a_run_of_many_prompts_goes_on_where_it_was_cut(model_folder: Path, tmp_
     assert run("--batch-size", "4") == 0
     assert "6 pictures, 3 of them were there" in capsys.readouterr().out
     for path in files:
-        assert np.abs(first[path.name].astype(int) - np.array(Image.open(path))).max() <= 1
-    assert run("--seed", "1") == 1
-    assert "holds a run with other prompts or settings" in capsys.readouterr().err
+        assert np.array_equal(first[path.name], np.array(Image.open(path)))
+    assert run("--batch-size", "4", "--seed", "1") == 1
+    assert "holds a run with other settings: seed was 0, now 1; choose another folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
