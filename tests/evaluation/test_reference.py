@@ -1,0 +1,265 @@
+"""Reference statistics: cached under all they depend on, refused if they are of something else; and the summary."""
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from evaluation.measures.passes import Networks, measure
+from evaluation.measures.reference import (
+    Reference,
+    extract_reference,
+    key_sha256,
+    read_npz,
+    read_reference,
+    reference_folder,
+    reference_key,
+)
+from evaluation.measures.rows import Rows
+from evaluation.measures.summary import summarise
+
+RULE = {"size": 24, "resize": "shortest side, bicubic, centre cut"}
+
+
+class Drawn:
+    """Random pictures, a function of their number."""
+
+    def __init__(self, count: int, seed: int = 0) -> None:
+        self.count, self.seed, self.read = count, seed, 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Image.Image:
+        self.read += 1
+        rng = np.random.default_rng((self.seed, index))
+        return Image.fromarray(rng.integers(0, 256 - 60 * self.seed, (24, 24, 3), dtype=np.uint8))
+
+    def name(self, index: int) -> str:
+        return f"{index}.png"
+
+    def fingerprint(self) -> str:
+        return f"{self.seed}-{self.count}"
+
+
+class Rowsums:
+    """Features of a picture by its pixels: 72 numbers."""
+
+    layer, width = "mean", 72
+
+    def __init__(self, name: str = "rowsums") -> None:
+        self.name = name
+        self.protocol: Mapping[str, Any] = {"name": name, "layer": "mean", "weights": "00", "resize": "none"}
+
+    def prepare(self, image: Image.Image) -> Tensor:
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+    def __call__(self, pictures: Tensor) -> Tensor:
+        return pictures.float().mean(3).flatten(1)
+
+
+EXTRACTOR = Rowsums()
+
+
+def extracted(pictures: Drawn, cache: Path, **options: Any) -> tuple[Path, dict[str, Any]]:
+    return extract_reference(pictures, EXTRACTOR, cache, RULE, **options), reference_key(pictures, EXTRACTOR, RULE)
+
+
+def judged(pictures: Drawn, folder: Path) -> Rows:
+    measure(pictures, folder, Networks(EXTRACTOR))
+    return Rows.read(folder)
+
+
+def test_statistics_are_those_of_the_features(tmp_path: Path) -> None:
+    pictures = Drawn(40)
+    folder, key = extracted(pictures, tmp_path)
+    reference = read_reference(folder, key)
+    features = EXTRACTOR(torch.stack([EXTRACTOR.prepare(pictures[number]) for number in range(40)])).double().numpy()
+    np.testing.assert_allclose(reference.mean, features.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(reference.cov, np.cov(features.T), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(reference.features(), features, rtol=1e-6)
+    assert reference.count == 40
+
+
+def test_what_is_cached_is_not_made_again(tmp_path: Path) -> None:
+    pictures = Drawn(12)
+    first = read_reference(*extracted(pictures, tmp_path))
+    pictures.read = 0
+    second = read_reference(*extracted(pictures, tmp_path))
+    assert pictures.read == 0
+    assert torch.equal(first.cov, second.cov)
+    assert first.protocol == second.protocol
+
+
+def test_many_processes_make_one_file(tmp_path: Path) -> None:
+    one = extracted(Drawn(21), tmp_path / "one", batch_size=4)
+    for rank in (2, 0, 1):
+        many = extracted(Drawn(21), tmp_path / "many", batch_size=4, rank=rank, world_size=3)
+    for folder, key in (one, many):
+        read_reference(folder, key)
+    for name in ("features.npy", "reference.safetensors", "reference.json"):
+        assert (one[0] / name).read_bytes() == (many[0] / name).read_bytes()
+
+
+def test_the_key_is_all_they_depend_on(tmp_path: Path) -> None:
+    keys = [
+        reference_key(Drawn(12), EXTRACTOR, RULE),
+        reference_key(Drawn(13), EXTRACTOR, RULE),
+        reference_key(Drawn(12, seed=1), EXTRACTOR, RULE),
+        reference_key(Drawn(12), Rowsums("other"), RULE),
+        reference_key(Drawn(12), EXTRACTOR, RULE | {"size": 32}),
+    ]
+    assert len({reference_folder(tmp_path, key) for key in keys}) == len(keys)
+    assert reference_folder(tmp_path, dict(reversed(keys[0].items()))) == reference_folder(tmp_path, keys[0])
+    folder, key = extracted(Drawn(12), tmp_path)
+    assert folder.name == key_sha256(key) == read_reference(folder, key).protocol["sha256"]
+
+
+@pytest.mark.parametrize(
+    ("change", "differing"),
+    [
+        ({"count": 13}, "count"),
+        ({"preparation": {"size": 32}}, "preparation"),
+        ({"feature_extractor": {"name": "other"}, "pictures": "x"}, "feature_extractor, pictures"),
+    ],
+)
+def test_statistics_of_something_else_are_refused(tmp_path: Path, change: dict[str, Any], differing: str) -> None:
+    folder, key = extracted(Drawn(12), tmp_path)
+    read_reference(folder, key)
+    with pytest.raises(ValueError, match=f"holds reference statistics with other {differing} than asked for"):
+        read_reference(folder, key | change)
+
+
+@pytest.mark.parametrize("name", ["reference.safetensors", "features.npy"])
+def test_a_changed_file_is_refused(tmp_path: Path, name: str) -> None:
+    """safetensors would not see a flipped bit."""
+    folder, key = extracted(Drawn(12), tmp_path)
+    read_reference(folder, key)
+    content = bytearray((folder / name).read_bytes())
+    content[-3] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{name} is not the file that was written; delete its folder"):
+        read_reference(folder, key)
+    (folder / name).unlink()
+    with pytest.raises(ValueError, match=rf"{name} is not the file"):
+        read_reference(folder, key)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": "other"}'])
+def test_a_broken_note_is_named(tmp_path: Path, content: str) -> None:
+    folder, key = extracted(Drawn(12), tmp_path)
+    read_reference(folder, key)
+    (folder / "reference.json").write_text(content)
+    with pytest.raises(ValueError, match=r"reference.json is broken .*; delete its folder and begin again"):
+        read_reference(folder, key)
+
+
+def test_rows_that_are_not_all_there_are_no_reference(tmp_path: Path) -> None:
+    folder, key = extracted(Drawn(12), tmp_path, batch_size=4, rank=0, world_size=2)
+    with pytest.raises(ValueError, match="4 of 12 pictures have not been measured yet"):
+        read_reference(folder, key)
+    with pytest.raises(FileNotFoundError, match="holds no measurements"):
+        read_reference(tmp_path / "nowhere", key)
+
+
+def written(path: Path, **arrays: Any) -> Path:
+    np.savez(path, **arrays)
+    return path
+
+
+def test_statistics_of_others_give_the_same_distance(tmp_path: Path) -> None:
+    folder, key = extracted(Drawn(30), tmp_path / "cache")
+    own = read_reference(folder, key)
+    foreign = read_npz(written(tmp_path / "coco.npz", mu=own.mean.numpy(), sigma=own.cov.numpy()), EXTRACTOR)
+    rows = judged(Drawn(30, seed=1), tmp_path / "pass")
+    ours, theirs = (summarise(rows, EXTRACTOR, reference) for reference in (own, foreign))
+    assert theirs.metrics == {"frechet_rowsums": ours.metrics["frechet_rowsums"]}
+    assert (foreign.protocol["foreign"], own.protocol["foreign"]) == (True, False)
+    assert any("those of coco.npz: how its pictures were chosen" in notice for notice in theirs.notices)
+    assert not any("coco.npz" in notice for notice in ours.notices)
+    with pytest.raises(ValueError, match="no features"):
+        foreign.features()
+
+
+@pytest.mark.parametrize(
+    ("arrays", "sentence"),
+    [
+        ({"mu": np.zeros(72)}, "has no arrays mu and sigma"),
+        ({"mu": np.zeros(2048), "sigma": np.eye(2048)}, r"has mu \[2048\].*rowsums mean needs \[72\] and \[72, 72\]"),
+        ({"mu": np.zeros(72), "sigma": np.full((72, 72), np.nan)}, "has no covariance in sigma"),
+        ({"mu": np.zeros(72), "sigma": np.triu(np.ones((72, 72)))}, "finite and symmetric"),
+        ({"mu": np.array([{}] * 72), "sigma": np.eye(72)}, "has no arrays mu and sigma"),
+    ],
+    ids=["no sigma", "wide", "nan", "not symmetric", "pickled"],
+)
+def test_broken_statistics_of_others_are_named(tmp_path: Path, arrays: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=rf"stats.npz' {sentence}|stats.npz'.*{sentence}"):
+        read_npz(written(tmp_path / "stats.npz", **arrays), EXTRACTOR)
+
+
+class Harm:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (open, ("harm.txt", "w"))
+
+
+def test_nothing_is_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"stats.npz' has no arrays mu and sigma"):
+        read_npz(written(tmp_path / "stats.npz", mu=np.array([Harm()] * 72), sigma=np.eye(72)), EXTRACTOR)
+    assert not (tmp_path / "harm.txt").exists()
+
+
+def test_other_files_are_no_statistics(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no file"):
+        read_npz(tmp_path / "nowhere.npz", EXTRACTOR)
+    for content in (b"", b"hello", io.BytesIO(b"PK\3\4").getvalue()):
+        (tmp_path / "stats.npz").write_bytes(content)
+        with pytest.raises(ValueError, match=r"stats.npz' has no arrays mu and sigma"):
+            read_npz(tmp_path / "stats.npz", EXTRACTOR)
+
+
+def test_metrics_have_their_names(tmp_path: Path) -> None:
+    reference = read_reference(*extracted(Drawn(30), tmp_path / "cache"))
+    names = {"frechet_rowsums", "kid_mean", "kid_std", "precision", "recall", "f_score"}
+    rows = judged(Drawn(25, seed=1), tmp_path / "pass")
+    assert set(summarise(rows, EXTRACTOR, reference).metrics) == names
+    assert summarise(rows, EXTRACTOR).metrics == {}
+    same = summarise(judged(Drawn(30), tmp_path / "same"), EXTRACTOR, reference).metrics
+    assert same["frechet_rowsums"] == pytest.approx(0, abs=1e-6)
+    assert (same["precision"], same["recall"]) == (1, 1)
+    few = summarise(judged(Drawn(3), tmp_path / "few"), EXTRACTOR, reference).metrics
+    assert set(few) == {"frechet_rowsums", "kid_mean", "kid_std"}
+
+
+def test_few_pictures_are_said(tmp_path: Path) -> None:
+    reference = read_reference(*extracted(Drawn(80), tmp_path / "cache"))
+    notices = summarise(judged(Drawn(30, seed=1), tmp_path / "pass"), EXTRACTOR, reference).notices
+    assert notices == [
+        "frechet_rowsums is of 30 pictures: below 2048 it is biased upwards; compare it at equal numbers only, "
+        "and KID beside it, which has no such bias",
+        "the covariance of 30 rows of 72 numbers has not full rank",
+    ]
+    many = Reference(reference.mean, reference.cov, 5000, None, reference.protocol)
+    rows = judged(Drawn(2100, seed=1), tmp_path / "many")
+    assert summarise(rows, EXTRACTOR, many).notices == []
+
+
+def test_features_of_another_extractor_are_not_compared(tmp_path: Path) -> None:
+    reference = read_reference(*extracted(Drawn(12), tmp_path / "cache"))
+    other = Rowsums("other")
+    measure(Drawn(12), tmp_path / "pass", Networks(other))
+    with pytest.raises(ValueError, match="of another feature extractor"):
+        summarise(Rows.read(tmp_path / "pass"), other, reference)
+
+
+def test_the_protocol_is_plain(tmp_path: Path) -> None:
+    reference = read_reference(*extracted(Drawn(12), tmp_path))
+    assert json.loads(json.dumps(reference.protocol)) == reference.protocol
+    assert {"pictures", "count", "preparation", "feature_extractor", "sha256", "foreign"} == set(reference.protocol)
