@@ -95,7 +95,8 @@ def read_suite(name: str | Path, **changes: Any) -> Suite:
     """
     path = SHIPPED / f"{name}.yaml" if str(name) in shipped() else Path(name)
     if not path.is_file():
-        raise FileNotFoundError(f"no suite {str(name)!r}: those that ship are {', '.join(shipped())}; or name a YAML file")
+        known = ", ".join(shipped())
+        raise FileNotFoundError(f"no suite {str(name)!r}: those that ship are {known}; or name a YAML file")
     suite = _parsed(path)
     clip = replace(suite.clip, path=_beside(path, suite.clip.path))
     suite = replace(suite, clip=clip, feature_weights=_beside(path, suite.feature_weights))
