@@ -31,12 +31,20 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "inspect": ("ediffi.commands.inspect:main", "print the settings stored in a picture"),
         "studio": ("ediffi.commands.studio:main", "open a page to paint on"),
     },
+    "Data": {
+        "embed": ("ediffi.commands.embed:main", "embed the captions and pictures of shards, once"),
+        "data": ("ediffi.commands.data:main", "verify and filter shards, tell what is in them"),
+    },
     "Training": {
         "recipes": ("ediffi.commands.recipes:main", "list, show or copy the recipes"),
         "fit": ("ediffi.commands.fit:fit", "train one stage as a recipe says"),
         "validate": ("ediffi.commands.fit:validate", "measure one stage on held-out data"),
         "grow": ("ediffi.commands.grow:main", "branch a stage into experts, by a schedule"),
         "compose": ("ediffi.commands.compose:main", "make a cascade of finished stages"),
+        "plan": ("ediffi.commands.plan:main", "say what a recipe takes: memory, days, room for data"),
+    },
+    "Judging": {
+        "evaluate": ("ediffi.commands.evaluate:main", "judge a model, or pictures, by a suite"),
     },
     "Toybox": {
         "toybox": ("ediffi.commands.toybox:main", "write shards, train the encoders, score a cascade"),
@@ -87,7 +95,8 @@ def run(command: Command, argv: Sequence[str], name: str | None = None) -> int:
     """Call `command` with the arguments that its signature makes of `argv`.
 
     Parameters without a default, and those before `/`, are positional; the others are options: `num_images` becomes
-    `--num-images`, a bool becomes a flag, a list may be one item. Types are checked, and the docstring is the help.
+    `--num-images`, a bool becomes a flag, a list may be one item; a positional list is several words. Types are
+    checked, and the docstring is the help.
 
     Args:
         command: a function with annotations and a docstring in Google style.
@@ -155,8 +164,9 @@ def _add_argument(parser: "ArgumentParser", parameter: inspect.Parameter, hint: 
         text += f" (default: {parameter.default})"
     settings: dict[str, Any] = {"help": text} if required else {"help": text, "default": parameter.default}
     if _is_positional(parameter):
-        settings |= {} if required else {"nargs": "?"}
-        parser.add_argument(parameter.name, type=hint, metavar=parameter.name.upper(), **settings)
+        settings |= {"nargs": "+"} if _is_list(hint) else {} if required else {"nargs": "?"}
+        kind = _item(hint) if _is_list(hint) else hint
+        parser.add_argument(parameter.name, type=kind, metavar=parameter.name.upper(), **settings)
         return
     names = [SHORT_OPTIONS[parameter.name]] if parameter.name in SHORT_OPTIONS else []
     names.append(_option(parameter))

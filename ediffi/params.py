@@ -129,22 +129,64 @@ def _typed(path: Path, parser: ArgumentParser, content: dict[str, Any]) -> tuple
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
 
 
-def _network(path: Path, denoiser: Any) -> tuple[str, dict[str, int]]:
-    """The name of a recipe's denoiser, and its parameters by part, those it has."""
+def training(path: Path) -> tuple[dict[str, Any], list[tuple[str, int]]]:
+    """The settings that a recipe trains with, and the steps of each run of a growth schedule; none for one run.
+
+    Args:
+        path: a recipe of `ediffi fit`, or a growth schedule, whose last leaf's settings stand for all.
+
+    Raises:
+        FileNotFoundError: the recipe of a schedule's nodes is missing.
+        ValueError: it is neither, or a value in it is wrong.
+    """
+    content = _content(path)
+    if {"recipe", "nodes"} <= content.keys():
+        _, schedule, leaves = _schedule(path, content)
+        return leaves[-1], [(str(node.interval), node.steps) for node in schedule.nodes]
+    if not {"model", "data", "trainer"} <= content.keys() or "denoiser" not in (content["model"] or {}):
+        raise ValueError(f"{path} trains nothing: a recipe of ediffi fit has model, data and trainer")
+    return content, []
+
+
+def network(path: Path, denoiser: Any) -> tuple[str, Preconditioned]:
+    """The name of a recipe's denoiser, and the network; of a size only under `torch.device("meta")`.
+
+    Raises:
+        ValueError: its name or an argument is wrong.
+    """
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--denoiser", type=Preconditioned, required=True)
+    values, built = _typed(path, parser, {"denoiser": denoiser})
+    return values.denoiser.class_path.rpartition(".")[2], built.denoiser
+
+
+def _network(path: Path, denoiser: Any) -> tuple[str, dict[str, int]]:
+    """The name of a recipe's denoiser, and its parameters by part, those it has."""
     with torch.device("meta"):
-        values, built = _typed(path, parser, {"denoiser": denoiser})
+        name_of_all, built = network(path, denoiser)
     parts = dict.fromkeys(PARTS.values(), 0)
-    for name, parameter in built.denoiser.named_parameters():
+    for name, parameter in built.named_parameters():
         module = name.removeprefix("network.").partition(".")[0]
         part = PARTS.get(module, module)
         parts[part] = parts.get(part, 0) + parameter.numel()
-    return values.denoiser.class_path.rpartition(".")[2], {part: number for part, number in parts.items() if number}
+    return name_of_all, {part: number for part, number in parts.items() if number}
 
 
 def _grown(path: Path, content: dict[str, Any]) -> Networks:
     """The leaves of a growth schedule, and the experts that are kept of its trunk."""
+    recipe, schedule, leaves = _schedule(path, content)
+    networks = []
+    for leaf, settings in zip(schedule.leaves, leaves, strict=True):
+        networks.append(_network(recipe, settings["model"].get("denoiser")))
+        if networks[-1] != networks[0]:
+            raise ValueError(f"{path} gives node {leaf.interval} another network than the others; experts share one")
+    regions = [leaf.interval for leaf in schedule.leaves] + [one.expert.region for one in schedule.kept()]
+    experts = [str(region) for region in sorted(regions, key=lambda region: region.spans)]
+    return Networks(*networks[0], experts if len(experts) > 1 else (), schedule.output / "stage")
+
+
+def _schedule(path: Path, content: dict[str, Any]) -> tuple[Path, Schedule, list[dict[str, Any]]]:
+    """The recipe of a growth schedule's nodes, the schedule, and the settings of its leaves."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_function_arguments(grow, skip={"run_node"})
     _, values = _typed(path, parser, content)
@@ -155,16 +197,11 @@ def _grown(path: Path, content: dict[str, Any]) -> Networks:
     settings = _content(recipe)
     if not {"model", "data", "trainer"} <= settings.keys():
         raise ValueError(f"{recipe} is not a recipe of ediffi fit: it needs model, data and trainer")
-    networks = []
+    leaves = []
     for leaf in schedule.leaves:
         overrides = {**(values.overrides or {}), **leaf.overrides}
-        of_leaf = node_settings(settings, leaf, schedule.run(leaf), schedule.start(leaf), overrides)
-        networks.append(_network(recipe, of_leaf["model"].get("denoiser")))
-        if networks[-1] != networks[0]:
-            raise ValueError(f"{path} gives node {leaf.interval} another network than the others; experts share one")
-    regions = [leaf.interval for leaf in schedule.leaves] + [one.expert.region for one in schedule.kept()]
-    experts = [str(region) for region in sorted(regions, key=lambda region: region.spans)]
-    return Networks(*networks[0], experts if len(experts) > 1 else (), values.output / "stage")
+        leaves.append(node_settings(settings, leaf, schedule.run(leaf), schedule.start(leaf), overrides))
+    return recipe, schedule, leaves
 
 
 def _encoders(path: Path, content: dict[str, Any]) -> Encoders:

@@ -5,6 +5,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import yaml
+
 from ediffi.cli import UsageError
 
 QUIET = (
@@ -18,9 +20,19 @@ QUIET = (
     r".*not supported by the model summary.*",
 )
 
+PROCESS_DIED = re.compile(
+    r"DataLoader worker \(pid[^\n]*|(ConnectionResetError|BrokenPipeError|EOFError|ConnectionRefusedError): [^\n]*"
+    r"|Connection (closed|reset) by peer[^\n]*"
+)
+"""What a loader process, or another one of the group, leaves behind when it is killed."""
+
 
 def fit(argv: list[str]) -> int:
-    """Train one stage: `ediffi fit --config recipes/toybox/base.yaml [--ckpt_path last.ckpt] [--model....]`."""
+    """Train one stage: `ediffi fit --config recipes/toybox/base.yaml [--model....]`.
+
+    The same command again goes on from the last checkpoint of the run's folder (`trainer.default_root_dir`), after a
+    kill too. A folder with a run of another recipe is refused; `--ckpt_path last` or a file says to go on all the same.
+    """
     return _lightning("fit", argv)
 
 
@@ -30,14 +42,38 @@ def validate(argv: list[str]) -> int:
 
 
 def _lightning(subcommand: str, argv: list[str]) -> int:
+    for message in QUIET:
+        warnings.filterwarnings("ignore", message)
+    try:
+        _stage_cli()([subcommand, *argv])
+    except Exception as error:
+        if type(error).__name__ == "ArgumentError":
+            raise UsageError(_one_sentence(str(error))) from None
+        if type(error).__name__ == "MisconfigurationException":  # Lightning's word for settings that do not go together
+            raise ValueError(str(error)) from None
+        if died := PROCESS_DIED.search(f"{type(error).__name__}: {error}"):
+            raise ChildProcessError(
+                f"a process of this run has died ({died[0]}); the same command goes on from the last checkpoint"
+            ) from None
+        if isinstance(error, ValueError | OSError) and str(error).startswith("Caught "):
+            raise ValueError(str(error).strip().splitlines()[-1].partition(": ")[2]) from None
+        raise
+    return 0
+
+
+def _stage_cli() -> Callable[[list[str]], Any]:
+    """Lightning's command line over a stage, with what makes every run survive."""
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
     from ediffi.data.module import ShardData
+    from ediffi.stages import resume
     from ediffi.stages.diffusion_stage import DiffusionStage
+    from ediffi.stages.keeper import Keeper
+    from ediffi.stages.pace import Pace
     from ediffi.stages.start import Start
 
     class StageCLI(LightningCLI):
-        """`--start.*` says what weights a run begins with."""
+        """`--start.*` says what weights a run begins with; a run that has begun goes on."""
 
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
             parser.add_class_arguments(Start, "start")
@@ -45,25 +81,32 @@ def _lightning(subcommand: str, argv: list[str]) -> int:
         def before_fit(self) -> None:
             self.config_init.fit.start(self.model)
 
-    for message in QUIET:
-        warnings.filterwarnings("ignore", message)
-    cli_class: Callable[..., Any] = StageCLI
-    try:
-        cli_class(
+        def fit(self, ckpt_path: Any = None, **options: Any) -> None:
+            trainer, parser = self.trainer, self._parser("fit")
+            recipe = yaml.safe_load(parser.dump(self.config.fit, skip_none=False))
+            path, step = resume.where_to_go_on(trainer, recipe, ckpt_path)
+            say = print if trainer.is_global_zero else (lambda _: None)
+            if path is not None and step >= trainer.max_steps > 0:
+                say(f"{path} is at step {step} of {trainer.max_steps}: this run is done")
+                return
+            if step:
+                say(f"going on from {path}, step {step} of {trainer.max_steps}")
+            trainer.fit(ckpt_path=path, **options)
+
+    def run(argv: list[str]) -> Any:
+        cli: Callable[..., Any] = StageCLI
+        return cli(
             DiffusionStage,
             ShardData,
-            args=[subcommand, *argv],
+            args=argv,
             seed_everything_default=0,
+            trainer_defaults={"callbacks": [Keeper(), Pace()]},
             parser_kwargs={"exit_on_error": False},
-            save_config_kwargs={"overwrite": True},
+            save_config_callback=resume.SaveRecipe,
+            save_config_kwargs={"save_to_log_dir": False},
         )
-    except Exception as error:
-        if type(error).__name__ == "ArgumentError":
-            raise UsageError(_one_sentence(str(error))) from None
-        if type(error).__name__ == "MisconfigurationException":  # Lightning's word for settings that do not go together
-            raise ValueError(str(error)) from None
-        raise
-    return 0
+
+    return run
 
 
 def _one_sentence(message: str) -> str:

@@ -3,19 +3,24 @@
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import lightning as L
+from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, IterableDataset
 
+from ediffi.data.degrade import Degradation
+from ediffi.data.lanes import LaneStream
 from ediffi.data.shards import read_index
-from ediffi.data.stream import Batch, Picture, ShardStream
+from ediffi.data.stream import Batch, Picture
 
 
 class ShardData(L.LightningDataModule):
     """Training and validation batches from folders of shards.
 
-    The order is a function of (seed, rank, step): a run resumed from a checkpoint goes on with the very batch it would
-    have seen.
+    Which samples a step sees is a function of (seed, step) and of how many samples a step has: not of how many
+    processes, accumulated batches and workers they are dealt to. A run resumed from a checkpoint goes on with the very
+    samples it would have seen.
 
     Args:
         train: folder of training shards, with its index.
@@ -23,9 +28,13 @@ class ShardData(L.LightningDataModule):
         image_size: the shortest side is averaged down to it and the centre cut out.
         crop_size: side of a random crop, for stages that train on crops; None for whole pictures.
         batch_size: samples a batch and process.
+        step_size: samples a step, over all processes and accumulated batches; None for what batch_size makes.
         val_batches: batches of a validation run.
-        seed: of the order and the crops.
+        seed: of the order, the crops and the degradation.
         num_workers: loader processes.
+        lanes: shards read side by side; a multiple of processes times workers saves reading them more than once.
+        chunk: samples from one lane before the next; best the batch_size, and then left as it is.
+        degradation: of the low-resolution pictures, in the loader; None for the stage's own `low_res`.
 
     Raises:
         ValueError: a size or a count is not positive.
@@ -38,19 +47,72 @@ class ShardData(L.LightningDataModule):
         image_size: int,
         crop_size: int | None = None,
         batch_size: int = 128,
+        step_size: int | None = None,
         val_batches: int = 8,
         seed: int = 0,
         num_workers: int = 0,
+        lanes: int = 1,
+        chunk: int = 1,
+        degradation: Degradation | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (("image_size", image_size), ("batch_size", batch_size), ("val_batches", val_batches)):
+        positive = {"image_size": image_size, "batch_size": batch_size, "val_batches": val_batches, "lanes": lanes}
+        for name, value in (positive | {"chunk": chunk}).items():
             if value <= 0:
                 raise ValueError(f"{name} must be positive, got {value}")
         if crop_size is not None and not 0 < crop_size <= image_size:
             raise ValueError(f"crop_size must be in 1 to image_size ({image_size}), got {crop_size}")
         self.folders = {"train": Path(train), "val": Path(val)}
-        self.picture = Picture(image_size, crop_size)
-        self.batch_size, self.val_batches, self.seed, self.num_workers = batch_size, val_batches, seed, num_workers
+        self.picture, self.degradation = Picture(image_size, crop_size), degradation
+        self.batch_size, self.step_size, self.val_batches = batch_size, step_size, val_batches
+        self.seed, self.num_workers, self.lanes, self.chunk = seed, num_workers, lanes, chunk
+
+    @property
+    def samples_per_step(self) -> int:
+        """Samples of an optimiser step: batch, processes and accumulation together.
+
+        Raises:
+            ValueError: they do not make the `step_size` that the recipe says.
+        """
+        world_size, accumulated = 1, 1
+        if self.trainer is not None:
+            world_size, accumulated = self.trainer.world_size, self.trainer.accumulate_grad_batches
+        together = self.batch_size * world_size * accumulated
+        if self.step_size not in (None, together):
+            share = self.batch_size * world_size
+            hint = (
+                f"trainer.accumulate_grad_batches {self.step_size // share} would do"
+                if self.step_size % share == 0
+                else f"{self.step_size} is no multiple of {share}, so change batch_size or the number of processes"
+            )
+            raise ValueError(
+                f"data.step_size says {self.step_size} samples a step, but batches of {self.batch_size} on {world_size}"
+                f" processes, {accumulated} a step, are {together}: {hint}"
+            )
+        return together
+
+    def setup(self, stage: str) -> None:
+        """Make sure of the size of a step before anything runs; raises as `samples_per_step` does."""
+        if stage == "fit":
+            assert self.samples_per_step
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint has to know of the data: with the step, where in the stream a run stands."""
+        return {"samples_per_step": self.samples_per_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Make sure that a step is as large as it was.
+
+        Raises:
+            ValueError: it is not, so that the run would repeat or leave out samples.
+        """
+        if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
+            return
+        if (was := state_dict["samples_per_step"]) != (now := self.samples_per_step):
+            raise ValueError(
+                f"the checkpoint is of a run with {was} samples a step, this one has {now}: keep the product of "
+                "data.batch_size, processes and trainer.accumulate_grad_batches"
+            )
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Endless; starts where the trainer stands."""
@@ -62,21 +124,25 @@ class ShardData(L.LightningDataModule):
         """The same `val_batches` batches each time."""
         return self._loader(Head(self._stream("val", 0), self.val_batches))
 
-    def _stream(self, part: str, start: int) -> ShardStream:
+    def _stream(self, part: str, start: int) -> LaneStream:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         shards = read_index(self.folders[part])
-        return ShardStream(shards, self.picture, self.batch_size, self.seed, start, rank, world_size)
+        lanes = self.lanes if part == "train" else 1
+        return LaneStream(
+            shards, self.picture, self.batch_size, self.seed, start, rank, world_size, lanes, self.chunk,
+            self.degradation,
+        )  # fmt: skip
 
     def _loader(self, dataset: IterableDataset[Batch]) -> DataLoader[Batch]:
         return DataLoader(
-            dataset, batch_size=None, num_workers=self.num_workers if isinstance(dataset, ShardStream) else 0
+            dataset, batch_size=None, num_workers=self.num_workers if isinstance(dataset, LaneStream) else 0
         )
 
 
 class Head(IterableDataset[Batch]):
     """The first `count` batches of a stream."""
 
-    def __init__(self, stream: ShardStream, count: int) -> None:
+    def __init__(self, stream: LaneStream, count: int) -> None:
         self.stream, self.count = stream, count
 
     def __len__(self) -> int:

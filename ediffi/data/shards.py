@@ -1,33 +1,53 @@
 """WebDataset shards, in and out.
 
-A sample is a picture (`.png`, `.jpg` or `.webp`), a caption (`.txt`), what is known about it (`.json`) and the
+A sample is a picture (`.png`, `.jpg`, `.jpeg` or `.webp`), a caption (`.txt`), what is known about it (`.json`) and the
 embeddings of its caption and picture (`.safetensors`: `<source>.tokens` [n, d], unpadded, and `<source>.pooled` [p]).
 Nothing else in a shard is decoded, and nothing is unpickled. `index.json` beside the shards tells their sample counts
-and hashes.
+and hashes, and whose embeddings they are.
 """
 
 import hashlib
 import io
 import json
 import os
-import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import safetensors
 import safetensors.torch
 import torch
 import webdataset
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
-from webdataset import tariterators
 
+from ediffi.data.index import INDEX, Index, Shard, read_index, sha256, write_index
+from ediffi.data.tar import PICTURES, Raw, Tally, read_samples
+from evaluation.pictures import reading
 from registry.types import Embedding
 
-PICTURES = ("png", "jpg", "jpeg", "webp")
-INDEX = "index.json"
+__all__ = [
+    "INDEX",
+    "PICTURES",
+    "Index",
+    "Sample",
+    "Shard",
+    "caption_of",
+    "collate_embeddings",
+    "decode",
+    "embedding_tensors",
+    "embeddings_of",
+    "metadata_of",
+    "picture_of",
+    "read_index",
+    "read_shard",
+    "sha256",
+    "whole_shard",
+    "write_shards",
+    "write_tar",
+]
 
 
 @dataclass(frozen=True)
@@ -47,15 +67,6 @@ class Sample:
     caption: str
     embeddings: Mapping[str, Tensor]
     metadata: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A shard as the index tells it."""
-
-    path: Path
-    samples: int
-    sha256: str
 
 
 def embedding_tensors(
@@ -107,88 +118,148 @@ def write_shards(
     shards: list[dict[str, Any]] = []
     while chunk := list(islice(samples, samples_per_shard)):
         path = folder / f"{len(shards):05d}.tar"
-        _write_tar(path, chunk)
-        shards.append({"file": path.name, "samples": len(chunk), "sha256": sha256(path)})
-    _replace(index, json.dumps({"format": "ediffi-shards-1", **description, "shards": shards}, indent=1).encode())
-    return index
+        shards.append({"file": path.name, **write_tar(path, map(_encoded, chunk))})
+    return write_index(index, shards, description)
 
 
-def read_index(folder: Path) -> list[Shard]:
-    """The shards of a folder.
+def write_tar(path: Path, samples: Iterable[Raw]) -> dict[str, Any]:
+    """Write undecoded samples as a shard, beside its place and then into it; equal samples make equal bytes.
+
+    Returns:
+        "samples", "bytes" and "sha256" of the shard.
 
     Raises:
-        FileNotFoundError: the folder has no index, or a shard of it is missing.
-        ValueError: the index is not one of ours, or lists no samples.
+        OSError: it cannot be written; nothing is left beside its place.
     """
-    index = folder / INDEX
-    if not index.is_file():
-        raise FileNotFoundError(f"no {INDEX} in {folder}: write the shards first (ediffi toybox shards)")
+    beside = path.with_name(path.name + ".tmp")
+    count = 0
     try:
-        content = json.loads(index.read_text())
-        shards = [Shard(folder / s["file"], int(s["samples"]), s["sha256"]) for s in content["shards"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{index} is not an index of shards: {error}") from None
-    for shard in shards:
-        if not shard.path.is_file():
-            raise FileNotFoundError(f"{index} lists {shard.path.name}, which is not there")
-    if not sum(shard.samples for shard in shards):
-        raise ValueError(f"{index} lists no samples")
-    return shards
+        with beside.open("wb") as file:
+            written = _Written(file)
+            # Whole seconds: a float would give every member another header, with its fraction.
+            with webdataset.TarWriter(written, encoder=False, mtime=0) as tar:
+                for sample in samples:
+                    tar.write(sample)
+                    count += 1
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise OSError(error.errno, f"{error.strerror}, while writing", str(path)) from error
+    return {"samples": count, "bytes": written.bytes, "sha256": written.digest.hexdigest()}
 
 
-def read_shard(path: Path) -> Iterator[dict[str, Any]]:
-    """The undecoded samples of a shard, in order: bytes by suffix, and the `__key__`; incomplete ones are left out."""
-    with path.open("rb") as stream:
-        members = tariterators.tar_file_expander([{"url": str(path), "stream": stream}], handler=_stop)
-        for raw in tariterators.group_by_keys(members, handler=_stop):
-            if "txt" in raw and "safetensors" in raw and any(suffix in raw for suffix in PICTURES):
-                yield raw
+def read_shard(place: Path | str, tally: Tally | None = None) -> Iterator[Raw]:
+    """The undecoded samples of a shard, in order: bytes by suffix, and the `__key__`; incomplete ones are left out.
+
+    Args:
+        place: a file or URL.
+        tally: counts what is read and what is left out.
+
+    Raises:
+        OSError: the place cannot be read.
+    """
+    return read_samples(str(place), Tally() if tally is None else tally, _lacks)
 
 
-def _stop(error: Exception) -> bool:
-    """webdataset's handler: a broken tar ends where it breaks, and the count of its samples will tell."""
-    if isinstance(error, tarfile.TarError):
-        return False
-    raise error
+def whole_shard(shard: Shard) -> list[Raw]:
+    """All undecoded samples of a shard, which is the one that its index means.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it has another count of samples, or another hash.
+    """
+    tally = Tally()
+    raw = list(read_shard(shard.place, tally))
+    if len(raw) != shard.samples:
+        raise ValueError(
+            f"{shard.place} has {len(raw)} complete samples, its index says {shard.samples}: write it again"
+        )
+    if shard.sha256 and tally.sha256 != shard.sha256:
+        raise ValueError(
+            f"{shard.place} has the sha256 {tally.sha256[:12]}..., its index says {shard.sha256[:12]}...: it was "
+            "changed or damaged; write it again"
+        )
+    return raw
 
 
 def decode(raw: Mapping[str, Any]) -> Sample:
-    """Decode the whitelisted members of a sample."""
-    picture = next(raw[suffix] for suffix in PICTURES if suffix in raw)
-    return Sample(
-        key=raw["__key__"],
-        image=Image.open(io.BytesIO(picture)).convert("RGB"),
-        caption=raw["txt"].decode(),
-        embeddings=safetensors.torch.load(raw["safetensors"]),
-        metadata=json.loads(raw.get("json", b"{}")),
-    )
+    """Decode a sample.
+
+    Raises:
+        ValueError: a member is not what its suffix says; the message names the sample.
+    """
+    return Sample(raw["__key__"], picture_of(raw), caption_of(raw), embeddings_of(raw), metadata_of(raw))
 
 
-def sha256(path: Path) -> str:
-    """The hash of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def picture_of(raw: Mapping[str, Any]) -> Image.Image:
+    """The RGB picture of a sample, turned as its EXIF says; raises as `decode`, and for too many pixels."""
+    data = next(raw[suffix] for suffix in PICTURES if suffix in raw)
+    image = reading.open_picture(data, f"the picture of sample {raw['__key__']!r}")
+    ImageOps.exif_transpose(image, in_place=True)
+    return reading.rgb(image)
 
 
-def _write_tar(path: Path, samples: list[Sample]) -> None:
-    beside = path.with_suffix(".tar.tmp")
-    with webdataset.TarWriter(str(beside), encoder=False, mtime=0.0) as tar:
-        for sample in samples:
-            picture = io.BytesIO()
-            sample.image.save(picture, "png")
-            tar.write(
-                {
-                    "__key__": sample.key,
-                    "png": picture.getvalue(),
-                    "txt": sample.caption.encode(),
-                    "json": json.dumps(sample.metadata).encode(),
-                    "safetensors": safetensors.torch.save(dict(sample.embeddings)),
-                }
-            )
-    os.replace(beside, path)
+def caption_of(raw: Mapping[str, Any]) -> str:
+    """The caption of a sample: its text, or what its metadata says; empty if there is none. Raises as `decode`."""
+    if "txt" not in raw:
+        caption = metadata_of(raw).get("caption")
+        return caption if isinstance(caption, str) else ""
+    try:
+        return raw["txt"].decode()
+    except UnicodeDecodeError:
+        raise ValueError(f"the caption of sample {raw['__key__']!r} is not UTF-8") from None
 
 
-def _replace(path: Path, content: bytes) -> None:
-    beside = path.with_name(path.name + ".tmp")
-    beside.write_bytes(content)
-    os.replace(beside, path)
+def embeddings_of(raw: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The embeddings of a sample, by "source.tokens" and "source.pooled"; raises as `decode`."""
+    try:
+        return safetensors.torch.load(raw["safetensors"])
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise ValueError(f"the embeddings of sample {raw['__key__']!r} are broken: {error}") from None
+
+
+def metadata_of(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of a sample, plain JSON; raises as `decode`."""
+    try:
+        content = json.loads(raw.get("json", b"{}"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the metadata of sample {raw['__key__']!r} are not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"the metadata of sample {raw['__key__']!r} are not a JSON object")
+    return content
+
+
+def _lacks(raw: Raw) -> str | None:
+    """What a sample lacks to be trained on."""
+    if not any(suffix in raw for suffix in PICTURES):
+        return "no picture"
+    if "txt" not in raw:
+        return "no caption"
+    return None if "safetensors" in raw else "no embeddings"
+
+
+def _encoded(sample: Sample) -> Raw:
+    picture = io.BytesIO()
+    sample.image.save(picture, "png")
+    return {
+        "__key__": sample.key,
+        "png": picture.getvalue(),
+        "txt": sample.caption.encode(),
+        "json": json.dumps(sample.metadata).encode(),
+        "safetensors": safetensors.torch.save(dict(sample.embeddings)),
+    }
+
+
+class _Written:
+    """A file that is hashed as it is written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.digest, self.bytes = file, hashlib.sha256(), 0
+
+    def write(self, data: bytes) -> int:
+        self._file.write(data)
+        self.digest.update(data)
+        self.bytes += len(data)
+        return len(data)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from ediffi.data.picture import to_tensor
-from ediffi.data.shards import Sample, Shard, collate_embeddings, decode, read_shard
+from ediffi.data.shards import Sample, Shard, collate_embeddings, decode, whole_shard
 from registry.types import Conditioning
 
 
@@ -126,17 +126,11 @@ class ShardStream(IterableDataset[Batch]):
                 if skip >= shard.samples:
                     skip -= shard.samples
                     continue
-                raw = _whole_shard(shard)
+                raw = whole_shard(shard)
                 within = np.random.default_rng([self.seed, epoch, int(number)]).permutation(shard.samples)
                 yield from (decode(raw[i]) for i in within[skip:])
                 skip = 0
             epoch += 1
 
 
-def _whole_shard(shard: Shard) -> list[dict[str, Any]]:
-    raw = list(read_shard(shard.path))
-    if len(raw) != shard.samples:
-        raise ValueError(
-            f"{shard.path} has {len(raw)} complete samples, its index says {shard.samples}: write it again"
-        )
-    return raw
+_whole_shard = whole_shard  # for lanes.py

@@ -1,11 +1,13 @@
-"""A callback that shows what a stage paints: a grid in TensorBoard at every validation."""
+"""A callback that shows what a stage paints: a grid in TensorBoard, or in Weights & Biases, at every validation."""
 
 from typing import Any
 
 import lightning as L
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.loggers import TensorBoardLogger
+from jaxtyping import Float
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.strategies import FSDPStrategy
 from torchvision.utils import make_grid
 
 from ediffi.data.stream import Batch
@@ -18,7 +20,8 @@ from registry.random import generators
 class SampleGrid(L.Callback):
     """Paints the captions of the first validation batch, with the averaged weights that validation uses.
 
-    Rows: what the data shows, in super-resolution its low-resolution picture enlarged, and what the stage paints.
+    Not under fsdp, where no process has all weights. Rows: what the data shows, in super-resolution its low-resolution
+    picture enlarged, and what the stage paints.
 
     Args:
         sampling: settings of the sampler.
@@ -44,14 +47,14 @@ class SampleGrid(L.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Add the grid as the image "samples", and its captions as a text."""
-        if batch_idx > 0 or not isinstance(trainer.logger, TensorBoardLogger) or not trainer.is_global_zero:
+        shown = any(isinstance(logger, TensorBoardLogger | WandbLogger) for logger in trainer.loggers)
+        if batch_idx > 0 or not shown or not trainer.is_global_zero or isinstance(trainer.strategy, FSDPStrategy):
             return
         assert isinstance(pl_module, DiffusionStage)
         rows = self._rows(pl_module, batch)
-        grid = make_grid((torch.cat(rows).float().cpu().clamp(-1, 1) + 1) / 2, nrow=len(rows[0]))
-        captions = "  \n".join(batch.captions[: self.num_images])
-        trainer.logger.experiment.add_image("samples", grid, trainer.global_step)
-        trainer.logger.experiment.add_text("captions", captions, trainer.global_step)
+        grid = make_grid((torch.cat(rows).float().cpu().nan_to_num().clamp(-1, 1) + 1) / 2, nrow=len(rows[0]))
+        for logger in trainer.loggers:
+            show(logger, grid, "  \n".join(batch.captions[: self.num_images]), trainer.global_step)
 
     def _rows(self, module: DiffusionStage, batch: Batch) -> list[torch.Tensor]:
         images, cond = batch.images[: self.num_images], batch.cond[: self.num_images]
@@ -61,3 +64,12 @@ class SampleGrid(L.Callback):
         painted = stage(cond, generators(self.seed, range(len(images))), low_res=low_res)
         size = (images.shape[-2], images.shape[-1])
         return [images, painted] if low_res is None else [images, upsample(low_res, size), painted]
+
+
+def show(logger: Logger, grid: Float[torch.Tensor, "3 h w"], captions: str, step: int) -> None:
+    """Add a picture in [0, 1] and its captions to a log that takes pictures."""
+    if isinstance(logger, TensorBoardLogger):
+        logger.experiment.add_image("samples", grid, step)
+        logger.experiment.add_text("captions", captions, step)
+    elif isinstance(logger, WandbLogger):
+        logger.log_image("samples", [grid], step=step, caption=[captions])

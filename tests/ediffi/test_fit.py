@@ -111,11 +111,12 @@ def test_bad_settings_are_one_clear_line(
 def test_a_loss_that_is_not_a_number_ends_the_run_in_one_line(
     tmp_path: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = str(recipe("base", tmp_path, steps=6))
-    assert main(["fit", "--config", config, "--model.lr_scheduler.init_args.max_lr", "1e30"]) == 1
+    config = str(recipe("base", tmp_path, steps=14))
+    diverging = ["--model.lr_scheduler.init_args.max_lr", "1e30", "--model.lr_scheduler.init_args.total_steps", "20"]
+    assert main(["fit", "--config", config, *diverging]) == 1
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("ediffi: error: the loss is ")
-    assert "lower the learning rate" in line
+    assert "for 10 steps in a row, now at step 11; lower the learning rate" in line
 
 
 def test_a_misspelt_key_in_the_recipe_is_named(

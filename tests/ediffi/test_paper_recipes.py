@@ -89,7 +89,10 @@ def test_a_stage_is_trained_as_table_7_says(name: str, capsys: pytest.CaptureFix
     assert model["dropout"] == {"clip_text": 0.2, "t5": 0.25, "clip_image": 0.9}
     assert trainer["max_steps"] == STEPS[name]
     assert trainer["devices"] * trainer["num_nodes"] == GPUS[name]
-    assert batch(config) == BATCH
+    assert batch(config) == config["data"]["step_size"] == BATCH
+    readers = GPUS[name] * config["data"]["num_workers"]
+    assert config["data"]["lanes"] == readers, "each shard is read by one process"
+    assert config["data"]["chunk"] == config["data"]["batch_size"]
     assert (trainer["strategy"], trainer["precision"]) == ("ddp", "bf16-mixed")
     callbacks = {entry["class_path"].rpartition(".")[2]: entry["init_args"] for entry in trainer["callbacks"]}
     assert callbacks["EMAWeightAveraging"]["decay"] == 0.9999

@@ -1,0 +1,102 @@
+"""How pleasing a picture is, read from its CLIP embedding by a small head that others have trained.
+
+Two are public, both on the embeddings of OpenAI's CLIP ViT-L/14, of length 1, and both tell a mark from about 1 to 10:
+LAION's linear head (github.com/LAION-AI/aesthetic-predictor), and the one that LAION-Aesthetics v2 was made with: five
+linear layers without activations (github.com/christophschuhmann/improved-aesthetic-predictor, "linearMSE").
+"""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from registry.encoders.folder import HUB_ID, from_hub, not_to_be_had
+
+WEIGHTS = "model.safetensors"
+PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle")
+HIDDEN = (1024, 128, 64, 16)
+LAYERS = (0, 2, 4, 6, 7)
+"""Places of the five linear layers; those between are dropout, which does nothing here."""
+
+
+def load_head(source: str | Path, revision: str | None = None) -> nn.Sequential:
+    """The head in a safetensors file: `head(embedding [b, d] of length 1) -> mark [b, 1]`.
+
+    Args:
+        source: a `.safetensors` file, a folder with a model.safetensors, or "organisation/name" of the Hub.
+        revision: branch, tag or commit of the Hub.
+
+    Raises:
+        FileNotFoundError: the file is neither there nor to be had.
+        ValueError: it is a pickle, broken, or holds another network than the two.
+    """
+    path = find_head(source, revision)
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is truncated or not a safetensors file ({error})") from None
+    head = _linear(tensors) or _layered(tensors)
+    if head is None:
+        found = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in sorted(tensors.items())[:4])
+        raise ValueError(
+            f"{path} holds no aesthetic head: expected weight [1, d] and bias [1], or five layers of "
+            f"{', '.join(map(str, HIDDEN))} and 1; found {found or 'nothing'}{', ...' if len(tensors) > 4 else ''}"
+        )
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+        raise ValueError(f"{path} holds weights that are not finite")
+    return head.float().eval().requires_grad_(False)
+
+
+def find_head(source: str | Path, revision: str | None = None) -> Path:
+    """The file with the weights; raises as `load_head` does."""
+    path = Path(source)
+    if path.suffix in PICKLES:
+        raise ValueError(
+            f"{path} is a pickle, which may run code and is not read: convert it once, where you trust it, by "
+            f"safetensors.torch.save_file(torch.load('{path.name}', weights_only=True), '{path.stem}.safetensors')"
+        )
+    if path.is_dir():
+        path = path / WEIGHTS
+    elif not path.exists() and path.suffix != ".safetensors" and HUB_ID.fullmatch(str(source)):
+        try:
+            path = from_hub(str(source), revision, [WEIGHTS]) / WEIGHTS
+        except OSError as error:
+            advice = f"where there is a network, download its {WEIGHTS}, and give the file"
+            raise not_to_be_had(f"the aesthetic head {str(source)!r}", revision, error, advice) from error
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}: expected the weights of an aesthetic head, as safetensors")
+    return path
+
+
+def head_width(head: nn.Sequential) -> int:
+    """Width of the embeddings that a head reads."""
+    return int(next(head.parameters()).shape[1])
+
+
+def _linear(tensors: dict[str, Tensor]) -> nn.Sequential | None:
+    if set(tensors) != {"weight", "bias"} or tensors["weight"].ndim != 2:
+        return None
+    return _chain([(tensors["weight"], tensors["bias"])], (1,))
+
+
+def _layered(tensors: dict[str, Tensor]) -> nn.Sequential | None:
+    bare = {name.removeprefix("layers."): tensor for name, tensor in tensors.items()}
+    if set(bare) != {f"{place}.{what}" for place in LAYERS for what in ("weight", "bias")}:
+        return None
+    return _chain([(bare[f"{place}.weight"], bare[f"{place}.bias"]) for place in LAYERS], (*HIDDEN, 1))
+
+
+def _chain(layers: list[tuple[Tensor, Tensor]], widths: tuple[int, ...]) -> nn.Sequential | None:
+    """Linear layers of these widths, if the tensors are theirs."""
+    incoming = layers[0][0].shape[-1]
+    made: list[nn.Linear] = []
+    for (weight, bias), width in zip(layers, widths, strict=True):
+        if weight.shape != (width, incoming) or bias.shape != (width,):
+            return None
+        layer = nn.Linear(incoming, width)
+        layer.load_state_dict({"weight": weight, "bias": bias})
+        made.append(layer)
+        incoming = width
+    return nn.Sequential(*made)

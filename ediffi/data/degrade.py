@@ -1,0 +1,157 @@
+"""A clean picture becomes the low-resolution input of super-resolution, degraded as the pictures of the world are.
+
+After Real-ESRGAN (Wang et al. 2021, arXiv 2107.10833, section 3), as eDiff-I trains SR256: blur, resize, noise, JPEG,
+then all of it once more, and a sinc filter before or after the last JPEG. Resizing is torch's `interpolate`, JPEG is
+torchvision's, convolution scipy's.
+
+Our choices. The target is not sharpened, as Real-ESRGAN's is. Poisson noise counts to 256, the levels of an 8-bit
+picture, where Real-ESRGAN counts the levels that a picture has: a photograph has nearly all of them, while a drawing of
+a few flat colours would drown. JPEG is real, so its quality is a whole number. What comes out is not rounded to 8 bits.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from torchvision.transforms.v2 import functional as transforms
+
+from ediffi.data.draws import Mode, NoiseKind, Round, Step, check_probabilities, draw_mode, second_round
+from ediffi.data.kernels import Kernel, draw_sinc
+
+LEVELS = 256
+PURPOSE = 1
+"""Tells these random numbers from others of the same seed and position."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A degradation as it was drawn: two rounds, the last sinc (None: none), its place, and the last interpolation."""
+
+    first: Step
+    second: Step
+    sinc: Kernel | None
+    jpeg_last: bool
+    mode: Mode
+
+
+@dataclass(frozen=True)
+class Degradation:
+    """Makes the low-resolution input of a training picture.
+
+    Args:
+        scale: how many times smaller than the picture it is.
+        strength: 1 as published, less for weaker: it multiplies the widths of blurs, the levels of noise, how much JPEG
+            loses and the probabilities of sincs and of crude interpolation, and is the power of the scales. 0 is off:
+            averaging, and nothing else.
+        probability: share of the pictures that are degraded; the others are averaged down.
+        first: the first round.
+        second: the second round, at the low resolution.
+        final_sinc: probability of the last sinc filter.
+
+    Raises:
+        ValueError: `scale` is below 2, or another value is out of range.
+    """
+
+    scale: int = 4
+    strength: float = 1.0
+    probability: float = 1.0
+    first: Round = field(default_factory=Round)
+    second: Round = field(default_factory=second_round)
+    final_sinc: float = 0.8
+
+    def __post_init__(self) -> None:
+        if self.scale < 2:
+            raise ValueError(f"scale must be at least 2, got {self.scale}")
+        if not 0 <= self.strength <= 1:
+            raise ValueError(f"strength must be in [0, 1], got {self.strength}")
+        check_probabilities(probability=self.probability, final_sinc=self.final_sinc)
+
+    def __call__(self, image: Float[Tensor, "3 H W"], rng: np.random.Generator) -> Float[Tensor, "3 h w"]:
+        """The low-resolution picture [3, H // scale, W // scale] of a clean one, both in [-1, 1].
+
+        Raises:
+            ValueError: the picture is smaller than `scale`.
+        """
+        if min(image.shape[1:]) < self.scale:
+            raise ValueError(
+                f"a picture of {image.shape[2]}x{image.shape[1]} is too small to be {self.scale} times smaller"
+            )
+        plan = self.draw(rng)
+        return F.avg_pool2d(image[None], self.scale)[0] if plan is None else self.apply(plan, image, rng)
+
+    def draw(self, rng: np.random.Generator) -> Plan | None:
+        """Draw what happens to a picture; None where it is averaged only."""
+        if self.strength == 0 or rng.random() >= self.probability:
+            return None
+        first, second = self.first.draw(rng, self.strength), self.second.draw(rng, self.strength)
+        sinc = draw_sinc(rng, math.pi / 3) if rng.random() < self.final_sinc * self.strength else None
+        return Plan(first, second, sinc, bool(rng.random() < 0.5), draw_mode(rng, self.strength))
+
+    def apply(self, plan: Plan, image: Float[Tensor, "3 H W"], rng: np.random.Generator) -> Float[Tensor, "3 h w"]:
+        """Degrade a picture in [-1, 1] as drawn; the noise is drawn here."""
+        height, width = (side // self.scale for side in image.shape[1:])
+        out = image[:, : height * self.scale, : width * self.scale].clamp(-1, 1) / 2 + 0.5
+        out = jpeg(_blur_resize_noise(out, plan.first, out.shape[1], out.shape[2], rng), plan.first.quality)
+        out = _blur_resize_noise(out, plan.second, height, width, rng)
+        if not plan.jpeg_last:
+            out = jpeg(out, plan.second.quality)
+        out = resize(out, height, width, plan.mode)
+        if plan.sinc is not None:
+            out = plan.sinc.blur(out)
+        if plan.jpeg_last:
+            out = jpeg(out, plan.second.quality)
+        return out.clamp(0, 1) * 2 - 1
+
+
+def _blur_resize_noise(image: Tensor, step: Step, height: int, width: int, rng: np.random.Generator) -> Tensor:
+    if step.kernel is not None:
+        image = step.kernel.blur(image)
+    image = resize(image, max(1, round(height * step.scale)), max(1, round(width * step.scale)), step.mode)
+    return add_noise(image, step.noise, step.level, step.gray, rng)
+
+
+def random_source(seed: int, *position: int) -> np.random.Generator:
+    """The random numbers of one picture: a function of seed and position (epoch, index, ...), and of nothing else."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(PURPOSE, *position)))
+
+
+def resize(image: Float[Tensor, "c h w"], height: int, width: int, mode: Mode) -> Float[Tensor, "c height width"]:
+    """Resize as Real-ESRGAN does: where it is neither by area nor larger, finer detail turns into aliases."""
+    return F.interpolate(image[None], size=(height, width), mode=mode)[0]
+
+
+def add_noise(
+    image: Float[Tensor, "3 h w"],
+    noise: NoiseKind,
+    level: float,
+    gray: bool,
+    rng: np.random.Generator,
+) -> Float[Tensor, "3 h w"]:
+    """Add noise to a picture in [0, 1], and clip.
+
+    Args:
+        image: [3, h, w].
+        noise: gaussian: of standard deviation `level` / 255; poisson: `level` times what counting up to 256 photons
+            errs by, so of standard deviation `level · sqrt(value / 256)`.
+        level: how strong.
+        gray: the same noise in all channels; Poisson noise is then that of the luminance.
+        rng: where it is drawn from.
+    """
+    image = image.clamp(0, 1)
+    if noise == "gaussian":
+        shape = (1 if gray else 3, *image.shape[1:])
+        return (image + torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)) * (level / 255)).clamp(0, 1)
+    expected = ((transforms.rgb_to_grayscale(image) if gray else image) * 255).round() / 255
+    counted = torch.from_numpy(rng.poisson(expected.numpy() * LEVELS).astype(np.float32)) / LEVELS
+    return (image + level * (counted - expected)).clamp(0, 1)
+
+
+def jpeg(image: Float[Tensor, "3 h w"], quality: int) -> Float[Tensor, "3 h w"]:
+    """A picture in [0, 1], written as JPEG and read again; not at quality 100, which stands for no loss."""
+    if quality >= 100:
+        return image
+    return transforms.jpeg((image.clamp(0, 1) * 255).round().byte(), quality).float() / 255
