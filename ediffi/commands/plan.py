@@ -152,7 +152,7 @@ def _samples(job: "Job") -> int:
     from ediffi.data.shards import read_index
 
     with suppress(OSError, ValueError, KeyError):
-        return sum(shard.samples for shard in read_index(Path(job.settings["data"]["train"])))
+        return sum(shard.samples for shard in read_index(str(job.settings["data"]["train"])))
     return PAPER_SAMPLES if job.denoiser in PAPER else job.samples * job.all_steps
 
 

@@ -7,12 +7,17 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from ediffi.data.degrade import Degradation
+from ediffi.data.index import Index, check_embeddings, check_same_encoders, read_index
 from ediffi.data.lanes import LaneStream
-from ediffi.data.shards import read_index
 from ediffi.data.stream import Batch, Picture
+from registry.denoisers.conditioning import ConditionEmbedding
+
+IDENTITY = ("name", "sha256", "revision", "width", "pooled_width")
+"""What of an encoder has to stay while a run goes on."""
 
 
 class ShardData(L.LightningDataModule):
@@ -23,8 +28,8 @@ class ShardData(L.LightningDataModule):
     samples it would have seen.
 
     Args:
-        train: folder of training shards, with its index.
-        val: folder of validation shards.
+        train: folder or URL of training shards, with its index.
+        val: folder or URL of validation shards.
         image_size: the shortest side is averaged down to it and the centre cut out.
         crop_size: side of a random crop, for stages that train on crops; None for whole pictures.
         batch_size: samples a batch and process.
@@ -42,8 +47,8 @@ class ShardData(L.LightningDataModule):
 
     def __init__(
         self,
-        train: Path,
-        val: Path,
+        train: str | Path,
+        val: str | Path,
         image_size: int,
         crop_size: int | None = None,
         batch_size: int = 128,
@@ -62,7 +67,7 @@ class ShardData(L.LightningDataModule):
                 raise ValueError(f"{name} must be positive, got {value}")
         if crop_size is not None and not 0 < crop_size <= image_size:
             raise ValueError(f"crop_size must be in 1 to image_size ({image_size}), got {crop_size}")
-        self.folders = {"train": Path(train), "val": Path(val)}
+        self.folders = {"train": str(train), "val": str(val)}
         self.picture, self.degradation = Picture(image_size, crop_size), degradation
         self.batch_size, self.step_size, self.val_batches = batch_size, step_size, val_batches
         self.seed, self.num_workers, self.lanes, self.chunk = seed, num_workers, lanes, chunk
@@ -92,19 +97,32 @@ class ShardData(L.LightningDataModule):
         return together
 
     def setup(self, stage: str) -> None:
-        """Make sure of the size of a step before anything runs; raises as `samples_per_step` does."""
-        if stage == "fit":
-            assert self.samples_per_step
+        """Make sure of the size of a step, and of whose embeddings the shards hold, before anything runs.
+
+        Raises:
+            ValueError: batches do not make the step; the encoders of training and validation are not the same, or
+                their embeddings not of the width that the network reads.
+        """
+        if stage != "fit":
+            return
+        assert self.samples_per_step
+        train, val = (Index.read(self.folders[part]) for part in ("train", "val"))
+        check_same_encoders(train, val)
+        if self.trainer is not None:
+            read = widths(self.trainer.lightning_module)
+            check_embeddings(train, {source: read[source] for source in read if source in train.encoders})
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint has to know of the data: with the step, where in the stream a run stands."""
-        return {"samples_per_step": self.samples_per_step}
+        encoders = Index.read(self.folders["train"]).encoders
+        known = {source: {k: v for k, v in of.items() if k in IDENTITY} for source, of in encoders.items()}
+        return {"samples_per_step": self.samples_per_step, "encoders": known}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Make sure that a step is as large as it was.
+        """Make sure that a step is as large as it was, and its embeddings of the same encoders.
 
         Raises:
-            ValueError: it is not, so that the run would repeat or leave out samples.
+            ValueError: a step is not, so that the run would repeat or leave out samples; or an encoder is another.
         """
         if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
             return
@@ -113,6 +131,8 @@ class ShardData(L.LightningDataModule):
                 f"the checkpoint is of a run with {was} samples a step, this one has {now}: keep the product of "
                 "data.batch_size, processes and trainer.accumulate_grad_batches"
             )
+
+        check_embeddings(Index.read(self.folders["train"]), state_dict.get("encoders", {}))
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Endless; starts where the trainer stands."""
@@ -137,6 +157,18 @@ class ShardData(L.LightningDataModule):
         return DataLoader(
             dataset, batch_size=None, num_workers=self.num_workers if isinstance(dataset, LaneStream) else 0
         )
+
+
+def widths(stage: nn.Module) -> dict[str, dict[str, int]]:
+    """By source, "width" of the tokens and "pooled_width" that a stage's network reads."""
+    found: dict[str, dict[str, int]] = {}
+    for module in stage.modules():
+        if isinstance(module, ConditionEmbedding):
+            for what, layers in (("width", module.tokens), ("pooled_width", module.pooled)):
+                for source, layer in layers.items():
+                    first = next(part for part in layer.modules() if isinstance(part, nn.Linear))
+                    found.setdefault(source, {})[what] = first.in_features
+    return found
 
 
 class Head(IterableDataset[Batch]):

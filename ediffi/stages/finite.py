@@ -62,7 +62,9 @@ class SkipNonFinite(L.Callback):
             pl_module.log("train/grad_norm", norm)
             return
         self.in_a_row, self._skipped, self._loss = self.in_a_row + 1, True, loss.item()
-        if not fine:
+        mine = not bool(torch.isfinite(loss))
+        anyone = trainer.strategy.reduce_boolean_decision(mine, all=False)  # its NaN is in everybody's gradient
+        if mine or not anyone:
             log.warning("step %d is skipped: %s", trainer.global_step, explain(seen, norm.item()))
         optimizer.zero_grad(set_to_none=True)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]

@@ -1,6 +1,7 @@
 """Pictures decoded beside the networks: once each, for all that wants to see them; errors come back as they were."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,18 +136,45 @@ def batches(decoder: Decoder, blocks: Sequence[range], num_workers: int, pin_mem
         pin_memory=pin_memory,
     )
     arriving = iter(loader)
-    for block in blocks:
-        try:
-            found = next(arriving)
-        except RuntimeError as error:
-            if not str(error).startswith("DataLoader worker"):
-                raise
-            raise OSError(
-                f"a process that decodes pictures died ({error}): allow it more memory, or num_workers=0"
-            ) from None
-        if isinstance(found, Exception):
-            raise found
-        yield Batch(block.start, *found)
+    try:
+        for block in blocks:
+            found = _next(arriving, num_workers)
+            if isinstance(found, Exception):
+                raise found
+            yield Batch(block.start, *found)
+    finally:
+        # Now, and by hand: an error holds on to this frame, and the collector would wait 5 seconds for the processes.
+        del arriving
+
+
+@contextmanager
+def deaths_said() -> Iterator[None]:
+    """Turns torch's error for a process of the loader that died, raised wherever this one is, into one sentence.
+
+    Raises:
+        OSError: a process that decodes died.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise _death(error) from None
+
+
+def _next(arriving: Iterator[Any], num_workers: int) -> Any:
+    """What arrives next. Errors of pictures arrive too: an OSError that is raised is of a connection that broke."""
+    try:
+        return next(arriving)
+    except (OSError, EOFError) as error:
+        if not num_workers:
+            raise
+        raise _death(error) from None
+
+
+def _death(error: Exception) -> OSError:
+    reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return OSError(f"a process that decodes pictures died ({reason}): allow more memory, or num_workers=0")
 
 
 @dataclass(frozen=True)

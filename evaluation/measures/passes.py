@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from evaluation.measures.clip_score import ClipScorer
-from evaluation.measures.decoding import Batch, Decoder, Measure, batches, first_picture
+from evaluation.measures.decoding import Batch, Decoder, Measure, batches, deaths_said, first_picture
 from evaluation.measures.features import FeatureExtractor
 from evaluation.measures.rows import BROKEN, Layout, Table, open_table, read_layout
 from evaluation.pictures.numbered import Pictures
@@ -92,9 +92,16 @@ def measure(
     blocks = [range(start, min(start + batch_size, len(pictures))) for start in range(0, len(pictures), batch_size)]
     states = table.read("states")
     mine = [block for block in blocks[rank::world_size] if not states[block.start : block.stop].all()]
-    with tqdm(
-        total=len(pictures), initial=int((states > 0).sum()), unit="picture", desc="measuring", disable=rank > 0 or None
-    ) as bar:
+    with (
+        deaths_said(),
+        tqdm(
+            total=len(pictures),
+            initial=int((states > 0).sum()),
+            unit="picture",
+            desc="measuring",
+            disable=rank > 0 or None,
+        ) as bar,
+    ):
         for batch in batches(decoder, mine, num_workers, networks.device.type == "cuda"):
             _write(table, batch, networks, captions, pictures)
             bar.update(int((table.read("states") > 0).sum()) - bar.n)  # of all processes

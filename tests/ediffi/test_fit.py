@@ -57,7 +57,10 @@ def test_three_recipes_become_a_cascade_that_paints(tmp_path: Path, recipe: Reci
     for stage in STAGES:
         assert main(["fit", "--config", str(recipe(stage, tmp_path))]) == 0
         events = EventAccumulator(str(tmp_path / stage)).Reload()
-        assert {"train/loss", "val/loss"} <= set(events.Tags()["scalars"])
+        tags = set(events.Tags()["scalars"])
+        assert {"train/loss", "train/grad_norm", "train/samples_per_s", "train/data_wait", "val/loss"} <= tags
+        assert {f"val/loss_band{band}" for band in range(4)} <= tags
+        assert 0 < events.Scalars("train/data_wait")[-1].value < 1
         assert events.Tags()["images"] == ["samples"]
     record([tmp_path / stage for stage in STAGES], tmp_path / "record")
     written = json.loads((tmp_path / "record" / "training.json").read_text())["stages"]

@@ -1,6 +1,7 @@
 """The order of samples: a function of the position in the run, whoever reads it."""
 
 import itertools
+import json
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,10 @@ from hypothesis import strategies as st
 
 from ediffi.data.degrade import Degradation
 from ediffi.data.lanes import LaneStream
-from ediffi.data.module import ShardData
+from ediffi.data.module import ShardData, widths
 from ediffi.data.shards import Shard
 from ediffi.data.stream import Batch, Picture, ShardStream
+from registry import denoisers
 
 
 def batches(shards: list[Shard], count: int, batch_size: int, start: int = 0, **options) -> list[Batch]:
@@ -117,3 +119,38 @@ def test_a_step_that_batches_do_not_make_is_refused(shard_folder: Path) -> None:
         _ = ShardData(shard_folder, shard_folder, 16, batch_size=4, step_size=12).samples_per_step
     with pytest.raises(ValueError, match="10 is no multiple of 4, so change batch_size"):
         _ = ShardData(shard_folder, shard_folder, 16, batch_size=4, step_size=10).samples_per_step
+
+
+def told(folder: Path, place: Path, **changes: dict[str, object]) -> Path:
+    """The same shards, whose index tells other things of their encoders."""
+    place.mkdir()
+    for path in folder.iterdir():
+        (place / path.name).write_bytes(path.read_bytes())
+    index = json.loads((place / "index.json").read_text())
+    for source, change in changes.items():
+        of = index["encoders"][source]
+        index["encoders"][source] = ({"name": of} if isinstance(of, str) else of) | change
+    (place / "index.json").write_text(json.dumps(index))
+    return place
+
+
+def test_embeddings_of_other_encoders_are_refused(shard_folder: Path, tmp_path: Path) -> None:
+    """Between training and validation, against the network, and against the checkpoint of the run."""
+    one = told(shard_folder, tmp_path / "one", t5={"width": 128, "sha256": "aa"})
+    two = told(shard_folder, tmp_path / "two", t5={"width": 64, "sha256": "bb"})
+    with pytest.raises(ValueError, match=r"the embeddings 't5' .*two.* are of another encoder: "):
+        ShardData(one, two, 16).setup("fit")
+    ShardData(one, one, 16).setup("fit")
+    state = ShardData(one, one, 16).state_dict()
+    ShardData(one, one, 16).load_state_dict(state)
+    with pytest.raises(ValueError, match=r"are of another encoder: "):
+        ShardData(two, two, 16).load_state_dict(state)
+
+
+def test_what_a_network_reads_is_known() -> None:
+    network = denoisers.create("unet_toybox", channels=16, head_channels=8, norm_groups=4)
+    assert widths(network) == {
+        "t5": {"width": 128},
+        "clip_text": {"width": 128, "pooled_width": 128},
+        "clip_image": {"width": 128, "pooled_width": 128},
+    }

@@ -1,5 +1,6 @@
 """What a recipe takes: operations and memory agree with what runs, and the sums with the recipe."""
 
+import functools
 from pathlib import Path
 
 import pytest
@@ -36,9 +37,12 @@ class Convolution(nn.Module):
         return self.out(self.into(x))
 
 
-def small(**options: object) -> Preconditioned:
+@functools.cache
+def counted(low_precision: bool = True, checkpointing: bool = False) -> Workload:
+    """A step of a small base stage."""
     with torch.device("meta"):
-        return denoisers.create("unet_toybox", **SMALL, **options)
+        denoiser = denoisers.create("unet_toybox", **SMALL, gradient_checkpointing=checkpointing)
+    return workload.count(denoiser, 16, None, low_precision)
 
 
 def test_a_convolution_costs_what_the_formula_says() -> None:
@@ -46,9 +50,9 @@ def test_a_convolution_costs_what_the_formula_says() -> None:
     with torch.device("meta"):
         denoiser = Preconditioned(Convolution(8))
     one = 2 * 9 * 3 * 8 * 16**2
-    counted = workload.count(denoiser, 16, None)
-    assert counted.forward == 2 * one
-    assert counted.step == 2 * one + 3 * one
+    work = workload.count(denoiser, 16, None)
+    assert work.forward == 2 * one
+    assert work.step == 2 * one + 3 * one
 
 
 def test_operations_are_those_of_a_network_that_runs() -> None:
@@ -64,13 +68,13 @@ def test_operations_are_those_of_a_network_that_runs() -> None:
             if grad:
                 loss.backward()
         totals.append(counter.get_total_flops())
-    counted = workload.count(small(), 16, None, low_precision=False)
-    assert counted.forward == totals[0]
-    assert totals[1] < counted.step < 1.1 * totals[1]
+    work = counted(low_precision=False)
+    assert work.forward == totals[0]
+    assert totals[1] < work.step < 1.1 * totals[1]
 
 
 def test_checkpointing_computes_again_and_keeps_little() -> None:
-    plain, again = (workload.count(small(gradient_checkpointing=on), 16, None) for on in (False, True))
+    plain, again = (counted(checkpointing=on) for on in (False, True))
     assert again.forward == plain.forward
     assert plain.step < again.step <= plain.step + plain.forward
     assert again.activations < plain.activations / 2
@@ -94,13 +98,13 @@ def test_activations_hold_what_the_backward_pass_needs() -> None:
             loss = workload.loss_of(denoiser, batch, 16, None, "cpu")
         kept.append(sum(saved.values()))
         del loss
-    counted = workload.count(small(), 16, None, low_precision=False).activations
-    assert kept[1] - kept[0] <= 1.02 * counted
-    assert counted < 2 * (kept[1] - kept[0])
+    activations = counted(low_precision=False).activations
+    assert kept[1] - kept[0] <= 1.02 * activations
+    assert activations < 2 * (kept[1] - kept[0])
 
 
 def test_half_precision_halves_part_of_the_activations() -> None:
-    low, full = (workload.count(small(), 16, None, low_precision=on) for on in (True, False))
+    low, full = (counted(low_precision=on) for on in (True, False))
     assert low.forward == full.forward
     assert full.activations / 2 < low.activations < full.activations
 

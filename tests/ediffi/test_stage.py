@@ -15,7 +15,7 @@ from ediffi.data.shards import Shard
 from ediffi.data.stream import Batch, Picture, ShardStream
 from ediffi.low_res import LowResolution, augment
 from ediffi.noise import LogNormal
-from ediffi.stages.diffusion_stage import DiffusionStage, drop_sources
+from ediffi.stages.diffusion_stage import DiffusionStage, drop_sources, low_resolution
 from registry import denoisers
 from registry.denoisers.precondition import Preconditioned
 from registry.random import generators
@@ -156,6 +156,38 @@ def test_degradation_touches_the_share_asked_for() -> None:
     clean = torch.nn.functional.avg_pool2d(images, 4)
     changed = (low_res - clean).abs().flatten(1).amax(1) > 1e-6
     assert changed.float().mean().item() == pytest.approx(0.3, abs=0.06)
+
+
+def test_low_resolution_pictures_that_the_data_brings_are_used() -> None:
+    """As they come, noised by the stage; each from its own generator, so a batch is its samples."""
+    images, given = torch.rand(4, 3, 16, 16), torch.rand(4, 3, 4, 4)
+    still = LowResolution(max_aug_level=0)
+    low_res, level = low_resolution(still, images, given, generators(0, range(4)))
+    assert torch.equal(low_res, given)
+    assert not level.any()
+    noisy = LowResolution(max_aug_level=0.4)
+    for some in (given, None):
+        low_res, level = low_resolution(noisy, images, some, generators(0, range(4)))
+        last, last_level = low_resolution(noisy, images[3:], None if some is None else some[3:], generators(0, [3]))
+        torch.testing.assert_close(low_res[3:], last)
+        assert torch.equal(level[3:], last_level)
+    with pytest.raises(
+        ValueError, match=r"brings low-resolution pictures of 2x2, and the stage enlarges 4x4 \(scale 4"
+    ):
+        low_resolution(noisy, images, given[..., :2, :2], generators(0, range(4)))
+    with pytest.raises(ValueError, match="the stage has no low_res that says how noisy"):
+        low_resolution(None, images, given, generators(0, range(4)))
+
+
+def test_a_stage_trains_on_the_low_resolution_pictures_of_its_data(shards: list[Shard]) -> None:
+    """What the denoiser is told is what the data brought, not what the stage would have made."""
+    learner, told = stage(LowResolution(max_aug_level=0)), []
+    learner.log = lambda *args, **kwargs: None
+    learner.denoiser.register_forward_pre_hook(lambda module, args: told.append(args[2].low_res))
+    batch = a_batch(shards, 32)
+    given = torch.rand(8, 3, 8, 8)
+    learner.training_step(replace(batch, cond=replace(batch.cond, low_res=given)), 0)
+    assert torch.equal(told[0], given)
 
 
 @pytest.mark.parametrize(

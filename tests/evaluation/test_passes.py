@@ -1,6 +1,8 @@
 """One pass over pictures: rows do not depend on processes, workers or interruptions; bad pictures are named."""
 
 import io
+import multiprocessing
+import os
 import signal
 import subprocess
 import sys
@@ -286,6 +288,7 @@ def test_a_broken_picture_is_refused_or_left_out(
     with pytest.raises((ValueError, FileNotFoundError), match=r"007\.png") as caught:
         measure(pictures, tmp_path / "strict", Networks(Columns()), num_workers=num_workers)
     assert "Traceback" not in str(caught.value)
+    assert not multiprocessing.active_children()
     assert "\n" not in str(caught.value)
     everything(tmp_path / "lenient", pictures, clip, num_workers=num_workers, strict=False)
     rows = Rows.read(tmp_path / "lenient")
@@ -341,6 +344,23 @@ def test_captions_belong_to_pictures(tmp_path: Path, pictures: InMemory, clip: C
         measure(pictures, tmp_path, Networks(clip=clip), captions=CAPTIONS[:3])
     with pytest.raises(ValueError, match="there are 0 captions"):
         measure(pictures, tmp_path, Networks(clip=clip))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # torch raises wherever it is
+def test_a_process_that_dies_is_said(tmp_path: Path, pictures: InMemory) -> None:
+    """As when the system is out of memory."""
+
+    def dying(index: int, image: Image.Image) -> dict[str, float]:
+        if index == 9 and torch.utils.data.get_worker_info():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {}
+
+    with pytest.raises(
+        OSError, match=r"^a process that decodes pictures died \(.*\): allow more memory, or num_workers=0$"
+    ):
+        measure(pictures, tmp_path, Networks(Columns()), measure=dying, batch_size=4, num_workers=1)
+    measure(pictures, tmp_path, Networks(Columns()), measure=dying, batch_size=4)
+    assert len(Rows.read(tmp_path)) == COUNT
 
 
 def test_no_pictures_are_refused(tmp_path: Path) -> None:
