@@ -29,8 +29,8 @@ from PIL import Image
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 from webdataset import tariterators
 
-from ediffi.data.embed_plan import _blocks
-from ediffi.data.encode import encode_captions, lengths
+from ediffi.data.embedding.encode import encode_captions, lengths
+from ediffi.data.embedding.plan import _blocks
 from ediffi.data.shards import (
     Sample,
     caption_of,

@@ -1,4 +1,7 @@
-"""The cascade: a prompt becomes a picture through a base stage and super-resolution stages."""
+"""The cascade: a prompt becomes a picture through a base stage and super-resolution stages.
+
+Longer than most files, since the call names every option that a picture may have, and says what each means.
+"""
 
 import dataclasses
 import inspect

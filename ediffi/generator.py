@@ -12,7 +12,7 @@ from PIL import Image
 from ediffi import folder, gallery
 from ediffi.cascade import Cascade
 from ediffi.manifest import Residency
-from evaluation.pictures import files
+from evaluation import files
 
 
 class CascadeGenerator:

@@ -18,11 +18,11 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from ediffi.data.shards import sha256
 from ediffi.experts import Expert, ExpertTree
 from ediffi.noise import LogNormal, check_partition, region_from
 from ediffi.sampling import Sampling, Stage
 from ediffi.streaming import StreamedDenoisers, load_weights
+from evaluation.files import sha256
 from registry import denoisers
 
 Residency = Literal["resident", "stream"]

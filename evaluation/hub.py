@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from evaluation.files import replace
 from evaluation.naming import clip_name, dataset_name, distance, is_distance, measured_name, metric_name
-from evaluation.pictures.files import replace
 from evaluation.results import Point, Results, flattened
 from evaluation.tradeoff.plan import in_order
 

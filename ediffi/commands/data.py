@@ -19,7 +19,7 @@ def verify(shards: list[str], /, *, decode: bool = True) -> None:
         decode: decode every picture, caption and tensor as well; --no-decode is faster.
     """
     from ediffi.data import places
-    from ediffi.data.embed_plan import many, told
+    from ediffi.data.embedding.plan import many, told
     from ediffi.data.survey import losses
     from ediffi.data.tar import Tally
     from ediffi.data.verify import verify as check
@@ -50,8 +50,8 @@ def stats(shards: list[str], /, *, output: Path | None = None, limit: int | None
     import json
 
     from ediffi.data import places
-    from ediffi.data.index import replace
     from ediffi.data.survey import lines, survey
+    from evaluation.files import replace
 
     if limit is not None and limit < 1:
         raise ValueError(f"--limit must be at least 1, got {limit}")
@@ -105,18 +105,25 @@ def filter(
         devices: processes on each machine
         num_nodes: machines
     """
-    from ediffi.data.filters import Job, read_recipe
+    from importlib.util import find_spec
+
+    from ediffi.data.filtering.filters import Job, read_recipe
+    from ediffi.data.filtering.page import write_page
     from ediffi.data.fleet import launch
     from ediffi.data.places import expand
 
+    if page and find_spec("matplotlib") is None:
+        raise ValueError("filter.png needs matplotlib: pip install 'ediffi[plots]', or give --no-page")
     measuring, keep = read_recipe(recipe)
-    job = Job(expand([shards]), output, measures or output / "measures", measuring, keep, page)
+    job = Job(expand([shards]), output, measures or output / "measures", measuring, keep)
     fleet = launch(device, devices, num_nodes)
     total = job.run(fleet)
     if fleet.rank == 0:
         for notice in total.notices():
             print(notice)
         print(total)
+        if page:
+            write_page(output / "filter.png", job, total)
         print(output / ("filter.png" if page else "index.json"))
 
 
@@ -142,8 +149,8 @@ def sheet(
         draws: how often each picture is degraded at each strength
         seed: of what is drawn
     """
-    from ediffi.data.degrade import Degradation
-    from ediffi.data.degrade_sheet import read_pictures, render_pictures, write_sheet
+    from ediffi.data.degradation.degrade import Degradation
+    from ediffi.data.degradation.sheet import read_pictures, render_pictures, write_sheet
 
     images = read_pictures(pictures, size) if pictures else render_pictures(3, size, seed)
     write_sheet(images, output, Degradation(scale), strengths, draws, seed)

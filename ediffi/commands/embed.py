@@ -41,8 +41,8 @@ def embed(
         dry_run: measure a few batches, tell what it would take in space and time, and write nothing.
     """
     from ediffi.data import fleet
-    from ediffi.data.embed_run import EmbedRun
-    from ediffi.data.identity import encoder_parts
+    from ediffi.data.embedding.identity import encoder_parts
+    from ediffi.data.embedding.run import EmbedRun
     from ediffi.data.places import expand
 
     parts = encoder_parts(encoders)

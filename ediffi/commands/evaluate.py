@@ -161,7 +161,7 @@ def prompts(benchmark: str, file: Path, output: Path, images_per_prompt: int | N
     import json
 
     from evaluation.compositional.benchmarks import read_prompt_set
-    from evaluation.pictures.files import replace
+    from evaluation.files import replace
 
     if output.suffix != ".jsonl":
         raise ValueError(f"--output must end in .jsonl, got {str(output)!r}")

@@ -1,14 +1,13 @@
 """What is known of a folder of shards: counts, hashes, and whose embeddings are in them. `index.json` beside them."""
 
-import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ediffi.data import places
+from evaluation.files import replace
 
 INDEX = "index.json"
 FORMAT = "ediffi-shards-1"
@@ -149,19 +148,6 @@ def check_same_encoders(first: Index, second: Index) -> None:
     known = {source: {k: v for k, v in e.items() if k in told} for source, e in first.encoders.items()}
     if second.encoders:
         check_embeddings(second, known, first.dtype)
-
-
-def sha256(path: Path) -> str:
-    """The hash of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def replace(path: Path, content: bytes) -> None:
-    """Write a file beside its place, then rename it into it."""
-    beside = path.with_name(path.name + ".tmp")
-    beside.write_bytes(content)
-    os.replace(beside, path)
 
 
 def _parsed(data: bytes, folder: str, place: str) -> Index:

@@ -10,10 +10,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from ediffi.data.degrade import Degradation
+from ediffi.data.degradation.degrade import Degradation
 from ediffi.data.index import Index, check_embeddings, check_same_encoders, read_index
-from ediffi.data.lanes import LaneStream
-from ediffi.data.stream import Batch, Picture
+from ediffi.data.stream import Batch, Picture, ShardStream
 from registry.denoisers.conditioning import ConditionEmbedding
 
 IDENTITY = ("name", "sha256", "revision", "width", "pooled_width")
@@ -144,18 +143,18 @@ class ShardData(L.LightningDataModule):
         """The same `val_batches` batches each time."""
         return self._loader(Head(self._stream("val", 0), self.val_batches))
 
-    def _stream(self, part: str, start: int) -> LaneStream:
+    def _stream(self, part: str, start: int) -> ShardStream:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         shards = read_index(self.folders[part])
         lanes = self.lanes if part == "train" else 1
-        return LaneStream(
+        return ShardStream(
             shards, self.picture, self.batch_size, self.seed, start, rank, world_size, lanes, self.chunk,
             self.degradation,
         )  # fmt: skip
 
     def _loader(self, dataset: IterableDataset[Batch]) -> DataLoader[Batch]:
         return DataLoader(
-            dataset, batch_size=None, num_workers=self.num_workers if isinstance(dataset, LaneStream) else 0
+            dataset, batch_size=None, num_workers=self.num_workers if isinstance(dataset, ShardStream) else 0
         )
 
 
@@ -174,7 +173,7 @@ def widths(stage: nn.Module) -> dict[str, dict[str, int]]:
 class Head(IterableDataset[Batch]):
     """The first `count` batches of a stream."""
 
-    def __init__(self, stream: LaneStream, count: int) -> None:
+    def __init__(self, stream: ShardStream, count: int) -> None:
         self.stream, self.count = stream, count
 
     def __len__(self) -> int:

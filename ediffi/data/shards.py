@@ -23,7 +23,7 @@ import webdataset
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ediffi.data.index import INDEX, Index, Shard, read_index, sha256, write_index
+from ediffi.data.index import INDEX, Index, Shard, read_index, write_index
 from ediffi.data.tar import PICTURES, Raw, Tally, read_samples
 from evaluation.pictures import reading
 from registry.types import Embedding
@@ -43,7 +43,6 @@ __all__ = [
     "picture_of",
     "read_index",
     "read_shard",
-    "sha256",
     "whole_shard",
     "write_shards",
     "write_tar",

@@ -1,11 +1,16 @@
-"""An endless stream of batches, a pure function of (seed, reader, position), so that a run can be resumed exactly.
+"""An endless stream of batches in which the sample at a position is the same, whoever reads it.
 
-Each epoch shuffles the shards, deals them to the readers (workers of all ranks), and shuffles within each shard. Sample
-counts are known from the index, so any position is reached by arithmetic and at most one shard is read in vain.
+Sample `p` of a run is a function of (seed, p): not of the number of processes, batches a step or loader workers. So a
+run may go on with half of its GPUs and twice the accumulation, and sees what it would have seen.
+
+Every epoch shuffles the shards and deals them to `lanes`; a lane shuffles within each of its shards. Positions go
+around the lanes, `chunk` samples from each. One lane is right anywhere, and read by every reader; where there are many
+readers, each should have lanes of its own, so that a shard is read once (see `ShardStream`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -14,9 +19,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from ediffi.data.picture import to_tensor
+from ediffi.data.degradation.degrade import random_source
+from ediffi.data.picture import crop_to_tensor, to_tensor
 from ediffi.data.shards import Sample, Shard, collate_embeddings, decode, whole_shard
 from registry.types import Conditioning
+
+Degrade = Callable[[Tensor, np.random.Generator], Tensor]
+"""Makes the low-resolution picture [3, h, w] of a training picture [3, H, W], from the random numbers it is given."""
 
 
 @dataclass(frozen=True)
@@ -58,27 +67,68 @@ class Picture:
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Float[Tensor, "3 h w"]:
         """Tensor [3, crop or size, ...] in [-1, 1]."""
-        image = to_tensor(sample.image, self.size)
         if self.crop is None:
-            return image
+            return to_tensor(sample.image, self.size)
         top, left = rng.integers(0, self.size - self.crop + 1, size=2)
-        return image[:, top : top + self.crop, left : left + self.crop]
+        return crop_to_tensor(sample.image, self.size, int(top), int(left), self.crop)
+
+
+class Lane:
+    """One lane: an endless sequence of samples, asked for in order. Its current shard stays in memory, undecoded.
+
+    Args:
+        shards: all shards of the data set.
+        seed: of the order.
+        number: of this lane, from 0.
+        lanes: how many there are.
+    """
+
+    def __init__(self, shards: list[Shard], seed: int, number: int, lanes: int) -> None:
+        self.shards, self.seed, self.number, self.lanes = shards, seed, number, lanes
+        self._order = self._shards()
+        self._epoch, self._shard = next(self._order)
+        self._before = 0  # samples of the lane before its current shard
+        self._raw: list[dict[str, Any]] | None = None
+
+    def sample(self, position: int) -> Sample:
+        """The sample at a position, which must not lie before the shard of the last one."""
+        assert position >= self._before, "a lane is read forwards"
+        while position >= self._before + self.shards[self._shard].samples:
+            self._before += self.shards[self._shard].samples
+            self._epoch, self._shard = next(self._order)
+            self._raw = None
+        if self._raw is None:
+            self._raw = whole_shard(self.shards[self._shard])
+            self._within = np.random.default_rng([self.seed, self._epoch, self._shard]).permutation(len(self._raw))
+        return decode(self._raw[self._within[position - self._before]])
+
+    def _shards(self) -> Iterator[tuple[int, int]]:
+        for epoch in count():
+            order = np.random.default_rng([self.seed, epoch]).permutation(len(self.shards))
+            yield from ((epoch, int(number)) for number in order[self.number :: self.lanes])
 
 
 class ShardStream(IterableDataset[Batch]):
-    """Batches of one rank, from batch `start` on, without end.
+    """Batches of one process, from batch `start` on, without end.
+
+    Batch `i` of process `r` of `n` holds the samples from position `(i·n + r)·batch_size` on. With `chunk = batch_size`
+    and `lanes` a multiple of processes times workers, every worker reads `lanes / (processes · workers)` lanes that
+    nobody else reads; it keeps one shard of each in memory.
 
     Args:
         shards: all shards of the data set.
         picture: how pictures become tensors.
         batch_size: samples a batch.
-        seed: of the order and the crops.
+        seed: of the order, the crops and the degradation.
         start: index of the first batch.
         rank: of this process.
         world_size: number of processes.
+        lanes: shards that are read side by side.
+        chunk: samples from one lane before the next.
+        degrade: makes low-resolution pictures, which travel in `cond.low_res`; None to leave that to the stage.
 
     Raises:
-        ValueError: there are fewer shards than readers (workers times processes), or batch_size is not positive.
+        ValueError: there are fewer shards than lanes, or a size is not positive.
     """
 
     def __init__(
@@ -90,47 +140,52 @@ class ShardStream(IterableDataset[Batch]):
         start: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        lanes: int = 1,
+        chunk: int = 1,
+        degrade: Degrade | None = None,
     ) -> None:
-        if batch_size <= 0:
-            raise ValueError(f"batch_size must be positive, got {batch_size}")
+        for name, value in (("batch_size", batch_size), ("lanes", lanes), ("chunk", chunk)):
+            if value < 1:
+                raise ValueError(f"{name} must be positive, got {value}")
+        if len(shards) < lanes:
+            raise ValueError(f"{len(shards)} shards cannot be dealt to {lanes} lanes; use fewer, or smaller shards")
         self.shards, self.picture, self.batch_size, self.seed = shards, picture, batch_size, seed
         self.start, self.rank, self.world_size = start, rank, world_size
+        self.lanes, self.chunk, self.degrade = lanes, chunk, degrade
 
     def __iter__(self) -> Iterator[Batch]:
         info = get_worker_info()
         workers, worker = (info.num_workers, info.id) if info else (1, 0)
-        readers = workers * self.world_size
-        if len(self.shards) < readers:
-            raise ValueError(f"{len(self.shards)} shards for {readers} readers; use fewer workers or smaller shards")
+        lanes: dict[int, Lane] = {}
         # The loader asks its workers in turn from worker 0: the one asked first must give batch `start`.
-        first = self.start + worker
-        reader = self.rank * workers + first % workers
-        samples = self._samples(reader, readers, skip=first // workers * self.batch_size)
-        for index in range(first, 2**62, workers):
-            chosen = [next(samples) for _ in range(self.batch_size)]
-            rng = np.random.default_rng([self.seed, self.rank, index])
-            yield Batch(
-                images=torch.stack([self.picture(sample, rng) for sample in chosen]),
-                cond=Conditioning(collate_embeddings([sample.embeddings for sample in chosen])),
-                keys=[sample.key for sample in chosen],
-                captions=[sample.caption for sample in chosen],
-                index=index,
-            )
+        for index in count(self.start + worker, workers):
+            first = (index * self.world_size + self.rank) * self.batch_size
+            yield self._batch(index, range(first, first + self.batch_size), lanes)
 
-    def _samples(self, reader: int, readers: int, skip: int) -> Iterator[Sample]:
-        epoch = 0
-        while True:
-            order = np.random.default_rng([self.seed, epoch]).permutation(len(self.shards))
-            for number in order[reader::readers]:
-                shard = self.shards[number]
-                if skip >= shard.samples:
-                    skip -= shard.samples
-                    continue
-                raw = whole_shard(shard)
-                within = np.random.default_rng([self.seed, epoch, int(number)]).permutation(shard.samples)
-                yield from (decode(raw[i]) for i in within[skip:])
-                skip = 0
-            epoch += 1
+    def _batch(self, index: int, positions: range, lanes: dict[int, Lane]) -> Batch:
+        samples = [self._sample(position, lanes) for position in positions]
+        images = [
+            self.picture(s, np.random.default_rng([self.seed, p])) for s, p in zip(samples, positions, strict=True)
+        ]
+        return Batch(
+            images=torch.stack(images),
+            cond=Conditioning(
+                collate_embeddings([sample.embeddings for sample in samples]), self._low_res(images, positions)
+            ),
+            keys=[sample.key for sample in samples],
+            captions=[sample.caption for sample in samples],
+            index=index,
+        )
 
+    def _sample(self, position: int, lanes: dict[int, Lane]) -> Sample:
+        turn, within = divmod(position, self.chunk)
+        around, number = divmod(turn, self.lanes)
+        if number not in lanes:
+            lanes[number] = Lane(self.shards, self.seed, number, self.lanes)
+        return lanes[number].sample(around * self.chunk + within)
 
-_whole_shard = whole_shard  # for lanes.py
+    def _low_res(self, images: list[Tensor], positions: range) -> Float[Tensor, "b 3 h w"] | None:
+        if self.degrade is None:
+            return None
+        sources = (random_source(self.seed, position) for position in positions)
+        return torch.stack([self.degrade(image, source) for image, source in zip(images, sources, strict=True)])

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from ediffi.data.embed import lacks_for_embedding
+from ediffi.data.embedding.embed import lacks_for_embedding
 from ediffi.data.shards import caption_of, embeddings_of, metadata_of
 from ediffi.data.tar import PICTURES, Raw, Tally, read_samples
 
@@ -206,7 +206,7 @@ def picture_size(raw: Raw) -> tuple[int, int]:
 
 def lines(found: Survey) -> Iterator[str]:
     """A survey in words."""
-    from ediffi.data.embed_plan import told
+    from ediffi.data.embedding.plan import told
 
     tally = found.tally
     yield f"{tally.samples:,} samples, {told(tally.bytes)}"

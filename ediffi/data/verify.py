@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ediffi.data import places
-from ediffi.data.embed import lacks_for_embedding
+from ediffi.data.embedding.embed import lacks_for_embedding
 from ediffi.data.index import INDEX, Shard, write_index
 from ediffi.data.known import known_shards
 from ediffi.data.shards import caption_of, embeddings_of, metadata_of, picture_of

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
@@ -17,6 +16,7 @@ from ediffi.growth import checkpoint as checkpoints
 from ediffi.growth.lora import Lora
 from ediffi.low_res import LowResolution, augment
 from ediffi.noise import ROOT, Complement, Interval, LogNormal, Region, overlap
+from ediffi.stages.finite import Seen, SkipNonFinite
 from registry.denoisers.precondition import Preconditioned
 from registry.random import STATES, generators, randn
 from registry.types import Conditioning
@@ -28,21 +28,6 @@ BANDS = 4
 def paper_adamw(parameters: Any) -> torch.optim.Optimizer:
     """AdamW with the paper's constants (eDiff-I, table 7)."""
     return torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.01, betas=(0.9, 0.999), fused=True)
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What a batch was trained on, for whoever has to explain a loss that is not finite.
-
-    Attributes:
-        keys: of its samples.
-        sigma: [b] noise levels.
-        losses: [b] weighted losses.
-    """
-
-    keys: Sequence[str]
-    sigma: Float[Tensor, " b"]
-    losses: Float[Tensor, " b"]
 
 
 class DiffusionStage(L.LightningModule):
@@ -136,8 +121,6 @@ class DiffusionStage(L.LightningModule):
 
     def configure_callbacks(self) -> list[L.Callback]:
         """No stage is trained without the callback that skips steps which are not finite."""
-        from ediffi.stages.finite import SkipNonFinite
-
         given = any(isinstance(callback, SkipNonFinite) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
         return [] if given else [SkipNonFinite()]
 

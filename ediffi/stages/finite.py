@@ -1,6 +1,8 @@
 """Steps whose loss or gradient is NaN or infinite: skipped, explained, and not saved."""
 
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
@@ -12,10 +14,24 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from ediffi.stages.diffusion_stage import DiffusionStage, Seen
 from ediffi.stages.sharded_average import ShardedAverage
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a batch was trained on, for whoever has to explain a loss that is not finite.
+
+    Attributes:
+        keys: of its samples.
+        sigma: [b] noise levels.
+        losses: [b] weighted losses.
+    """
+
+    keys: Sequence[str]
+    sigma: Float[Tensor, " b"]
+    losses: Float[Tensor, " b"]
 
 
 class NonFiniteLossError(ValueError):
@@ -51,8 +67,8 @@ class SkipNonFinite(L.Callback):
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
         """Decide with the other processes; a step without gradients leaves weights and optimiser state as they are."""
-        assert isinstance(pl_module, DiffusionStage)
-        seen, pl_module.seen = pl_module.seen, []
+        seen: list[Seen] = pl_module.seen  # type: ignore[assignment]  # a stage's own
+        pl_module.seen = []  # type: ignore[assignment]
         norm = gradient_norm(pl_module, trainer.strategy)
         loss = torch.stack([batch.losses.mean() for batch in seen]).mean()
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from evaluation import files
 from evaluation.compositional.benchmarks import Benchmark, named, read_prompt_set
 from evaluation.compositional.layouts import Layout
 from evaluation.compositional.prompt_set import PromptSet
-from evaluation.pictures import claim, files, stamp
+from evaluation.pictures import claim, stamp
 from evaluation.pictures.folder import PictureFolder
 from evaluation.pictures.found import SUFFIXES, FoundPictures, find_pictures
 from evaluation.pictures.numbered import Pictures

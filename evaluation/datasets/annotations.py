@@ -1,6 +1,5 @@
 """Annotation files of published data sets, read with care: what is missing, broken or of another kind is named."""
 
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,12 +92,6 @@ def tidy(text: str, what: str) -> str:
     except UnicodeEncodeError:
         raise ValueError(f"{what} holds half a character (a lone surrogate): {text!a:.60}") from None
     return " ".join(text.split())
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, as a hexadecimal number."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _one_line(error: Exception) -> str:

@@ -6,8 +6,9 @@ from typing import Any
 
 from PIL import Image
 
-from evaluation.datasets.annotations import entries, file_sha256, read_json, tidy, whole
+from evaluation.datasets.annotations import entries, read_json, tidy, whole
 from evaluation.datasets.captioned import Item, photograph
+from evaluation.files import sha256
 
 FILE = "captions_val2014.json"
 FOLDER = "val2014"
@@ -46,7 +47,7 @@ class Coco:
         used = {item.picture for item in self._items}
         self.protocol: Mapping[str, Any] = {
             "source": "COCO 2014 validation",
-            "annotations": {"file": annotations.name, "sha256": file_sha256(annotations)},
+            "annotations": {"file": annotations.name, "sha256": sha256(annotations)},
             "pictures": len(used),
             "captions": len(self._items),
             "pictures_without_captions": len(self.shapes) - len(used),

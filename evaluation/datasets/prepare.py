@@ -16,8 +16,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from evaluation.datasets import coco, visual_genome
-from evaluation.datasets.annotations import file_sha256
 from evaluation.datasets.captioned import CaptionedPictures
+from evaluation.files import sha256
 from evaluation.pictures.reading import open_picture
 
 ODD_SHARE: Final = 1 / 1000
@@ -221,7 +221,7 @@ def _how_to_get(archive: Archive, root: Path, thorough: bool) -> list[str]:
     if archive.size is None and not zipfile.is_zipfile(here):
         return [f"  wrong: {here.name}, {size:,} bytes, is no whole archive; go on with the download", *fetch]
     larger = archive.size is not None and size > archive.size
-    if larger or (thorough and archive.sha256 is not None and file_sha256(here) != archive.sha256):
+    if larger or (thorough and archive.sha256 is not None and sha256(here) != archive.sha256):
         return [f"  wrong: {here.name}, {size:,} bytes, is not what was published; remove it", *fetch]
     return [f"  downloaded: {here.name}; unpack it", unpack]
 

@@ -10,8 +10,9 @@ from typing import Any, Final, NamedTuple
 
 from PIL import Image
 
-from evaluation.datasets.annotations import entries, file_sha256, read_json, stream, tidy, whole
+from evaluation.datasets.annotations import entries, read_json, stream, tidy, whole
 from evaluation.datasets.captioned import Item, photograph
+from evaluation.files import sha256
 
 REGIONS: Final = "region_descriptions.json"
 IMAGES: Final = "image_data.json"
@@ -96,7 +97,7 @@ class VisualGenome:
         corrupt = CORRUPT & known.keys()
         self.protocol: Mapping[str, Any] = {
             "source": "Visual Genome",
-            "annotations": [{"file": name, "sha256": file_sha256(root / name)} for name in (REGIONS, IMAGES)],
+            "annotations": [{"file": name, "sha256": sha256(root / name)} for name in (REGIONS, IMAGES)],
             "pictures": len(self._items),
             "captions": len(self._items),
             "pictures_without_captions": len(self.shapes) - len(self._items),

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from evaluation.pictures.files import sha256
+from evaluation.files import sha256
 from registry.encoders.clip import pool_text, text_states
 from registry.encoders.clip_files import PINNED, WEIGHTS, load_clip, load_clip_named
 

@@ -12,10 +12,10 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
+from evaluation.files import sha256
 from evaluation.measures.clip_score import ClipScorer
 from evaluation.measures.networks import network
 from evaluation.measures.weights import weights_file
-from evaluation.pictures.files import sha256
 
 DEFAULT = "inception-v3-compat"
 

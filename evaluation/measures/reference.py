@@ -16,10 +16,10 @@ import torch
 from jaxtyping import Float32, Float64
 from torch import Tensor
 
+from evaluation.files import replace, sha256
 from evaluation.measures.features import FeatureExtractor
 from evaluation.measures.passes import Networks, measure
 from evaluation.measures.rows import Rows
-from evaluation.pictures.files import replace, sha256
 from evaluation.pictures.numbered import Pictures
 
 FORMAT = "ediffi-reference-1"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from evaluation.pictures.files import sha256
+from evaluation.files import sha256
 from registry.encoders.clip_files import PINNED
 from registry.encoders.clip_files import WEIGHTS as CLIP_WEIGHTS
 from registry.encoders.folder import from_hub

@@ -17,7 +17,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from evaluation.pictures import files
+from evaluation import files
 
 RUN = "run.json"
 FORMAT = "ediffi-run-1"

@@ -9,7 +9,8 @@ from typing import Any
 
 from PIL import Image
 
-from evaluation.pictures import files, stamp
+from evaluation import files
+from evaluation.pictures import stamp
 from evaluation.pictures.numbered import Stock, Write, check_complete
 from evaluation.pictures.reading import BadPicture, open_picture
 from evaluation.pictures.stamp import Stamp

@@ -8,7 +8,7 @@ from typing import Literal, TypeVar
 
 from PIL import Image
 
-from evaluation.pictures import files
+from evaluation import files
 from evaluation.pictures.numbered import Pictures
 from evaluation.pictures.reading import open_picture
 from evaluation.pictures.shards import INDEX, PictureShards

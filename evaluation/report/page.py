@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from evaluation.files import replace
 from evaluation.naming import comparable_to_paper, convention, dataset_name, distance_name
-from evaluation.pictures.files import replace
 from evaluation.report.samples import Sample, wall
 from evaluation.report.tables import (
     Bars,

@@ -10,8 +10,8 @@ from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
+from evaluation.files import replace
 from evaluation.naming import PAPER, convention, dataset_name, measured_name, shortened
-from evaluation.pictures.files import replace
 from evaluation.results import Results
 from evaluation.tradeoff.axes import bars, curves
 from evaluation.tradeoff.palette import MUTED, STYLE, VARIABLES

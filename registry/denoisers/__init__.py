@@ -94,19 +94,10 @@ def unet_adm64(
 
     Sizes are those of guided-diffusion's 64x64 model; arguments as `unet_base64`.
     """
-    features = Sinusoids(channels)
-    embedding = ConditionEmbedding(4 * channels, context_width, tokens, pooled, features=features)
-    network = UNet(
-        embedding,
-        channels=channels,
-        channel_mults=channel_mults,
-        num_res_blocks=num_res_blocks,
-        attention_levels=attention_levels,
-        head_channels=head_channels,
-        dropout=dropout,
-        norm_groups=norm_groups,
-        gradient_checkpointing=gradient_checkpointing,
-    )
+    network = unet_base64(**locals()).network
+    noise = network.get_submodule("embedding.noise")
+    assert isinstance(noise, nn.Sequential)
+    noise[0] = Sinusoids(channels)
     return Preconditioned(network, scaling=IDDPM())
 
 

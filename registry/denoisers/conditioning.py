@@ -43,7 +43,6 @@ class ConditionEmbedding(nn.Module):
         tokens: width of the tokens of each source that feeds cross-attention, by source name.
         pooled: width of the pooled embedding of each source that feeds the global path, by source name.
         super_resolution: whether `cond.aug_level` is told.
-        features: of the noise level, [b] -> [b, width / 4]; `FourierFeatures` by default.
     """
 
     def __init__(
@@ -53,12 +52,10 @@ class ConditionEmbedding(nn.Module):
         tokens: Mapping[str, int],
         pooled: Mapping[str, int],
         super_resolution: bool = False,
-        features: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.width, self.context_width = width, context_width
-        features = features or FourierFeatures(width // 4)
-        self.noise = nn.Sequential(features, nn.Linear(width // 4, width), nn.SiLU())
+        self.noise = nn.Sequential(FourierFeatures(width // 4), nn.Linear(width // 4, width), nn.SiLU())
         self.augmentation = (
             nn.Sequential(FourierFeatures(width // 4), nn.Linear(width // 4, width), nn.SiLU())
             if super_resolution

@@ -1,7 +1,6 @@
-"""Shards in and out, and a stream that is a pure function of its position."""
+"""Shards in and out, and pictures as tensors."""
 
 import io
-import itertools
 import json
 import tarfile
 from pathlib import Path
@@ -12,20 +11,15 @@ import torch
 from PIL import Image
 
 from ediffi.data.picture import to_images, to_tensor
-from ediffi.data.shards import Shard, decode, read_index, read_shard, sha256
-from ediffi.data.stream import Picture, ShardStream
+from ediffi.data.shards import Shard, decode, read_index, read_shard, whole_shard
 from ediffi.folder import SHIPPED
 from ediffi.toybox.shards import write_toybox
 from evaluation.datasets.toybox import held_out, render
 from evaluation.datasets.toybox.scene import Object, Scene
+from evaluation.files import sha256
 from registry import encoders
 
 ENCODERS = SHIPPED / "toybox" / "encoders"
-
-
-def batches(shards: list[Shard], start: int, count: int, **options: int) -> list:
-    stream = ShardStream(shards, Picture(16), batch_size=5, seed=3, start=start, **options)
-    return list(itertools.islice(stream, count))
 
 
 def scene_of(metadata: dict) -> Scene:
@@ -48,41 +42,6 @@ def test_a_sample_comes_back_as_it_was_written(shards: list[Shard]) -> None:
 def test_the_index_counts_and_hashes(shards: list[Shard]) -> None:
     assert [shard.samples for shard in shards] == [16, 16, 16]
     assert all(sha256(shard.path) == shard.sha256 for shard in shards)
-
-
-def test_one_epoch_shows_every_sample_once(shards: list[Shard]) -> None:
-    keys = [key for batch in batches(shards, 0, 9) for key in batch.keys]
-    assert len(set(keys)) == 45
-
-
-def test_resuming_goes_on_where_it_was(shards: list[Shard]) -> None:
-    whole = batches(shards, 0, 14)
-    for start in (1, 4, 11):
-        for batch, wanted in zip(batches(shards, start, 3), whole[start:], strict=False):
-            assert (batch.index, batch.keys) == (wanted.index, wanted.keys)
-            torch.testing.assert_close(batch.images, wanted.images)
-            torch.testing.assert_close(batch.cond.sources["t5"].tokens, wanted.cond.sources["t5"].tokens)
-
-
-def test_ranks_share_nothing_within_an_epoch(shards: list[Shard]) -> None:
-    first, second = ({k for b in batches(shards, 0, 3, rank=rank, world_size=2) for k in b.keys} for rank in (0, 1))
-    assert not first & second
-
-
-@pytest.mark.filterwarnings("ignore:.*suggested max number of worker.*")  # on one core two are one too many
-def test_workers_deliver_in_order_and_resume(shards: list[Shard]) -> None:
-    def load(start: int, count: int) -> list:
-        stream = ShardStream(shards, Picture(16), batch_size=5, seed=3, start=start)
-        return list(itertools.islice(torch.utils.data.DataLoader(stream, batch_size=None, num_workers=2), count))
-
-    whole = load(0, 6)
-    assert [batch.index for batch in whole] == list(range(6))
-    assert [batch.keys for batch in load(3, 3)] == [batch.keys for batch in whole[3:]]
-
-
-def test_more_readers_than_shards_is_refused(shards: list[Shard]) -> None:
-    with pytest.raises(ValueError, match="3 shards for 4 readers"):
-        next(iter(ShardStream(shards, Picture(16), 5, 0, world_size=4)))
 
 
 def test_pictures_are_averaged_down_and_come_back() -> None:
@@ -139,4 +98,4 @@ def test_a_truncated_shard_is_named(tmp_path: Path, shard_folder: Path) -> None:
     data = (tmp_path / "00001.tar").read_bytes()
     (tmp_path / "00001.tar").write_bytes(data[:middle])
     with pytest.raises(ValueError, match=r"00001.tar has \d+ complete samples, its index says 16"):
-        batches(read_index(tmp_path), 0, 9)
+        [whole_shard(shard) for shard in read_index(tmp_path)]

@@ -16,10 +16,10 @@ from torchvision.transforms.v2 import functional as transforms
 
 from ediffi import cli
 from ediffi.commands.data import sheet as sheet_command
-from ediffi.data.degrade import Degradation, Plan, add_noise, jpeg, random_source, resize
-from ediffi.data.degrade_sheet import render_pictures, write_sheet
-from ediffi.data.draws import MODES, Blur, Noise, Resize, Round
-from ediffi.data.kernels import SIZES, Kernel, draw_sinc
+from ediffi.data.degradation.degrade import Degradation, Plan, add_noise, jpeg, random_source, resize
+from ediffi.data.degradation.draws import MODES, Blur, Noise, Resize, Round
+from ediffi.data.degradation.kernels import SIZES, Kernel, draw_sinc
+from ediffi.data.degradation.sheet import render_pictures, write_sheet
 from ediffi.low_res import LowResolution
 
 DRAWS = 2000

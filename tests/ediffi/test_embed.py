@@ -21,18 +21,19 @@ from hypothesis import strategies as st
 
 from ediffi import cli
 from ediffi.data import fleet
-from ediffi.data.embed import Embedder, lacks_for_embedding, read_source, work
-from ediffi.data.embed_plan import Plan, duration, measure, told
-from ediffi.data.embed_run import EmbedRun
-from ediffi.data.encode import batches, encode_captions, for_encoder, lengths, padded_bytes
-from ediffi.data.identity import build, encoder_parts, folder_sha256, identity
-from ediffi.data.index import Index, check_embeddings, read_index, sha256
-from ediffi.data.ledger import Ledger
+from ediffi.data.embedding.embed import Embedder, lacks_for_embedding, read_source, work
+from ediffi.data.embedding.encode import batches, encode_captions, for_encoder, lengths, padded_bytes
+from ediffi.data.embedding.identity import build, encoder_parts, folder_sha256, identity
+from ediffi.data.embedding.ledger import Ledger
+from ediffi.data.embedding.plan import Plan, duration, measure, told
+from ediffi.data.embedding.run import EmbedRun
+from ediffi.data.index import Index, check_embeddings, read_index
 from ediffi.data.shards import caption_of, decode, picture_of, read_shard, whole_shard
 from ediffi.data.stream import Picture, ShardStream
 from ediffi.data.tar import Tally, read_samples
 from ediffi.folder import SHIPPED
 from ediffi.manifest import Part
+from evaluation.files import sha256
 from tests.ediffi import img2dataset
 
 ENCODERS = SHIPPED / "toybox" / "encoders"

@@ -22,14 +22,15 @@ from safetensors.torch import save_file
 
 from ediffi import cli
 from ediffi.commands.data import filter as filter_command
-from ediffi.data.aesthetic import HIDDEN, LAYERS, load_head
-from ediffi.data.filter_report import EDGES, Report
-from ediffi.data.filters import DUPLICATE, Job, Keep, read_recipe
+from ediffi.data.filtering.aesthetic import HIDDEN, LAYERS, load_head
+from ediffi.data.filtering.filters import DUPLICATE, Job, Keep, read_recipe
+from ediffi.data.filtering.measure import Measures, measure
+from ediffi.data.filtering.page import write_page
+from ediffi.data.filtering.report import EDGES, Report
+from ediffi.data.filtering.scorer import Head, Measuring, Scorer
 from ediffi.data.fleet import Fleet
 from ediffi.data.index import read_index
-from ediffi.data.measure import Measures, measure
 from ediffi.data.picture import to_tensor
-from ediffi.data.scorer import Head, Measuring, Scorer
 from ediffi.folder import SHIPPED
 from ediffi.manifest import Part
 from evaluation.datasets.toybox import canonical, render, sample_scene
@@ -96,8 +97,8 @@ def raw(tmp_path: Path) -> list[str]:
 def job(tmp_path: Path, raw: list[str]) -> Callable[..., Job]:
     def make(name: str = "out", keep: Keep = ALIGNED, shards: list[str] | None = None, **options: Any) -> Job:
         output = tmp_path / name
-        measures, page = options.pop("measures", output / "measures"), options.pop("page", False)
-        return Job(shards or raw, output, measures, Measuring(**options), keep, page)
+        measures = options.pop("measures", output / "measures")
+        return Job(shards or raw, output, measures, Measuring(**options), keep)
 
     return make
 
@@ -495,8 +496,9 @@ def test_recipes_are_typed(tmp_path: Path) -> None:
 
 
 def test_the_page_shows_every_score_and_reason(job: Callable[..., Job]) -> None:
-    job(page=True).run(ALONE)
-    with Image.open(job().output / "filter.png") as page:
+    made = job()
+    write_page(made.output / "filter.png", made, made.run(ALONE))
+    with Image.open(made.output / "filter.png") as page:
         assert min(page.size) > 1000
         colours = {colour for _, colour in page.convert("RGB").getcolors(1 << 24)}
     assert {(0x2A, 0x9D, 0x8F), (0xC8, 0x55, 0x3D)} <= colours

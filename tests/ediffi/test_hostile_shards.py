@@ -15,11 +15,12 @@ from safetensors.torch import save
 
 from ediffi import cli
 from ediffi.data import places
-from ediffi.data.embed import lacks_for_embedding
-from ediffi.data.index import Shard, read_index, sha256
+from ediffi.data.embedding.embed import lacks_for_embedding
+from ediffi.data.index import Shard, read_index
 from ediffi.data.shards import Sample, decode, read_shard, whole_shard, write_shards
 from ediffi.data.tar import MAX_HEADER, MAX_MEMBER, Tally, read_samples
 from ediffi.data.verify import array_of, check_shard
+from evaluation.files import sha256
 from tests.ediffi import img2dataset
 
 SAMPLES = 20

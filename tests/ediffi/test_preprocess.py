@@ -5,8 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ediffi.data.picture import to_tensor
-from ediffi.data.preprocess import crop_to_tensor
+from ediffi.data.picture import crop_to_tensor, to_tensor
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:

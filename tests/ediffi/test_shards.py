@@ -15,8 +15,8 @@ from webdataset import tariterators
 
 from ediffi import cli
 from ediffi.data import places
-from ediffi.data.embed import lacks_for_embedding
-from ediffi.data.index import Index, check_embeddings, check_same_encoders, read_index, sha256
+from ediffi.data.embedding.embed import lacks_for_embedding
+from ediffi.data.index import Index, check_embeddings, check_same_encoders, read_index
 from ediffi.data.shards import (
     Sample,
     caption_of,
@@ -32,6 +32,7 @@ from ediffi.data.shards import (
 from ediffi.data.stream import Picture, ShardStream
 from ediffi.data.survey import mean, number, quantiles, survey
 from ediffi.data.tar import Tally, read_samples
+from evaluation.files import sha256
 from tests.ediffi import img2dataset
 
 

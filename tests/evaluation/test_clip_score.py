@@ -12,10 +12,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ediffi.toybox.encoders import write_clip
+from evaluation.files import sha256
 from evaluation.measures.clip_score import MODEL, PRETRAINED, ClipScorer, load_scorer
 from evaluation.measures.features import ClipFeatures
 from evaluation.measures.summary import frechet_name
-from evaluation.pictures.files import sha256
 from registry import encoders
 
 SHIPPED = Path(encoders.__file__).parents[2] / "ediffi" / "weights" / "toybox" / "encoders" / "clip"

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models import inception_v3, resnet18, vgg16
 
+from evaluation.files import sha256
 from evaluation.measures import networks
 from evaluation.measures.features import FidelityFeatures, load_extractor
 from evaluation.measures.passes import Networks, measure
@@ -25,7 +26,6 @@ from evaluation.measures.reference import extract_reference, read_reference, ref
 from evaluation.measures.rows import Rows
 from evaluation.measures.summary import frechet_name, summarise
 from evaluation.measures.weights import read_tensors
-from evaluation.pictures.files import sha256
 from evaluation.pictures.found import FoundPictures
 
 INCEPTION = "inception-v3-compat"

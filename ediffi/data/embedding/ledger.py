@@ -15,7 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ediffi.data.index import INDEX, replace, write_index
+from ediffi.data.index import INDEX, write_index
+from evaluation.files import replace
 
 ROOM = ".embedding"
 REQUEST = "request.json"

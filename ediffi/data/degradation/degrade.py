@@ -19,8 +19,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
-from ediffi.data.draws import Mode, NoiseKind, Round, Step, check_probabilities, draw_mode, second_round
-from ediffi.data.kernels import Kernel, draw_sinc
+from ediffi.data.degradation.draws import Mode, NoiseKind, Round, Step, check_probabilities, draw_mode, second_round
+from ediffi.data.degradation.kernels import Kernel, draw_sinc
 
 LEVELS = 256
 PURPOSE = 1

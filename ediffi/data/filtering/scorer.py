@@ -10,10 +10,10 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor, nn
 
-from ediffi.data.aesthetic import find_head, head_width, load_head
-from ediffi.data.identity import build, identity
-from ediffi.data.index import sha256
+from ediffi.data.embedding.identity import build, identity
+from ediffi.data.filtering.aesthetic import find_head, head_width, load_head
 from ediffi.manifest import Part
+from evaluation.files import sha256
 from evaluation.pictures.reading import square
 from registry.encoders import ClipImageEncoder, ClipTextEncoder
 

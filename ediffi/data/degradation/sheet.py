@@ -11,9 +11,9 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from ediffi.data.degrade import Degradation, add_noise, jpeg, random_source, resize
-from ediffi.data.draws import NoiseKind, Step
-from ediffi.data.kernels import Kernel
+from ediffi.data.degradation.degrade import Degradation, add_noise, jpeg, random_source, resize
+from ediffi.data.degradation.draws import NoiseKind, Step
+from ediffi.data.degradation.kernels import Kernel
 from ediffi.data.picture import open_picture, to_images, to_tensor
 from evaluation.pictures import reading
 

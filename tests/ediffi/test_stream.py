@@ -4,32 +4,36 @@ import itertools
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ediffi.data.degrade import Degradation
-from ediffi.data.lanes import LaneStream
+from ediffi.data.degradation.degrade import Degradation
 from ediffi.data.module import ShardData, widths
-from ediffi.data.shards import Shard
+from ediffi.data.shards import Shard, read_shard
 from ediffi.data.stream import Batch, Picture, ShardStream
 from registry import denoisers
 
 
 def batches(shards: list[Shard], count: int, batch_size: int, start: int = 0, **options) -> list[Batch]:
     options = {"picture": Picture(16), "seed": 3, **options}
-    return list(itertools.islice(LaneStream(shards, batch_size=batch_size, start=start, **options), count))
+    return list(itertools.islice(ShardStream(shards, batch_size=batch_size, start=start, **options), count))
 
 
 def keys(some: list[Batch]) -> list[str]:
     return [key for batch in some for key in batch.keys]
 
 
-def test_one_lane_is_the_order_of_one_reader(shards: list[Shard]) -> None:
-    """Two epochs and more: the runs that made the models that ship saw their samples in this order."""
-    stream = ShardStream(shards, Picture(16), batch_size=5, seed=3)
-    assert keys(batches(shards, 21, 5)) == keys(list(itertools.islice(stream, 21)))
+def test_one_lane_is_the_shuffled_shards_one_after_the_other(shards: list[Shard]) -> None:
+    """Two epochs and more, re-stated: an epoch shuffles the shards, and then within each of them."""
+    wanted = []
+    for epoch in range(3):
+        for number in np.random.default_rng([3, epoch]).permutation(len(shards)):
+            raw = [sample["__key__"] for sample in read_shard(shards[number].path)]
+            wanted += [raw[i] for i in np.random.default_rng([3, epoch, int(number)]).permutation(len(raw))]
+    assert keys(batches(shards, 21, 5)) == wanted[:105]
 
 
 @settings(max_examples=10)
@@ -77,7 +81,7 @@ def test_a_lane_of_ones_own_is_read_by_nobody_else(shards: list[Shard]) -> None:
     options = {"lanes": 2, "chunk": 4, "world_size": 2}
     first, second = (set(keys(batches(shards, 2, 4, rank=rank, **options))) for rank in (0, 1))
     assert len(first | second) == 16
-    streams = [LaneStream(shards, Picture(16), 4, 3, rank=rank, **options) for rank in (0, 1)]
+    streams = [ShardStream(shards, Picture(16), 4, 3, rank=rank, **options) for rank in (0, 1)]
     lanes = [
         {(p // 4) % 2 for i in range(9) for p in range((i * 2 + s.rank) * 4, (i * 2 + s.rank) * 4 + 4)} for s in streams
     ]
@@ -86,7 +90,7 @@ def test_a_lane_of_ones_own_is_read_by_nobody_else(shards: list[Shard]) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*suggested max number of worker.*")
 def test_workers_deliver_in_order(shards: list[Shard]) -> None:
-    stream = LaneStream(shards, Picture(16), 5, 3, start=3, lanes=2)
+    stream = ShardStream(shards, Picture(16), 5, 3, start=3, lanes=2)
     loader = torch.utils.data.DataLoader(stream, batch_size=None, num_workers=2)
     assert keys(list(itertools.islice(loader, 5))) == keys(batches(shards, 5, 5, start=3, lanes=2))
 
@@ -111,7 +115,7 @@ def test_low_resolution_pictures_come_with_the_data(shards: list[Shard]) -> None
 )
 def test_bad_sizes_are_named(shards: list[Shard], options: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        LaneStream(shards, Picture(16), **{"batch_size": 4, "seed": 0, **options})
+        ShardStream(shards, Picture(16), **{"batch_size": 4, "seed": 0, **options})
 
 
 def test_a_step_that_batches_do_not_make_is_refused(shard_folder: Path) -> None:

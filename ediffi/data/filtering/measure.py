@@ -17,10 +17,10 @@ from PIL import Image
 from torch import Tensor
 
 from ediffi.data import places
-from ediffi.data.index import replace
-from ediffi.data.scorer import Measuring, Scorer
+from ediffi.data.filtering.scorer import Measuring, Scorer
 from ediffi.data.shards import caption_of, metadata_of, picture_of
 from ediffi.data.tar import PICTURES, Raw, Tally, read_samples
+from evaluation.files import replace
 
 FORMAT = "ediffi-measures-1"
 HEXADECIMAL = 32

@@ -10,13 +10,13 @@ from typing import Any
 from tqdm import tqdm
 
 from ediffi.data import places
-from ediffi.data.embed import Embedder, work
-from ediffi.data.embed_plan import Plan, check_there, measure
+from ediffi.data.embedding.embed import Embedder, work
+from ediffi.data.embedding.identity import build, identity
+from ediffi.data.embedding.ledger import Ledger
+from ediffi.data.embedding.plan import Plan, check_there, measure
 from ediffi.data.fleet import Fleet
-from ediffi.data.identity import build, identity
 from ediffi.data.index import INDEX
 from ediffi.data.known import known_shards
-from ediffi.data.ledger import Ledger
 from ediffi.manifest import Part
 from registry.types import Encoder
 

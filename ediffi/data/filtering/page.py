@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ediffi.data.filter_report import EDGES, Report, values_of
-from ediffi.data.filters import Job
-from ediffi.data.measure import Measures, has_picture
+from ediffi.data.filtering.filters import Job
+from ediffi.data.filtering.measure import Measures, has_picture
+from ediffi.data.filtering.report import EDGES, Report, values_of
 from ediffi.data.shards import caption_of, picture_of
 from ediffi.data.tar import Tally, read_samples
 
@@ -54,13 +54,13 @@ class Chosen:
     reason: str | None
 
 
-def write_page(path: Path, job: Job, total: Report, first: Mapping[str, np.ndarray]) -> None:
+def write_page(path: Path, job: Job, total: Report) -> None:
     """Write the page as PNG, beside its place and then into it.
 
     Raises:
         OSError: a shard cannot be read, or the file not written.
     """
-    examples = collect(job, first)
+    examples = collect(job)
     keep = job.keep
     thresholds = {"short_side": keep.short_side_above, "alignment": keep.alignment, "aesthetic": keep.aesthetic}
     panels: list[Panel] = [(0.9 + 0.25 * len(total.dropped), partial(_reasons, total))]
@@ -98,11 +98,11 @@ def _axes(figure: Any, bottom: float, height: float, x: float, y: float, w: floa
     return figure.add_axes((x / WIDTH, (bottom + y) / height, w / WIDTH, h / height))
 
 
-def collect(job: Job, first: Mapping[str, np.ndarray]) -> dict[str, list[Example]]:
+def collect(job: Job) -> dict[str, list[Example]]:
     """Examples by score, from its lowest to its highest value, and by reason; of the first `POOL` samples."""
     pool: list[tuple[str, Measures, list[str | None]]] = []
     for name in job.names():
-        pool.append((name, *job.verdicts(name, first.get(name))))
+        pool.append((name, *job.verdicts(name)))
         if sum(len(verdicts) for *_, verdicts in pool) >= POOL:
             break
     chosen = {name: _along(pool, name) for name in EDGES}

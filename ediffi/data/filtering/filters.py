@@ -7,8 +7,9 @@ processes share them.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
@@ -16,15 +17,16 @@ import numpy as np
 from tqdm import tqdm
 
 from ediffi.data import places
-from ediffi.data.filter_report import Report, values_of
+from ediffi.data.filtering.measure import Measures, has_picture, measure
+from ediffi.data.filtering.report import Report, values_of
+from ediffi.data.filtering.scorer import Measuring, Scorer
 from ediffi.data.fleet import Fleet
-from ediffi.data.index import INDEX, replace, write_index
-from ediffi.data.measure import Measures, has_picture, measure
-from ediffi.data.scorer import Measuring, Scorer
+from ediffi.data.index import INDEX, write_index
 from ediffi.data.shards import write_tar
 from ediffi.data.tar import Raw, Tally, read_samples
+from evaluation.files import replace
 
-CLAIM, PAGE, DUPLICATE = "filter.json", "filter.png", "duplicate"
+CLAIM, DUPLICATE = "filter.json", "duplicate"
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,6 @@ class Job:
         measures: folder of the measures; several filters may share it.
         measuring: what is measured.
         keep: what is kept.
-        page: draw filter.png at the end; needs matplotlib.
 
     Raises:
         ValueError: two shards have one name, a threshold is on a score that nobody tells or measures, or a library is
@@ -97,7 +98,6 @@ class Job:
     measures: Path
     measuring: Measuring
     keep: Keep
-    page: bool = True
 
     def __post_init__(self) -> None:
         names = self.names()
@@ -108,10 +108,8 @@ class Job:
         for field, part, name in known:
             if getattr(self.keep, name) is not None and field is None and part is None:
                 raise ValueError(f"keep.{name} is a threshold on a score that is neither told nor measured")
-        if self.page and find_spec("matplotlib") is None:
-            raise ValueError("filter.png needs matplotlib: pip install 'ediffi[plots]', or give --no-page")
         if self.measuring.hash == "perceptual" and find_spec("imagehash") is None:
-            raise ValueError("perceptual hashes need imagehash: pip install imagehash, or let hash be bytes")
+            raise ValueError("perceptual hashes need imagehash: pip install 'ediffi[data]', or let hash be bytes")
 
     def names(self) -> dict[str, str]:
         """The shards by name, in the order that decides between duplicates."""
@@ -119,7 +117,7 @@ class Job:
         return dict(sorted(found.items()))
 
     def run(self, fleet: Fleet) -> Report:
-        """Measure, judge, write the shards, the index and the page; what is there already is left as it is.
+        """Measure, judge, write the shards and the index; what is there already is left as it is.
 
         Returns:
             The total.
@@ -135,14 +133,13 @@ class Job:
         mine = list(self.names().items())[fleet.rank :: fleet.world_size]
         self._measure(mine, scorer, fleet)
         fleet.gather(None)
-        first = self._first() if self.keep.unique else {}
         for name, place in self._bar(mine, "filter", fleet):
             if not self.report_path(name).is_file():
-                self._write(name, place, first.get(name))
+                self._write(name, place)
         fleet.gather(None)
         total = Report.total([Report.read(self.report_path(name)) for name in self.names()], "all")
         if fleet.rank == 0:
-            self._finish(total, first)
+            self._finish(total)
         fleet.gather(None)
         if not total.kept:
             raise ValueError(f"nothing is left of {len(self.shards)} shards: {total}")
@@ -156,8 +153,9 @@ class Job:
         """The file with the report on a shard; it is the last that is written of it."""
         return self.output / f"{name}.report.json"
 
-    def verdicts(self, name: str, first: np.ndarray | None) -> tuple[Measures, list[str | None]]:
-        """The measures of a shard, and why each sample is dropped, or None."""
+    def verdicts(self, name: str) -> tuple[Measures, list[str | None]]:
+        """The measures of a shard, and why each sample is dropped, or None; when all shards are measured."""
+        first = self._firsts[name] if self.keep.unique else None
         measures = Measures.read(self.measures_path(name))
         verdicts = self.keep.judge(measures)
         passing = [row for row, reason in enumerate(verdicts) if reason is None]
@@ -190,7 +188,8 @@ class Job:
         hidden = None if fleet.rank == 0 else True
         return iter(tqdm(missing, what, len(mine), initial=len(mine) - len(missing), unit="shard", disable=hidden))
 
-    def _first(self) -> dict[str, np.ndarray]:
+    @cached_property
+    def _firsts(self) -> dict[str, np.ndarray]:
         """By shard: of the samples that pass everything else, which are the first of their duplicates.
 
         It takes 24 bytes a sample: 128 bits of hash and a place.
@@ -208,24 +207,20 @@ class Job:
         first[np.unique(every, return_index=True)[1]] = True
         return dict(zip(lengths, np.split(first, np.cumsum(list(lengths.values()))[:-1]), strict=True))
 
-    def _write(self, name: str, place: str, first: np.ndarray | None) -> None:
-        measures, verdicts = self.verdicts(name, first)
+    def _write(self, name: str, place: str) -> None:
+        measures, verdicts = self.verdicts(name)
         shard = None
         if None in verdicts:
             path = self.output / f"{name}.tar"
             shard = {"file": path.name, **write_tar(path, _kept(place, measures, verdicts))}
         Report.of(measures, verdicts, shard).write(self.report_path(name))
 
-    def _finish(self, total: Report, first: Mapping[str, np.ndarray]) -> None:
+    def _finish(self, total: Report) -> None:
         reports = [Report.read(self.report_path(name)) for name in self.names()]
         shards = [dict(report.shard) for report in reports if report.shard is not None]
         if shards:
             description = {"filter": asdict(self.keep), "dropped": total.dropped}
             write_index(self.output / INDEX, shards, description)
-        if self.page and not (self.output / PAGE).is_file():
-            from ediffi.data.filter_page import write_page
-
-            write_page(self.output / PAGE, self, total, first)
 
 
 def read_recipe(path: Path) -> tuple[Measuring, Keep]:

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from ediffi.data.kernels import Kernel, Kind, draw_sinc, draw_size
+from ediffi.data.degradation.kernels import Kernel, Kind, draw_sinc, draw_size
 
 Mode = Literal["area", "bilinear", "bicubic"]
 NoiseKind = Literal["gaussian", "poisson"]

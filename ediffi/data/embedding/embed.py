@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from ediffi.data import places
-from ediffi.data.encode import encode_captions, encode_pictures, for_encoder, reads_text
-from ediffi.data.ledger import Ledger
+from ediffi.data.embedding.encode import encode_captions, encode_pictures, for_encoder, reads_text
+from ediffi.data.embedding.ledger import Ledger
 from ediffi.data.shards import PICTURES, Shard, caption_of, metadata_of, picture_of, write_tar
 from ediffi.data.tar import Raw, Tally, read_samples
 from registry.types import Encoder, TextEncoder

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ediffi.data.index import replace
-from ediffi.data.measure import SCORES, Measures
+from ediffi.data.filtering.measure import SCORES, Measures
+from evaluation.files import replace
 
 FORMAT = "ediffi-filter-1"
 EDGES: Mapping[str, np.ndarray] = {

@@ -13,8 +13,8 @@ import yaml
 from torch import nn
 
 from ediffi import folder
-from ediffi.data.index import sha256
 from ediffi.manifest import Part
+from evaluation.files import sha256
 from registry import encoders
 from registry.types import Encoder
 

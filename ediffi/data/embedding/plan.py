@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ediffi.data import places
-from ediffi.data.embed import Embedder, lacks_for_embedding
-from ediffi.data.encode import padded_bytes
+from ediffi.data.embedding.embed import Embedder, lacks_for_embedding
+from ediffi.data.embedding.encode import padded_bytes
 from ediffi.data.tar import Raw, Tally, read_samples
 
 PROBE = 256

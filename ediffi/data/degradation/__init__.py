@@ -1,0 +1,1 @@
+"""Low-resolution pictures as bad as those of the world: Real-ESRGAN's degradation."""
