@@ -82,8 +82,9 @@ def filter(
     shards: str,
     /,
     *,
-    recipe: Path,
+    config: Path,
     output: Path,
+    short_side_above: int | None = None,
     measures: Path | None = None,
     page: bool = True,
     device: str = "cpu",
@@ -97,14 +98,16 @@ def filter(
 
     Args:
         shards: files or URLs with braces, as in 'in-{0000..0999}.tar', or a folder of .tar files, as img2dataset writes
-        recipe: a YAML file; `keep` says the thresholds, `measuring` what the scores are measured with
+        config: a YAML file; `keep` says the thresholds, `measuring` what the scores are measured with
         output: folder of the filtered shards
+        short_side_above: the shortest side has more pixels than this; in place of what the file says
         measures: folder of what was measured, which other recipes may share; in the output by default
         page: draw filter.png, which shows what was kept and dropped; it needs matplotlib
         device: where CLIP stands
         devices: processes on each machine
         num_nodes: machines
     """
+    from dataclasses import replace
     from importlib.util import find_spec
 
     from ediffi.data.filtering.filters import Job, read_recipe
@@ -114,7 +117,9 @@ def filter(
 
     if page and find_spec("matplotlib") is None:
         raise ValueError("filter.png needs matplotlib: pip install 'ediffi[plots]', or give --no-page")
-    measuring, keep = read_recipe(recipe)
+    measuring, keep = read_recipe(config)
+    if short_side_above is not None:
+        keep = replace(keep, short_side_above=short_side_above)
     job = Job(expand([shards]), output, measures or output / "measures", measuring, keep)
     fleet = launch(device, devices, num_nodes)
     total = job.run(fleet)

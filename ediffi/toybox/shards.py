@@ -1,7 +1,7 @@
 """Toybox as training data: rendered scenes with captions and their embeddings, in the shards every stage trains on."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -10,12 +10,14 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from ediffi.data.embedding.identity import build, identity
 from ediffi.data.picture import to_tensor
 from ediffi.data.shards import Sample, embedding_tensors, write_shards
+from ediffi.manifest import Part
 from evaluation.datasets.toybox import Scene, caption, render, sample_scene
 from evaluation.datasets.toybox.caption import NAMEABLE, Length
 from evaluation.datasets.toybox.scene import Split
-from registry import encoders
+from registry.types import Encoder
 
 CHUNK = 256
 CLIP_SIZE = 64
@@ -61,6 +63,12 @@ def write_toybox(
     for name, value in (("image_size", image_size), ("count", count), ("samples_per_shard", samples_per_shard)):
         if value <= 0:
             raise ValueError(f"{name} must be positive, got {value}")
+    parts = {
+        "t5": Part("t5", {"path": str(encoder_folder / "t5")}),
+        "clip_text": Part("clip_text", {"path": str(encoder_folder / "clip")}),
+        "clip_image": Part("clip_image", {"path": str(encoder_folder / "clip")}),
+    }
+    built = build(parts)
     description = {
         "dataset": "toybox",
         "split": split,
@@ -69,16 +77,16 @@ def write_toybox(
         "long_share": long_share,
         "reference": reference,
         "layout_share": layout_share,
-        "encoders": {"t5": "t5", "clip_text": "clip_text", "clip_image": "clip_image"},
+        "encoders": {source: identity(parts[source], encoder) for source, encoder in built.items()},
         "dtype": "bfloat16",
     }
-    samples = _samples(encoder_folder, image_size, count, split, seed, long_share, reference, layout_share)
+    samples = _samples(built, image_size, count, split, seed, long_share, reference, layout_share)
     progress = tqdm(samples, total=count, desc=f"{split} scenes", unit="scene")
     return write_shards(output, iter(progress), samples_per_shard, description)
 
 
 def _samples(
-    encoder_folder: Path,
+    built: Mapping[str, Encoder],
     image_size: int,
     count: int,
     split: Split,
@@ -87,9 +95,6 @@ def _samples(
     reference: Reference,
     layout_share: float,
 ) -> Iterator[Sample]:
-    t5 = encoders.create("t5", path=str(encoder_folder / "t5"))
-    clip_text = encoders.create("clip_text", path=str(encoder_folder / "clip"))
-    clip_image = encoders.create("clip_image", path=str(encoder_folder / "clip"))
     naming = {**NAMEABLE, "layout": layout_share}
     for first in range(0, count, CHUNK):
         keys = range(first, min(first + CHUNK, count))
@@ -98,19 +103,16 @@ def _samples(
         lengths: list[Length] = ["long" if rng.random() < long_share else "short" for rng in rngs]
         texts = [caption(*parts, naming).text for parts in zip(scenes, rngs, lengths, strict=True)]
         pictures = [Image.fromarray(render(scene, image_size)) for scene in scenes]
-        shown = (
+        seen_scenes = (
             scenes
             if reference == "own"
             else [in_style(scene.style, rng) for scene, rng in zip(scenes, rngs, strict=True)]
         )
         same = reference == "own" and image_size >= CLIP_SIZE
-        seen = pictures if same else [Image.fromarray(render(scene, CLIP_SIZE)) for scene in shown]
+        seen = pictures if same else [Image.fromarray(render(scene, CLIP_SIZE)) for scene in seen_scenes]
         with torch.inference_mode():
-            sources = {
-                "t5": t5(texts),
-                "clip_text": clip_text(texts),
-                "clip_image": clip_image(torch.stack([to_tensor(picture, CLIP_SIZE) for picture in seen])),
-            }
+            shown = torch.stack([to_tensor(picture, CLIP_SIZE) for picture in seen])
+            sources = {source: built[source](shown if source == "clip_image" else texts) for source in built}
         for row, key in enumerate(keys):
             yield Sample(
                 key=f"{split}-{seed}-{key:07d}",

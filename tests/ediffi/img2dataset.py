@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +53,14 @@ def write(folder: Path, shards: int, samples: int, size: int = 64, change: Chang
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{shard:05d}.tar" for shard in range(shards)]
     for shard, path in enumerate(paths):
-        with path.open("wb") as file, webdataset.TarWriter(file, encoder=False) as tar:
-            for row in range(samples):
-                made: dict[str, Any] | None = sample(shard, row, size)
-                if change is not None and made is not None:
-                    made = change(made, row)
-                if made is not None:
-                    tar.write(made)
+        rows = (sample(shard, row, size) for row in range(samples))
+        changed = (row if change is None else change(row, number) for number, row in enumerate(rows))
+        write_rows(path, (row for row in changed if row is not None))
     return [str(path) for path in paths]
+
+
+def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write one shard."""
+    with path.open("wb") as file, webdataset.TarWriter(file, encoder=False) as tar:
+        for row in rows:
+            tar.write(row)

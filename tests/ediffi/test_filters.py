@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 
 from ediffi import cli
 from ediffi.commands.data import filter as filter_command
+from ediffi.commands.recipes import path_of
 from ediffi.data.filtering.aesthetic import HIDDEN, LAYERS, load_head
 from ediffi.data.filtering.filters import DUPLICATE, Job, Keep, read_recipe
 from ediffi.data.filtering.measure import Measures, measure
@@ -263,7 +264,7 @@ def test_killed_at_any_moment_it_goes_on(tmp_path: Path, job: Callable[..., Job]
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("keep: {alignment: 0.1}\n")
     code = "import sys; from ediffi import cli; from ediffi.commands.data import filter; cli.run(filter, sys.argv[1:])"
-    command = [sys.executable, "-c", code, str(tmp_path / "raw"), "--recipe", str(recipe), "--no-page", "-o"]
+    command = [sys.executable, "-c", code, str(tmp_path / "raw"), "--config", str(recipe), "--no-page", "-o"]
     output, rng = tmp_path / "killed", np.random.default_rng(0)
     for _ in range(8):
         process = subprocess.Popen([*command, str(output)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
@@ -520,6 +521,26 @@ def test_the_command_filters(tmp_path: Path, raw: list[str], capsys: pytest.Capt
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("keep: {alignment: 0.1}\n")
     pattern = str(tmp_path / "raw" / "{00000..00002}.tar")
-    assert cli.run(filter_command, [pattern, "--recipe", str(recipe), "-o", str(tmp_path / "out"), "--no-page"]) == 0
+    assert cli.run(filter_command, [pattern, "--config", str(recipe), "-o", str(tmp_path / "out"), "--no-page"]) == 0
     assert "23 of 36 kept (63.9 %)" in capsys.readouterr().out
     assert sum(shard.samples for shard in read_index(tmp_path / "out")) == 23
+    words = [
+        pattern,
+        "--config",
+        str(recipe),
+        "-o",
+        str(tmp_path / "large"),
+        "--no-page",
+        "--short-side-above",
+        "99999",
+    ]
+    with pytest.raises(ValueError, match=r"nothing is left of 3 shards: .* short side at most 99999"):
+        cli.run(filter_command, words)
+
+
+def test_the_recipe_that_ships_keeps_what_the_paper_says() -> None:
+    measuring, keep = read_recipe(path_of("paper/filter"))
+    assert (keep.short_side_above, keep.unique) == (64, True)
+    assert keep.alignment is not None
+    assert keep.aesthetic is not None
+    assert measuring == Measuring()
