@@ -6,7 +6,7 @@ VENV := .venv
 PROMPT := a large red circle left of a small blue square, striped, on a pink background
 
 .DELETE_ON_ERROR:
-.PHONY: demo test check clean
+.PHONY: demo test check docs clean
 
 demo: $(VENV)/.installed  ## paint one picture
 	$(VENV)/bin/ediffi sample "$(PROMPT)" -o demo.png
@@ -19,6 +19,9 @@ check: $(VENV)/.installed-dev  ## format, lint, types, tests
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/python -m pytest
+
+docs: $(VENV)/.installed-docs  ## the site, into build/site
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
 
 clean:  ## build outputs and caches; your pictures, runs, data and .venv stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -53,6 +53,7 @@ class Cascade:
         name: of the model.
         encoders: by source; those that can `tokenize` read the prompt, the one called "clip_image" a style picture.
         stages: the base stage first.
+        source: the folder that they were loaded from, which names their parts; without it they cannot be saved.
 
     Raises:
         ValueError: there is no stage.
@@ -62,23 +63,65 @@ class Cascade:
         >>> cascade("a red circle on a pink background", seed=7).images[0].save("circle.png")
     """
 
-    def __init__(self, name: str, encoders: Mapping[str, Encoder], stages: Sequence[Stage]) -> None:
+    def __init__(
+        self, name: str, encoders: Mapping[str, Encoder], stages: Sequence[Stage], source: Path | None = None
+    ) -> None:
         if not stages:
             raise ValueError("a cascade needs at least one stage")
-        self.name, self.encoders, self.stages = name, dict(encoders), list(stages)
+        self.name, self.encoders, self.stages, self.source = name, dict(encoders), list(stages), source
 
     @classmethod
     def from_pretrained(
-        cls, model: str | Path, device: str | torch.device = "cpu", expert_residency: Residency = "resident"
+        cls,
+        model: str | Path,
+        device: str | torch.device = "cpu",
+        expert_residency: Residency = "resident",
+        *,
+        revision: str | None = None,
+        stages: Sequence[str] | None = None,
+        torch_dtype: torch.dtype | None = None,
+        local_files_only: bool = False,
     ) -> "Cascade":
-        """Load a cascade; raises as `ediffi.folder.load` does.
+        """Load a cascade, fetching it from the Hub if need be; raises as `ediffi.folder.load` does.
 
         Args:
-            model: "toybox", the one that ships, or a folder.
+            model: "toybox", the one that ships; a name of a list of models; a folder; or one of the Hub: "ORG/REPO",
+                "ORG/REPO@REVISION", "hf://ORG/REPO". A folder here that is called ORG/REPO wins over the Hub.
             device: where its networks stand.
             expert_residency: "resident" keeps all experts in memory, "stream" the one in use; same pictures.
+            revision: branch, tag or commit of the Hub.
+            stages: the first stages, by name (["base"]); the files of the others are not fetched.
+            torch_dtype: float16 or bfloat16 halves the networks' memory; float32 by default.
+            local_files_only: read the cache of the Hub only, as with HF_HUB_OFFLINE=1.
         """
-        return cls(*folder.load(model, device, expert_residency))
+        loaded = folder.load(
+            model,
+            device,
+            expert_residency,
+            revision=revision,
+            stages=stages,
+            dtype=torch_dtype,
+            local_files_only=local_files_only,
+        )
+        return cls(*loaded)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write the cascade as a model folder, which must not exist; weights that were not changed byte for byte.
+
+        Raises:
+            FileExistsError: the folder exists.
+            ValueError: the cascade was not loaded from a folder, or that folder has changed since.
+            OSError: a file cannot be written; nothing is left behind.
+        """
+        from ediffi.hub.publish import save_loaded
+
+        return save_loaded(self, Path(folder))
+
+    def push_to_hub(self, repository: str, *, license: str, private: bool = False, revision: str | None = None) -> str:
+        """Publish the cascade as "ORG/REPO", with a model card; returns its address. See `ediffi.hub.publish`."""
+        from ediffi.hub.publish import push
+
+        return push(self, repository, license=license, private=private, revision=revision)
 
     def __call__(
         self,
@@ -272,7 +315,7 @@ class Cascade:
         names = [one.name for one in self.stages]
         if stage not in names:
             raise ValueError(f"no stage {stage!r}; there are {', '.join(names)}")
-        return Cascade(self.name, self.encoders, self.stages[: names.index(stage) + 1])
+        return Cascade(self.name, self.encoders, self.stages[: names.index(stage) + 1], self.source)
 
     @property
     def readers(self) -> dict[str, Encoder]:

@@ -46,13 +46,19 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Judging": {
         "evaluate": ("ediffi.commands.evaluate:main", "judge a model, or pictures, by a suite"),
     },
+    "Sharing": {
+        "publish": ("ediffi.commands.publish:main", "put a model on the Hub, with card and results"),
+    },
     "Toybox": {
+        "reproduce": ("ediffi.commands.reproduce:main", "make the paper's tables and figures again, in miniature"),
         "toybox": ("ediffi.commands.toybox:main", "write shards, train the encoders, score a cascade"),
     },
     "Parts": {
         "experts": ("ediffi.commands.experts:main", "list the experts of a model, with their noise"),
-        "registry": ("ediffi.commands.registry:main", "list or describe encoders, denoisers and samplers"),
+        "registry": ("ediffi.commands.registry:main", "list or describe parts and named models"),
         "params": ("ediffi.commands.params:main", "count the parameters a recipe builds"),
+        "convert": ("ediffi.commands.convert:main", "write weights from elsewhere as safetensors"),
+        "env": ("ediffi.commands.env:main", "say what is installed, for bug reports"),
     },
 }
 """Group, command, then where its function stands and one line of help."""
@@ -117,6 +123,8 @@ def run(command: Command, argv: Sequence[str], name: str | None = None) -> int:
     call = inspect.signature(command).bind_partial()
     hints = typing.get_type_hints(command)
     call.arguments.update({key: _listed(values[key], hints[key]) for key in call.signature.parameters})
+    if isinstance(model := call.arguments.get("model"), str):
+        _look_for(model)
     return command(*call.args, **call.kwargs) or 0
 
 
@@ -160,7 +168,7 @@ def _add_argument(parser: "ArgumentParser", parameter: inspect.Parameter, hint: 
 
     required = parameter.default is parameter.empty
     text = " ".join(text.split()).replace("%", "%%")
-    if not required and parameter.default not in (None, False, "", ()):
+    if not required and (parameter.default or parameter.default == 0) and parameter.default is not False:
         text += f" (default: {parameter.default})"
     settings: dict[str, Any] = {"help": text} if required else {"help": text, "default": parameter.default}
     if _is_positional(parameter):
@@ -207,6 +215,17 @@ def _item(hint: Any) -> Any:
 def _listed(value: Any, hint: Any) -> Any:
     """The one item of a list, as a list: `--steps 20` is `--steps [20]`."""
     return [value] if _is_list(hint) and not isinstance(value, list | None) else value
+
+
+def _look_for(model: str) -> None:
+    """Say at once, before anything heavy is imported, that there is no such model; the command looks again."""
+    from contextlib import redirect_stderr
+    from io import StringIO
+
+    from ediffi.hub.finding import find
+
+    with redirect_stderr(StringIO()):
+        find(model)
 
 
 def _with_dashes(argv: Sequence[str]) -> list[str]:

@@ -71,7 +71,7 @@ class Evaluation:
         """Paint the suite's captions with a cascade, at each of the suite's guidance scales, and judge the pictures.
 
         Args:
-            model: the shipped "toybox", or a folder.
+            model: the shipped "toybox", a folder, or ORG/REPO of the Hub.
             options: of `Cascade.__call__`.
             shard_size: write shards of so many pictures, instead of PNG files.
             threads: of the processor, while pictures are painted.
@@ -137,14 +137,18 @@ class Evaluation:
         return results
 
     def _write(self, results: Results, samples: Mapping[str, Sequence[Sample]]) -> None:
-        """Write results, report and what the Hub reads; print the numbers."""
+        """Write results, report and what the Hub reads."""
         results.write(self.folder)
         hub.write(results, self.folder)
-        page = report.write(results, self.folder, samples, self.command)
-        print(table(results))
-        for notice in dict.fromkeys(text for point in results.points for text in point.notices):
-            print(f"note: {notice}", file=sys.stderr)
-        print(page.resolve())
+        report.write(results, self.folder, samples, self.command)
+
+    def tell(self, results: Results) -> None:
+        """Print the numbers, what has to be known of them, and where the report is; one process does."""
+        if self.fleet.rank == 0:
+            print(table(results))
+            for notice in dict.fromkeys(text for point in results.points for text in point.notices):
+                print(f"note: {notice}", file=sys.stderr)
+            print((self.folder / report.FILE).resolve())
 
     def _store(self, name: str, count: int, shard_size: int | None) -> Store:
         folder = self.folder / name

@@ -27,6 +27,8 @@ from registry import denoisers
 
 Residency = Literal["resident", "stream"]
 """Whether all experts of a stage are in memory, or the one in use."""
+PRECISIONS = (None, torch.float32, torch.float16, torch.bfloat16)
+"""What networks may compute in; None is float32."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,19 +113,39 @@ def save_stage(folder: Path, stage: TrainedStage) -> dict[str, Any]:
     }
 
 
-def load_stage(folder: Path, entry: Mapping[str, Any], device: str | torch.device, residency: Residency) -> Stage:
+def load_stage(
+    folder: Path,
+    entry: Mapping[str, Any],
+    device: str | torch.device,
+    residency: Residency,
+    dtype: torch.dtype | None = None,
+) -> Stage:
     """The stage of an entry, ready to sample; weights as float32.
+
+    Args:
+        folder: of the model.
+        entry: of the stage.
+        device: where its networks stand.
+        residency: of its experts.
+        dtype: float16 or bfloat16: linear and convolution weights are kept in it, and the networks run under autocast,
+            as they do in mixed training; the rest, and what stands around the networks, stays float32.
 
     Raises:
         FileNotFoundError: an expert's file is missing.
         ValueError: the experts leave a gap or overlap, a file does not have the hash it should, or holds the weights of
-            another network, or the entry names an unknown part.
+            another network, or the entry names an unknown part; or the dtype is another.
     """
+    if dtype not in PRECISIONS:
+        raise ValueError(f"torch_dtype must be {' or '.join(map(str, PRECISIONS))}, got {dtype}")
     rows = listed(entry)
     check_partition([row.expert.region for row in rows])
     files = [verified(folder, row) for row in rows]
     part = Part(**entry["denoiser"])
     network = build(part).to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
+    half = dtype if dtype in (torch.float16, torch.bfloat16) else None
+    for layer in network.modules():
+        if half is not None and isinstance(layer, nn.Linear | nn.Conv2d):
+            layer.to(half)
     networks: nn.ModuleList | StreamedDenoisers
     if residency == "stream":
         networks = StreamedDenoisers(network, files)
@@ -132,6 +154,8 @@ def load_stage(folder: Path, entry: Mapping[str, Any], device: str | torch.devic
         for one, file in zip(networks, files, strict=True):
             load_weights(one, file)
     tree = ExpertTree(LogNormal(**entry["noise"]), [row.expert for row in rows], networks)
+    if half is not None:
+        tree.forward = torch.autocast(torch.device(device).type, half)(tree.forward)  # type: ignore[method-assign]
     return Stage(entry["name"], entry["resolution"], tree, Sampling(**entry["sampling"]), entry["aug_level"])
 
 
@@ -146,6 +170,33 @@ def read_stage(folder: Path, entry: Mapping[str, Any]) -> TrainedStage:
         Sampling(**entry["sampling"]),
         entry["aug_level"],
     )
+
+
+def trained_again(folder: Path, entry: Mapping[str, Any], stage: Stage) -> TrainedStage:
+    """A loaded stage, to be written again: an expert whose weights are those of its file is that file, byte for byte.
+
+    Args:
+        folder: that the stage was loaded from.
+        entry: of the stage in it.
+        stage: the stage.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file is not the one any more that was loaded, or the stage is not a tree of experts.
+    """
+    tree = stage.denoiser
+    if not isinstance(tree, ExpertTree):
+        raise ValueError(f"stage {stage.name!r} is a {type(tree).__name__}, and only a tree of experts can be written")
+    files = {row.expert.region: verified(folder, row) for row in listed(entry)}
+    experts = []
+    for index, expert in enumerate(tree.experts):
+        file = files.get(expert.region)
+        if file is not None and (isinstance(tree.denoisers, StreamedDenoisers) or _holds(file, tree.denoisers[index])):
+            experts.append(TrainedExpert(expert, file))
+        else:
+            experts.append(TrainedExpert(expert, tree.denoisers[index].state_dict()))
+    part = Part(**entry["denoiser"])
+    return TrainedStage(stage.name, stage.resolution, part, tree.noise, experts, stage.sampling, stage.aug_level)
 
 
 def listed(entry: Mapping[str, Any]) -> list[Listed]:
@@ -184,6 +235,15 @@ def build(part: Part) -> nn.Module:
         if key in defaults and isinstance(value, list):
             arguments[key] = tuple(value)
     return denoisers.create(part.name, **arguments)
+
+
+def _holds(path: Path, network: nn.Module) -> bool:
+    """Whether a file has the weights of a network, as far as the network's precision tells."""
+    state = network.state_dict()
+    with safetensors.safe_open(path, framework="pt") as file:
+        return set(file.keys()) == set(state) and all(
+            torch.equal(file.get_tensor(key).to(value.dtype), value.cpu()) for key, value in state.items()
+        )
 
 
 def _write(path: Path, weights: Mapping[str, Tensor] | Path) -> None:

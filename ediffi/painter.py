@@ -19,7 +19,7 @@ class Painter:
     """A cascade at the command line.
 
     Args:
-        model: the shipped "toybox", or a folder.
+        model: the shipped "toybox", a folder, or ORG/REPO of the Hub.
         device: where its networks stand.
         expert_residency: see `Cascade.from_pretrained`.
     """

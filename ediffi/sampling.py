@@ -14,10 +14,11 @@ from ediffi.guidance import Guided, Interval, Switched, Thresholded, check_inter
 from ediffi.low_res import augment
 from ediffi.paint import Painted, check_weight
 from registry import samplers
+from registry.core import UnknownNameError
 from registry.denoisers.precondition import upsample
 from registry.random import randn
 from registry.samplers.presets import PRESETS, preset
-from registry.samplers.schedules import karras
+from registry.samplers.schedules import GRIDS, Grid
 from registry.types import Callback, Conditioning, Denoiser, Sampler
 
 
@@ -31,11 +32,13 @@ class Sampling:
         guidance_scale: w of `uncond + w·(cond - uncond)`; 1 is off.
         sigma_min: last noise level before 0.
         sigma_max: noise level of the start.
-        rho: exponent of the grid (EDM, equation 5).
+        rho: exponent of the grid.
         arguments: the sampler's own arguments.
         guidance_interval: noise levels (above, up to and with) at which guidance works; None for all.
         dynamic_threshold: quantile of Imagen's dynamic thresholding; None for off.
         paint_weight: w' of paint-with-words; 0 leaves the stage unpainted.
+        grid: "karras" is uniform in sigma^(1/rho) (EDM, equation 5), "vp_time" in t^(1/rho), the time of the linear VP
+            schedule.
 
     Raises:
         ValueError: a value is out of range (the sampler and the grid say which).
@@ -51,6 +54,7 @@ class Sampling:
     guidance_interval: Interval | None = None
     dynamic_threshold: float | None = None
     paint_weight: float = 0.0
+    grid: Grid = "karras"
 
     def __post_init__(self) -> None:
         if self.num_inference_steps < 1:
@@ -59,6 +63,8 @@ class Sampling:
             raise ValueError(f"guidance_scale must be at least 0 (1 is off), got {self.guidance_scale}")
         if self.guidance_interval is not None:  # JSON has lists
             object.__setattr__(self, "guidance_interval", tuple(self.guidance_interval))
+        if self.grid not in GRIDS:
+            raise UnknownNameError.among(GRIDS, "grid", self.grid)
         check_interval(self.guidance_interval)
         check_percentile(self.dynamic_threshold)
         check_weight(self.paint_weight)
@@ -69,7 +75,7 @@ class Sampling:
 
     def sigmas(self) -> Float[Tensor, " s"]:
         """The grid of noise levels, ending in 0."""
-        return karras(self.num_inference_steps, self.sigma_min, self.sigma_max, self.rho)
+        return GRIDS[self.grid](self.num_inference_steps, self.sigma_min, self.sigma_max, self.rho)
 
     @property
     def nfe(self) -> int:
@@ -90,6 +96,7 @@ class Sampling:
                 num_inference_steps=chosen.num_steps,
                 rho=chosen.rho,
                 arguments=chosen.arguments,
+                grid=chosen.grid,
             )
         samplers.REGISTRY.factory(name)
         return dataclasses.replace(self, sampler=name, arguments={})

@@ -6,6 +6,7 @@ registered is listed, described, built by name and addressed in YAML as `class_p
 
 import difflib
 import inspect
+import re
 from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatchcase
 from importlib.metadata import EntryPoint, entry_points
@@ -13,6 +14,11 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 Factory = TypeVar("Factory", bound=Callable[..., Any])
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+"""What names a repository of the Hub: "organisation/name"."""
+HOUSE = "ediffi"
+"""The distribution that this package is a part of."""
 
 
 class UnknownNameError(ValueError):
@@ -46,6 +52,7 @@ class Registry(Generic[T]):
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self._factories: dict[str, Callable[..., T]] = {}
+        self._distributions: dict[str, str] = {}
         self._plugins_loaded = False
 
     def register(self, factory: Factory) -> Factory:
@@ -93,12 +100,36 @@ class Registry(Generic[T]):
         return sorted(name for name in self._factories if fnmatchcase(name, pattern))
 
     def describe(self, name: str) -> str:
-        """One text about the part: where it comes from, its arguments with their defaults, and its docstring."""
+        """One text about the part: where it comes from, what it needs, its arguments, and its docstring."""
         factory = self.factory(name)
         signature = inspect.signature(factory)
         arguments = [f"  {parameter}" for parameter in signature.parameters.values()]
-        heading = f"{name} ({self.kind}, from {factory.__module__})"
-        return "\n".join([heading, *arguments, "", inspect.getdoc(factory) or "(no description)"])
+        bringer = self._distributions.get(name)
+        heading = f"{name} ({self.kind}, from {factory.__module__}{f' of {bringer}' if bringer else ''})"
+        needs = [f"needs {self.needs(name)}"] if self.needs(name) else []
+        return "\n".join([heading, *needs, *arguments, "", inspect.getdoc(factory) or "(no description)"])
+
+    def arguments(self, name: str) -> list[str]:
+        """What the part takes, by name."""
+        return list(inspect.signature(self.factory(name)).parameters)
+
+    def origin(self, name: str) -> str:
+        """The distribution that brings the part, with the version of a plug-in; its package, if none says so."""
+        package = self.factory(name).__module__.partition(".")[0]
+        return self._distributions.get(name, HOUSE if package == __name__.partition(".")[0] else package)
+
+    def needs(self, name: str) -> str:
+        """What the part cannot be built without, as its signature tells it: files, the Hub, or nothing ("").
+
+        A `path` without a default is asked for; a default "organisation/name" is a repository of the Hub; what takes a
+        `revision` looks there when nobody says otherwise.
+        """
+        parameters = inspect.signature(self.factory(name)).parameters
+        if "path" in parameters and parameters["path"].default is inspect.Parameter.empty:
+            return "files, given as path"
+        defaults = [p.default for p in parameters.values() if isinstance(p.default, str)]
+        repository = next((default for default in defaults if HUB_ID.fullmatch(default)), "")
+        return f"the Hub: {repository}" if repository else "the Hub" if "revision" in parameters else ""
 
     def __contains__(self, name: object) -> bool:
         self._load_plugins()
@@ -117,6 +148,8 @@ class Registry(Generic[T]):
         try:
             for entry_point in entry_points(group=f"ediffi.{self.kind}"):
                 self.register(_load(entry_point))
+                if entry_point.dist is not None:
+                    self._distributions[entry_point.name] = f"{entry_point.dist.name} {entry_point.dist.version}"
         except ValueError:
             self._plugins_loaded = False  # so that the next look-up says it again, rather than missing a part
             raise

@@ -1,26 +1,49 @@
-"""The wheel, installed away from the checkout, is whole; a stranger's registry.py is named, not tripped over."""
+"""The wheel, installed away from the checkout, is whole; a stranger's registry.py is named, not tripped over.
+
+The archive of the sources has all that it takes to build the same wheel, to test it and to read about it.
+"""
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
+import tarfile
+import tomllib
 import venv
 import zipfile
+from email.message import Message
+from email.parser import Parser
 from pathlib import Path
 
 import pytest
+
+import ediffi
 
 ROOT = Path(__file__).resolve().parent.parent
 CLEAN = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
 
 
+def built(source: Path, folder: Path) -> Path:
+    """The wheel of a checkout, or of an archive of the sources."""
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, source]
+    done = subprocess.run([*command, "--quiet"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return next(folder.glob("ediffi-*.whl"))
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, ROOT]
-    built = subprocess.run([*command, "--quiet"], capture_output=True, text=True)
-    assert built.returncode == 0, built.stdout + built.stderr
-    return next(folder.glob("ediffi-*.whl"))
+    return built(ROOT, tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sources")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", folder]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return next(folder.glob("ediffi-*.tar.gz"))
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +78,69 @@ def test_the_wheel_holds_the_house_and_nothing_else(wheel: Path) -> None:
     assert {"registry/core.py", "registry/py.typed", "evaluation/py.typed", "ediffi/py.typed"} <= expected
     assert not expected - inside
     assert {name.partition("/")[0] for name in inside} == {"ediffi", "registry", "evaluation"}
+
+
+def test_nothing_was_left_lying_in_it(wheel: Path) -> None:
+    for name in zipfile.ZipFile(wheel).namelist():
+        assert not re.search(r"__pycache__|\.pyc$|\.tmp$|\.ckpt$|(^|/)(runs|data)/.*\.(tar|png)$", name), name
+    assert wheel.stat().st_size < 40e6
+
+
+def test_the_wheel_says_what_it_is(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    about = f"ediffi-{ediffi.__version__}.dist-info"
+    metadata = Parser().parsestr(archive.read(f"{about}/METADATA").decode())
+    check_metadata(metadata)
+    assert archive.read(f"{about}/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
+    assert "ediffi = ediffi.cli:main" in archive.read(f"{about}/entry_points.txt").decode()
+    assert wheel.name == f"ediffi-{ediffi.__version__}-py3-none-any.whl"
+
+
+def check_metadata(metadata: Message) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert metadata["Name"] == "ediffi"
+    assert metadata["Version"] == ediffi.__version__
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert metadata["License-File"] == "LICENSE"
+    assert set(metadata.get_all("Provides-Extra", [])) == set(project["optional-dependencies"])
+    body = metadata.get_payload()
+    assert isinstance(body, str)
+    assert body.startswith("# ediffi\n")
+
+
+def test_the_version_is_said_in_one_place() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert "version" not in project
+    assert project["dynamic"] == ["version"]
+    assert re.fullmatch(r"\d+\.\d+\.\d+((a|b|rc)\d+)?", ediffi.__version__)
+    assert "## [Unreleased]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_sources_hold_all_that_is_kept(sources: Path) -> None:
+    with tarfile.open(sources) as archive:
+        inside = {name.partition("/")[2] for name in archive.getnames()}
+        information = archive.extractfile(f"ediffi-{ediffi.__version__}/PKG-INFO")
+        assert information is not None
+        check_metadata(Parser().parsestr(information.read().decode()))
+    rooms = ("ediffi", "registry", "evaluation", "recipes", "tests", "docs", "benchmarks", "examples")
+    kept = {path for room in rooms for path in (ROOT / room).rglob("*") if path.suffix in (".py", ".yaml", ".md")}
+    files = ("LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "RELEASE_CHECKLIST.md", "Makefile", ".ci/run")
+    files += ("pyproject.toml", "mkdocs.yml", "ediffi/py.typed", "docs/site.css", "docs/images/toybox.png")
+    assert not {*(path.relative_to(ROOT).as_posix() for path in kept), *files} - inside
+    tops = {name.partition("/")[0] for name in inside}
+    assert not tops & {"runs", "data", "outputs", "build", "dist", ".venv", ".git", "demo.png"}
+    assert not [name for name in inside if re.search(r"__pycache__|\.pyc$|\.tmp$|\.ckpt$", name)]
+
+
+def test_the_sources_make_the_same_wheel(sources: Path, wheel: Path, tmp_path: Path) -> None:
+    one, other = (zipfile.ZipFile(path) for path in (wheel, built(sources, tmp_path)))
+    assert {info.filename: info.CRC for info in one.infolist()} == {
+        info.filename: info.CRC for info in other.infolist()
+    }
+
+
+def test_the_installed_one_tells_the_same_version(environment: Path, tmp_path: Path) -> None:
+    assert call(tmp_path, environment / "ediffi", "--version").stdout == f"ediffi {ediffi.__version__}\n"
 
 
 def test_it_runs_away_from_the_checkout(environment: Path, tmp_path: Path) -> None:

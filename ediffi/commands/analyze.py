@@ -26,7 +26,7 @@ def attention(
     Args:
         prompt: what to sample while watching.
         output: folder for overlays.png, curve.png and attention.json.
-        model: the shipped "toybox", or a folder.
+        model: the shipped "toybox", a folder, or ORG/REPO of the Hub.
         stage: the stage to watch; the base stage by default.
         seed: of the picture.
         words: only these words in the overlays, as in "red,circle,null"; all by default.
@@ -64,7 +64,7 @@ def prompt_switch(
         prompt: reads the noisy steps.
         switch_prompt: takes over.
         output: a PNG file.
-        model: the shipped "toybox", or a folder.
+        model: the shipped "toybox", a folder, or ORG/REPO of the Hub.
         seed: of all pictures.
         shares: of the base stage's steps that the second prompt gets, one picture each.
     """

@@ -39,7 +39,7 @@ def edit_picture(
         strength: share of the steps that are done, 0 to 1: 0 returns the picture, 1 starts from noise alone.
         mask: a picture of the same size, white where it is repainted; black is kept to the pixel.
         output: a PNG file; with several images, out-0.png, out-1.png, ... beside it.
-        model: the shipped "toybox", or a folder.
+        model: the shipped "toybox", a folder, or ORG/REPO of the Hub.
         seed: picture k of a run is a function of (seed, k).
         num_images: how many pictures.
         num_inference_steps: steps of the base stage, or [one, for, each, stage]; strength takes its share of them.
@@ -87,7 +87,7 @@ def upscale_picture(
         prompt: what it shows.
         stage: the first stage that works on it; by default the one whose input is nearest to the picture's size.
         output: a PNG file.
-        model: the shipped "toybox", or a folder.
+        model: the shipped "toybox", a folder, or ORG/REPO of the Hub.
         seed: of the noise.
         num_inference_steps: [one, for, each, stage] of the whole cascade.
         sampler: a registered sampler, or a preset (paper-steps, paper-nfe).

@@ -31,8 +31,8 @@ def embed(
     Args:
         shards: files or URLs with braces, as in 'in-{0000..0999}.tar', or folders of .tar files; several as ["a","b"].
         out: folder of the shards to write.
-        encoders: a model (the shipped toybox, or a folder), whose encoders are taken; or a YAML file that names them;
-            or registered ones, as in [t5_xxl,clip_l14_text,clip_l14_image].
+        encoders: a model (the shipped toybox, a folder, or ORG/REPO of the Hub), whose encoders are taken; or YAML
+            that names them; or registered ones, as in [t5_xxl,clip_l14_text,clip_l14_image].
         batch_tokens: padded tokens a batch of captions; less needs less memory.
         batch_pictures: pictures a batch.
         device: cpu, cuda, ...

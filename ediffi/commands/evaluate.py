@@ -105,10 +105,10 @@ def evaluate(
         command=" ".join(["ediffi", *sys.argv[1:]]),
     )
     if images is not None:
-        evaluation.judge_images(images)
+        evaluation.tell(evaluation.judge_images(images))
     else:
         options = {"num_inference_steps": num_inference_steps, "sampler": sampler}
-        evaluation.judge_model(model or "toybox", options, shard_size, threads, expert_residency)
+        evaluation.tell(evaluation.judge_model(model or "toybox", options, shard_size, threads, expert_residency))
 
 
 def suites() -> None:

@@ -21,7 +21,7 @@ def experts(model: str, /, stage: str | None = None, output: Path | None = None)
     """List the experts of a model's stages: noise, parent, steps trained, parameters, file.
 
     Args:
-        model: the shipped "toybox", or a folder.
+        model: the shipped "toybox", a folder, or ORG/REPO of the Hub.
         stage: only this one.
         output: also draw the stages' noise and who owns it, as a PNG file.
     """

@@ -1,5 +1,6 @@
 """`ediffi fit` and `ediffi validate`: a LightningCLI over one stage and its shards."""
 
+import pickle
 import re
 import warnings
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from ediffi import first_look
 from ediffi.cli import UsageError
 
 QUIET = (
@@ -42,6 +44,7 @@ def validate(argv: list[str]) -> int:
 
 
 def _lightning(subcommand: str, argv: list[str]) -> int:
+    first_look.look(argv)
     for message in QUIET:
         warnings.filterwarnings("ignore", message)
     try:
@@ -51,6 +54,10 @@ def _lightning(subcommand: str, argv: list[str]) -> int:
             raise UsageError(_one_sentence(str(error))) from None
         if type(error).__name__ == "MisconfigurationException":  # Lightning's word for settings that do not go together
             raise ValueError(str(error)) from None
+        if isinstance(error, pickle.UnpicklingError):  # of a checkpoint that --ckpt_path names
+            from ediffi import pickles
+
+            raise ValueError(pickles.refusal("the checkpoint to go on from", error)) from None
         if died := PROCESS_DIED.search(f"{type(error).__name__}: {error}"):
             raise ChildProcessError(
                 f"a process of this run has died ({died[0]}); the same command goes on from the last checkpoint"
@@ -63,7 +70,9 @@ def _lightning(subcommand: str, argv: list[str]) -> int:
 
 def _stage_cli() -> Callable[[list[str]], Any]:
     """Lightning's command line over a stage, with what makes every run survive."""
+    import lightning as L
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+    from lightning.pytorch.loggers import TensorBoardLogger
 
     from ediffi.data.module import ShardData
     from ediffi.stages import resume
@@ -77,6 +86,13 @@ def _stage_cli() -> Callable[[list[str]], Any]:
 
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
             parser.add_class_arguments(Start, "start")
+
+        def instantiate_trainer(self, **options: Any) -> L.Trainer:
+            """Curves go where the run is, unless the recipe says what else logs."""
+            trainer = self.config[str(self.subcommand)].trainer
+            if trainer.logger is None and trainer.default_root_dir is not None:
+                options["logger"] = TensorBoardLogger(trainer.default_root_dir, name="", version="")
+            return super().instantiate_trainer(**options)
 
         def before_fit(self) -> None:
             self.config_init.fit.start(self.model)

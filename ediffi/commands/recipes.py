@@ -46,9 +46,10 @@ def ls(pattern: str = "*", /) -> None:
     found = names(pattern)
     if not found:
         raise UnknownNameError.among(names(), "recipe", pattern)
+    width = max(map(len, names()))
     for name in found:
         first_line = path_of(name).read_text(encoding="utf-8").partition("\n")[0]
-        print(f"{name:<20} {first_line.removeprefix('#').strip()}")
+        print(f"{name:<{width}}  {first_line.removeprefix('#').strip()}")
 
 
 def show(name: str) -> None:
@@ -81,7 +82,9 @@ def cp(name: str, to: Path | None = None, /, *, force: bool = False) -> None:
         target = target / source.name
     if target.exists() and not force:
         raise FileExistsError(f"{target} is there already; --force overwrites it")
-    shutil.copyfile(source, target)
+    beside = target.with_name(f"{target.name}.tmp")
+    shutil.copyfile(source, beside)
+    beside.replace(target)
     print(target)
 
 

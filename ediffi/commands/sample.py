@@ -47,7 +47,7 @@ def sample(
     Args:
         prompt: what the picture should show; "a (red:1.5) circle" makes "red" count 1.5 times.
         output: a PNG file (default: out.png); with several images, out-0.png, ... beside it; a folder with --prompts.
-        model: the shipped "toybox", or a folder.
+        model: the shipped "toybox", a folder, or ORG/REPO of the Hub.
         seed: picture k of a run is a function of (seed, k).
         num_images: how many pictures, of each prompt.
         num_inference_steps: steps of the base stage, or [one, for, each, stage].

@@ -21,7 +21,7 @@ def studio(
     """Open a page on this machine to paint on: words, a brush for each phrase, live previews, and all pictures kept.
 
     Args:
-        model: the shipped "toybox", or a folder.
+        model: the shipped "toybox", a folder, or ORG/REPO of the Hub.
         port: of the page on 127.0.0.1; if it is in use, the next free one; 0 for any.
         output: folder for the pictures, made if it is missing.
         device: cpu, cuda, ...

@@ -98,7 +98,7 @@ def score(
     """Paint held-out prompts and let the oracle judge the pictures.
 
     Args:
-        model: the shipped toybox, or a folder.
+        model: the shipped toybox, a folder, or ORG/REPO of the Hub.
         output: folder for results.json and sheet.png.
         count: how many prompts.
         seed: of the prompts and the pictures.
@@ -131,7 +131,7 @@ def controls(
     """Judge paint-with-words and style pictures by the oracle, against the same prompts without them.
 
     Args:
-        model: the shipped toybox, or a folder.
+        model: the shipped toybox, a folder, or ORG/REPO of the Hub.
         output: folder for controls.json, paint.png and style.png.
         count: how many layouts, and how many reference pictures.
         seed: of the cases and the pictures.
@@ -159,7 +159,7 @@ def psnr(model: str = "toybox", count: int = 50, seed: int = 0) -> None:
     """Compare each super-resolution stage with bicubic enlargement, on held-out scenes.
 
     Args:
-        model: the shipped toybox, or a folder.
+        model: the shipped toybox, a folder, or ORG/REPO of the Hub.
         count: how many scenes.
         seed: of the scenes and the sampling noise.
     """

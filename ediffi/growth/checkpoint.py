@@ -1,14 +1,13 @@
 """What a training checkpoint says of the expert it holds: its noise, its parent, its averaged weights."""
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from ediffi import pickles
 from ediffi.experts import Expert
 from ediffi.growth.lora import Lora
 from ediffi.noise import LogNormal, Region, region_from
@@ -70,9 +69,8 @@ def read(path: Path) -> Trained:
         FileNotFoundError: there is no such file.
         ValueError: it is broken, or not the checkpoint of a stage.
     """
+    content = pickles.read(path)
     try:
-        return parse(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} is not a checkpoint: {str(error).splitlines()[0]}") from None
+        return parse(content)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None

@@ -32,7 +32,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Trunk:
-    """A published stage to grow from: the shipped "toybox", or a folder, and the name of the stage."""
+    """A published stage to grow from: a model ("toybox", a folder, ORG/REPO of the Hub), and the name of the stage."""
 
     model: str
     stage: str

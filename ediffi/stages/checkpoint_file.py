@@ -10,6 +10,8 @@ import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from ediffi import pickles
+
 
 class WholeFiles(CheckpointIO):
     """Writes a checkpoint beside its place, onto the disk, and then renames it into it.
@@ -59,7 +61,15 @@ class WholeFiles(CheckpointIO):
         map_location: Callable[..., Any] | None = None,
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
-        """Load tensors and plain values, and nothing else, onto the CPU."""
+        """Load tensors and plain values, and nothing else, onto the CPU.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is broken, or holds code.
+        """
+        if "://" not in str(path):
+            content: dict[str, Any] = pickles.read(Path(path))
+            return content
         return self.lightning.load_checkpoint(path, map_location or "cpu", weights_only=True)  # type: ignore[arg-type]
 
     def remove_checkpoint(self, path: str | Path) -> None:

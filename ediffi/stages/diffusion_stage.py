@@ -17,6 +17,7 @@ from ediffi.growth.lora import Lora
 from ediffi.low_res import LowResolution, augment
 from ediffi.noise import ROOT, Complement, Interval, LogNormal, Region, overlap
 from ediffi.stages.finite import Seen, SkipNonFinite
+from ediffi.stages.one_cycle import over
 from registry.denoisers.precondition import Preconditioned
 from registry.random import STATES, generators, randn
 from registry.types import Conditioning
@@ -116,7 +117,10 @@ class DiffusionStage(L.LightningModule):
             return optimizer
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self._lr_scheduler(optimizer), "interval": "step"},
+            "lr_scheduler": {
+                "scheduler": over(self._lr_scheduler, optimizer, self.trainer.max_steps),
+                "interval": "step",
+            },
         }
 
     def configure_callbacks(self) -> list[L.Callback]:

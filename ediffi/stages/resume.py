@@ -14,6 +14,8 @@ from ediffi.growth import checkpoint as checkpoints
 
 CONFIG = "config.yaml"
 LAST = "last"
+TOTAL_STEPS = "model.lr_scheduler.init_args.total_steps"
+"""How long the learning rate's schedule is; None is as long as the run."""
 FREE = (
     "data.val",
     "data.val_batches",
@@ -64,9 +66,9 @@ def where_to_go_on(trainer: L.Trainer, recipe: Mapping[str, Any], asked: str | P
         FileNotFoundError: "last" is asked for, and there is none.
         ValueError: the folder holds a run of another recipe, or its checkpoint is broken.
     """
+    last = last_checkpoint(trainer)
     if asked is not None and asked != LAST:
         return str(asked), 0
-    last = last_checkpoint(trainer)
     if last is None or not last.is_file():
         if asked == LAST:
             raise FileNotFoundError(f"there is no last checkpoint to go on from in {trainer.default_root_dir}")
@@ -105,11 +107,13 @@ def check_same_recipe(folder: Path, recipe: Mapping[str, Any]) -> None:
 
 def settings(recipe: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """What decides the weights that a run ends with, by dotted name."""
-    callbacks = (recipe.get("trainer") or {}).get("callbacks") or []
-    average = [c.get("init_args") for c in callbacks if "Averag" in c.get("class_path", "")]
+    trainer = recipe.get("trainer") or {}
+    average = [c.get("init_args") for c in trainer.get("callbacks") or [] if "Averag" in c.get("class_path", "")]
     for key, value in _flat("", {**recipe, "average": average}):
         if key.startswith(HELD) and key not in FREE:
             yield key, value
+            if key == TOTAL_STEPS and value is None:
+                yield "trainer.max_steps", trainer.get("max_steps")
 
 
 def _flat(prefix: str, content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -1,15 +1,21 @@
 """How a run begins that does not begin at random: from its parent's weights, fully trainable or with an adapter."""
 
 import copy
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import safetensors
+from torch import nn
+
 from ediffi import folder
+from ediffi.convert import NOTE
 from ediffi.growth import checkpoint as checkpoints
 from ediffi.growth import lora
 from ediffi.growth.lora import Lora
-from ediffi.noise import contains
+from ediffi.noise import Region, contains, region_from
 from ediffi.stages.diffusion_stage import DiffusionStage
+from ediffi.streaming import load_weights
 
 
 @dataclass(frozen=True)
@@ -18,22 +24,25 @@ class Start:
 
     Args:
         checkpoint: a training checkpoint; its averaged weights are taken.
-        model: instead, a cascade: the shipped "toybox", or a folder.
+        model: instead, a cascade: the shipped "toybox", a folder, or ORG/REPO of the Hub.
         stage: of `model`; the expert that owns the run's noise is taken.
+        weights: instead, a safetensors file of the whole denoiser, as `ediffi convert` writes it.
         lora: train a low-rank adapter instead of all weights.
 
     Raises:
-        ValueError: both `checkpoint` and `model` are given, or one of `model` and `stage` without the other.
+        ValueError: more than one of `checkpoint`, `model` and `weights` is given, or one of `model` and `stage` without
+            the other.
     """
 
     checkpoint: Path | None = None
     model: str | None = None
     stage: str | None = None
+    weights: Path | None = None
     lora: Lora = field(default_factory=Lora)
 
     def __post_init__(self) -> None:
-        if self.checkpoint is not None and self.model is not None:
-            raise ValueError("a run starts from a checkpoint or from a model, not from both")
+        if sum(place is not None for place in (self.checkpoint, self.model, self.weights)) > 1:
+            raise ValueError("a run starts from one of checkpoint, model and weights, not from several")
         if (self.model is None) != (self.stage is None):
             raise ValueError(f"model and stage go together, got model {self.model!r} and stage {self.stage!r}")
 
@@ -41,27 +50,76 @@ class Start:
         """Load the parent's weights into a stage and note the parent; add the adapter.
 
         Raises:
-            FileNotFoundError: the checkpoint or the model is missing.
-            ValueError: it is broken, of another architecture, or no expert of it owns all of the stage's noise.
+            FileNotFoundError: the checkpoint, the model or the weights are missing.
+            ValueError: they are broken, of another architecture, or no expert of them owns all of the stage's noise.
         """
         if self.checkpoint is not None:
-            trained = checkpoints.read(self.checkpoint)
-            if not contains(trained.expert.region, module.region):
-                raise ValueError(
-                    f"{self.checkpoint} was trained on noise {trained.expert.region}, which lacks {module.region}"
-                )
-            module.parent = trained.expert.region
-            weights = trained.weights
-            try:
-                if trained.lora is not None:
-                    weights = lora.merged(copy.deepcopy(module.denoiser), trained.lora, weights)
-                module.denoiser.load_state_dict(weights)
-            except RuntimeError:
-                raise ValueError(
-                    f"{self.checkpoint} does not hold the weights of the network it is for, but of another"
-                ) from None
+            _load_checkpoint(self.checkpoint, module)
+        elif self.weights is not None:
+            check_fit(self.weights, module.denoiser)
+            module.parent = trained_on(self.weights)
+            _check_noise(self.weights, module.parent, module.region)
+            load_weights(module.denoiser, self.weights)
         elif self.model is not None and self.stage is not None:
             module.parent = folder.load_expert(self.model, self.stage, module.region, module.denoiser)
         if self.lora.rank:
             module.lora = self.lora
             lora.add(module.denoiser, self.lora)
+
+
+def _load_checkpoint(path: Path, module: DiffusionStage) -> None:
+    """Load the averaged weights of a checkpoint, an adapter merged into them, and note the parent."""
+    trained = checkpoints.read(path)
+    _check_noise(path, trained.expert.region, module.region)
+    module.parent = trained.expert.region
+    weights = trained.weights
+    try:
+        if trained.lora is not None:
+            weights = lora.merged(copy.deepcopy(module.denoiser), trained.lora, weights)
+        module.denoiser.load_state_dict(weights)
+    except RuntimeError:
+        raise ValueError(f"{path} does not hold the weights of the network it is for, but of another") from None
+
+
+def _check_noise(path: Path, parent: Region | None, region: Region) -> None:
+    if parent is not None and not contains(parent, region):
+        raise ValueError(f"{path} was trained on noise {parent}, which lacks {region}")
+
+
+def check_fit(path: Path, denoiser: nn.Module) -> None:
+    """Make sure that a safetensors file holds just the tensors of a denoiser.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no safetensors file; or a tensor is missing, left over or of another shape, and which.
+    """
+    wanted = {name: list(tensor.shape) for name, tensor in denoiser.state_dict().items()}
+    if not path.is_file():
+        raise FileNotFoundError(f"there are no weights {path} to start from")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            held = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118  (not a dict)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file ({error}); ediffi convert makes one of others") from None
+    for name, shape in wanted.items():
+        if name not in held:
+            raise ValueError(f"{path} does not fit the denoiser: it has no tensor {name!r}")
+        if held[name] != shape:
+            raise ValueError(f"{path} does not fit the denoiser: {name!r} is {held[name]} in it and should be {shape}")
+    if extra := sorted(held.keys() - wanted.keys()):
+        raise ValueError(f"{path} does not fit the denoiser, which has no tensor {extra[0]!r}")
+
+
+def trained_on(path: Path) -> Region | None:
+    """The noise that weights were trained on, where the file says so, as `ediffi convert` notes it of a checkpoint.
+
+    Raises:
+        ValueError: what it says is no noise interval.
+    """
+    with safetensors.safe_open(path, framework="pt") as file:
+        text = (file.metadata() or {}).get(NOTE, "{}")
+    try:
+        note = json.loads(text)
+        return region_from(note["interval"]) if "interval" in note else None
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} says wrongly what it was trained on: {error}") from None

@@ -6,12 +6,15 @@ Each factory returns a `Preconditioned` network, that is `denoiser(x, sigma, con
       class_path: registry.denoisers.unet_toybox
       init_args: {channels: 96}
 
-A variant is its parent with other defaults: it hands all of its arguments on (`**locals()`).
+A plug-in's denoiser has such a path too, whatever package it comes from. A variant is its parent with other defaults:
+it hands all of its arguments on (`**locals()`).
 """
+
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from registry.core import Registry
+from registry.core import Registry, UnknownNameError
 from registry.denoisers.adm import IDDPM, Sinusoids
 from registry.denoisers.conditioning import ConditionEmbedding
 from registry.denoisers.efficient_unet import EfficientUNet
@@ -25,6 +28,17 @@ PAPER_TOKENS = {"clip_text": 768, "t5": 4096, "clip_image": 768}
 PAPER_POOLED = {"clip_text": 768, "clip_image": 768}
 TOYBOX_TOKENS = {"clip_text": 128, "t5": 128, "clip_image": 128}
 TOYBOX_POOLED = {"clip_text": 128, "clip_image": 128}
+
+if not TYPE_CHECKING:  # or the type checker would believe in every name
+
+    def __getattr__(name: str) -> Any:
+        """The denoiser of a plug-in, asked for where all are: `class_path: registry.denoisers.NAME`."""
+        if name.startswith("_"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        try:
+            return REGISTRY.factory(name)
+        except UnknownNameError as error:
+            raise AttributeError(str(error)) from None
 
 
 @register

@@ -1,12 +1,9 @@
 """Look at a model folder before a library opens it, so that what is wrong with it is said in one sentence."""
 
 import json
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-"""What names a repository of the Hub: "organisation/name"."""
 WANTED_TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 
 

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from registry.encoders.folder import HUB_ID, WANTED_TOKENIZER, check_folder, from_hub, not_to_be_had, shards
+from registry.core import HUB_ID
+from registry.encoders.folder import WANTED_TOKENIZER, check_folder, from_hub, not_to_be_had, shards
 from registry.encoders.spans import covering, readable, without_space
 from registry.types import Embedding
 

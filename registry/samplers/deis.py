@@ -5,36 +5,31 @@ previous evaluations, one less: order 1, 2, 3 are its log-rho-AB0 (= DDIM = Eule
 diffusers' `DEISMultistepScheduler(solver_order=2 or 3)` is order 2 or 3, from 15 steps on.
 """
 
-import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 from jaxtyping import Float
 from torch import Tensor
 
+from registry.samplers.lagrange import Array, integrals
 from registry.samplers.ode import Evaluate, combine, descend
 from registry.types import Callback, Denoise, Generators
 
 Variable = Literal["log_rho", "rho"]
 """What the interpolating polynomial is a polynomial in."""
 
-Array = npt.NDArray[np.float64]
-
 MAX_ORDER = 3
 VARIABLES: dict[Variable, Callable[[Array], Array]] = {"log_rho": np.log, "rho": np.asarray}
-NODES, WEIGHTS = np.polynomial.legendre.leggauss(32)
 
 
 def coefficients(rhos: Sequence[float], rho_next: float, variable: Variable = "log_rho") -> list[float]:
     """C_j = integral from rho_0 to rho_next of prod_{k != j} (v(rho) - v(rho_k)) / (v(rho_j) - v(rho_k)) d rho.
 
     DEIS's C_ij after the change of variable to rho: the noise estimates at `rhos` are interpolated by Lagrange's
-    polynomial in v = log rho (or v = rho) and integrated over the step. By Gauss-Legendre quadrature in log rho, in
-    float64, exact to rounding; the closed forms are not, for short steps, where they subtract nearly equal numbers.
+    polynomial in v = log rho (or v = rho) and integrated over the step, see `registry.samplers.lagrange`.
 
     Args:
         rhos: levels of the known evaluations, the latest (where the step begins) first.
@@ -44,18 +39,7 @@ def coefficients(rhos: Sequence[float], rho_next: float, variable: Variable = "l
     Returns:
         One weight per level, in the order of `rhos`.
     """
-    v_of = VARIABLES[variable]
-    half = math.log(rho_next / rhos[0]) / 2
-    rho = rhos[0] * np.exp(half * (1 + NODES))
-    v, v_j = v_of(rho), v_of(np.asarray(rhos))
-    result = []
-    for j in range(len(rhos)):
-        lagrange = np.ones_like(v)
-        for k in range(len(rhos)):
-            if k != j:
-                lagrange = lagrange * (v - v_j[k]) / (v_j[j] - v_j[k])
-        result.append(float(half * np.sum(WEIGHTS * rho * lagrange)))
-    return result
+    return integrals(rhos, (rhos[0], rho_next), VARIABLES[variable], lambda rho: rho)
 
 
 @dataclass(frozen=True)

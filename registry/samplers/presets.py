@@ -18,7 +18,7 @@ from torch import Tensor
 
 from registry import samplers
 from registry.core import UnknownNameError
-from registry.samplers.schedules import karras
+from registry.samplers.schedules import GRIDS, Grid
 from registry.types import Sampler
 
 Kind = Literal["base", "super_resolution"]
@@ -33,20 +33,22 @@ class Preset:
         num_steps: steps of the grid, the closing one to 0 among them.
         rho: exponent of the grid.
         arguments: the sampler's own arguments.
+        grid: name of the grid.
     """
 
     sampler: str
     num_steps: int
     rho: float
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    grid: Grid = "karras"
 
     def build(self) -> Sampler:
         """The sampler."""
         return samplers.create(self.sampler, **self.arguments)
 
     def sigmas(self, sigma_min: float, sigma_max: float, dtype: torch.dtype = torch.float32) -> Float[Tensor, " s"]:
-        """The [num_steps + 1] grid between the stage's own noise levels; see `karras`."""
-        return karras(self.num_steps, sigma_min, sigma_max, self.rho, dtype)
+        """The [num_steps + 1] grid between the stage's own noise levels; see `schedules`."""
+        return GRIDS[self.grid](self.num_steps, sigma_min, sigma_max, self.rho, dtype)
 
     @property
     def nfe(self) -> int:

@@ -80,7 +80,6 @@ def recipe(shard_folder: Path) -> Callable[..., Path]:
         trainer = config["trainer"]
         trainer |= {"max_steps": steps, "val_check_interval": 2, "log_every_n_steps": 1, "accelerator": "cpu"}
         trainer |= {"default_root_dir": str(folder / stage), "enable_progress_bar": False, "precision": "32-true"}
-        trainer["logger"]["init_args"]["save_dir"] = str(folder)
         place = str(folder / stage / "checkpoints")
         trainer["callbacks"][1]["init_args"] |= {"dirpath": place, "every_n_train_steps": 2}
         trainer["callbacks"][2]["init_args"]["sampling"]["num_inference_steps"] = 2

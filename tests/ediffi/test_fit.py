@@ -32,7 +32,8 @@ def parsed(capsys: pytest.CaptureFixture[str], *names: str) -> dict:
 @pytest.mark.parametrize("stage", [*STAGES, "base_controls"])
 def test_every_recipe_parses(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
     config = parsed(capsys, stage)
-    assert config["trainer"]["max_steps"] == config["model"]["lr_scheduler"]["init_args"]["total_steps"]
+    schedule = config["model"]["lr_scheduler"]["init_args"]
+    assert (schedule["total_steps"], schedule["max_lr"]) == (None, None), "the run's steps, the optimizer's rate"
 
 
 def test_ablations_differ_in_their_encoders_alone(capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,7 +49,6 @@ def fit(recipe: str, data: Path, folder: Path, **settings: Any) -> None:
     trainer = config["trainer"]
     trainer |= {"max_steps": 2, "val_check_interval": 2, "accelerator": "cpu", "enable_progress_bar": False}
     trainer |= {"default_root_dir": str(folder / recipe)}
-    trainer["logger"]["init_args"]["save_dir"] = str(folder)
     place = str(folder / recipe / "checkpoints")
     trainer["callbacks"][1]["init_args"] |= {"dirpath": place, "every_n_train_steps": 2}
     trainer["callbacks"][2]["init_args"]["sampling"]["num_inference_steps"] = 2

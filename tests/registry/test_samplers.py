@@ -36,7 +36,11 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("deis", {"order": 1}),
     ("deis", {"order": 2}),
     ("deis", {"order": 3, "variable": "rho"}),
+    ("exp_ab", {"order": 3}),
+    ("exp_ab", {"variable": "log_sigma"}),
+    ("exp_abm", {"order": 1}),
 ]
+MULTISTEP = ("deis", "dpmpp_2m", "exp_ab", "exp_abm")
 VARIANCE = torch.linspace(0.2, 1.5, 7, dtype=torch.float64) ** 2
 MEAN = torch.linspace(-0.5, 0.5, 7, dtype=torch.float64)
 MODES = torch.tensor([[0.8, -0.3, 0.1], [-0.5, 0.6, -0.9], [0.2, 0.9, 0.7]], dtype=torch.float64)
@@ -174,6 +178,15 @@ ORDERS: list[tuple[str, dict[str, Any], int]] = [
     ("deis", {"order": 2, "variable": "rho"}, 2),
     ("deis", {"order": 3, "variable": "rho"}, 3),
     ("dpmpp_2m", {}, 2),
+    ("exp_ab", {"order": 1}, 1),
+    ("exp_ab", {}, 2),
+    ("exp_ab", {"order": 3}, 3),
+    ("exp_ab", {"order": 2, "variable": "log_sigma"}, 2),
+    ("exp_ab", {"order": 3, "variable": "log_sigma"}, 3),
+    ("exp_abm", {"order": 1}, 2),
+    ("exp_abm", {"order": 2}, 3),
+    ("exp_abm", {}, 4),
+    ("exp_abm", {"order": 3, "variable": "log_sigma"}, 4),
 ]
 
 
@@ -288,6 +301,8 @@ def test_each_evaluation_gets_its_own_sigma() -> None:
         "euler": grid[:-1],
         "deis": grid[:-1],
         "dpmpp_2m": grid[:-1],
+        "exp_ab": grid[:-1],
+        "exp_abm": grid[:-1],
         "heun": [*chain(*ends), grid[-2]],
         "kutta3": [*chain(*([a, (a + b) / 2, b] for a, b in ends)), grid[-2]],
     }
@@ -324,8 +339,8 @@ def test_deis_is_of_order_three_in_log_rho_unless_told() -> None:
 
 def test_nfe_formulas() -> None:
     n = 9
-    calls = {name: samplers.create(name).nfe(n) for name in ("euler", "heun", "kutta3", "deis", "dpmpp_2m")}
-    assert calls == {"euler": n, "heun": 2 * n - 1, "kutta3": 3 * (n - 1) + 1, "deis": n, "dpmpp_2m": n}
+    calls = {name: samplers.create(name).nfe(n) for name in ("euler", "heun", "kutta3", *MULTISTEP)}
+    assert calls == {"euler": n, "heun": 2 * n - 1, "kutta3": 3 * (n - 1) + 1} | dict.fromkeys(MULTISTEP, n)
 
 
 @pytest.mark.parametrize(("name", "arguments"), VARIANTS)
@@ -434,6 +449,10 @@ def test_a_bad_grid_is_refused(name: str, sigmas: Any) -> None:
         ("deis", {"order": 0}, "order is 0"),
         ("deis", {"order": 4}, "order is 4"),
         ("deis", {"variable": "t"}, "variable is 't'; it must be one of log_rho, rho"),
+        ("exp_ab", {"order": 0}, "order is 0; it must be an integer from 1 to 3"),
+        ("exp_abm", {"order": 4}, "order is 4"),
+        ("exp_ab", {"variable": "rho"}, "variable is 'rho'; it must be one of vp_time, log_sigma"),
+        ("exp_abm", {"corrector": False}, "exp_abm takes no argument 'corrector'"),
         ("heun", {"s_churn": -1.0}, "s_churn is -1.0"),
         ("heun", {"s_churn": math.nan}, "s_churn is nan"),
         ("euler", {"s_tmin": -1.0}, "s_tmin is -1.0"),

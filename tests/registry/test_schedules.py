@@ -1,6 +1,7 @@
-"""Grids: EDM's equation 5, and the paper's presets."""
+"""Grids: EDM's equation 5, the one in VP time, and the paper's presets."""
 
 import importlib
+import math
 import warnings
 from collections.abc import Iterator
 from itertools import pairwise
@@ -14,13 +15,21 @@ from hypothesis import strategies as st
 from registry import samplers
 from registry.core import UnknownNameError
 from registry.samplers.presets import PRESETS, Kind, Preset, preset
-from registry.samplers.schedules import karras
+from registry.samplers.schedules import GRIDS, Grid, karras, vp_time
 
 
-@settings(deadline=None, max_examples=100)
-@given(st.integers(1, 60), st.floats(1e-4, 1.0), st.floats(1.5, 200.0), st.floats(0.5, 12.0))
-def test_a_grid_decreases_from_sigma_max_through_sigma_min_to_zero(n: int, low: float, high: float, rho: float) -> None:
-    sigmas = karras(n, low, high, rho, dtype=torch.float64).tolist()
+@settings(deadline=None, max_examples=150)
+@given(
+    st.sampled_from(["karras", "vp_time"]),
+    st.integers(1, 60),
+    st.floats(1e-4, 1.0),
+    st.floats(1.5, 200.0),
+    st.floats(0.5, 12.0),
+)
+def test_a_grid_decreases_from_sigma_max_through_sigma_min_to_zero(
+    grid: Grid, n: int, low: float, high: float, rho: float
+) -> None:
+    sigmas = GRIDS[grid](n, low, high, rho, dtype=torch.float64).tolist()
     assert len(sigmas) == n + 1
     assert sigmas[0] == high
     assert sigmas[-1] == 0
@@ -28,18 +37,22 @@ def test_a_grid_decreases_from_sigma_max_through_sigma_min_to_zero(n: int, low: 
     assert all(a > b for a, b in pairwise(sigmas))
 
 
-def test_rho_one_is_uniform_and_the_general_grid_is_uniform_in_its_root() -> None:
-    for rho in (1.0, 3.0, 7.0):
-        steps = karras(9, 0.01, 50.0, rho, dtype=torch.float64)[:-1].pow(1 / rho).diff()
-        torch.testing.assert_close(steps, steps[:1].expand_as(steps), rtol=1e-9, atol=0)
+@pytest.mark.parametrize("rho", [1.0, 3.0])
+def test_the_grid_in_vp_time_is_uniform_in_a_root_of_it(rho: float) -> None:
+    sigmas = vp_time(9, 0.02, 80.0, rho, dtype=torch.float64)[:-1]
+    times = [(-0.1 + math.sqrt(0.1**2 + 2 * 19.9 * math.log(1 + sigma**2))) / 19.9 for sigma in sigmas.tolist()]
+    steps = torch.tensor(times, dtype=torch.float64).pow(1 / rho).diff()
+    torch.testing.assert_close(steps, steps[:1].expand_as(steps), rtol=1e-9, atol=0)
 
 
-def test_one_step_is_the_whole_way() -> None:
-    assert karras(1, 0.002, 80.0).tolist() == [80.0, 0.0]
+@pytest.mark.parametrize("grid", list(GRIDS))
+def test_one_step_is_the_whole_way(grid: Grid) -> None:
+    assert GRIDS[grid](1, 0.002, 80.0).tolist() == [80.0, 0.0]
 
 
-def test_float32_is_the_default() -> None:
-    assert karras(3, 0.002, 80.0).dtype == torch.float32
+@pytest.mark.parametrize("grid", list(GRIDS))
+def test_float32_is_the_default(grid: Grid) -> None:
+    assert GRIDS[grid](3, 0.002, 80.0).dtype == torch.float32
 
 
 @pytest.mark.parametrize(("n", "rho"), [(2, 7.0), (18, 7.0), (40, 3.0)])
@@ -66,9 +79,10 @@ def test_agrees_with_k_diffusion(n: int, rho: float) -> None:
         ((5, 0.002, 80.0, -7.0), "rho is -7.0"),
     ],
 )
-def test_bad_arguments(arguments: tuple[int, float, float], message: str) -> None:
+@pytest.mark.parametrize("grid", list(GRIDS))
+def test_bad_arguments(grid: Grid, arguments: tuple[int, float, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        karras(*arguments)
+        GRIDS[grid](*arguments)
 
 
 @pytest.mark.parametrize(
@@ -99,6 +113,7 @@ def test_a_preset_builds_its_grid_and_its_sampler_with_its_arguments() -> None:
     assert chosen.build() == samplers.deis(order=2)
     assert torch.equal(chosen.sigmas(0.01, 50.0), karras(12, 0.01, 50.0, 5.0))
     assert chosen.nfe == 12
+    assert torch.equal(Preset("exp_ab", 9, 2.0, grid="vp_time").sigmas(0.01, 50.0), vp_time(9, 0.01, 50.0, 2.0))
 
 
 def test_every_preset_serves_both_kinds_of_stage() -> None:

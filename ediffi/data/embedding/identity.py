@@ -13,6 +13,7 @@ import yaml
 from torch import nn
 
 from ediffi import folder
+from ediffi.hub.place import place_of
 from ediffi.manifest import Part
 from evaluation.files import sha256
 from registry import encoders
@@ -31,9 +32,10 @@ def encoder_parts(named: Sequence[str]) -> dict[str, Part]:
     """The encoders that are meant, by source.
 
     Args:
-        named: one model (the shipped "toybox", or a folder), whose encoders are taken; or one YAML file, with `name`
-            and `arguments` by source, or with those under `encoder_parts`, as in a recipe of a cascade; or registered
-            names ("t5_xxl"), each with its source before it ("t5=t5_xxl") if that is another than usual.
+        named: one model (the shipped "toybox", a folder, or ORG/REPO of the Hub), whose encoders are taken; or one YAML
+            file, with `name` and `arguments` by source, or with those under `encoder_parts`, as in a recipe of a
+            cascade; or registered names ("t5_xxl"), each with its source before it ("t5=t5_xxl") if that is another
+            than usual.
 
     Raises:
         FileNotFoundError: no such file or folder.
@@ -109,7 +111,7 @@ def _of_one(name: str) -> dict[str, Part] | None:
         return _of_yaml(path)
     if name in encoders.REGISTRY or "=" in name:
         return None
-    if not path.is_dir() and name not in folder.models():
+    if not path.is_dir() and name not in folder.models() and place_of(name) is None:
         encoders.REGISTRY.factory(name)  # says what it could have been
     place = folder.locate(name)
     parts = {source: Part(**entry) for source, entry in folder.read_config(place)["encoders"].items()}
@@ -154,8 +156,8 @@ def _commit(part: Part, repository: str) -> str | None:
     """The commit of the Hub's cache that a part was loaded from."""
     from huggingface_hub import try_to_load_from_cache
 
+    from registry.core import HUB_ID
     from registry.encoders.clip_files import PINNED
-    from registry.encoders.folder import HUB_ID
 
     if not HUB_ID.fullmatch(repository):
         return None

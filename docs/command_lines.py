@@ -1,0 +1,98 @@
+"""The parsers of the command line, found by asking each command for its own, which is then not run."""
+
+import importlib
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
+from types import ModuleType
+from typing import Any
+from unittest.mock import patch
+
+from jsonargparse import ArgumentParser
+
+from ediffi import first_look
+from ediffi.cli import COMMANDS, UsageError
+
+LIGHTNING = ("fit", "validate")
+"""Commands whose parser is Lightning's: their recipes are looked at, and the parser itself is left out."""
+PLACES = {name: place for group in COMMANDS.values() for name, (place, _) in group.items()}
+
+
+class Asked(BaseException):
+    """What a command had parsed if it had not been stopped."""
+
+    def __init__(self, parser: ArgumentParser, words: Sequence[str]) -> None:
+        super().__init__(parser.prog)
+        self.parser, self.words = parser, list(words)
+
+
+def entry(command: str) -> tuple[ModuleType, Callable[[list[str]], int]]:
+    """The module of a command, and the function that its words are given to."""
+    module, _, name = PLACES[command].partition(":")
+    found = importlib.import_module(module)
+    return found, getattr(found, name)
+
+
+def asked(command: str, words: Sequence[str]) -> Asked | None:
+    """What a command has parsed of its words; None if there is nothing to parse, as in `ediffi data`.
+
+    Raises:
+        UsageError: a group has no such command.
+    """
+    with _stopped():
+        try:
+            entry(command)[1](list(words))
+        except Asked as found:
+            return found
+    return None
+
+
+def parsers(command: str) -> Iterator[ArgumentParser]:
+    """The parser of a command, if it has one of its own, and those of the commands in its group."""
+    module, main = entry(command)
+    functions = [value for _, value in inspect.getmembers(module, inspect.isfunction)]
+    own = [f for f in functions if f.__module__ == module.__name__ and not f.__name__.startswith("_") and f is not main]
+    names = [f.__name__.replace("_", "-") for f in sorted(own, key=lambda f: inspect.unwrap(f).__code__.co_firstlineno)]
+    for words in ([], *([name] for name in names)):
+        try:
+            found = asked(command, words)
+        except UsageError:
+            continue
+        if found is not None and found.parser.prog == " ".join(["ediffi", command, *words]):
+            yield found.parser
+
+
+def check(words: Sequence[str]) -> None:
+    """Parse a command line, and do nothing else.
+
+    Args:
+        words: those after `ediffi`.
+
+    Raises:
+        UsageError: there is no such command, or no such command in its group.
+        ValueError: the parser does not take it.
+        FileNotFoundError: a recipe is not there.
+    """
+    if words[0] in ("--version", "--help"):
+        return
+    if words[0] not in PLACES:
+        raise UsageError(f"no command {words[0]!r}")
+    if words[0] in LIGHTNING:
+        first_look.look(words[1:])
+        return
+    found = asked(words[0], words[1:])
+    if found is None:
+        raise UsageError(f"{' '.join(words)!r} is not all of a command")
+    found.parser.parse_args(found.words)
+
+
+@contextmanager
+def _stopped() -> Iterator[None]:
+    """A parser that is to parse says so instead."""
+
+    def stop(parser: ArgumentParser, args: Sequence[str] = (), **_: Any) -> None:
+        raise Asked(parser, args)
+
+    with patch.object(ArgumentParser, "parse_args", stop), redirect_stdout(StringIO()):  # a group says what it has
+        yield

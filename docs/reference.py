@@ -1,0 +1,178 @@
+"""The pages that are made of the code: recipes, commands, modules. Each is Markdown, by its name below docs/."""
+
+import ast
+import inspect
+import re
+import typing
+from argparse import Action
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from jsonargparse import ArgumentParser
+
+from docs.command_lines import LIGHTNING, entry, parsers
+from ediffi import first_look
+from ediffi.cli import COMMANDS
+from ediffi.commands import recipes as shelf
+from evaluation import suite
+
+TOPS = ("registry", "evaluation", "ediffi")
+PROGRAMS = ("ediffi/commands", "ediffi/studio", "ediffi/reproduction", "ediffi/toybox", "ediffi/__main__.py")
+"""What is there to be run, not to be called: the command line's pages tell of it."""
+ASIDE = ("help", "print_config", "print_shtab")
+"""Options that every parser has."""
+LIGHTNING_CLI = """\
+A command line of Lightning's (`LightningCLI`): later words win over earlier ones, `class_path` and `init_args` name a
+part and its arguments, `--trainer.callbacks+=` adds one, `--print_config` prints what would be run, and the run's
+folder keeps that as `config.yaml`, which can be given as a recipe."""
+SETTINGS = {
+    "model": "the network and how it is trained",
+    "data": "shards, batches and what is done to pictures",
+    "start": "the weights that a run begins with",
+}
+
+
+def recipes() -> str:
+    """The table of recipes, and of suites, by their own first words."""
+    lines = ["# Recipes", "", "YAML files that training starts from; each opens with the commands that run it.", ""]
+    lines += ["    ediffi recipes show toybox/base", "    ediffi recipes cp toybox/base my-base.yaml", ""]
+    names = shelf.names()
+    for folder in dict.fromkeys(name.rpartition("/")[0] for name in names):
+        rows = [(f"`{n}`", _opening(shelf.path_of(n))) for n in names if n.rpartition("/")[0] == folder]
+        lines += [f"## {folder}", "", *_table(("recipe", "is"), rows), ""]
+    suites = [(f"`{name}`", suite.read_suite(name).about) for name in suite.shipped()]
+    lines += ["## Suites of `ediffi evaluate`", "", *_table(("suite", "is"), suites)]
+    return "\n".join(lines) + "\n"
+
+
+def commands() -> dict[str, str]:
+    """A page with all commands, and one for each."""
+    lines = ["# Command line", "", "Every option's text is that of `ediffi COMMAND --help`.", ""]
+    for group, of in COMMANDS.items():
+        rows = [(f"[`ediffi {name}`]({name}.md)", text) for name, (_, text) in of.items()]
+        lines += [f"## {group}", "", *_table(("command", "is there to"), rows), ""]
+    lines += ["## Exit codes", "", "0 fine, 1 bad input, 2 a wrong command line, 130 interrupted."]
+    names = [name for of in COMMANDS.values() for name in of]
+    return {"cli/index.md": "\n".join(lines) + "\n", **{f"cli/{name}.md": _command(name) for name in names}}
+
+
+def modules(root: Path) -> dict[str, str]:
+    """A page for each package, with its public modules; their text is their docstrings'."""
+    pages: dict[str, list[str]] = {}
+    about: dict[str, str] = {}
+    for path in (path for top in TOPS for path in sorted((root / top).rglob("*.py"))):
+        place = path.relative_to(root)
+        if place.as_posix().startswith(PROGRAMS):
+            continue
+        package = ".".join(place.parent.parts)
+        if path.name == "__init__.py":
+            docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+            about[package], pages[package] = docstring.partition("\n")[0], [package]
+        else:
+            pages[package].append(f"{package}.{path.stem}")
+    rows = [(f"[`{package}`]({package}.md)", about[package]) for package in pages]
+    index = ["# Python", "", *_table(("package", "is"), rows), ""]
+    made = {f"api/{package}.md": _module_page(package, names) for package, names in pages.items()}
+    return {"api/index.md": "\n".join(index), **made}
+
+
+def _module_page(package: str, names: list[str]) -> str:
+    return f"# {package}\n\n" + "\n".join(f"::: {name}\n" for name in names)
+
+
+def _command(name: str) -> str:
+    if name in LIGHTNING:
+        return _lightning(name)
+    module, main = entry(name)
+    found = list(parsers(name))
+    if len(found) == 1 and found[0].prog == f"ediffi {name}":
+        return "\n".join([f"# ediffi {name}", "", *_parser(found[0])])
+    lines = [f"# ediffi {name}", "", inspect.getdoc(main) or inspect.getdoc(module) or "", ""]
+    for parser in found:
+        lines += [f"## {parser.prog}", "", *_parser(parser)]
+    return "\n".join(lines)
+
+
+def _parser(parser: ArgumentParser) -> Iterator[str]:
+    yield from (inspect.cleandoc(parser.description or ""), "")
+    actions = [action for action in parser._actions if action.dest.rpartition(".")[2] not in ASIDE]
+    words = [_positional(action) for action in actions if not action.option_strings]
+    options = [action for action in actions if action.option_strings]
+    required = [f"{action.option_strings[-1]} {_kind(action)}" for action in options if action.required]
+    if any(action.dest == "config" and not action.required for action in options):
+        required = ["--config RECIPE"]  # which says the rest
+    rest = ["[options]"] if len(options) > len(required) else []
+    yield from (f"    {' '.join([parser.prog, *words, *required, *rest])}", "")
+    rows = [(_named(action), action.help or "") for action in actions]
+    yield from [*_table(("argument", "is"), rows), ""] if rows else []
+
+
+def _positional(action: Action) -> str:
+    name = str(action.metavar or action.dest).upper()
+    return {"?": f"[{name}]", "+": f"{name}..."}.get(str(action.nargs), name)
+
+
+def _named(action: Action) -> str:
+    names = [name for name in action.option_strings if not name.endswith("+")] or [_positional(action).strip("[].")]
+    kind = _kind(action) if action.option_strings else ""
+    return ", ".join(f"`{name}`" for name in names) + (f" `{kind}`" if kind else "")
+
+
+def _kind(action: Action) -> str:
+    """What an option takes, in the words of its help; nothing for a flag."""
+    if action.nargs == 0 or type(action).__name__ == "ActionYesNo":
+        return ""
+    if action.metavar is not None:
+        return str(action.metavar)
+    return _said(getattr(action, "_typehint", None) or action.type or str)
+
+
+def _said(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return "|".join(map(str, typing.get_args(hint)))
+    kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
+    if kinds and typing.get_origin(hint) is not None and not hasattr(hint, "__name__"):
+        return "|".join(_said(kind) for kind in kinds)
+    return getattr(hint, "__name__", str(hint)).upper()
+
+
+def _lightning(name: str) -> str:
+    lines = [f"# ediffi {name}", "", inspect.getdoc(entry(name)[1]) or "", ""]
+    lines += [f"    ediffi {name} --config RECIPE [--config ANOTHER] [--model....] [--data....] [--trainer....]", ""]
+    lines += [LIGHTNING_CLI, ""]
+    rows = []
+    for group, text in SETTINGS.items():
+        place = first_look.GROUPS[group]
+        taken = ", ".join(f"`{one}`" for one in sorted(first_look.parameters(*place) or ()))
+        rows.append((f"`--{group}.…`", f"{text}, [`{place[1]}`][{'.'.join(place)}]: {taken}"))
+    rows += [
+        ("`--trainer.…`", "Lightning's Trainer: `max_steps`, `accelerator`, `devices`, `precision`, `callbacks`, ..."),
+        ("`--seed_everything`", "of weights, data order and noise"),
+        ("`--ckpt_path`", "`last`, or a checkpoint to go on from"),
+    ]
+    return "\n".join([*lines, *_table(("setting", "is"), rows)]) + "\n"
+
+
+def _opening(recipe: Path) -> str:
+    """The first paragraph of its comment."""
+    words = []
+    for line in recipe.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("# "):
+            break
+        words.append(line.removeprefix("# "))
+    return " ".join(words)
+
+
+def _table(head: tuple[str, str], rows: list[tuple[str, str]]) -> Iterator[str]:
+    yield f"| {head[0]} | {head[1]} |"
+    yield "|---|---|"
+    for first, second in rows:
+        yield f"| {_cell(first)} | {_cell(second)} |"
+
+
+def _cell(text: str) -> str:
+    """Text as it is, in one cell: what Markdown and HTML would take for their own is escaped, except in code."""
+    plain = " ".join(text.split()).replace("%%", "%")
+    escapes = {"|": "\\|", "<": "&lt;", "*": "\\*"}
+    return re.sub(r"`[^`]*`|[|<*]", lambda found: escapes.get(found[0], found[0]), plain)

@@ -1,0 +1,1 @@
+"""Models on the Hub: where they are, how they come here, how they get there."""

@@ -1,0 +1,45 @@
+"""What `torch.save` wrote, read without running anything: tensors and plain values, or one sentence.
+
+A pickle is a program. `torch.load(weights_only=True)` runs none of it but the few calls that make tensors and plain
+values; its message about the rest tells how to run it after all, which is no advice for a file from elsewhere.
+"""
+
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ZIP = b"PK\x03\x04"
+ONLY = "only tensors and plain values are read, and nothing of it was run"
+CODE = re.compile(r"GLOBAL (\S+)|(?:function|class) (\S+)")
+
+
+def read(path: Path) -> Any:
+    """The content of a file of `torch.save`, on the CPU, its tensors memory-mapped where the format allows.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is broken, or would have to run code; the message names the file and the code.
+    """
+    with path.open("rb") as file:
+        mapped = file.read(len(ZIP)) == ZIP  # torch's older format cannot be mapped
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of pickles that torch did not write
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except OSError:
+        raise
+    except Exception as error:  # whatever the unpickler and the archive reader raise at what is not theirs
+        raise ValueError(refusal(path, error)) from None
+
+
+def refusal(path: Path | str, error: Exception) -> str:
+    """What `torch.load(weights_only=True)` has against a file, in one sentence."""
+    text = str(error)
+    if "TorchScript" in text:
+        return f"{path} is a TorchScript archive, which is a program: {ONLY}"
+    if found := CODE.search(text):
+        return f"{path} holds code ({(found[1] or found[2])[:80]!r}): {ONLY}"
+    reason = f" ({text.partition('. ')[0].splitlines()[0]})" if text and type(error) is RuntimeError else ""
+    return f"{path} is broken, or not a file of torch.save{reason}"

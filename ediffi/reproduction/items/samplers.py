@@ -1,0 +1,76 @@
+"""Beyond the paper: how few network calls a sampler needs, on the trained network."""
+
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ediffi.cascade import Cascade
+from ediffi.guidance import Guided
+from ediffi.reproduction.drawing import lines
+from ediffi.reproduction.outcome import Figure, Outcome, Table
+from ediffi.reproduction.workshop import Workshop
+from ediffi.solver_distance import solve, solver_distances, within_calls
+from evaluation.datasets.toybox import prompts
+from registry import samplers
+from registry.random import generators, randn
+from registry.samplers.schedules import Grid
+
+REFERENCE = 200
+GUIDANCE = (1.0, 3.0)
+GRIDS: tuple[tuple[Grid, float], ...] = (("karras", 7.0), ("vp_time", 3.0))
+"""Each with its exponent."""
+
+
+def table_of_samplers(shop: Workshop) -> Outcome:
+    """Distance of every sampler to the solution of 200 calls, from equal noise, with and without guidance."""
+    found = {f"{scale:g}": shop.kept(f"samplers-{scale:g}", partial(distances, shop, scale)) for scale in GUIDANCE}
+    tables, figures = [], []
+    for scale, rows in found.items():
+        calls = [str(count) for count in shop.budget.nfe]
+        shown = [[name, *(f"{row[count]:.4f}" for count in calls)] for name, row in sorted(rows.items())]
+        title = f"Distance to {REFERENCE} calls, guidance {scale}: RMS, geometric mean of {shop.budget.starts} pictures"
+        tables.append(Table(title, ["sampler", *(f"{count} calls" for count in calls)], shown))
+        series = {name: ([int(count) for count in row], list(row.values())) for name, row in sorted(rows.items())}
+        axes = {"xscale": "log", "yscale": "log", "xlabel": "network calls", "ylabel": "distance"}
+        lines(shop.path("figures", f"samplers-{scale}.png"), series, axes)
+        figures.append(Figure(f"samplers-{scale}.png", f"At guidance {scale}."))
+    guided = found[f"{GUIDANCE[-1]:g}"]
+    best = {str(count): min(guided, key=lambda name: guided[name][str(count)]) for count in shop.budget.nfe}
+    return Outcome(
+        here="Nearest with guidance: " + ", ".join(f"{name} at {count} calls" for count, name in best.items()) + ".",
+        weaker=f"The base stage alone, {shop.budget.starts} pictures, two grids, no exponents tried.",
+        numbers={"distance": found, "best with guidance": best},
+        tables=tables,
+        figures=figures,
+    )
+
+
+def distances(shop: Workshop, guidance_scale: float) -> dict[str, dict[str, float]]:
+    """By sampler and network calls."""
+    cascade = Cascade.from_pretrained(shop.budget.model)
+    stage = cascade.stages[0]
+    cond = cascade.encode([caption.text for _, caption in prompts(5, shop.budget.starts)])
+    shape = (shop.budget.starts, 3, stage.resolution, stage.resolution)
+    noise = randn(shape, generators(0, range(shop.budget.starts)), torch.device("cpu"))
+    guided = Guided(stage.denoiser, guidance_scale)
+
+    def denoise(x: Float[Tensor, "b 3 h w"], sigma: Float[Tensor, " b"]) -> Float[Tensor, "b 3 h w"]:
+        return guided(x, sigma, cond)
+
+    settings = {
+        f"{name}, {grid}": dataclasses.replace(stage.sampling, sampler=name, arguments={}, grid=grid, rho=rho)
+        for name in samplers.names()
+        for grid, rho in GRIDS
+    }
+    reference = solve(denoise, noise, within_calls(settings["dpmpp_2m, karras"], REFERENCE))
+    found: dict[str, dict[str, float]] = {}
+    for name, sampling in settings.items():
+        budgets: Sequence[int] = shop.budget.nfe
+        steps = [within_calls(sampling, count) for count in budgets]
+        told = solver_distances(denoise, noise, steps, reference, limit=1.0)
+        found[name] = {str(count): one.typical for count, one in zip(budgets, told, strict=True)}
+    return found
