@@ -17,7 +17,6 @@ pictures to the true ones in the features of the shipped CLIP. Intervals are 95 
 import argparse
 import json
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +24,16 @@ import numpy as np
 import torch
 from PIL import Image
 from scipy import stats
-from torch import nn
 
 from ediffi import folder
 from ediffi.cascade import Cascade
-from ediffi.data.module import ShardData
 from ediffi.data.picture import to_tensor
 from ediffi.data.shards import read_index
 from ediffi.growth.compose import StageRecipe
 from ediffi.growth.grow import grow
 from ediffi.growth.schedule import Node, Trunk
-from ediffi.noise import ROOT, Complement, Interval, LogNormal, Region
+from ediffi.noise import ROOT, Complement, Interval, Region
+from ediffi.reproduction.judging import BANDS, band_losses
 from ediffi.sampling import Sampling
 from ediffi.toybox.score import judge
 from evaluation.datasets.toybox import prompts, render
@@ -47,7 +45,6 @@ ARMS = {
     "two experts": ROOT.children,
     "three experts": (LOW, Complement((LOW, HIGH)), HIGH),
 }
-BANDS = 8
 TEST = Path("data/toybox/test64")
 SAMPLING = Sampling(num_inference_steps=20, guidance_scale=3.0, sigma_min=0.01, sigma_max=20.0)
 
@@ -99,24 +96,6 @@ def share(region: Region) -> float:
     return float(sum(high - low for low, high in region.spans))
 
 
-@torch.inference_mode()
-def band_losses(denoiser: nn.Module, noise: LogNormal, passes: int) -> list[float]:
-    """Mean weighted loss in each band of the training noise on the held-out scenes; the same noise whoever is asked."""
-    data = ShardData(TEST, TEST, image_size=16, batch_size=100)
-    edges = noise.quantile(torch.arange(1, BANDS, dtype=torch.float64) / BANDS)
-    sums, counts = torch.zeros(BANDS), torch.zeros(BANDS)
-    scenes = sum(shard.samples for shard in read_index(TEST))
-    for batch in islice(data.train_dataloader(), passes * scenes // 100):
-        generator = torch.Generator().manual_seed(batch.index)
-        sigma = noise.sample(len(batch.images), generator)
-        noisy = batch.images + sigma.view(-1, 1, 1, 1) * torch.randn(batch.images.shape, generator=generator)
-        errors = (denoiser(noisy, sigma, batch.cond) - batch.images).square().flatten(1).mean(1)
-        losses, band = denoiser.loss_weight(sigma) * errors, torch.bucketize(sigma.double(), edges)
-        sums.index_add_(0, band, losses)
-        counts.index_add_(0, band, torch.ones_like(losses))
-    return (sums / counts).tolist()
-
-
 def frechet(one: np.ndarray, two: np.ndarray) -> float:
     """`|m1 - m2|² + tr(C1 + C2 - 2·(C1·C2)^1/2)` of the features [n, d] of two sets of pictures."""
     cov1, cov2 = np.cov(one, rowvar=False), np.cov(two, rowvar=False)
@@ -137,7 +116,8 @@ def evaluate(model: Path, shipped: Cascade, truth: np.ndarray, options: argparse
     if kept.is_file():
         return dict(json.loads(kept.read_text()))
     stage = folder.load(model).stages[0]
-    losses = band_losses(stage.denoiser, stage.denoiser.noise, options.passes)
+    scenes = options.passes * sum(shard.samples for shard in read_index(TEST))
+    losses = band_losses(stage.denoiser, stage.denoiser.noise, TEST, stage.resolution, scenes)
     results, shown = judge(Cascade("gain", shipped.encoders, [stage, shipped.stages[1]]), options.prompts)
     found = {
         "bands": losses,

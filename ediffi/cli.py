@@ -124,7 +124,9 @@ def run(command: Command, argv: Sequence[str], name: str | None = None) -> int:
     hints = typing.get_type_hints(command)
     call.arguments.update({key: _listed(values[key], hints[key]) for key in call.signature.parameters})
     if isinstance(model := call.arguments.get("model"), str):
-        _look_for(model)
+        from ediffi.hub import finding
+
+        finding.look(model)  # before anything heavy is imported
     return command(*call.args, **call.kwargs) or 0
 
 
@@ -215,17 +217,6 @@ def _item(hint: Any) -> Any:
 def _listed(value: Any, hint: Any) -> Any:
     """The one item of a list, as a list: `--steps 20` is `--steps [20]`."""
     return [value] if _is_list(hint) and not isinstance(value, list | None) else value
-
-
-def _look_for(model: str) -> None:
-    """Say at once, before anything heavy is imported, that there is no such model; the command looks again."""
-    from contextlib import redirect_stderr
-    from io import StringIO
-
-    from ediffi.hub.finding import find
-
-    with redirect_stderr(StringIO()):
-        find(model)
 
 
 def _with_dashes(argv: Sequence[str]) -> list[str]:

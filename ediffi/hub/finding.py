@@ -1,6 +1,8 @@
 """Where a model is that somebody names: shipped, listed, a folder, or on the Hub."""
 
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,3 +67,9 @@ def find(model: str | Path, revision: str | None = None, local_files_only: bool 
     if revision is not None:
         raise ValueError(f"{folder} is a folder, and has no revision {revision!r}; hf://ORG/REPO asks the Hub")
     return Found(folder, None, local_files_only)
+
+
+def look(model: str) -> None:
+    """Make sure, in silence, that there is such a model; whoever wants it finds it again. Raises as `find`."""
+    with redirect_stderr(StringIO()):
+        find(model)
