@@ -53,10 +53,11 @@ class Budget:
         starts: pictures of the samplers' table.
         factors: of capacity in figure 13, powers of 2.
         seeds: trainings of each ensemble.
+        inception: a file with the weights of FID's Inception, whose distance Table 1 then tells too.
         training: how what is compared is trained.
 
     Raises:
-        ValueError: a count is too small.
+        ValueError: a count is too small, or the weights are missing.
     """
 
     model: str = "toybox"
@@ -69,12 +70,15 @@ class Budget:
     starts: int = 16
     factors: tuple[int, ...] = (1, 2, 4, 8)
     seeds: int = 3
+    inception: str | None = None
     training: Training = field(default_factory=Training)
 
     def __post_init__(self) -> None:
         for name, least in (("prompts", 2), ("shown", 2), ("cases", 1), ("scenes", 1), ("starts", 1), ("seeds", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} of a budget must be at least {least}, got {getattr(self, name)}")
+        if self.inception is not None and not Path(self.inception).is_file():
+            raise ValueError(f"inception of a budget is {self.inception}, and there is no such file")
 
 
 def read_budget(name: str) -> Budget:

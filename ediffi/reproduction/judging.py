@@ -18,12 +18,13 @@ from ediffi.reproduction.workshop import Workshop
 from evaluation.datasets.toybox.caption import Length
 from evaluation.pictures.generate import alone
 from evaluation.results import Point, Results
-from evaluation.suite import read_suite
+from evaluation.suite import Suite, read_suite
 
 ALONE = Fleet(0, 1, "cpu", alone)
 BANDS = 8
 """Equal shares of the training noise that losses are told for."""
 DISTANCE = "frechet_clip"
+FID = "fid"
 EVERYTHING = "oracle/everything"
 
 
@@ -45,6 +46,8 @@ class Asked:
 def judge(shop: Workshop, name: str, model: Path | str, asked: Asked) -> Sequence[Point]:
     """What the suite "toybox" measures of a model's pictures at 64², a point for each guidance; gone on with.
 
+    Given the weights of Inception, of the same pictures also the FID.
+
     Args:
         shop: keeps pictures and results under `name`.
         name: of the evaluation.
@@ -59,7 +62,20 @@ def judge(shop: Workshop, name: str, model: Path | str, asked: Asked) -> Sequenc
             evaluation = Evaluation(suite, place, None, shop.path("references", "toybox"), ALONE)
             with redirect_stdout(io.StringIO()):
                 evaluation.judge_model(str(model), {})
-        return Results.read(place).points
+        points = Results.read(place).points
+        return points if shop.budget.inception is None else [_with_fid(shop, suite, place, point) for point in points]
+
+
+def _with_fid(shop: Workshop, suite: Suite, place: Path, point: Point) -> Point:
+    """A point with the distance of its pictures in Inception's features."""
+    fid = place / "inception" / point.name
+    if not (fid / "results.json").is_file():
+        suite = replace(suite, feature_extractor="inception-v3-compat", feature_weights=shop.budget.inception)
+        references = shop.path("references", "inception")
+        with redirect_stdout(io.StringIO()):
+            Evaluation(suite, fid, None, references, ALONE, clip_score=False).judge_images(place / point.name)
+    (judged,) = Results.read(fid).points
+    return replace(point, metrics={**point.metrics, FID: judged.metrics[FID]})
 
 
 @torch.inference_mode()

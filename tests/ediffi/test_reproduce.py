@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,19 +12,23 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from scipy import stats
+from torchvision.models import inception_v3
 
+import registry.samplers
 from ediffi import folder
 from ediffi.cli import main
-from ediffi.reproduction import ensembles, page, run
+from ediffi.reproduction import ensembles, judging, page, run
 from ediffi.reproduction.budget import Budget, Training, read_budget
-from ediffi.reproduction.items import ITEMS
+from ediffi.reproduction.items import ITEMS, cost, samplers
 from ediffi.reproduction.items.shipped import interval, sharpness
 from ediffi.reproduction.judging import band_losses
 from ediffi.reproduction.outcome import Figure, Mean, Outcome, Table
-from ediffi.reproduction.quoted import RESULTS, quoted
+from ediffi.reproduction.quoted import QUOTE, RESULTS, quoted
 from ediffi.reproduction.run import reproduce, write
 from ediffi.reproduction.workshop import Workshop
+from ediffi.sampling import Sampling
 from evaluation.datasets.toybox import prompts, render
 from registry.core import UnknownNameError
 
@@ -34,7 +39,7 @@ TRAINING = Training(samples=16, batch_size=4, arm_steps=4, trunk_steps=4, branch
 @pytest.fixture
 def shop(tmp_path: Path, model_folder: Path) -> Workshop:
     """A workshop for an untrained model, on a budget that says nothing."""
-    small = Budget(str(model_folder), 4, 4, 4, 20, (1.0,), (2,), 1, (1, 2), 1, TRAINING)
+    small = Budget(str(model_folder), 4, 4, 4, 20, (1.0,), (2,), 1, (1, 2), 1, training=TRAINING)
     return Workshop(tmp_path / "made", small)
 
 
@@ -185,7 +190,9 @@ def test_losses_are_of_equal_noise_in_every_band(shop: Workshop, model_folder: P
 
 
 @pytest.mark.parametrize("name", ["figure3", "figure13", "samplers"])
-def test_an_item_comes_with_its_figures(shop: Workshop, name: str) -> None:
+def test_an_item_comes_with_its_figures(shop: Workshop, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost, "ROUNDS", 1)
+    monkeypatch.setattr(samplers, "REFERENCE", 20)
     told: list[str] = []
     file = reproduce(shop, [name], told.append)
     made = shop.finished(name)
@@ -198,10 +205,40 @@ def test_an_item_comes_with_its_figures(shop: Workshop, name: str) -> None:
     assert made.here.replace("<", "&lt;").replace("'", "&#39;")[:30] in file.read_text()
 
 
-def test_experts_cost_no_time_and_wider_nets_do(shop: Workshop) -> None:
-    made = shop.outcome("figure13", ITEMS["figure13"].make)
-    assert made.numbers["experts"]["parameters"][1] == pytest.approx(2 * made.numbers["experts"]["parameters"][0])
-    assert made.numbers["wider"]["time ratio"][1] > made.numbers["experts"]["time ratio"][1]
+def test_given_weights_the_fid_of_the_same_pictures_is_told(shop: Workshop, tmp_path: Path) -> None:
+    weights = tmp_path / "inception.safetensors"
+    net = inception_v3(weights=None, aux_logits=False, num_classes=1008, init_weights=False)
+    save_file({name: part.contiguous() for name, part in net.state_dict().items()}, weights)
+    asked = judging.Asked(4)
+    (without,) = judging.judge(shop, "tiny", shop.budget.model, asked)
+    assert judging.FID not in without.metrics
+    given = Workshop(tmp_path / "given", replace(shop.budget, inception=str(weights)))
+    (point,) = judging.judge(given, "tiny", shop.budget.model, asked)
+    assert point.metrics[judging.FID] > 0
+    assert {**point.metrics, judging.FID: 0} == {**without.metrics, judging.FID: 0}
+    before = {file: file.stat().st_mtime_ns for file in given.path("evaluations").rglob("*.png")}
+    assert judging.judge(given, "tiny", shop.budget.model, asked)[0].metrics == point.metrics
+    assert before == {file: file.stat().st_mtime_ns for file in given.path("evaluations").rglob("*.png")}
+    with pytest.raises(ValueError, match="there is no such file"):
+        replace(shop.budget, inception=str(tmp_path / "none"))
+
+
+def test_experts_hold_a_multiple_of_the_network_and_are_called_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost, "STEPS", 1)
+    single, _ = cost.network("experts", 1)
+    four, _ = cost.network("experts", 4)
+    assert four == 4 * single
+    for kind in ("wider", "deeper"):
+        assert 2.5 * single < cost.network(kind, 4)[0] < 6 * single
+
+
+def test_every_sampler_is_in_the_table_on_both_grids_and_so_is_the_models_own() -> None:
+    own = Sampling(sampler="exp_abm", arguments={"order": 1}, grid="vp_time", rho=3.0)
+    shown = list(map(samplers.label, samplers.settings(own)))
+    assert len(shown) == len(set(shown))
+    assert {f"{name}, {grid}" for name in registry.samplers.names() for grid in ("karras", "vp_time")} < set(shown)
+    assert shown[-1] == "exp_abm of order 1, vp_time"
+    assert len(samplers.settings(samplers.settings(own)[0])) == len(shown) - 1
 
 
 @pytest.mark.slow
@@ -247,8 +284,19 @@ def test_a_number_is_quoted_as_the_results_have_it() -> None:
             quoted(f"<!-- {path} | .1f -->1<!-- / -->", results)
 
 
-@pytest.mark.parametrize("text", ["README.md", "ediffi/weights/toybox/README.md"])
+@pytest.mark.parametrize("text", ["README.md", "docs/not-reproduced.md", "ediffi/weights/toybox/README.md"])
 def test_the_numbers_in_a_text_are_those_of_the_reproduction(text: str) -> None:
     results = json.loads((TOP / RESULTS).read_text())
     content = (TOP / text).read_text()
     assert quoted(content, results) == content, f"python -m ediffi.reproduction.quoted {text}"
+
+
+def test_no_measured_number_of_the_first_table_is_typed() -> None:
+    """What is measured by a reproduction stands there as it was read; the rest says which test or command counts it."""
+    table = [line.split(" | ") for line in (TOP / "README.md").read_text().splitlines() if line.startswith("| ")]
+    rows = [row for row in table[1:] if "--only" in row[-1]]
+    assert len(rows) > 10
+    for row in rows:
+        ours = re.sub(QUOTE.pattern, "", " | ".join(row[2:-1]))
+        assert re.findall(r"\d+\.\d+", ours) == [], row[0]
+        assert re.search("`--only (.*)`", row[-1])[1] in ITEMS  # type: ignore[index]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ediffi.reproduction import ensembles
 from ediffi.reproduction.drawing import lines
@@ -27,10 +28,7 @@ def figure7(shop: Workshop) -> Outcome:
         file = f"figure7-{length}.png"
         draw(shop, file, {name: rows[length] for name, rows in points.items()})
         figures.append(Figure(file, f"On {length} captions; the numbers are the guidance scale."))
-    best = {
-        name: {length: min(p.metrics[DISTANCE] for p in rows[length]) for length in LENGTHS}
-        for name, rows in points.items()
-    }
+    best = lowest(points)
     return Outcome(
         here="; ".join(
             f"on {length} captions the lowest distance is {best['ensemble'][length]:.3f} for the ensemble and "
@@ -40,7 +38,7 @@ def figure7(shop: Workshop) -> Outcome:
         + ".",
         weaker=f"One seed and {shop.budget.prompts} captions; the paper has 5,000 and a much longer training. Table 1 "
         "has the spread over seeds.",
-        numbers={name: {length: plain(rows[length]) for length in LENGTHS} for name, rows in points.items()},
+        numbers={"curves": curves(points), "lowest distance": best},
         figures=figures,
     )
 
@@ -63,14 +61,15 @@ def figure8(shop: Workshop) -> Outcome:
         tables.append(Table(f"Right, on {length} captions at guidance {guidance:g}", ["", *fields], rows))
         draw(shop, f"figure8-{length}.png", {name: found[length] for name, found in points.items()})
         figures.append(Figure(f"figure8-{length}.png", f"On {length} captions; the numbers are the guidance scale."))
-    best = {name: min(p.metrics[DISTANCE] for p in rows["long"]) for name, rows in points.items()}
-    order = sorted(best, key=lambda name: best[name])
+    best = lowest(points)
+    order = sorted((row["long"], name) for name, row in best.items())
     return Outcome(
-        here=f"On long captions the lowest distances are {', '.join(f'{best[n]:.2f} ({n})' for n in order)}.",
+        here="On long captions the lowest distances are "
+        f"{', '.join(f'{value:.2f} ({name})' for value, name in order)}.",
         weaker=f"Each is a quarter of the base network, trained for "
         f"{shop.budget.training.encoder_steps * shop.budget.training.batch_size:,} samples with one seed: too few to "
         "paint well, so this tells which encoder is learned from first, not which is best in the end.",
-        numbers={name: {length: plain(rows[length]) for length in LENGTHS} for name, rows in points.items()},
+        numbers={"curves": curves(points), "lowest distance": best},
         tables=tables,
         figures=figures,
     )
@@ -88,6 +87,14 @@ def measured(shop: Workshop, models: Mapping[str, Path]) -> dict[str, dict[Lengt
     }
 
 
+def lowest(points: Mapping[str, Mapping[Length, Sequence[Point]]]) -> dict[str, dict[Length, float]]:
+    """The lowest distance over guidance, by model and length of the captions."""
+    return {
+        name: {length: min(point.metrics[DISTANCE] for point in row) for length, row in rows.items()}
+        for name, rows in points.items()
+    }
+
+
 def draw(shop: Workshop, file: str, rows: Mapping[str, Sequence[Point]]) -> None:
     """A curve for each model."""
     series = {
@@ -98,6 +105,14 @@ def draw(shop: Workshop, file: str, rows: Mapping[str, Sequence[Point]]) -> None
     lines(shop.path("figures", file), series, AXES, labels)
 
 
-def plain(points: Sequence[Point]) -> list[dict[str, float | None]]:
+def curves(points: Mapping[str, Mapping[Length, Sequence[Point]]]) -> dict[str, Any]:
     """Points as JSON has them."""
-    return [{"guidance_scale": p.guidance_scale, **{name: p.metric(name) for name in p.metrics}} for p in points]
+    return {
+        name: {
+            length: [
+                {"guidance_scale": p.guidance_scale, **{metric: p.metric(metric) for metric in p.metrics}} for p in row
+            ]
+            for length, row in rows.items()
+        }
+        for name, rows in points.items()
+    }

@@ -13,7 +13,8 @@ from ediffi.guidance import Guided
 from ediffi.reproduction.drawing import lines
 from ediffi.reproduction.outcome import Figure, Outcome, Table
 from ediffi.reproduction.workshop import Workshop
-from ediffi.solver_distance import solve, solver_distances, within_calls
+from ediffi.sampling import Sampling
+from ediffi.solver_distance import fine, solve, solver_distances, within_calls
 from evaluation.datasets.toybox import prompts
 from registry import samplers
 from registry.random import generators, randn
@@ -23,14 +24,17 @@ REFERENCE = 200
 GUIDANCE = (1.0, 3.0)
 GRIDS: tuple[tuple[Grid, float], ...] = (("karras", 7.0), ("vp_time", 3.0))
 """Each with its exponent."""
+OTHER_ORDERS = {"exp_abm": (2,)}
+"""Besides the order that a sampler has by default."""
 
 
 def table_of_samplers(shop: Workshop) -> Outcome:
     """Distance of every sampler to the solution of 200 calls, from equal noise, with and without guidance."""
+    own = Cascade.from_pretrained(shop.budget.model).stages[0].sampling
+    calls = [str(count) for count in sorted({*shop.budget.nfe, own.nfe})]
     found = {f"{scale:g}": shop.kept(f"samplers-{scale:g}", partial(distances, shop, scale)) for scale in GUIDANCE}
     tables, figures = [], []
     for scale, rows in found.items():
-        calls = [str(count) for count in shop.budget.nfe]
         shown = [[name, *(f"{row[count]:.4f}" for count in calls)] for name, row in sorted(rows.items())]
         title = f"Distance to {REFERENCE} calls, guidance {scale}: RMS, geometric mean of {shop.budget.starts} pictures"
         tables.append(Table(title, ["sampler", *(f"{count} calls" for count in calls)], shown))
@@ -39,11 +43,15 @@ def table_of_samplers(shop: Workshop) -> Outcome:
         lines(shop.path("figures", f"samplers-{scale}.png"), series, axes)
         figures.append(Figure(f"samplers-{scale}.png", f"At guidance {scale}."))
     guided = found[f"{GUIDANCE[-1]:g}"]
-    best = {str(count): min(guided, key=lambda name: guided[name][str(count)]) for count in shop.budget.nfe}
+    best = {count: min(guided, key=lambda name: guided[name][count]) for count in calls}
+    default = label(own)
     return Outcome(
-        here="Nearest with guidance: " + ", ".join(f"{name} at {count} calls" for count, name in best.items()) + ".",
+        here="Nearest with guidance: "
+        + "; ".join(f"{name} at {count} calls" for count, name in best.items())
+        + f". The model paints with {default}: at its own {own.nfe} calls {guided[default][str(own.nfe)]:.4f}, the "
+        f"nearest {guided[best[str(own.nfe)]][str(own.nfe)]:.4f} (values in [-1, 1]: a grey level is 0.0078).",
         weaker=f"The base stage alone, {shop.budget.starts} pictures, two grids, no exponents tried.",
-        numbers={"distance": found, "best with guidance": best},
+        numbers={"distance": found, "best with guidance": best, "default": default, "default calls": own.nfe},
         tables=tables,
         figures=figures,
     )
@@ -61,16 +69,29 @@ def distances(shop: Workshop, guidance_scale: float) -> dict[str, dict[str, floa
     def denoise(x: Float[Tensor, "b 3 h w"], sigma: Float[Tensor, " b"]) -> Float[Tensor, "b 3 h w"]:
         return guided(x, sigma, cond)
 
-    settings = {
-        f"{name}, {grid}": dataclasses.replace(stage.sampling, sampler=name, arguments={}, grid=grid, rho=rho)
-        for name in samplers.names()
-        for grid, rho in GRIDS
-    }
-    reference = solve(denoise, noise, within_calls(settings["dpmpp_2m, karras"], REFERENCE))
+    budgets: Sequence[int] = sorted({*shop.budget.nfe, stage.sampling.nfe})
+    reference = solve(denoise, noise, fine(stage.sampling, REFERENCE))
     found: dict[str, dict[str, float]] = {}
-    for name, sampling in settings.items():
-        budgets: Sequence[int] = shop.budget.nfe
+    for sampling in settings(stage.sampling):
         steps = [within_calls(sampling, count) for count in budgets]
         told = solver_distances(denoise, noise, steps, reference, limit=1.0)
-        found[name] = {str(count): one.typical for count, one in zip(budgets, told, strict=True)}
+        found[label(sampling)] = {str(count): one.typical for count, one in zip(budgets, told, strict=True)}
     return found
+
+
+def settings(own: Sampling) -> Sequence[Sampling]:
+    """Every sampler on every grid between the noise levels of `own`, and `own` itself."""
+    named: list[tuple[str, dict[str, int]]] = [(name, {}) for name in samplers.names()]
+    named += [(name, {"order": order}) for name, orders in OTHER_ORDERS.items() for order in orders]
+    every = [
+        dataclasses.replace(own, sampler=name, arguments=arguments, grid=grid, rho=rho)
+        for name, arguments in named
+        for grid, rho in GRIDS
+    ]
+    return every if label(own) in map(label, every) else [*every, own]
+
+
+def label(sampling: Sampling) -> str:
+    """How a table names a setting: "exp_abm of order 2, vp_time"."""
+    arguments = " and".join(f" {name} {value}" for name, value in sampling.arguments.items())
+    return f"{sampling.sampler}{' of' if arguments else ''}{arguments}, {sampling.grid}"
