@@ -39,7 +39,12 @@ def judge(
 
     Returns:
         Accuracy per field for each stage (0 to 1), with the protocol; and each caption with its last picture and score.
+
+    Raises:
+        ValueError: the last stage's pictures are too small for the oracle.
     """
+    if (side := cascade.stages[-1].resolution) < READABLE:
+        raise ValueError(f"the model ends at {side} pixels, and the oracle reads pictures of {READABLE} or more")
     cases = prompts(seed, count, "test", length)
     scores: dict[str, list[Score]] = {}
     shown: list[tuple[Caption, Image.Image, Score]] = []

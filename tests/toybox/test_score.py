@@ -54,6 +54,11 @@ def test_another_scene_is_wrong() -> None:
     assert fields["colour"] < 0.5
 
 
+def test_a_model_whose_pictures_the_oracle_cannot_read_is_refused() -> None:
+    with pytest.raises(ValueError, match="the model ends at 16 pixels, and the oracle reads pictures of 32 or more"):
+        judge(Painter(0).up_to("base"), count=1)
+
+
 def test_psnr_is_what_its_formula_says() -> None:
     truth = torch.zeros(2, 3, 4, 4)
     noisy = torch.stack([torch.full((3, 4, 4), 0.2), torch.full((3, 4, 4), 0.02)])
