@@ -38,6 +38,10 @@ def lines(
         if len(ticks) <= 8:
             plot.set_xticks(ticks, [f"{value:.3g}" for value in ticks])
             plot.minorticks_off()
+    for axis, (low, high) in ((plot.xaxis, plot.get_xlim()), (plot.yaxis, plot.get_ylim())):
+        if axis.get_scale() == "log" and high < 100 * low:  # 2, not 2 x 10^0
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter("{x:g}")
     _finish(figure, plot, path)
 
 

@@ -1,8 +1,8 @@
 """Numbers of a reproduction in texts: written by this, never by hand.
 
-A text has `<!-- model/oracle/everything | .3f -->0.957<!-- / -->`: the item, the path into its numbers, and how it is
-shown. In Markdown only the number is seen. `python -m ediffi.reproduction.quoted README.md docs/*.md` brings texts
-up to date with `docs/reproduction/results.json`; a test holds that they are.
+A text has `<!-- model/oracle/everything:.3f -->0.957<!-- / -->`: the item, the path into its numbers, and how it is
+shown. In Markdown only the number is seen, in the cell of a table too. `python -m ediffi.reproduction.quoted README.md`
+brings a text up to date with `docs/reproduction/results.json`; a test holds that it is.
 """
 
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path("docs/reproduction/results.json")
-QUOTE = re.compile(r"<!-- (?P<path>[^|>]+?) \| (?P<spec>[^>]*?) -->(?P<shown>[^<]*)<!-- / -->")
+QUOTE = re.compile(r"<!-- (?P<path>[^:|>]+):(?P<spec>[^:|>]*) -->(?P<shown>[^<]*)<!-- / -->")
 
 
 def quoted(text: str, results: Mapping[str, Any]) -> str:
@@ -25,7 +25,7 @@ def quoted(text: str, results: Mapping[str, Any]) -> str:
 
     def show(match: re.Match[str]) -> str:
         value = format(number(results, match["path"]), match["spec"])
-        return f"<!-- {match['path']} | {match['spec']} -->{value}<!-- / -->"
+        return f"<!-- {match['path']}:{match['spec']} -->{value}<!-- / -->"
 
     return QUOTE.sub(show, text)
 

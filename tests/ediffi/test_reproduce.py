@@ -275,13 +275,13 @@ def test_the_quick_budget_makes_everything(tmp_path: Path, capsys: pytest.Captur
 
 def test_a_number_is_quoted_as_the_results_have_it() -> None:
     results = {"items": {"table1": {"numbers": {"D, all": [0.25, None]}}}}
-    text = "it is <!-- table1/D, all/0 | .1% -->9 %<!-- / --> and no more"
+    text = "it is <!-- table1/D, all/0:.1% -->9 %<!-- / --> and no more"
     done = quoted(text, results)
-    assert done == "it is <!-- table1/D, all/0 | .1% -->25.0%<!-- / --> and no more"
+    assert done == "it is <!-- table1/D, all/0:.1% -->25.0%<!-- / --> and no more"
     assert quoted(done, results) == done
     for path in ("table1/D, all/1", "table1/D, all/2", "table1/E", "figure9/a"):
         with pytest.raises(ValueError, match="the results have no number"):
-            quoted(f"<!-- {path} | .1f -->1<!-- / -->", results)
+            quoted(f"<!-- {path}:.1f -->1<!-- / -->", results)
 
 
 @pytest.mark.parametrize("text", ["README.md", "docs/not-reproduced.md", "ediffi/weights/toybox/README.md"])

@@ -35,10 +35,11 @@ def table_of_samplers(shop: Workshop) -> Outcome:
     found = {f"{scale:g}": shop.kept(f"samplers-{scale:g}", partial(distances, shop, scale)) for scale in GUIDANCE}
     tables, figures = [], []
     for scale, rows in found.items():
-        shown = [[name, *(f"{row[count]:.4f}" for count in calls)] for name, row in sorted(rows.items())]
+        by_grid = {name: rows[name] for name in sorted(rows, key=lambda name: name.split(", ")[::-1])}
+        shown = [[name, *(f"{row[count]:.4f}" for count in calls)] for name, row in by_grid.items()]
         title = f"Distance to {REFERENCE} calls, guidance {scale}: RMS, geometric mean of {shop.budget.starts} pictures"
         tables.append(Table(title, ["sampler", *(f"{count} calls" for count in calls)], shown))
-        series = {name: ([int(count) for count in row], list(row.values())) for name, row in sorted(rows.items())}
+        series = {name: ([int(count) for count in row], list(row.values())) for name, row in by_grid.items()}
         axes = {"xscale": "log", "yscale": "log", "xlabel": "network calls", "ylabel": "distance"}
         lines(shop.path("figures", f"samplers-{scale}.png"), series, axes)
         figures.append(Figure(f"samplers-{scale}.png", f"At guidance {scale}."))
