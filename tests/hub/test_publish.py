@@ -463,13 +463,19 @@ def test_a_loaded_cascade_is_pushed(hub: Hub, stage_folder: Path) -> None:
         assert hub.files(REPO)[name] == (stage_folder / name).read_bytes()
 
 
-def test_the_shipped_model_is_published_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its config is of before files were listed; its README links what lies beside it."""
+@pytest.mark.parametrize("listed", [True, False])
+def test_the_shipped_model_is_published_whole(listed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether its config lists its files or is of before files were listed; its README links what lies beside it."""
     monkeypatch.setattr("ediffi.hub.samples.SIDE", 16)  # the base stage paints alone,
     monkeypatch.setattr("ediffi.hub.samples.COUNT", 1)  # one picture: a second
-    with publication(folder.SHIPPED / "toybox", Order("lab/toybox", "apache-2.0")) as (content, rest):
-        config = json.loads(content["config.json"])
-        assert config["files"]["encoders/t5/model.safetensors"] == sha256(content["encoders/t5/model.safetensors"])
+    model = shutil.copytree(folder.SHIPPED / "toybox", tmp_path / "toybox")
+    config = json.loads((model / "config.json").read_text())
+    if not listed:
+        (model / "config.json").write_text(json.dumps({key: config[key] for key in config if key != "files"}))
+    with publication(model, Order("lab/toybox", "apache-2.0")) as (content, rest):
+        sent = content["config.json"]
+        files = json.loads(sent.read_text() if isinstance(sent, Path) else sent)["files"]
+        assert files["encoders/t5/model.safetensors"] == sha256(content["encoders/t5/model.safetensors"])
         assert {"training.json", "training.png", "controls.json", "results.json"} <= set(content)
         assert rest == ["README.md"] or rest == []
 
