@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from registry.denoisers.attention import attend
+from ediffi.registry.denoisers.attention import attend
 
 PAPER_KEYS = 77 + 113 + 2  # CLIP text, T5, one picture token, the null token
 SHAPES = [

@@ -41,7 +41,7 @@ from ediffi.data.shards import (
     whole_shard,
     write_shards,
 )
-from registry.encoders import T5TextEncoder
+from ediffi.registry.encoders import T5TextEncoder
 
 PAPER = {"t5": (4096, None, 113), "clip_text": (768, 768, 77), "clip_image": (768, 768, 1)}
 TOYBOX = {"t5": (128, None, 113), "clip_text": (128, 128, 77), "clip_image": (128, 128, 1)}

@@ -25,18 +25,18 @@ import torch
 from PIL import Image
 from scipy import stats
 
-from ediffi import folder
-from ediffi.cascade import Cascade
-from ediffi.data.picture import to_tensor
 from ediffi.data.shards import read_index
-from ediffi.growth.compose import StageRecipe
-from ediffi.growth.grow import grow
-from ediffi.growth.schedule import Node, Trunk
-from ediffi.noise import ROOT, Complement, Interval, Region
-from ediffi.reproduction.judging import BANDS, band_losses
-from ediffi.sampling import Sampling
+from ediffi.diffusion.noise import ROOT, Complement, Interval, NoiseInterval
+from ediffi.evaluation.datasets.toybox import prompts, render
+from ediffi.io.images import to_tensor
+from ediffi.pipeline import folder
+from ediffi.pipeline.cascade import Cascade
+from ediffi.pipeline.stage import Sampling
 from ediffi.toybox.score import judge
-from evaluation.datasets.toybox import prompts, render
+from ediffi.training.growth.compose import StageRecipe
+from ediffi.training.growth.grow import grow
+from ediffi.training.growth.schedule import Node, Trunk
+from reproduction.judging import BANDS, band_losses
 
 RECIPE = Path("recipes/toybox/base.yaml")
 LOW, HIGH = Interval(2, 0), Interval(2, 3)
@@ -86,12 +86,12 @@ def train(options: argparse.Namespace) -> dict[int, dict[str, Path]]:
     return folders
 
 
-def node(region: Region, steps: int) -> Node:
+def node(region: NoiseInterval, steps: int) -> Node:
     """A node whose averaged weights look back over the same share of its run, however long that is."""
     return Node(region, steps, overrides={"trainer.callbacks.0.init_args.decay": 1 - 10 / steps})
 
 
-def share(region: Region) -> float:
+def share(region: NoiseInterval) -> float:
     """The share of the training noise that a region is."""
     return float(sum(high - low for low, high in region.spans))
 

@@ -35,12 +35,12 @@ from attention_kernel import ratio
 from PIL import Image
 from torch import Tensor, nn
 
-from evaluation.measures.clip_score import ClipScorer, load_scorer
-from evaluation.measures.features import load_extractor
-from evaluation.measures.frechet import Moments, frechet_distance
-from evaluation.measures.passes import Networks, measure
-from evaluation.measures.rows import Rows
-from evaluation.pictures.found import FoundPictures
+from ediffi.evaluation.images.found import FoundPictures
+from ediffi.evaluation.metrics.clip_score import ClipScorer, load_scorer
+from ediffi.evaluation.metrics.features import load_extractor
+from ediffi.evaluation.metrics.frechet import Moments, frechet_distance
+from ediffi.evaluation.metrics.passes import Networks, measure
+from ediffi.evaluation.metrics.rows import Rows
 
 WIDTH, BATCH = 2048, 16
 WORDS = ("a", "man", "riding", "wave", "on", "top", "of", "surfboard", "the", "two", "dogs", "sitting", "next", "to")

@@ -22,14 +22,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from ediffi import folder
-from ediffi.experts import Expert
-from ediffi.manifest import Part, Residency, TrainedExpert, TrainedStage
-from ediffi.noise import Interval, LogNormal
-from ediffi.sampling import Sampling, Stage
-from registry import denoisers
-from registry.random import generators
-from registry.types import Conditioning, Embedding
+from ediffi.diffusion.experts import Expert
+from ediffi.diffusion.noise import Interval, LogNormal
+from ediffi.pipeline import folder
+from ediffi.pipeline.manifest import Part, Residency, TrainedExpert, TrainedStage
+from ediffi.pipeline.stage import Sampling, Stage
+from ediffi.registry import denoisers
+from ediffi.registry.random import generators
+from ediffi.registry.types import Conditioning, Embedding
 
 CONTEXT, TOKENS = 128, 77
 KINDS = ("wider", "deeper", "experts resident", "experts streamed")

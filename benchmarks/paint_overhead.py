@@ -17,10 +17,10 @@ import torch
 from attention_kernel import interleave
 from torch import Tensor
 
-from ediffi.guidance import Guided
-from ediffi.paint import Painted
-from registry import denoisers
-from registry.types import Conditioning, Embedding, Paint
+from ediffi.diffusion.guidance import ClassifierFreeGuidance
+from ediffi.diffusion.paint import PaintWithWords
+from ediffi.registry import denoisers
+from ediffi.registry.types import Conditioning, Embedding, Paint
 
 SIZES = {
     "toybox": ("unet_toybox", 16, 8, {"clip_text": (14, 128), "t5": (13, 128), "clip_image": (1, 128)}),
@@ -52,7 +52,7 @@ def measure(size: str, repeats: int) -> dict[str, object]:
     name, side, batch, tokens = SIZES[size]
     with torch.inference_mode():
         network = denoisers.create(name).to(memory_format=torch.channels_last).eval()
-        step = Guided(Painted(network, 1.0), 3.0)
+        step = ClassifierFreeGuidance(PaintWithWords(network, 1.0), 3.0)
         x, sigma = torch.randn(batch, 3, side, side), torch.full((batch,), 2.0)
         conds = {"plain": conditioning(tokens, batch, False), "painted": conditioning(tokens, batch, True)}
 

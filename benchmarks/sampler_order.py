@@ -24,11 +24,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from ediffi.sampling import Sampling
-from ediffi.solver_distance import fine, solve, solver_distances, within_calls
-from registry import samplers
-from registry.random import generators, randn
-from registry.types import Denoise
+from ediffi.pipeline.solver_distance import fine, solve, solver_distances, within_calls
+from ediffi.pipeline.stage import Sampling
+from ediffi.registry import samplers
+from ediffi.registry.random import generators, randn
+from ediffi.registry.types import Denoise
 
 CALLS = (5, 7, 10, 16, 20, 25, 40, 50)
 KARRAS: Mapping[str, Any] = {"grid": "karras", "rho": 7.0}
@@ -104,9 +104,9 @@ def mixtures(options: argparse.Namespace) -> Iterator[Problem]:
 
 
 def toybox(options: argparse.Namespace) -> Iterator[Problem]:
-    from ediffi.cascade import Cascade
-    from ediffi.guidance import Guided
-    from evaluation.datasets.toybox import prompts
+    from ediffi.diffusion.guidance import ClassifierFreeGuidance
+    from ediffi.evaluation.datasets.toybox import prompts
+    from ediffi.pipeline.cascade import Cascade
 
     cascade = Cascade.from_pretrained("toybox")
     stage = cascade.stages[0]
@@ -114,7 +114,7 @@ def toybox(options: argparse.Namespace) -> Iterator[Problem]:
     cond = cascade.encode(texts)
     side = (3, stage.resolution, stage.resolution)
     for guidance in options.guidance or (3.0, 1.0):
-        guided = Guided(stage.denoiser, guidance)
+        guided = ClassifierFreeGuidance(stage.denoiser, guidance)
         yield Problem(
             "base",
             guidance,

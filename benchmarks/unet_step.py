@@ -31,8 +31,8 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from registry.denoisers import unet_base64
-from registry.types import Conditioning, Embedding
+from ediffi.registry.denoisers import unet_base64
+from ediffi.registry.types import Conditioning, Embedding
 
 CONTEXT, HEAD, BLOCKS = 256, 32, 2
 LAYOUTS = {"channels first": torch.contiguous_format, "channels last": torch.channels_last}

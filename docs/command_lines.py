@@ -11,8 +11,7 @@ from unittest.mock import patch
 
 from jsonargparse import ArgumentParser
 
-from ediffi import first_look
-from ediffi.cli import COMMANDS, UsageError
+from ediffi.cli import COMMANDS, UsageError, recipe_check
 
 LIGHTNING = ("fit", "validate")
 """Commands whose parser is Lightning's: their recipes are looked at, and the parser itself is left out."""
@@ -79,7 +78,7 @@ def check(words: Sequence[str]) -> None:
     if words[0] not in PLACES:
         raise UsageError(f"no command {words[0]!r}")
     if words[0] in LIGHTNING:
-        first_look.look(words[1:])
+        recipe_check.look(words[1:])
         return
     found = asked(words[0], words[1:])
     if found is None:

@@ -12,13 +12,12 @@ from typing import Any, Literal
 from jsonargparse import ArgumentParser
 
 from docs.command_lines import LIGHTNING, entry, parsers
-from ediffi import first_look
-from ediffi.cli import COMMANDS
-from ediffi.commands import recipes as shelf
-from evaluation import suite
+from ediffi.cli import COMMANDS, recipe_check
+from ediffi.cli import recipes as shelf
+from ediffi.evaluation import suite
 
 TOPS = ("registry", "evaluation", "ediffi")
-PROGRAMS = ("ediffi/commands", "ediffi/studio", "ediffi/reproduction", "ediffi/toybox", "ediffi/__main__.py")
+PROGRAMS = ("ediffi/cli", "ediffi/studio", "reproduction", "ediffi/toybox", "ediffi/__main__.py")
 """What is there to be run, not to be called: the command line's pages tell of it."""
 ASIDE = ("help", "print_config", "print_shtab")
 """Options that every parser has."""
@@ -143,8 +142,8 @@ def _lightning(name: str) -> str:
     lines += [LIGHTNING_CLI, ""]
     rows = []
     for group, text in SETTINGS.items():
-        place = first_look.GROUPS[group]
-        taken = ", ".join(f"`{one}`" for one in sorted(first_look.parameters(*place) or ()))
+        place = recipe_check.GROUPS[group]
+        taken = ", ".join(f"`{one}`" for one in sorted(recipe_check.parameters(*place) or ()))
         rows.append((f"`--{group}.…`", f"{text}, [`{place[1]}`][{'.'.join(place)}]: {taken}"))
     rows += [
         ("`--trainer.…`", "Lightning's Trainer: `max_steps`, `accelerator`, `devices`, `precision`, `callbacks`, ..."),

@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from PIL import Image
 
-from evaluation.datasets.captioned import CaptionedPictures, Item, fingerprint
-from evaluation.measures.clip_score import ClipScorer, load_scorer
-from evaluation.measures.features import ClipFeatures, FeatureExtractor, load_extractor
-from evaluation.measures.passes import Networks, measure
-from evaluation.measures.reference import (
+from ediffi.evaluation.datasets.captioned import CaptionedPictures, Item, fingerprint
+from ediffi.evaluation.images.generate import Gather, alone, together
+from ediffi.evaluation.images.numbered import Pictures
+from ediffi.evaluation.metrics.clip_score import ClipScorer, load_scorer
+from ediffi.evaluation.metrics.features import ClipFeatures, FeatureExtractor, load_extractor
+from ediffi.evaluation.metrics.passes import Networks, measure
+from ediffi.evaluation.metrics.reference import (
     Reference,
     extract_reference,
     read_npz,
@@ -22,13 +24,11 @@ from evaluation.measures.reference import (
     reference_folder,
     reference_key,
 )
-from evaluation.measures.rows import Rows
-from evaluation.measures.summary import summarise
-from evaluation.naming import GUIDANCE
-from evaluation.pictures.generate import Gather, alone, together
-from evaluation.pictures.numbered import Pictures
-from evaluation.results import Point
-from evaluation.suite import Suite
+from ediffi.evaluation.metrics.rows import Rows
+from ediffi.evaluation.metrics.summary import summarise
+from ediffi.evaluation.naming import GUIDANCE
+from ediffi.evaluation.results import Point
+from ediffi.evaluation.suite import Suite
 
 LIBRARIES = ("ediffi", "torch", "torchvision", "open_clip_torch", "torch-fidelity", "pillow", "numpy", "scipy")
 SQUARE = "the shortest side to the size, bicubic and antialiased by Pillow; then the centre square"

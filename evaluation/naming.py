@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from evaluation.results import Results
+from ediffi.evaluation.results import Results
 
 PAPER: Mapping[str, float] = {
     "eDiff-I, Config-D": 6.95,

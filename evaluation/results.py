@@ -8,7 +8,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from evaluation.files import replace
+from ediffi.io.files import replace
 
 FORMAT = "ediffi-evaluation-1"
 FILE = "results.json"

@@ -4,6 +4,6 @@
     denoisers.names("unet*")
     denoisers.create("unet_toybox", channels=96)
 
-Each menu is a module with the factories themselves (`registry.denoisers.unet_toybox`, the form YAML recipes use) and
+Each menu is a module with the factories themselves (`ediffi.registry.denoisers.unet_toybox`, the form YAML recipes use) and
 the methods of its `Registry` (`names`, `create`, `describe`).
 """

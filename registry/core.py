@@ -1,7 +1,7 @@
 """A registry: names for the parts of a recipe.
 
 A part is a factory function; its name is its registered name. Registering is one decorator, and a factory so
-registered is listed, described, built by name and addressed in YAML as `class_path: registry.denoisers.unet_toybox`.
+registered is listed, described, built by name and addressed in YAML as `class_path: ediffi.registry.denoisers.unet_toybox`.
 """
 
 import difflib

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from registry.types import Generators
+from ediffi.registry.types import Generators
 
 STATES = 2**32
 STRIDE = 0x9E3779B1

@@ -18,31 +18,30 @@ import torch
 import yaml
 
 from ediffi import cli
-from ediffi.cascade import Cascade
-from ediffi.commands.fit import QUIET
-from ediffi.convert import convert, convert_adm
+from ediffi.cli.fit import QUIET
 from ediffi.data.filtering.aesthetic import load_head
 from ediffi.data.tar import Tally, read_samples
 from ediffi.data.verify import array_of, check_shard
-from ediffi.growth import checkpoint as checkpoints
-from ediffi.growth.compose import StageRecipe, read_run, trained_stage
-from ediffi.growth.lora import Lora
-from ediffi.growth.schedule import Node, Schedule, Trunk
-from ediffi.manifest import Residency
-from ediffi.noise import ROOT, Interval, LogNormal
-from ediffi.sampling import Sampling
-from ediffi.stages.checkpoint_file import WholeFiles
-from ediffi.stages.diffusion_stage import DiffusionStage
-from ediffi.stages.start import Start
-from evaluation.measures.networks import network
-from evaluation.measures.reference import Reference, read_npz
-from evaluation.measures.rows import Layout, Rows, open_table
-from evaluation.measures.weights import read_tensors
-from registry import denoisers, encoders
-from tests.ediffi.conftest import TINY_BASE, model_folder, recipe, shard_folder
+from ediffi.diffusion.noise import ROOT, Interval, LogNormal
+from ediffi.evaluation.metrics.networks import network
+from ediffi.evaluation.metrics.reference import Reference, read_npz
+from ediffi.evaluation.metrics.rows import Layout, Rows, open_table
+from ediffi.evaluation.metrics.weights import read_tensors
+from ediffi.pipeline.cascade import Cascade
+from ediffi.pipeline.manifest import Residency
+from ediffi.pipeline.stage import Sampling
+from ediffi.registry import denoisers, encoders
+from ediffi.training import checkpoint as checkpoints
+from ediffi.training.atomic_checkpoint import AtomicCheckpointIO
+from ediffi.training.convert import convert, convert_adm
+from ediffi.training.growth.compose import StageRecipe, read_run, trained_stage
+from ediffi.training.growth.schedule import Node, Schedule, Trunk
+from ediffi.training.lightning_module import DiffusionStage
+from ediffi.training.lora import Lora
+from ediffi.training.start import Start
 from tests.evaluation.test_reference import EXTRACTOR
+from tests.world import TINY_BASE
 
-__all__ = ["model_folder", "recipe", "shard_folder"]
 pytestmark = [pytest.mark.filterwarnings(f"ignore:{m}") for m in (*QUIET, ".*Checkpoint directory.*")]
 
 Loader = Callable[[Path], object]
@@ -156,7 +155,7 @@ def test_a_run_is_not_composed_grown_or_resumed_from_one(
     run = tmp_path / "runs" / Interval(1, 0).label
     (run / "checkpoints").mkdir(parents=True)
     (run / "checkpoints" / "last.ckpt").write_bytes(form(Bomb(canary)))
-    denoiser = {"class_path": "registry.denoisers.unet_toybox", "init_args": {}}
+    denoiser = {"class_path": "ediffi.registry.denoisers.unet_toybox", "init_args": {}}
     (run / "config.yaml").write_text(yaml.safe_dump({"model": {"denoiser": denoiser}}))
     refused(lambda: read_run(run), "last.ckpt")
     refused(lambda: trained_stage(StageRecipe("base", 16, run, Sampling())), "last.ckpt")
@@ -164,7 +163,7 @@ def test_a_run_is_not_composed_grown_or_resumed_from_one(
     schedule = Schedule(tmp_path / "runs", nodes, None)
     refused(lambda: schedule.steps_done(nodes[0]), "last.ckpt")
     with pytest.raises(Exception):  # noqa: B017, PT011  (torch's own; the command line has a sentence for it, below)
-        WholeFiles().load_checkpoint(run / "checkpoints" / "last.ckpt")
+        AtomicCheckpointIO().load_checkpoint(run / "checkpoints" / "last.ckpt")
 
 
 @pytest.mark.slow

@@ -175,7 +175,7 @@ def test_a_stranger_of_the_same_name_is_named(environment: Path, tmp_path: Path,
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("statement", ["import ediffi", "from ediffi.commands import recipes"])
+@pytest.mark.parametrize("statement", ["import ediffi", "from ediffi.cli import recipes"])
 def test_a_program_gets_an_import_error(environment: Path, tmp_path: Path, stranger: Path, statement: str) -> None:
     code = f"try:\n    {statement}\nexcept ImportError as error:\n    print(error)"
     done = call(tmp_path, environment / "python", "-c", code)

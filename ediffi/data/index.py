@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ediffi.data import places
-from evaluation.files import replace
+from ediffi.io import urls
+from ediffi.io.files import replace
 
 INDEX = "index.json"
 FORMAT = "ediffi-shards-1"
@@ -72,18 +72,18 @@ class Index:
             OSError: a URL cannot be read.
             ValueError: the index is not one of ours, lists no samples, or files that are not in the folder.
         """
-        place = places.join(str(folder), INDEX)
-        if not places.exists(place):
+        place = urls.join(str(folder), INDEX)
+        if not urls.exists(place):
             raise FileNotFoundError(
-                f"no {INDEX} in {places.shown(str(folder))}: write the shards first (ediffi embed, or ediffi toybox "
+                f"no {INDEX} in {urls.shown(str(folder))}: write the shards first (ediffi embed, or ediffi toybox "
                 "shards for a try), or an index of those that are there (ediffi data index)"
             )
-        index = _parsed(places.read_bytes(place), str(folder), place)
+        index = _parsed(urls.read_bytes(place), str(folder), place)
         for shard in index.shards:
-            if complete and not places.is_remote(shard.place) and not shard.path.is_file():
+            if complete and not urls.is_remote(shard.place) and not shard.path.is_file():
                 raise FileNotFoundError(f"{place} lists {shard.path.name}, which is not there")
         if not index.samples:
-            raise ValueError(f"{places.shown(place)} lists no samples")
+            raise ValueError(f"{urls.shown(place)} lists no samples")
         return index
 
 
@@ -123,17 +123,17 @@ def check_embeddings(index: Index, expected: Mapping[str, str | Mapping[str, Any
         if found is None:
             there = ", ".join(sorted(index.encoders)) or "none"
             raise ValueError(
-                f"the shards of {places.shown(index.place)} have no embeddings {source!r}; they have {there}"
+                f"the shards of {urls.shown(index.place)} have no embeddings {source!r}; they have {there}"
             )
         for what, value in ({"name": wanted} if isinstance(wanted, str) else wanted).items():
             if found.get(what, value) != value:
                 raise ValueError(
-                    f"the embeddings {source!r} in the shards of {places.shown(index.place)} are of another encoder: "
+                    f"the embeddings {source!r} in the shards of {urls.shown(index.place)} are of another encoder: "
                     f"{what} {found[what]!r}, where {value!r} is expected; embed the pictures again (ediffi embed)"
                 )
     if dtype is not None and index.dtype not in (None, dtype):
         raise ValueError(
-            f"the embeddings in the shards of {places.shown(index.place)} are {index.dtype}, and {dtype} is expected; "
+            f"the embeddings in the shards of {urls.shown(index.place)} are {index.dtype}, and {dtype} is expected; "
             "embed the pictures again (ediffi embed)"
         )
 
@@ -154,7 +154,7 @@ def _parsed(data: bytes, folder: str, place: str) -> Index:
     try:
         content = json.loads(data)
         shards = [
-            Shard(places.join(folder, _inside(s["file"])), int(s["samples"]), str(s["sha256"]), s.get("bytes"))
+            Shard(urls.join(folder, _inside(s["file"])), int(s["samples"]), str(s["sha256"]), s.get("bytes"))
             for s in content["shards"]
         ]
         encoders = {
@@ -163,7 +163,7 @@ def _parsed(data: bytes, folder: str, place: str) -> Index:
         }
         return Index(place, shards, encoders, content.get("dtype"), content)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{places.shown(place)} is not an index of shards: {error}") from None
+        raise ValueError(f"{urls.shown(place)} is not an index of shards: {error}") from None
 
 
 def _inside(name: Any) -> str:

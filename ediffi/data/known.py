@@ -3,8 +3,8 @@
 import json
 from collections.abc import Sequence
 
-from ediffi.data import places
 from ediffi.data.index import FORMAT, INDEX, Index, Shard
+from ediffi.io import urls
 
 
 def known_shards(shards: Sequence[str]) -> dict[str, Shard]:
@@ -18,14 +18,14 @@ def known_shards(shards: Sequence[str]) -> dict[str, Shard]:
 
 def indexes(shards: Sequence[str]) -> list[Index]:
     """The indexes of ours in the folders of shards; raises as `known_shards`."""
-    folders = dict.fromkeys(map(places.parent, shards))
+    folders = dict.fromkeys(map(urls.parent, shards))
     return [Index.read(folder, complete=False) for folder in folders if _has_index(folder)]
 
 
 def _has_index(folder: str) -> bool:
     """Whether an index of ours is in a folder; others write files of that name too."""
-    place = places.join(folder, INDEX)
+    place = urls.join(folder, INDEX)
     try:
-        return bool(places.exists(place) and json.loads(places.read_bytes(place))["format"] == FORMAT)
+        return bool(urls.exists(place) and json.loads(urls.read_bytes(place))["format"] == FORMAT)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False

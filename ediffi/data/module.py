@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from ediffi.data.degradation.degrade import Degradation
 from ediffi.data.index import Index, check_embeddings, check_same_encoders, read_index
 from ediffi.data.stream import Batch, Picture, ShardStream
-from registry.denoisers.conditioning import ConditionEmbedding
+from ediffi.registry.denoisers.conditioning import ConditionEmbedding
 
 IDENTITY = ("name", "sha256", "revision", "width", "pooled_width")
 """What of an encoder has to stay while a run goes on."""

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from ediffi.data.index import INDEX, Index, Shard, read_index, write_index
 from ediffi.data.tar import PICTURES, Raw, Tally, read_samples
-from evaluation.pictures import reading
-from registry.types import Embedding
+from ediffi.io import images
+from ediffi.registry.types import Embedding
 
 __all__ = [
     "INDEX",
@@ -195,9 +195,9 @@ def decode(raw: Mapping[str, Any]) -> Sample:
 def picture_of(raw: Mapping[str, Any]) -> Image.Image:
     """The RGB picture of a sample, turned as its EXIF says; raises as `decode`, and for too many pixels."""
     data = next(raw[suffix] for suffix in PICTURES if suffix in raw)
-    image = reading.open_picture(data, f"the picture of sample {raw['__key__']!r}")
+    image = images.open_image(data, f"the picture of sample {raw['__key__']!r}")
     ImageOps.exif_transpose(image, in_place=True)
-    return reading.rgb(image)
+    return images.rgb(image)
 
 
 def caption_of(raw: Mapping[str, Any]) -> str:

@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from ediffi.data.degradation.degrade import random_source
-from ediffi.data.picture import crop_to_tensor, to_tensor
 from ediffi.data.shards import Sample, Shard, collate_embeddings, decode, whole_shard
-from registry.types import Conditioning
+from ediffi.io.images import crop_to_tensor, to_tensor
+from ediffi.registry.types import Conditioning
 
 Degrade = Callable[[Tensor, np.random.Generator], Tensor]
 """Makes the low-resolution picture [3, h, w] of a training picture [3, H, W], from the random numbers it is given."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from ediffi.data.places import asked, opened, shown
+from ediffi.io.urls import asked, opened, shown
 
 PICTURES = ("png", "jpg", "jpeg", "webp")
 SUFFIXES = frozenset({*PICTURES, "npy", "json", "txt", "safetensors"})

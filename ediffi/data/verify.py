@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ediffi.data import places
 from ediffi.data.embedding.embed import lacks_for_embedding
 from ediffi.data.index import INDEX, Shard, write_index
 from ediffi.data.known import known_shards
 from ediffi.data.shards import caption_of, embeddings_of, metadata_of, picture_of
 from ediffi.data.tar import PICTURES, Raw, Tally, read_samples
+from ediffi.io import urls
 
 READERS = 4
 
@@ -59,10 +59,10 @@ def check_shard(place: str, known: Shard | None = None, decode: bool = True) -> 
             for what in damages(raw) if decode else ():
                 damaged[what] = damaged.get(what, 0) + 1
     except (OSError, ValueError) as error:
-        checked.problems.append(places.sentence(place, error) if isinstance(error, OSError) else str(error))
+        checked.problems.append(urls.sentence(place, error) if isinstance(error, OSError) else str(error))
         return checked
     checked.problems += checked.tally.broken
-    checked.problems += [f"{places.shown(place)} has {count} broken {what}" for what, count in damaged.items()]
+    checked.problems += [f"{urls.shown(place)} has {count} broken {what}" for what, count in damaged.items()]
     if known is not None:
         checked.problems += differences(known, checked.tally)
     return checked
@@ -70,7 +70,7 @@ def check_shard(place: str, known: Shard | None = None, decode: bool = True) -> 
 
 def differences(known: Shard, tally: Tally) -> list[str]:
     """In what a shard is not the one that an index means."""
-    place, found = places.shown(known.place), []
+    place, found = urls.shown(known.place), []
     if known.bytes is not None and known.bytes != tally.bytes:
         found.append(f"{place} has {tally.bytes} bytes, its index says {known.bytes}")
     if known.samples != tally.samples:
@@ -128,7 +128,7 @@ def write_folder_index(folder: Path) -> tuple[Path, Tally]:
     if index.exists():
         raise FileExistsError(f"{index} exists; `ediffi data verify {folder}` compares the shards with it")
     entries, total = [], Tally()
-    for checked in verify(places.expand([str(folder)]), decode=False):
+    for checked in verify(urls.expand([str(folder)]), decode=False):
         if checked.problems:
             raise ValueError(f"{checked.problems[0]}; nothing is written before every shard is whole")
         tally = checked.tally

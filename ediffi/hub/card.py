@@ -5,15 +5,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ediffi.manifest import listed
-from ediffi.noise import LogNormal
-from ediffi.streaming import parameters
-from evaluation import hub
-from evaluation.naming import measured_name, shown
-from evaluation.results import Results
+from ediffi.diffusion.noise import LogNormal
+from ediffi.diffusion.streaming import parameters
+from ediffi.evaluation import model_index
+from ediffi.evaluation.naming import measured_name, shown
+from ediffi.evaluation.results import Results
+from ediffi.pipeline.manifest import listed
 
 LIBRARY = "ediffi"
-TASK = hub.TASK
+TASK = model_index.TASK
 TAGS = (LIBRARY, TASK, "diffusion", "ensemble-of-experts")
 LIMITATIONS = """\
 - It paints what it was trained on, and its biases; nothing filters what it paints.
@@ -55,7 +55,7 @@ def card(facts: Facts) -> str:
     """
     from huggingface_hub import ModelCardData
 
-    numbers = [one for results in facts.results.values() for one in hub.eval_results(results)]
+    numbers = [one for results in facts.results.values() for one in model_index.eval_results(results)]
     data = ModelCardData(
         license=facts.license,
         library_name=LIBRARY,

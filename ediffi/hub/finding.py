@@ -6,9 +6,9 @@ from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
-from ediffi import models as known
-from ediffi.hub import fetch
-from ediffi.hub.place import SCHEME, Place, place_of
+from ediffi.hub import download
+from ediffi.hub import models as known
+from ediffi.hub.repository import SCHEME, Place, place_of
 
 CONFIG = "config.json"
 PICKLES = (".ckpt", ".bin", ".pt", ".pth", ".pkl", ".pickle")
@@ -24,7 +24,7 @@ class Found(NamedTuple):
     def fetch(self, wanted: Callable[[], Sequence[str]]) -> None:
         """See to it that the files that `wanted` gives, called if need be, are there; see `hub.fetch.complete`."""
         if self.place is not None:
-            fetch.complete(self.place, self.folder, wanted(), self.local_files_only)
+            download.complete(self.place, self.folder, wanted(), self.local_files_only)
 
 
 def find(model: str | Path, revision: str | None = None, local_files_only: bool = False) -> Found:
@@ -54,7 +54,7 @@ def find(model: str | Path, revision: str | None = None, local_files_only: bool 
     place = None if isinstance(model, Path) or folder.is_dir() else place_of(text, revision)
     if place is not None:
         try:
-            return Found(fetch.snapshot(place, CONFIG, local_files_only), place, local_files_only)
+            return Found(download.snapshot(place, CONFIG, local_files_only), place, local_files_only)
         except OSError as error:
             meant = text.startswith(SCHEME) or listed_model is not None
             raise type(error)(str(error) if meant else f"there is no folder {text!r} here, and {error}") from None

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ediffi.manifest import Part, listed
-from evaluation.files import sha256
-from registry import denoisers, encoders, samplers
-from registry.core import HOUSE, Registry, UnknownNameError
+from ediffi.io.files import sha256
+from ediffi.pipeline.manifest import Part, listed
+from ediffi.registry import denoisers, encoders, samplers
+from ediffi.registry.core import HOUSE, Registry, UnknownNameError
 
 WEIGHTS = re.compile(r"[A-Za-z0-9][\w.-]*\.safetensors")
 SUFFIXES = (".json", ".safetensors", ".model", ".txt")

@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ediffi import folder
+from ediffi.evaluation import model_index, report, results
 from ediffi.hub import listing
 from ediffi.hub.card import Facts, card
-from ediffi.hub.place import REVISION, check_repository
+from ediffi.hub.repository import REVISION, check_repository
 from ediffi.hub.samples import SAMPLES, paint
-from ediffi.hub.source import left_out, model_folder
 from ediffi.hub.upload import Content, upload
-from ediffi.manifest import Part
-from evaluation import hub, report, results
-from registry.core import HUB_ID
+from ediffi.pipeline import folder
+from ediffi.pipeline.manifest import Part
+from ediffi.registry.core import HUB_ID
+from ediffi.training.publishable import left_out, model_folder
 
 if TYPE_CHECKING:
-    from ediffi.cascade import Cascade
+    from ediffi.pipeline.cascade import Cascade
 
 LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 
@@ -214,19 +214,19 @@ def _evaluations(
     for where in folders:
         found = results.Results.read(where)
         _check_same_model(found, where, place)
-        written = hub.write(found, beside / f"results-{len(judged)}")
+        written = model_index.write(found, beside / f"results-{len(judged)}")
         path = f"results/{written[1].stem}"
         if path in judged:
             raise ValueError(f"{where} is of the suite {written[1].stem!r}, and so is another that was given")
         judged[path] = found
-        files[f"{hub.ENTRIES}/{written[1].name}"] = written[1]
+        files[f"{model_index.ENTRIES}/{written[1].name}"] = written[1]
         pages = (results.FILE, report.FILE)
         files |= {f"{path}/{page}": where / page for page in pages if (where / page).is_file()}
     return judged, files
 
 
 def _check_same_model(found: results.Results, where: Path, place: Path) -> None:
-    from evaluation.files import sha256
+    from ediffi.io.files import sha256
 
     told = {point.settings.get("model_sha256") for point in found.points} - {None}
     if told and (place / folder.CONFIG).is_file() and told != {mine := sha256(place / folder.CONFIG)}:

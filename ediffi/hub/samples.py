@@ -4,8 +4,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from ediffi import folder, gallery
-from ediffi.cascade import Cascade
+from ediffi.io import png
+from ediffi.pipeline import folder
+from ediffi.pipeline.cascade import Cascade
 
 SAMPLES = "samples.png"
 SIDE = 256
@@ -42,5 +43,5 @@ def paint(place: Path, output: Path, device: str = "cpu") -> list[str]:
     grid = Image.new("RGB", (side * len(prompts), side))
     for column, image in enumerate(pictures.images):
         grid.paste(image.resize((side, side)), (side * column, 0))
-    gallery.save(grid, output, pictures.settings)
+    png.save(grid, output, pictures.settings)
     return prompts

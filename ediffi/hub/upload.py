@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ediffi
-from ediffi.hub.answers import plainly
 from ediffi.hub.card import LIBRARY
+from ediffi.hub.errors import plainly
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image
 
-from ediffi.paint import Region
+from ediffi.diffusion.paint import Region
 
 PALETTE = ("#e5484d", "#0a84ff", "#f5a524", "#2f9e5b", "#8e4ec6", "#e45ba6", "#12a5b5", "#8d6e52")
 """The colours of the brushes; a layout has at most as many phrases."""

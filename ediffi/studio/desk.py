@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ediffi.cascade import Progress
-from ediffi.data.picture import open_picture
-from ediffi.painter import Painter
+from ediffi.io.images import open_image
+from ediffi.pipeline.cascade import Progress
+from ediffi.pipeline.painter import Painter
 from ediffi.studio.order import Order, lost, order_of
-from ediffi.studio.pace import Pace
+from ediffi.studio.pace import StepTimes
 from ediffi.studio.run import Event, Line, Run, Work
 from ediffi.studio.shelf import Shelf
 from ediffi.studio.words import Words, watch
@@ -24,7 +24,7 @@ class Desk:
     def __init__(self, painter: Painter, shelf: Shelf) -> None:
         self.painter, self.shelf = painter, shelf
         self.cascade = painter.cascade
-        self.line, self.pace = Line(), Pace()
+        self.line, self.pace = Line(), StepTimes()
         self._runs: dict[str, list[Run]] = {}
 
     def notices(self, order: Order) -> list[str]:
@@ -69,7 +69,7 @@ class Desk:
             raise ValueError(f"{name} does not hold its own {', '.join(outside)}, so it cannot be sampled again here")
         order = order_of(settings, self.cascade)
         index = int(settings.get("first_index", 0)) + int(settings.get("index", 0))
-        image = open_picture(self.shelf.path(name))
+        image = open_image(self.shelf.path(name), exif=True)
 
         def work(progress: Progress) -> Words:
             return watch(self.cascade, order, self.shelf, index, image, progress)

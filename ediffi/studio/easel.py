@@ -3,9 +3,9 @@
 import time
 from collections.abc import Sequence
 
-from ediffi.cascade import Cascade
-from ediffi.sampling import Sampling
-from ediffi.studio.pace import Pace
+from ediffi.pipeline.cascade import Cascade
+from ediffi.pipeline.stage import Sampling
+from ediffi.studio.pace import StepTimes
 from ediffi.studio.run import Event, Step, Waiting
 from ediffi.studio.sheet import data_url, sheet
 from ediffi.studio.spectrum import Spectrum
@@ -23,7 +23,7 @@ class Easel:
     """
 
     def __init__(
-        self, cascade: Cascade, plan: Sequence[Sampling], pace: Pace, images: int = 1, notices: Sequence[str] = ()
+        self, cascade: Cascade, plan: Sequence[Sampling], pace: StepTimes, images: int = 1, notices: Sequence[str] = ()
     ) -> None:
         pairs = zip(cascade.stages, plan, strict=True)
         self.spectra = {stage.name: Spectrum(stage, sampling) for stage, sampling in pairs}

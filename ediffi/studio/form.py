@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ediffi.data.picture import open_picture
-from ediffi.guidance import STYLE
+from ediffi.diffusion.guidance import STYLE
+from ediffi.io.images import open_image
 from ediffi.studio.canvas import PHRASES
 from ediffi.studio.desk import Desk
 from ediffi.studio.order import Order, sampler_names
@@ -119,7 +119,7 @@ def uploaded(shelf: Shelf, path: str) -> dict[str, str]:
         ValueError: it is no picture, is broken, or has too many pixels.
     """
     try:
-        return style_value(shelf, shelf.keep_style(open_picture(Path(path))))
+        return style_value(shelf, shelf.keep_style(open_image(Path(path), exif=True)))
     except ValueError as error:
         raise ValueError(str(error).replace(path, Path(path).name)) from None
 

@@ -7,16 +7,16 @@ from typing import Any
 
 import torch
 
-from ediffi.cascade import Cascade
-from ediffi.data.picture import open_picture
-from ediffi.paint import Region, places
-from ediffi.prompt import parse
-from ediffi.request import Style
-from ediffi.sampling import Sampling
+from ediffi.diffusion.paint import Region, places
+from ediffi.io.images import open_image
+from ediffi.pipeline.cascade import Cascade
+from ediffi.pipeline.options import Style
+from ediffi.pipeline.prompt import parse
+from ediffi.pipeline.stage import Sampling
+from ediffi.registry import samplers
+from ediffi.registry.samplers.presets import PRESETS
 from ediffi.studio.canvas import Layout
 from ediffi.studio.shelf import Shelf
-from registry import samplers
-from registry.samplers.presets import PRESETS
 
 OUTSIDE = ("paint", "style", "switch", "edit", "low_res")
 """What settings know only by its hash, or what the page has no field for."""
@@ -129,7 +129,7 @@ class Order:
             FileNotFoundError: the style picture is gone.
             ValueError: it is no picture, or the layout is broken.
         """
-        style = Style(open_picture(shelf.style(self.style)), self.style_scale) if self.style else None
+        style = Style(open_image(shelf.style(self.style), exif=True), self.style_scale) if self.style else None
         return {
             "prompt": self.prompt,
             "negative_prompt": self.negative_prompt or None,

@@ -8,7 +8,7 @@ KEEP = 0.7
 """How much of what was known stays when a new time is seen."""
 
 
-class Pace:
+class StepTimes:
     """Seconds a step takes for one picture, by stage."""
 
     def __init__(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ediffi.sampling import Sampling
+from ediffi.pipeline.stage import Sampling
 from ediffi.studio.catalogue import catalogue, label, prompt_of
 from ediffi.studio.desk import Desk
 from ediffi.studio.easel import Easel

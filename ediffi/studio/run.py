@@ -9,9 +9,9 @@ from typing import Any
 
 from PIL import Image
 
-from ediffi.cascade import Progress
-from ediffi.data.picture import to_images
-from registry.types import SamplerState
+from ediffi.io.images import to_images
+from ediffi.pipeline.cascade import Progress
+from ediffi.registry.types import SamplerState
 
 POLL = 0.25
 """Seconds between looks at whether a run that waits was stopped."""

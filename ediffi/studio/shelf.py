@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from ediffi import gallery
+from ediffi.io import png
 
 STYLES = "styles"
 SHOWN = 120
@@ -57,7 +57,7 @@ class Shelf:
         stem = self._free()
         names = [f"{stem}-{index}.png" for index in range(len(images))]
         for index in reversed(range(len(images))):  # so that the first is the newest
-            gallery.save(images[index], self.folder / names[index], {**settings, "index": index})
+            png.save(images[index], self.folder / names[index], {**settings, "index": index})
         return names
 
     def entries(self, most: int = SHOWN) -> list[Entry]:
@@ -122,7 +122,7 @@ class Shelf:
         try:
             key = (path.name, path.stat().st_mtime_ns)
             if key not in self._read:
-                settings = gallery.settings_of(path)
+                settings = png.settings_of(path)
                 self._read[key] = Entry(path.name, settings) if isinstance(settings, dict) else None
             return self._read[key]
         except FileNotFoundError:  # removed just now

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ediffi.experts import ExpertTree
-from ediffi.sampling import Sampling, Stage
+from ediffi.diffusion.experts import ExpertTree
+from ediffi.pipeline.stage import Sampling, Stage
 from ediffi.studio.run import Step
 from ediffi.studio.sheet import data_url
 

@@ -9,14 +9,14 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from ediffi.analysis import NULL, Attention, attention_maps
-from ediffi.cascade import Cascade, Progress
-from ediffi.sampling import Stage, Steering
+from ediffi.pipeline.attention_maps import NULL, Attention, attention_maps
+from ediffi.pipeline.cascade import Cascade, Progress
+from ediffi.pipeline.stage import Stage, Steering
+from ediffi.registry.random import generators
+from ediffi.registry.types import Conditioning
 from ediffi.studio.order import Order
 from ediffi.studio.sheet import data_url
 from ediffi.studio.shelf import Shelf
-from registry.random import generators
-from registry.types import Conditioning
 
 SIDE = 96
 """Pixels of a word's tile."""

@@ -10,14 +10,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from ediffi.cascade import Cascade
-from ediffi.data.picture import to_images
-from ediffi.paint import SIDE, Region, polygon
-from ediffi.request import Style
-from ediffi.sampling import Sampling, Steering
-from ediffi.toybox.score import wrap
-from ediffi.toybox.shards import in_style
-from evaluation.datasets.toybox import (
+from ediffi.diffusion.paint import SIDE, Region, polygon
+from ediffi.evaluation.datasets.toybox import (
     BACKGROUNDS,
     COLOURS,
     STYLES,
@@ -32,12 +26,18 @@ from evaluation.datasets.toybox import (
     sample_scene,
     score,
 )
-from evaluation.datasets.toybox.caption import NAMEABLE
-from evaluation.datasets.toybox.oracle import Seen
-from evaluation.datasets.toybox.render import draw
-from evaluation.datasets.toybox.scene import Placed, Slot, Split, radius
-from registry.random import generators
-from registry.types import Conditioning
+from ediffi.evaluation.datasets.toybox.caption import NAMEABLE
+from ediffi.evaluation.datasets.toybox.oracle import Seen
+from ediffi.evaluation.datasets.toybox.render import draw
+from ediffi.evaluation.datasets.toybox.scene import Placed, Slot, Split, radius
+from ediffi.io.images import to_images
+from ediffi.pipeline.cascade import Cascade
+from ediffi.pipeline.options import Style
+from ediffi.pipeline.stage import Sampling, Steering
+from ediffi.registry.random import generators
+from ediffi.registry.types import Conditioning
+from ediffi.toybox.score import wrap
+from ediffi.toybox.shards import in_style
 
 HALF = 0.25
 """Half the side of a painted square, frame units: the largest object fits in."""
@@ -168,7 +168,7 @@ def judge_style(
     Args:
         cascade: the model.
         cases: of `styled_cases`.
-        style_scale: see `Guided`; None leaves the reference out.
+        style_scale: see `ClassifierFreeGuidance`; None leaves the reference out.
         seed: picture k is painted with (seed, k).
         guidance_scale: of the base stage; the model's own by default.
 

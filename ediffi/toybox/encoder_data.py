@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from ediffi.evaluation.datasets.toybox import Scene, caption, render, vocabulary
+from ediffi.evaluation.datasets.toybox.caption import NAMEABLE, Length
 from ediffi.toybox.fitting import device
-from evaluation.datasets.toybox import Scene, caption, render, vocabulary
-from evaluation.datasets.toybox.caption import NAMEABLE, Length
 
 PAD, END, UNKNOWN, BEGIN = "<pad>", "</s>", "<unk>", "<s>"
 SPECIAL = (PAD, END, UNKNOWN, BEGIN)
@@ -30,7 +30,7 @@ UNKNOWN_COUNTS = (0, 0, 0, 0, 0, 1, 1, 2, 3)
 def word_tokenizer(begin: bool, max_length: int) -> Any:
     """A transformers tokenizer with one token a Toybox word: ids of `SPECIAL` first, then the vocabulary in its order.
 
-    Splits as `evaluation.datasets.toybox` does: words may have inner hyphens and apostrophes, marks stand alone.
+    Splits as `ediffi.evaluation.datasets.toybox` does: words may have inner hyphens and apostrophes, marks stand alone.
 
     Args:
         begin: whether texts open with the begin token (CLIP) or not (T5); they always close with the end token.

@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ediffi.evaluation.datasets.toybox import BACKGROUNDS, STYLES, caption, sample_scene
+from ediffi.registry.encoders.clip import ClipImageEncoder, ClipTextEncoder, load_clip, pool_text, text_states
 from ediffi.toybox.encoder_data import (
     END,
     PICTURE,
@@ -29,8 +31,6 @@ from ediffi.toybox.encoder_data import (
 from ediffi.toybox.fitting import Budget, device, fit, replacing, write_record
 from ediffi.toybox.t5 import BUDGET as T5_BUDGET
 from ediffi.toybox.t5 import train_t5
-from evaluation.datasets.toybox import BACKGROUNDS, STYLES, caption, sample_scene
-from registry.encoders.clip import ClipImageEncoder, ClipTextEncoder, load_clip, pool_text, text_states
 
 CLIP_BUDGET = Budget(steps=700, batch_size=256, learning_rate=1e-3)
 JUDGE_BUDGET = Budget(steps=1500, batch_size=256, learning_rate=1e-3)
@@ -113,7 +113,7 @@ def clip_settings(words: int) -> dict[str, Any]:
 
 
 def write_clip(folder: Path, model: nn.Module, tokenizer: Any, settings: dict[str, Any]) -> None:
-    """Write config, bf16 weights and tokenizer, as `registry.encoders.clip_text` and `clip_image` load them."""
+    """Write config, bf16 weights and tokenizer, as `ediffi.registry.encoders.clip_text` and `clip_image` load them."""
     from safetensors.torch import save_file
 
     weights = {name: value.to(torch.bfloat16).contiguous() for name, value in model.state_dict().items()}

@@ -8,11 +8,11 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from ediffi.cascade import Cascade
-from ediffi.data.picture import to_tensor
-from evaluation.datasets.toybox import prompts, render
-from registry.denoisers.precondition import upsample
-from registry.random import generators
+from ediffi.evaluation.datasets.toybox import prompts, render
+from ediffi.io.images import to_tensor
+from ediffi.pipeline.cascade import Cascade
+from ediffi.registry.denoisers.precondition import upsample
+from ediffi.registry.random import generators
 
 
 def psnr(images: Float[Tensor, "b 3 h w"], truth: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:

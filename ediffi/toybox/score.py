@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from ediffi.cascade import Cascade
-from ediffi.data.picture import to_images
-from evaluation.datasets.toybox import Caption, Scene, Score, accuracy, prompts, read_batch, score
-from evaluation.datasets.toybox.caption import Length
+from ediffi.evaluation.datasets.toybox import Caption, Scene, Score, accuracy, prompts, read_batch, score
+from ediffi.evaluation.datasets.toybox.caption import Length
+from ediffi.io.images import to_images
+from ediffi.pipeline.cascade import Cascade
 
 READABLE = 32
 """Smallest pictures the oracle reads well."""

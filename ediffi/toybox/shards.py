@@ -11,13 +11,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from ediffi.data.embedding.identity import build, identity
-from ediffi.data.picture import to_tensor
 from ediffi.data.shards import Sample, embedding_tensors, write_shards
-from ediffi.manifest import Part
-from evaluation.datasets.toybox import Scene, caption, render, sample_scene
-from evaluation.datasets.toybox.caption import NAMEABLE, Length
-from evaluation.datasets.toybox.scene import Split
-from registry.types import Encoder
+from ediffi.evaluation.datasets.toybox import Scene, caption, render, sample_scene
+from ediffi.evaluation.datasets.toybox.caption import NAMEABLE, Length
+from ediffi.evaluation.datasets.toybox.scene import Split
+from ediffi.io.images import to_tensor
+from ediffi.pipeline.manifest import Part
+from ediffi.registry.types import Encoder
 
 CHUNK = 256
 CLIP_SIZE = 64

@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from ediffi.evaluation.datasets.toybox import COLOURS, LAYOUTS, SHAPES, SIZES, Scene, caption, sample_scene
+from ediffi.evaluation.datasets.toybox.caption import Caption, Length
+from ediffi.evaluation.datasets.toybox.scene import Split
 from ediffi.toybox.encoder_data import END, LENGTHS, SPECIAL, draw_length, strew, word_tokenizer
 from ediffi.toybox.fitting import Budget, device, fit, replacing, write_record
-from evaluation.datasets.toybox import COLOURS, LAYOUTS, SHAPES, SIZES, Scene, caption, sample_scene
-from evaluation.datasets.toybox.caption import Caption, Length
-from evaluation.datasets.toybox.scene import Split
 
 BUDGET = Budget(steps=600, batch_size=128, learning_rate=2e-3)
 COLOUR_NAMES, SIZE_NAMES = tuple(COLOURS), tuple(SIZES)

@@ -6,10 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from evaluation.compositional import layouts
-from evaluation.compositional.layouts import Layout
-from evaluation.compositional.prompt_set import PromptSet
-from evaluation.compositional.prompts import Prompt, read_geneval, read_hpsv2, read_partiprompts, read_t2i_compbench
+from ediffi.evaluation.compositional import layouts
+from ediffi.evaluation.compositional.layouts import Layout
+from ediffi.evaluation.compositional.prompt_set import PromptSet
+from ediffi.evaluation.compositional.prompts import (
+    Prompt,
+    read_geneval,
+    read_hpsv2,
+    read_partiprompts,
+    read_t2i_compbench,
+)
 
 
 @dataclass(frozen=True)

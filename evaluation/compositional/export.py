@@ -12,16 +12,16 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from evaluation import files
-from evaluation.compositional.benchmarks import Benchmark, named, read_prompt_set
-from evaluation.compositional.layouts import Layout
-from evaluation.compositional.prompt_set import PromptSet
-from evaluation.pictures import claim, stamp
-from evaluation.pictures.folder import PictureFolder
-from evaluation.pictures.found import SUFFIXES, FoundPictures, find_pictures
-from evaluation.pictures.numbered import Pictures
-from evaluation.pictures.reading import oddity, rgb
-from evaluation.pictures.shards import INDEX, PictureShards
+from ediffi.evaluation.compositional.benchmarks import Benchmark, named, read_prompt_set
+from ediffi.evaluation.compositional.layouts import Layout
+from ediffi.evaluation.compositional.prompt_set import PromptSet
+from ediffi.evaluation.images import claim, stamp
+from ediffi.evaluation.images.folder import PictureFolder
+from ediffi.evaluation.images.found import SUFFIXES, FoundPictures, find_pictures
+from ediffi.evaluation.images.numbered import Pictures
+from ediffi.evaluation.images.shards import INDEX, PictureShards
+from ediffi.io import files
+from ediffi.io.images import oddity, rgb
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG"}
 SUFFIXES_OF = {"PNG": {".png"}, "JPEG": {".jpg", ".jpeg"}}

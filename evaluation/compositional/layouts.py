@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from evaluation.compositional.prompts import STYLES, Prompt
+from ediffi.evaluation.compositional.prompts import STYLES, Prompt
 
 MAX_NAME = 255
 """Longest file name in bytes that common file systems take."""

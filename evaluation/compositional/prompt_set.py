@@ -5,9 +5,9 @@ from typing import Any
 
 from PIL import Image
 
-from evaluation.compositional.prompts import Prompt
-from evaluation.datasets.captioned import Item
-from evaluation.pictures.claim import settings_hash
+from ediffi.evaluation.compositional.prompts import Prompt
+from ediffi.evaluation.datasets.captioned import Item
+from ediffi.evaluation.images.claim import settings_hash
 
 
 class PromptSet:

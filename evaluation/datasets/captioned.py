@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
 
-from evaluation.pictures.reading import BadPicture, open_picture, rgb, square
+from ediffi.io.images import BadImageError, open_image, rgb, square
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,9 @@ def photograph(path: Path, size: int) -> Image.Image:
     """A photograph as a reference picture: RGB, the centre square, `size` a side.
 
     Raises:
-        BadPicture: it is missing or broken.
+        BadImageError: it is missing or broken.
     """
     try:
-        return square(rgb(open_picture(path)), size)
+        return square(rgb(open_image(path)), size)
     except FileNotFoundError:
-        raise BadPicture(f"no picture {path}; `ediffi evaluate prepare` says what is missing") from None
+        raise BadImageError(f"no picture {path}; `ediffi evaluate prepare` says what is missing") from None

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from evaluation.datasets.captioned import CaptionedPictures
+from ediffi.evaluation.datasets.captioned import CaptionedPictures
 
 ROOTS = {"coco2014": Path("data/coco2014"), "visual-genome": Path("data/visual-genome")}
 """Where a data set is looked for if nobody says where."""
@@ -22,9 +22,9 @@ def open_dataset(name: str, root: Path | None = None, options: Mapping[str, Any]
         ValueError: there is no such data set, it takes no such option, or its files are broken.
         OSError: a file is missing or cannot be read.
     """
-    from evaluation.datasets.coco import Coco
-    from evaluation.datasets.toybox.judged import Toybox
-    from evaluation.datasets.visual_genome import VisualGenome
+    from ediffi.evaluation.datasets.coco import Coco
+    from ediffi.evaluation.datasets.toybox.judged import Toybox
+    from ediffi.evaluation.datasets.visual_genome import VisualGenome
 
     openers = {"coco2014": Coco.open, "visual-genome": VisualGenome, "toybox": Toybox}
     if name not in openers:

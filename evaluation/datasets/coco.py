@@ -6,9 +6,9 @@ from typing import Any
 
 from PIL import Image
 
-from evaluation.datasets.annotations import entries, read_json, tidy, whole
-from evaluation.datasets.captioned import Item, photograph
-from evaluation.files import sha256
+from ediffi.evaluation.datasets.annotations import entries, read_json, tidy, whole
+from ediffi.evaluation.datasets.captioned import Item, photograph
+from ediffi.io.files import sha256
 
 FILE = "captions_val2014.json"
 FOLDER = "val2014"

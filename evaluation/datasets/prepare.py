@@ -15,10 +15,10 @@ from typing import Final, Protocol, runtime_checkable
 from PIL import Image
 from tqdm import tqdm
 
-from evaluation.datasets import coco, visual_genome
-from evaluation.datasets.captioned import CaptionedPictures
-from evaluation.files import sha256
-from evaluation.pictures.reading import open_picture
+from ediffi.evaluation.datasets import coco, visual_genome
+from ediffi.evaluation.datasets.captioned import CaptionedPictures
+from ediffi.io.files import sha256
+from ediffi.io.images import open_image
 
 ODD_SHARE: Final = 1 / 1000
 """Up to this share of the pictures may have another shape than the annotations say: they err, too. More are refused."""
@@ -253,7 +253,7 @@ def _size(path: Path, thorough: bool) -> tuple[int, int] | None:
     """Width and height as its header says, or as decoded; None if it is no picture."""
     try:
         if thorough:
-            return open_picture(path).size
+            return open_image(path).size
         with Image.open(path) as image:
             return image.size
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # what PIL raises at what is no picture

@@ -10,9 +10,9 @@ from typing import Any, Final, NamedTuple
 
 from PIL import Image
 
-from evaluation.datasets.annotations import entries, read_json, stream, tidy, whole
-from evaluation.datasets.captioned import Item, photograph
-from evaluation.files import sha256
+from ediffi.evaluation.datasets.annotations import entries, read_json, stream, tidy, whole
+from ediffi.evaluation.datasets.captioned import Item, photograph
+from ediffi.io.files import sha256
 
 REGIONS: Final = "region_descriptions.json"
 IMAGES: Final = "image_data.json"
@@ -23,7 +23,7 @@ CORRUPT: Final = frozenset({1592, 1722, 4616, 4617})
 """Photographs that work on scene graphs leaves out as corrupt, since Xu et al. 2017; so do we."""
 
 
-class Region(NamedTuple):
+class RegionDescription(NamedTuple):
     """A described part of a photograph.
 
     Attributes:
@@ -137,7 +137,7 @@ class VisualGenome:
         return {}
 
 
-def join(regions: Iterable[Region], words: float = WORDS) -> str:
+def join(regions: Iterable[RegionDescription], words: float = WORDS) -> str:
     """One caption of many regions: a pure function of the set of them, whatever their order.
 
     The largest box comes first, of equal ones the smaller id. A phrase is skipped if one before it has all of its words
@@ -208,7 +208,7 @@ def _captions(path: Path, known: Iterable[int], wanted: Iterable[int], words: fl
     return captions, blank
 
 
-def _regions(content: Any, image: str) -> list[Region]:
+def _regions(content: Any, image: str) -> list[RegionDescription]:
     """The regions of an image; those without words have an empty phrase."""
     regions = []
     for index, entry in enumerate(entries(content, f"regions of {image}")):
@@ -217,7 +217,7 @@ def _regions(content: Any, image: str) -> list[Region]:
         if not isinstance(phrase, str | None):
             raise ValueError(f"{what} has the phrase {phrase!r:.60}; a text is needed")
         width, height = whole(entry, "width", what, None), whole(entry, "height", what, None)
-        regions.append(Region(key, max(width, 0) * max(height, 0), tidy(phrase or "", what).strip(" .,;:")))
+        regions.append(RegionDescription(key, max(width, 0) * max(height, 0), tidy(phrase or "", what).strip(" .,;:")))
     return regions
 
 

@@ -9,20 +9,12 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from evaluation.files import replace
-from evaluation.naming import comparable_to_paper, convention, dataset_name, distance_name
-from evaluation.report.samples import Sample, wall
-from evaluation.report.tables import (
-    Bars,
-    Headline,
-    Table,
-    bar_tables,
-    headlines,
-    main_table,
-    settings_tables,
-)
-from evaluation.results import Results, check_comparable, flattened
-from evaluation.tradeoff import MatplotlibMissing, describe, svg
+from ediffi.evaluation.naming import comparable_to_paper, convention, dataset_name, distance_name
+from ediffi.evaluation.report.samples import Sample, wall
+from ediffi.evaluation.report.tables import Bars, Headline, Table, bar_tables, headlines, main_table, settings_tables
+from ediffi.evaluation.results import Results, check_comparable, flattened
+from ediffi.evaluation.tradeoff import MatplotlibMissing, describe, svg
+from ediffi.io.files import replace
 
 FILE = "report.html"
 TEMPLATE = "report.html.j2"

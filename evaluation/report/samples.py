@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from evaluation.pictures.reading import rgb
+from ediffi.io.images import rgb
 
 SIDE = 192
 """Longest side of a picture on the page."""

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from evaluation.naming import distance, is_distance, less_is_better, measured_name, metric_name, shown
-from evaluation.results import Point, Results, flattened
-from evaluation.tradeoff.plan import in_order
+from ediffi.evaluation.naming import distance, is_distance, less_is_better, measured_name, metric_name, shown
+from ediffi.evaluation.results import Point, Results, flattened
+from ediffi.evaluation.tradeoff.plan import in_order
 
 ORDER = ("kid_mean", "precision", "recall", "f_score", "clip_score")
 

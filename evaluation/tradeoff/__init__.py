@@ -4,7 +4,7 @@ What cannot be a curve becomes what it can be: FID over guidance where there is 
 setting. What has no place is named below the figure.
 """
 
-from evaluation.tradeoff.plan import Plan, plan
-from evaluation.tradeoff.plot import MatplotlibMissing, describe, draw, svg
+from ediffi.evaluation.tradeoff.plan import Plan, plan
+from ediffi.evaluation.tradeoff.plot import MatplotlibMissing, describe, draw, svg
 
 __all__ = ["MatplotlibMissing", "Plan", "describe", "draw", "plan", "svg"]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from evaluation.naming import (
+from ediffi.evaluation.naming import (
     PAPER,
     clip_name,
     convention,
@@ -14,10 +14,10 @@ from evaluation.naming import (
     shortened,
     shown,
 )
-from evaluation.results import Results
-from evaluation.tradeoff.labels import dodge, place
-from evaluation.tradeoff.palette import COLOURS, FAINT, INK, MARKERS, MUTED, SHEET
-from evaluation.tradeoff.plan import Plan, in_order, spot
+from ediffi.evaluation.results import Results
+from ediffi.evaluation.tradeoff.labels import dodge, place
+from ediffi.evaluation.tradeoff.palette import COLOURS, FAINT, INK, MARKERS, MUTED, SHEET
+from ediffi.evaluation.tradeoff.plan import Plan, in_order, spot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from evaluation.naming import comparable_to_paper, distance, is_distance, metric_name
-from evaluation.results import Point, Results, check_comparable
+from ediffi.evaluation.naming import comparable_to_paper, distance, is_distance, metric_name
+from ediffi.evaluation.results import Point, Results, check_comparable
 
 Kind = Literal["curve", "guidance", "bars", "nothing"]
 

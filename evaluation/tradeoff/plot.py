@@ -10,12 +10,12 @@ from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
-from evaluation.files import replace
-from evaluation.naming import PAPER, convention, dataset_name, measured_name, shortened
-from evaluation.results import Results
-from evaluation.tradeoff.axes import bars, curves
-from evaluation.tradeoff.palette import MUTED, STYLE, VARIABLES
-from evaluation.tradeoff.plan import Plan, plan
+from ediffi.evaluation.naming import PAPER, convention, dataset_name, measured_name, shortened
+from ediffi.evaluation.results import Results
+from ediffi.evaluation.tradeoff.axes import bars, curves
+from ediffi.evaluation.tradeoff.palette import MUTED, STYLE, VARIABLES
+from ediffi.evaluation.tradeoff.plan import Plan, plan
+from ediffi.io.files import replace
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -3,7 +3,7 @@
 Each factory returns a `Preconditioned` network, that is `denoiser(x, sigma, cond) -> denoised`. In YAML:
 
     denoiser:
-      class_path: registry.denoisers.unet_toybox
+      class_path: ediffi.registry.denoisers.unet_toybox
       init_args: {channels: 96}
 
 A plug-in's denoiser has such a path too, whatever package it comes from. A variant is its parent with other defaults:
@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from registry.core import Registry, UnknownNameError
-from registry.denoisers.adm import IDDPM, Sinusoids
-from registry.denoisers.conditioning import ConditionEmbedding
-from registry.denoisers.efficient_unet import EfficientUNet
-from registry.denoisers.precondition import Preconditioned
-from registry.denoisers.unet import UNet
+from ediffi.registry.core import Registry, UnknownNameError
+from ediffi.registry.denoisers.adm import IDDPM, Sinusoids
+from ediffi.registry.denoisers.conditioning import ConditionEmbedding
+from ediffi.registry.denoisers.efficient_unet import EfficientUNet
+from ediffi.registry.denoisers.precondition import Preconditioned
+from ediffi.registry.denoisers.unet import UNet
 
 REGISTRY: Registry[nn.Module] = Registry("denoisers")
 register, create, names, describe = REGISTRY.register, REGISTRY.create, REGISTRY.names, REGISTRY.describe
@@ -32,7 +32,7 @@ TOYBOX_POOLED = {"clip_text": 128, "clip_image": 128}
 if not TYPE_CHECKING:  # or the type checker would believe in every name
 
     def __getattr__(name: str) -> Any:
-        """The denoiser of a plug-in, asked for where all are: `class_path: registry.denoisers.NAME`."""
+        """The denoiser of a plug-in, asked for where all are: `class_path: ediffi.registry.denoisers.NAME`."""
         if name.startswith("_"):
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         try:

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from registry.denoisers.layers import Block
-from registry.denoisers.unet import UNet
+from ediffi.registry.denoisers.layers import Block
+from ediffi.registry.denoisers.unet import UNet
 
 STEPS = 1000
 """Steps of the diffusion that the published networks were trained on."""

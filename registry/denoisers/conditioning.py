@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from registry.denoisers.attention import Context, PaintedKeys
-from registry.types import Conditioning, Embedding, Paint
+from ediffi.registry.denoisers.attention import Context, PaintedKeys
+from ediffi.registry.types import Conditioning, Embedding, Paint
 
 
 class FourierFeatures(nn.Module):

@@ -9,11 +9,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from registry.denoisers.attention import Context, CrossAttention, SelfAttention, zeroed
-from registry.denoisers.conditioning import ConditionEmbedding
-from registry.denoisers.layers import Block, ResidualBlock
-from registry.denoisers.precondition import upsample
-from registry.types import Conditioning
+from ediffi.registry.denoisers.attention import Context, CrossAttention, SelfAttention, zeroed
+from ediffi.registry.denoisers.conditioning import ConditionEmbedding
+from ediffi.registry.denoisers.layers import Block, ResidualBlock
+from ediffi.registry.denoisers.precondition import upsample
+from ediffi.registry.types import Conditioning
 
 
 class EfficientUNet(nn.Module):

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from registry.denoisers.attention import Context, CrossAttention, SelfAttention, zeroed
+from ediffi.registry.denoisers.attention import Context, CrossAttention, SelfAttention, zeroed
 
 Resample = Literal["down", "up"]
 

@@ -7,10 +7,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from registry.denoisers.attention import Context, CrossAttention, SelfAttention, zeroed
-from registry.denoisers.conditioning import ConditionEmbedding
-from registry.denoisers.layers import Block, Resample, ResidualBlock
-from registry.types import Conditioning
+from ediffi.registry.denoisers.attention import Context, CrossAttention, SelfAttention, zeroed
+from ediffi.registry.denoisers.conditioning import ConditionEmbedding
+from ediffi.registry.denoisers.layers import Block, Resample, ResidualBlock
+from ediffi.registry.types import Conditioning
 
 
 class UNet(nn.Module):

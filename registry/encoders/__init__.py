@@ -12,11 +12,11 @@ from typing import Literal
 
 import torch
 
-from registry.core import Registry
-from registry.encoders.clip import ClipImageEncoder, ClipTextEncoder
-from registry.encoders.clip_files import load_clip, load_clip_named
-from registry.encoders.t5 import PAPER_TOKENS, T5TextEncoder
-from registry.types import Encoder
+from ediffi.registry.core import Registry
+from ediffi.registry.encoders.clip import ClipImageEncoder, ClipTextEncoder
+from ediffi.registry.encoders.clip_files import load_clip, load_clip_named
+from ediffi.registry.encoders.t5 import PAPER_TOKENS, T5TextEncoder
+from ediffi.registry.types import Encoder
 
 __all__ = [
     "REGISTRY",

@@ -12,10 +12,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from registry.encoders import clip_tokens
-from registry.encoders.clip_files import load_clip
-from registry.encoders.spans import covering, reached, seam
-from registry.types import Embedding
+from ediffi.registry.encoders import clip_tokens
+from ediffi.registry.encoders.clip_files import load_clip
+from ediffi.registry.encoders.spans import covering, reached, seam
+from ediffi.registry.types import Embedding
 
 __all__ = ["ClipImageEncoder", "ClipTextEncoder", "load_clip", "pool_text", "text_states"]
 

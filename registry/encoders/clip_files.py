@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from registry.core import HUB_ID
-from registry.encoders.folder import WANTED_TOKENIZER, check_folder, from_hub, not_to_be_had, read_json
+from ediffi.registry.core import HUB_ID
+from ediffi.registry.encoders.folder import WANTED_TOKENIZER, check_folder, from_hub, not_to_be_had, read_json
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 PINNED = {"timm/vit_large_patch14_clip_224.openai": "18d0535469bb561bf468d76c1d73aa35156c922b"}

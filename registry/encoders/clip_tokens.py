@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
-from registry.encoders.spans import Offsets, readable
+from ediffi.registry.encoders.spans import Offsets, readable
 
 
 def length(tokenizer: Any, part: str) -> int:

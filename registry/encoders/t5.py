@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from registry.core import HUB_ID
-from registry.encoders.folder import WANTED_TOKENIZER, check_folder, from_hub, not_to_be_had, shards
-from registry.encoders.spans import covering, readable, without_space
-from registry.types import Embedding
+from ediffi.registry.core import HUB_ID
+from ediffi.registry.encoders.folder import WANTED_TOKENIZER, check_folder, from_hub, not_to_be_had, shards
+from ediffi.registry.encoders.spans import covering, readable, without_space
+from ediffi.registry.types import Embedding
 
 PAPER_TOKENS = 113
 """How many T5 tokens eDiff-I looks at (section 4.2)."""

@@ -5,18 +5,18 @@
     sampler = samplers.create("heun", s_churn=40)
     images = sampler(denoise, x, karras(18, 0.002, 80))
 
-Grids are in `registry.samplers.schedules`, the paper's own settings in `registry.samplers.presets`.
+Grids are in `ediffi.registry.samplers.schedules`, the paper's own settings in `ediffi.registry.samplers.presets`.
 """
 
 import math
 
-from registry.core import Registry
-from registry.samplers import adams
-from registry.samplers.adams import ExpAdams
-from registry.samplers.deis import Deis, Variable
-from registry.samplers.dpmpp import DPMpp2M
-from registry.samplers.runge_kutta import EULER, HEUN, KUTTA3, Churn, RungeKutta
-from registry.types import Sampler
+from ediffi.registry.core import Registry
+from ediffi.registry.samplers import adams
+from ediffi.registry.samplers.adams import ExpAdams
+from ediffi.registry.samplers.deis import Deis, Variable
+from ediffi.registry.samplers.dpmpp import DPMpp2M
+from ediffi.registry.samplers.runge_kutta import EULER, HEUN, KUTTA3, Churn, RungeKutta
+from ediffi.registry.types import Sampler
 
 REGISTRY: Registry[Sampler] = Registry("samplers")
 names = REGISTRY.names
@@ -78,7 +78,7 @@ def dpmpp_2m() -> DPMpp2M:
 def exp_ab(order: int = 2, variable: adams.Variable = "vp_time") -> ExpAdams:
     """Exponential Adams-Bashforth on the denoised picture, in VP time: n network calls for n steps.
 
-    Meant for the grid that is uniform in t^(1/3), `registry.samplers.schedules.vp_time`.
+    Meant for the grid that is uniform in t^(1/3), `ediffi.registry.samplers.schedules.vp_time`.
 
     Args:
         order: evaluations combined = order of convergence, 1 (DDIM) to 3.

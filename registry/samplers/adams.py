@@ -6,7 +6,7 @@ In lambda = -log sigma the ODE is d x / d lambda = D - x: linear in x, so its so
 
 and an exponential Adams method puts the polynomial through the known D under the integral (Hochbruck & Ostermann 2011,
 "Exponential multistep methods of Adams-type"). DPM-Solver++ (arXiv 2211.01095) and UniPC (arXiv 2302.04867) take the
-polynomial in lambda; ours is in the time t of the linear VP schedule, `registry.samplers.vp`, as "tAB" in the DEIS
+polynomial in lambda; ours is in the time t of the linear VP schedule, `ediffi.registry.samplers.vp`, as "tAB" in the DEIS
 paper (arXiv 2204.13902) takes that of the noise estimate.
 """
 
@@ -18,10 +18,10 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from registry.samplers import vp
-from registry.samplers.lagrange import Array, integrals
-from registry.samplers.ode import Evaluate, combine, descend
-from registry.types import Callback, Denoise, Generators
+from ediffi.registry.samplers import vp
+from ediffi.registry.samplers.lagrange import Array, integrals
+from ediffi.registry.samplers.ode import Evaluate, combine, descend
+from ediffi.registry.types import Callback, Denoise, Generators
 
 Variable = Literal["vp_time", "log_sigma"]
 """What the interpolating polynomial is a polynomial in."""
@@ -39,7 +39,7 @@ def coefficients(
     """w_j = sigma_next * integral of exp(lambda) l_j(v) d lambda, l_j Lagrange's polynomials at `sigmas`.
 
     In v = log sigma these have a closed form (the phi functions of UniPC); in VP time they have none. Both by
-    quadrature, see `registry.samplers.lagrange`. They sum to 1 - sigma_next / sigma.
+    quadrature, see `ediffi.registry.samplers.lagrange`. They sum to 1 - sigma_next / sigma.
 
     Args:
         sigmas: levels of the known evaluations; `sigma` (predictor) or also `sigma_next` (corrector) among them.
@@ -91,7 +91,7 @@ class ExpAdams:
         generator: Generators = None,
         callback: Callback | None = None,
     ) -> Float[Tensor, " b *shape"]:
-        """The clean picture; see `registry.types.Sampler`. `generator` is not drawn from.
+        """The clean picture; see `ediffi.registry.types.Sampler`. `generator` is not drawn from.
 
         With the corrector, `callback` sees the predictor's pictures, those that were evaluated.
 

@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from registry.samplers.lagrange import Array, integrals
-from registry.samplers.ode import Evaluate, combine, descend
-from registry.types import Callback, Denoise, Generators
+from ediffi.registry.samplers.lagrange import Array, integrals
+from ediffi.registry.samplers.ode import Evaluate, combine, descend
+from ediffi.registry.types import Callback, Denoise, Generators
 
 Variable = Literal["log_rho", "rho"]
 """What the interpolating polynomial is a polynomial in."""
@@ -29,7 +29,7 @@ def coefficients(rhos: Sequence[float], rho_next: float, variable: Variable = "l
     """C_j = integral from rho_0 to rho_next of prod_{k != j} (v(rho) - v(rho_k)) / (v(rho_j) - v(rho_k)) d rho.
 
     DEIS's C_ij after the change of variable to rho: the noise estimates at `rhos` are interpolated by Lagrange's
-    polynomial in v = log rho (or v = rho) and integrated over the step, see `registry.samplers.lagrange`.
+    polynomial in v = log rho (or v = rho) and integrated over the step, see `ediffi.registry.samplers.lagrange`.
 
     Args:
         rhos: levels of the known evaluations, the latest (where the step begins) first.
@@ -76,7 +76,7 @@ class Deis:
         generator: Generators = None,
         callback: Callback | None = None,
     ) -> Float[Tensor, " b *shape"]:
-        """The clean picture; see `registry.types.Sampler`. `generator` is not drawn from.
+        """The clean picture; see `ediffi.registry.types.Sampler`. `generator` is not drawn from.
 
         Raises:
             ValueError: `sigmas` is not a decreasing grid that ends in 0.

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from registry.samplers.ode import Evaluate, descend
-from registry.types import Callback, Denoise, Generators
+from ediffi.registry.samplers.ode import Evaluate, descend
+from ediffi.registry.types import Callback, Denoise, Generators
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class DPMpp2M:
         generator: Generators = None,
         callback: Callback | None = None,
     ) -> Float[Tensor, " b *shape"]:
-        """The clean picture; see `registry.types.Sampler`. `generator` is not drawn from.
+        """The clean picture; see `ediffi.registry.types.Sampler`. `generator` is not drawn from.
 
         Raises:
             ValueError: `sigmas` is not a decreasing grid that ends in 0.

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from registry.types import Callback, Denoise, SamplerState
+from ediffi.registry.types import Callback, Denoise, SamplerState
 
 Evaluate = Callable[[Tensor, float], Tensor]
 """`evaluate(x, sigma)`: one network call on the whole batch at the noise level of this very evaluation."""

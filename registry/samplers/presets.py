@@ -16,10 +16,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from registry import samplers
-from registry.core import UnknownNameError
-from registry.samplers.schedules import GRIDS, Grid
-from registry.types import Sampler
+from ediffi.registry import samplers
+from ediffi.registry.core import UnknownNameError
+from ediffi.registry.samplers.schedules import GRIDS, Grid
+from ediffi.registry.types import Sampler
 
 Kind = Literal["base", "super_resolution"]
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from registry.random import randn
-from registry.samplers.ode import Evaluate, combine, descend
-from registry.types import Callback, Denoise, Generators
+from ediffi.registry.random import randn
+from ediffi.registry.samplers.ode import Evaluate, combine, descend
+from ediffi.registry.types import Callback, Denoise, Generators
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class RungeKutta:
         generator: Generators = None,
         callback: Callback | None = None,
     ) -> Float[Tensor, " b *shape"]:
-        """The clean picture; see `registry.types.Sampler`. `generator` draws the churn, where there is any.
+        """The clean picture; see `ediffi.registry.types.Sampler`. `generator` draws the churn, where there is any.
 
         Raises:
             ValueError: `sigmas` is not a decreasing grid that ends in 0.

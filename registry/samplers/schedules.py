@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from registry.samplers import vp
+from ediffi.registry.samplers import vp
 
 Grid = Literal["karras", "vp_time"]
 """What a power of which is uniform: the noise level, or the time of the linear VP schedule."""
@@ -52,7 +52,7 @@ def vp_time(
 ) -> Float[Tensor, " s"]:
     """sigma_i = sigma(t_i), t_i^(1/rho) uniform from t(sigma_max) to t(sigma_min), i < n; sigma_n = 0.
 
-    t is the time of the linear VP schedule, see `registry.samplers.vp`. In the DEIS authors' code this is the grid of
+    t is the time of the linear VP schedule, see `ediffi.registry.samplers.vp`. In the DEIS authors' code this is the grid of
     `ts_phase` "t" and `ts_order` rho. Arguments, result and errors as `karras`.
 
     Args:

@@ -20,7 +20,7 @@ import pytest
 
 from docs.command_lines import LIGHTNING, PLACES, entry, parsers
 from docs.reference import PROGRAMS, TOPS
-from ediffi.commands import recipes
+from ediffi.cli import recipes
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LOADED = {"img": "src", "script": "src", "iframe": "src", "source": "src", "video": "src", "link": "href"}
@@ -171,7 +171,11 @@ def test_every_public_name_is_in_the_reference(pages: dict[Path, Page]) -> None:
         if not place.as_posix().startswith(PROGRAMS):
             module = ".".join(place.with_suffix("").parts).removesuffix(".__init__")
             wanted |= {module, *documented(ast.parse(path.read_text(encoding="utf-8")), module)}
-    assert {"registry.types.Conditioning.drop", "ediffi.cascade.Cascade", "evaluation.measures.kid.kid"} <= wanted
+    assert {
+        "ediffi.registry.types.Conditioning.drop",
+        "ediffi.pipeline.cascade.Cascade",
+        "ediffi.evaluation.metrics.kid.kid",
+    } <= wanted
     assert not wanted - anchors
 
 

@@ -17,9 +17,9 @@ import torch
 from docs.command_lines import LIGHTNING, PLACES, check, parsers
 from docs.hooks import PLACE
 from ediffi.cli import UsageError
-from ediffi.folder import CONFIG, SHIPPED
-from ediffi.reproduction.quoted import QUOTE
-from registry.types import Conditioning, Embedding
+from ediffi.pipeline.folder import CONFIG, SHIPPED
+from ediffi.registry.types import Conditioning, Embedding
+from reproduction.quoted import QUOTE
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PLUGIN = ROOT / "examples" / "plugin"
@@ -151,7 +151,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     shutil.copytree(shipped / "toybox", cache / "snapshots" / commit)
     (cache / "refs").mkdir()
     (cache / "refs" / "v1").write_text(commit)
-    monkeypatch.setattr("ediffi.models.SHIPPED", shipped)
+    monkeypatch.setattr("ediffi.hub.models.SHIPPED", shipped)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -209,7 +209,9 @@ def test_a_place_of_the_paper_map_is_there(file: str, name: str) -> None:
 def test_a_place_that_is_not_there_is_seen() -> None:
     assert there(ROOT / "registry/types.py", "Conditioning.drop")
     assert not there(ROOT / "registry/types.py", "Conditioning.dorp")
-    assert PLACE.findall("x `ediffi/noise.py` `LogNormal.sample`, y") == [("ediffi/noise.py", "LogNormal.sample")]
+    assert PLACE.findall("x `ediffi/diffusion/noise.py` `LogNormal.sample`, y") == [
+        ("ediffi/diffusion/noise.py", "LogNormal.sample")
+    ]
 
 
 def test_all_that_the_code_cites_is_on_the_paper_map() -> None:

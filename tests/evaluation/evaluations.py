@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evaluation.results import Point, Results
+from ediffi.evaluation.results import Point, Results
 
 INCEPTION = {
     "name": "inception-v3-compat",

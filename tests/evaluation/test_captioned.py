@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from evaluation.datasets.captioned import Item, fingerprint, photograph, select, write_selection
-from evaluation.pictures.reading import BadPicture
+from ediffi.evaluation.datasets.captioned import Item, fingerprint, photograph, select, write_selection
+from ediffi.io.images import BadImageError
 
 KNOWN = [Item(str(key), f"caption {key}", f"picture {key % 7}") for key in range(100, 120)]
 GOLDEN_0 = ["115", "119", "107", "110", "118", "102", "113"]
@@ -131,8 +131,8 @@ def test_a_photograph_becomes_a_square(tmp_path: Path, mode: str) -> None:
 
 
 def test_a_photograph_that_is_missing_or_broken_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BadPicture, match=r"no picture .*a\.jpg; `ediffi evaluate prepare` says"):
+    with pytest.raises(BadImageError, match=r"no picture .*a\.jpg; `ediffi evaluate prepare` says"):
         photograph(tmp_path / "a.jpg", 8)
     (tmp_path / "a.jpg").write_bytes(b"\xff\xd8 nothing")
-    with pytest.raises(BadPicture, match=r"a\.jpg is not a picture"):
+    with pytest.raises(BadImageError, match=r"a\.jpg is not a picture"):
         photograph(tmp_path / "a.jpg", 8)

@@ -11,14 +11,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from ediffi.evaluation.metrics.clip_score import MODEL, PRETRAINED, ClipScorer, load_scorer
+from ediffi.evaluation.metrics.features import ClipFeatures
+from ediffi.evaluation.metrics.summary import frechet_name
+from ediffi.io.files import sha256
+from ediffi.registry import encoders
 from ediffi.toybox.encoders import write_clip
-from evaluation.files import sha256
-from evaluation.measures.clip_score import MODEL, PRETRAINED, ClipScorer, load_scorer
-from evaluation.measures.features import ClipFeatures
-from evaluation.measures.summary import frechet_name
-from registry import encoders
 
-SHIPPED = Path(encoders.__file__).parents[2] / "ediffi" / "weights" / "toybox" / "encoders" / "clip"
+SHIPPED = Path(encoders.__file__).parents[2] / "weights" / "toybox" / "encoders" / "clip"
 SIZE = 32
 LONG = "a photograph of " + "very " * 90 + "old harbour"
 CAPTIONS = ["a dog on a beach", "Two women, laughing; one holds an umbrella.", "", LONG]

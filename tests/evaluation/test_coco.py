@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaluation.datasets.captioned import CaptionedPictures, select
-from evaluation.datasets.coco import Coco
-from evaluation.datasets.prepare import SOURCES, Archive, Source, check, prepare
-from evaluation.datasets.toybox import prompts, render
-from evaluation.pictures.reading import BadPicture, rgb, square
+from ediffi.evaluation.datasets.captioned import CaptionedPictures, select
+from ediffi.evaluation.datasets.coco import Coco
+from ediffi.evaluation.datasets.prepare import SOURCES, Archive, Source, check, prepare
+from ediffi.evaluation.datasets.toybox import prompts, render
+from ediffi.io.images import BadImageError, rgb, square
 
 PICTURES, CAPTIONS = 6, 5
 SHAPES = [(64, 48), (48, 64), (64, 64), (50, 40), (80, 60), (40, 40)]
@@ -208,9 +208,9 @@ def test_a_missing_or_broken_picture_is_named(root: Path) -> None:
     first, second = select(data.items(), 2)
     data.path(first.picture).unlink()
     data.path(second.picture).write_bytes(data.path(second.picture).read_bytes()[:300])
-    with pytest.raises(BadPicture, match=rf"no picture .*{first.picture}"):
+    with pytest.raises(BadImageError, match=rf"no picture .*{first.picture}"):
         data.reference(first, 16)
-    with pytest.raises(BadPicture, match=rf"{second.picture} is a broken picture"):
+    with pytest.raises(BadImageError, match=rf"{second.picture} is a broken picture"):
         data.reference(second, 16)
 
 

@@ -16,15 +16,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaluation.compositional import layouts
-from evaluation.compositional.benchmarks import BENCHMARKS, SCRIPTS, named, read_prompt_set
-from evaluation.compositional.export import export, export_pictures
-from evaluation.compositional.prompt_set import PromptSet
-from evaluation.compositional.prompts import STYLES, Prompt, read_geneval, read_hpsv2, read_partiprompts
-from evaluation.compositional.prompts import read_t2i_compbench as read_compbench
-from evaluation.datasets.captioned import CaptionedPictures, select
-from evaluation.pictures import claim, stamp
-from evaluation.pictures.shards import PictureShards
+from ediffi.evaluation.compositional import layouts
+from ediffi.evaluation.compositional.benchmarks import BENCHMARKS, SCRIPTS, named, read_prompt_set
+from ediffi.evaluation.compositional.export import export, export_pictures
+from ediffi.evaluation.compositional.prompt_set import PromptSet
+from ediffi.evaluation.compositional.prompts import STYLES, Prompt, read_geneval, read_hpsv2, read_partiprompts
+from ediffi.evaluation.compositional.prompts import read_t2i_compbench as read_compbench
+from ediffi.evaluation.datasets.captioned import CaptionedPictures, select
+from ediffi.evaluation.images import claim, stamp
+from ediffi.evaluation.images.shards import PictureShards
 
 GENEVAL = [
     {"tag": "single_object", "include": [{"class": "bench", "count": 1}], "prompt": "a photo of a bench"},
@@ -292,9 +292,9 @@ def test_a_link_to_a_picture_is_followed(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from evaluation.compositional.benchmarks import named, read_prompt_set
-from evaluation.compositional.export import export_pictures
-from evaluation.pictures.found import FoundPictures
+from ediffi.evaluation.compositional.benchmarks import named, read_prompt_set
+from ediffi.evaluation.compositional.export import export_pictures
+from ediffi.evaluation.images.found import FoundPictures
 
 class Deadly(FoundPictures):
     def __getitem__(self, index):

@@ -18,15 +18,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models import inception_v3, resnet18, vgg16
 
-from evaluation.files import sha256
-from evaluation.measures import networks
-from evaluation.measures.features import FidelityFeatures, load_extractor
-from evaluation.measures.passes import Networks, measure
-from evaluation.measures.reference import extract_reference, read_reference, reference_key
-from evaluation.measures.rows import Rows
-from evaluation.measures.summary import frechet_name, summarise
-from evaluation.measures.weights import read_tensors
-from evaluation.pictures.found import FoundPictures
+from ediffi.evaluation.images.found import FoundPictures
+from ediffi.evaluation.metrics import networks
+from ediffi.evaluation.metrics.features import FidelityFeatures, load_extractor
+from ediffi.evaluation.metrics.passes import Networks, measure
+from ediffi.evaluation.metrics.reference import extract_reference, read_reference, reference_key
+from ediffi.evaluation.metrics.rows import Rows
+from ediffi.evaluation.metrics.summary import frechet_name, summarise
+from ediffi.evaluation.metrics.weights import read_tensors
+from ediffi.io.files import sha256
 
 INCEPTION = "inception-v3-compat"
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from scipy.stats import ortho_group
 from torch import Tensor
 
-from evaluation.measures.frechet import Moments, factor, frechet_distance, trace_of_root
-from evaluation.measures.kid import kid
-from evaluation.measures.precision_recall import precision_recall
+from ediffi.evaluation.metrics.frechet import Moments, factor, frechet_distance, trace_of_root
+from ediffi.evaluation.metrics.kid import kid
+from ediffi.evaluation.metrics.precision_recall import precision_recall
 
 
 def features(count: int, width: int, seed: int = 0, shared: float = 0.3) -> Tensor:

@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from evaluation.pictures import claim, stamp
-from evaluation.pictures.folder import PictureFolder
-from evaluation.pictures.generate import Made, generate
-from evaluation.pictures.numbered import Store
-from evaluation.pictures.shards import PictureShards
+from ediffi.evaluation.images import claim, stamp
+from ediffi.evaluation.images.folder import PictureFolder
+from ediffi.evaluation.images.generate import Made, generate
+from ediffi.evaluation.images.numbered import Store
+from ediffi.evaluation.images.shards import PictureShards
 
 COUNT, BATCH = 22, 4
 PROMPTS = [f"prompt {index}" for index in range(COUNT)]
@@ -164,9 +164,9 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from PIL import Image
-from evaluation.pictures.generate import generate
-from evaluation.pictures.folder import PictureFolder
-from evaluation.pictures.shards import PictureShards
+from ediffi.evaluation.images.generate import generate
+from ediffi.evaluation.images.folder import PictureFolder
+from ediffi.evaluation.images.shards import PictureShards
 
 class Slow:
     settings = {"seed": 0}

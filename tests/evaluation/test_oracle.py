@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from evaluation.datasets.toybox import (
+from ediffi.evaluation.datasets.toybox import (
     BACKGROUNDS,
     COLOURS,
     SHAPES,
@@ -25,7 +25,7 @@ from evaluation.datasets.toybox import (
     sample_scene,
     score,
 )
-from evaluation.datasets.toybox.caption import NAMEABLE
+from ediffi.evaluation.datasets.toybox.caption import NAMEABLE
 
 FULL = frozenset(NAMEABLE)
 SCENES = [scene for scene, _ in prompts(7, 200)]

@@ -16,16 +16,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from evaluation.datasets.toybox import prompts, render
-from evaluation.measures.clip_score import ClipScorer, load_scorer
-from evaluation.measures.features import ClipFeatures
-from evaluation.measures.passes import Networks, measure
-from evaluation.measures.rows import Rows
-from evaluation.measures.summary import summarise
-from evaluation.pictures.reading import open_picture
-from registry import encoders
+from ediffi.evaluation.datasets.toybox import prompts, render
+from ediffi.evaluation.metrics.clip_score import ClipScorer, load_scorer
+from ediffi.evaluation.metrics.features import ClipFeatures
+from ediffi.evaluation.metrics.passes import Networks, measure
+from ediffi.evaluation.metrics.rows import Rows
+from ediffi.evaluation.metrics.summary import summarise
+from ediffi.io.images import open_image
+from ediffi.registry import encoders
 
-SHIPPED = Path(encoders.__file__).parents[2] / "ediffi" / "weights" / "toybox" / "encoders" / "clip"
+SHIPPED = Path(encoders.__file__).parents[2] / "weights" / "toybox" / "encoders" / "clip"
 COUNT = 21
 
 
@@ -42,7 +42,7 @@ class InMemory:
         self.read += 1
         if self.files[index] == b"gone":
             raise FileNotFoundError(f"no picture {self.name(index)}")
-        return open_picture(self.files[index], self.name(index))
+        return open_image(self.files[index], self.name(index))
 
     def name(self, index: int) -> str:
         return f"{index:03}.png"

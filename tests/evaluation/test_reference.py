@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from evaluation.measures.passes import Networks, measure
-from evaluation.measures.reference import (
+from ediffi.evaluation.metrics.passes import Networks, measure
+from ediffi.evaluation.metrics.reference import (
     Reference,
     extract_reference,
     key_sha256,
@@ -22,8 +22,8 @@ from evaluation.measures.reference import (
     reference_folder,
     reference_key,
 )
-from evaluation.measures.rows import Rows
-from evaluation.measures.summary import summarise
+from ediffi.evaluation.metrics.rows import Rows
+from ediffi.evaluation.metrics.summary import summarise
 
 RULE = {"size": 24, "resize": "shortest side, bicubic, centre cut"}
 

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaluation import report
-from evaluation.datasets.toybox.judged import Toybox
-from evaluation.report import Sample, judged
-from evaluation.report.samples import wall
-from evaluation.report.tables import headlines
-from evaluation.results import Point, Results
+from ediffi.evaluation import report
+from ediffi.evaluation.datasets.toybox.judged import Toybox
+from ediffi.evaluation.report import Sample, judged
+from ediffi.evaluation.report.samples import wall
+from ediffi.evaluation.report.tables import headlines
+from ediffi.evaluation.results import Point, Results
 from tests.evaluation.evaluations import CLIP, INCEPTION, SCALES, evaluation, foreign, point
 
 pytest.importorskip("matplotlib")

@@ -14,13 +14,13 @@ import pytest
 from PIL import Image
 from webdataset import tariterators
 
-from evaluation.pictures import claim, stamp
-from evaluation.pictures.folder import PictureFolder
-from evaluation.pictures.found import find_pictures, natural
-from evaluation.pictures.numbered import Stock, Store
-from evaluation.pictures.reading import BadPicture
-from evaluation.pictures.shards import PictureShards
-from evaluation.pictures.stamp import Stamp
+from ediffi.evaluation.images import claim, stamp
+from ediffi.evaluation.images.folder import PictureFolder
+from ediffi.evaluation.images.found import find_pictures, natural
+from ediffi.evaluation.images.numbered import Stock, Store
+from ediffi.evaluation.images.shards import PictureShards
+from ediffi.evaluation.images.stamp import Stamp
+from ediffi.io.images import BadImageError
 
 COUNT = 7
 MAKERS: dict[str, Callable[[Path], Store]] = {
@@ -213,7 +213,7 @@ def test_an_index_that_lies_is_refused(tmp_path: Path) -> None:
 def test_a_broken_shard_is_named(tmp_path: Path) -> None:
     store = fill(MAKERS["shards"](tmp_path / "store"))
     (store.folder / "00001.tar").write_bytes(b"x" * 10_000)
-    with pytest.raises(BadPicture, match=r"00001\.tar is a broken shard"):
+    with pytest.raises(BadImageError, match=r"00001\.tar is a broken shard"):
         MAKERS["shards"](store.folder)[5]
 
 
@@ -274,7 +274,7 @@ def test_the_second_of_two_runs_hears_who_holds_the_folder(tmp_path: Path) -> No
 
 def test_a_lock_ends_with_its_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from evaluation.pictures.claim import held\n"
+        "import sys, time; from pathlib import Path; from ediffi.evaluation.images.claim import held\n"
         "with held(Path(sys.argv[1]), int(sys.argv[2])):\n print('in', flush=True)\n time.sleep(60)"
     )
     monkeypatch.setattr(claim, "PATIENCE", 0.1)

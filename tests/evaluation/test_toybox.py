@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from evaluation.datasets.toybox import (
+from ediffi.evaluation.datasets.toybox import (
     BACKGROUNDS,
     COLOURS,
     LAYOUTS,
@@ -34,8 +34,16 @@ from evaluation.datasets.toybox import (
     tokens,
     vocabulary,
 )
-from evaluation.datasets.toybox.caption import NAMEABLE
-from evaluation.datasets.toybox.scene import EXTENTS, HELD_OUT_PAIRS, JITTER, MARGIN, _any_scene, layouts_of, radius
+from ediffi.evaluation.datasets.toybox.caption import NAMEABLE
+from ediffi.evaluation.datasets.toybox.scene import (
+    EXTENTS,
+    HELD_OUT_PAIRS,
+    JITTER,
+    MARGIN,
+    _any_scene,
+    layouts_of,
+    radius,
+)
 
 
 def draw_scenes(count: int, split: str = "train", seed: int = 0, num_objects: int | None = None) -> list[Scene]:
@@ -397,7 +405,7 @@ def test_prompts_are_pure_and_cycle_the_number_of_objects():
 
 
 def test_prompts_do_not_depend_on_the_process():
-    code = "from evaluation.datasets.toybox import prompts; print([told.text for _, told in prompts(5, 6)])"
+    code = "from ediffi.evaluation.datasets.toybox import prompts; print([told.text for _, told in prompts(5, 6)])"
     outputs = {
         subprocess.run(
             [sys.executable, "-c", code], env={"PYTHONHASHSEED": seed}, check=True, capture_output=True, text=True

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaluation import tradeoff
-from evaluation.naming import PAPER, comparable_to_paper, distance_name, shown
-from evaluation.results import Point, Results, check_comparable
-from evaluation.tradeoff.labels import dodge, place
+from ediffi.evaluation import tradeoff
+from ediffi.evaluation.naming import PAPER, comparable_to_paper, distance_name, shown
+from ediffi.evaluation.results import Point, Results, check_comparable
+from ediffi.evaluation.tradeoff.labels import dodge, place
 from tests.evaluation.evaluations import CLIP, INCEPTION, evaluation, foreign, point
 
 pytest.importorskip("matplotlib")

@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from evaluation.datasets.annotations import stream
-from evaluation.datasets.captioned import CaptionedPictures, select
-from evaluation.datasets.prepare import SOURCES, check, prepare
-from evaluation.datasets.toybox import prompts, render
-from evaluation.datasets.visual_genome import WORDS, Region, VisualGenome, join
-from evaluation.pictures.reading import BadPicture, square
+from ediffi.evaluation.datasets.annotations import stream
+from ediffi.evaluation.datasets.captioned import CaptionedPictures, select
+from ediffi.evaluation.datasets.prepare import SOURCES, check, prepare
+from ediffi.evaluation.datasets.toybox import prompts, render
+from ediffi.evaluation.datasets.visual_genome import WORDS, Region, VisualGenome, join
+from ediffi.io.images import BadImageError, square
 
 SCENES = list(prompts(0, 6, length="long"))
 IDS = [1, 2, 1592, 2370463, 61512, 7]
@@ -365,9 +365,9 @@ def test_missing_pictures_are_named(root: Path) -> None:
     first, second = select(data.items(), 2)
     data.path(first.picture).unlink()
     data.path(second.picture).write_bytes(b"")
-    with pytest.raises(BadPicture, match=rf"no picture .*{first.picture}"):
+    with pytest.raises(BadImageError, match=rf"no picture .*{first.picture}"):
         data.reference(first, 16)
-    with pytest.raises(BadPicture, match=rf"{second.picture} is empty"):
+    with pytest.raises(BadImageError, match=rf"{second.picture} is empty"):
         data.reference(second, 16)
     for name in ("VG_100K", "VG_100K_2"):
         (root / name).rename(root / f"no {name}")

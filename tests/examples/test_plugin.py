@@ -17,8 +17,8 @@ from PIL import Image
 from ediffi.cli import main
 from ediffi.data.index import Index
 from ediffi.data.shards import decode, read_shard
-from ediffi.growth import checkpoint as checkpoints
-from registry import denoisers, encoders, samplers
+from ediffi.registry import denoisers, encoders, samplers
+from ediffi.training import checkpoint as checkpoints
 from tests.examples.shapes import PLUGIN, ROOT, commands, readme, write_recipes
 
 PARTS = {"encoders": "ngram_text", "denoisers": "dit", "samplers": "dpmpp_2m_sde"}
@@ -64,7 +64,7 @@ PRINTED = f"ediffi fit --config {PLUGIN / 'base.yaml'} --print_config"
 WRONG = {
     f"{PRINTED} --model.denoiser.init_args.dept 3": "'dept'",
     f"{PRINTED} --model.denoiser.init_args.depth deep": "deep",
-    f"{PRINTED} --model.denoiser registry.denoisers.dti": "no denoiser named 'dti'; did you mean dit?",
+    f"{PRINTED} --model.denoiser ediffi.registry.denoisers.dti": "no denoiser named 'dti'; did you mean dit?",
     "ediffi embed --shards data/shapes --out no --encoders ngram_txt": "did you mean ngram_text",
     'ediffi sample "a red circle" --model my-shapes --sampler dpmpp_2m_sd': "dpmpp_2m_sde",
 }
@@ -111,7 +111,7 @@ def test_the_run_is_what_the_recipe_says(journey: tuple[Path, dict[str, Done]]) 
     """A plug-in's part has the path of any other, and its arguments are those of its own signature."""
     folder, done = journey
     saved = yaml.safe_load((folder / "runs" / "shapeworks" / "config.yaml").read_text())
-    assert saved["model"]["denoiser"]["class_path"] == "registry.denoisers.dit"
+    assert saved["model"]["denoiser"]["class_path"] == "ediffi.registry.denoisers.dit"
     assert saved["model"]["denoiser"]["init_args"]["depth"] == 1
     assert yaml.safe_load(done[PRINTED].out)["model"]["denoiser"]["init_args"]["depth"] == 6
     assert checkpoints.read(folder / "runs" / "shapeworks" / "checkpoints" / "last.ckpt").expert.steps == 4

@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from ediffi.analysis import CrossAttention
-from ediffi.guidance import Guided
-from ediffi.paint import Painted, Region, paint
-from registry import samplers
-from registry.random import generators, randn
-from registry.samplers.schedules import karras
-from registry.types import Conditioning, Denoiser, Embedding, Sampler, TextEncoder
+from ediffi.diffusion.guidance import ClassifierFreeGuidance
+from ediffi.diffusion.paint import PaintWithWords, Region, paint
+from ediffi.pipeline.attention_maps import CrossAttention
+from ediffi.registry import samplers
+from ediffi.registry.random import generators, randn
+from ediffi.registry.samplers.schedules import karras
+from ediffi.registry.types import Conditioning, Denoiser, Embedding, Sampler, TextEncoder
 from tests.examples.shapes import PLUGIN
 
 TEXTS = ["a red circle", "A red circle, left of two blue squares!", "", "ein großer Kreis"]
@@ -207,7 +207,7 @@ def test_a_dropped_caption_is_no_caption(parts: Any, encoder: Any) -> None:
     x, sigma = noisy()
     dropped = denoiser(x, sigma, cond.drop("ngram_text", torch.tensor([True, True])))
     torch.testing.assert_close(dropped, denoiser(x, sigma, Conditioning()), rtol=1e-4, atol=1e-5)
-    guided = Guided(denoiser, 3.0)(x, sigma, cond)
+    guided = ClassifierFreeGuidance(denoiser, 3.0)(x, sigma, cond)
     torch.testing.assert_close(guided, dropped + 3 * (denoiser(x, sigma, cond) - dropped), rtol=1e-3, atol=1e-4)
 
 
@@ -226,8 +226,8 @@ def test_it_can_be_painted_and_watched(parts: Any, encoder: Any) -> None:
         layer.register_forward_pre_hook(lambda layer, inputs: seen.append(layer.probabilities(*inputs)))
         for layer in layers
     ]
-    Painted(denoiser, 0.0)(x, sigma, words)
-    Painted(denoiser, 1.0)(x, sigma, words)
+    PaintWithWords(denoiser, 0.0)(x, sigma, words)
+    PaintWithWords(denoiser, 1.0)(x, sigma, words)
     for hook in hooks:
         hook.remove()
     plain, strong = seen[0], seen[2]  # of the first layer, whose input is the same

@@ -9,10 +9,7 @@ from huggingface_hub.utils import close_session, disable_progress_bars
 
 from ediffi.hub.publish import Order, publication
 from ediffi.hub.upload import Content
-from tests.ediffi.conftest import model_folder, recipe, shard_folder
 from tests.hub.loopback import Hub, serve
-
-__all__ = ["model_folder", "recipe", "shard_folder"]
 
 REPO = "lab/tiny"
 

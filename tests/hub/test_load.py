@@ -12,13 +12,13 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from ediffi import folder
-from ediffi.cascade import Cascade
 from ediffi.cli import main
-from ediffi.hub.place import Place, place_of
+from ediffi.diffusion.noise import ROOT
+from ediffi.hub.repository import Place, place_of
 from ediffi.hub.upload import Content, upload
-from ediffi.manifest import Part, build
-from ediffi.noise import ROOT
+from ediffi.pipeline import folder
+from ediffi.pipeline.cascade import Cascade
+from ediffi.pipeline.manifest import Part, build
 from tests.hub.conftest import REPO
 from tests.hub.loopback import Hub
 

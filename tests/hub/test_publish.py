@@ -17,24 +17,25 @@ from filelock import FileLock
 from huggingface_hub import ModelCard, parse_eval_result_entries
 from PIL import Image
 
-from ediffi import folder, gallery
-from ediffi.cascade import Cascade
 from ediffi.cli import main
-from ediffi.experts import Expert
-from ediffi.growth.checkpoint import describe
+from ediffi.diffusion.experts import Expert
+from ediffi.diffusion.noise import ROOT, Interval, LogNormal, NoiseInterval
+from ediffi.evaluation import model_index as entries
+from ediffi.evaluation import report
 from ediffi.hub.publish import Order, publication
 from ediffi.hub.upload import Content, upload
-from ediffi.manifest import Part, TrainedExpert, TrainedStage
-from ediffi.noise import ROOT, Interval, LogNormal, Region
-from ediffi.sampling import Sampling
-from evaluation import hub as entries
-from evaluation import report
-from evaluation.files import sha256
-from registry import denoisers
-from tests.ediffi.conftest import TINY_BASE
+from ediffi.io import png
+from ediffi.io.files import sha256
+from ediffi.pipeline import folder
+from ediffi.pipeline.cascade import Cascade
+from ediffi.pipeline.manifest import Part, TrainedExpert, TrainedStage
+from ediffi.pipeline.stage import Sampling
+from ediffi.registry import denoisers
+from ediffi.training.checkpoint import describe
 from tests.evaluation.evaluations import evaluation
 from tests.hub.conftest import REPO
 from tests.hub.loopback import Hub, Request
+from tests.world import TINY_BASE
 
 PROMPT = "a red circle left of a blue square"
 ORDER = Order(REPO, "apache-2.0")
@@ -343,7 +344,7 @@ def test_the_card_is_read_back(content: Content) -> None:
 
 def test_the_samples_are_the_models_own(content: Content, model_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "samples.png").write_bytes(content["samples.png"])
-    settings = gallery.settings_of(tmp_path / "samples.png")
+    settings = png.settings_of(tmp_path / "samples.png")
     painted = Cascade.from_pretrained(model_folder)(settings["prompt"], seed=settings["seed"]).images
     grid = Image.open(tmp_path / "samples.png")
     assert grid.size == (64 * len(painted), 64)
@@ -389,7 +390,7 @@ def test_numbers_of_another_model_are_refused(stage_folder: Path, tmp_path: Path
 def run(tmp_path: Path) -> Callable[..., Path]:
     """The folder of a training run as `ediffi fit` leaves it, its files written by the house's own functions."""
 
-    def write(steps: int = 8, region: Region = ROOT) -> Path:
+    def write(steps: int = 8, region: NoiseInterval = ROOT) -> Path:
         place = tmp_path / "first"
         (place / "checkpoints").mkdir(parents=True, exist_ok=True)
         torch.manual_seed(0)
@@ -398,11 +399,11 @@ def run(tmp_path: Path) -> Callable[..., Path]:
         checkpoint = {"expert": describe(LogNormal(), region, None, None), "state_dict": state, "global_step": steps}
         torch.save(checkpoint, place / "checkpoints" / "last.ckpt")
         grid = {
-            "class_path": "ediffi.stages.sample_grid.SampleGrid",
+            "class_path": "ediffi.training.callbacks.sample_grid.SampleGrid",
             "init_args": {"sampling": {"guidance_scale": 3.0}},
         }
         config = {
-            "model": {"denoiser": {"class_path": "registry.denoisers.unet_toybox", "init_args": TINY_BASE}},
+            "model": {"denoiser": {"class_path": "ediffi.registry.denoisers.unet_toybox", "init_args": TINY_BASE}},
             "data": {"image_size": 16},
             "trainer": {"max_steps": 8, "callbacks": [grid]},
         }

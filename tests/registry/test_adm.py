@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from registry import denoisers
-from registry.denoisers.adm import IDDPM, from_adm
-from registry.types import Conditioning, Embedding
+from ediffi.registry import denoisers
+from ediffi.registry.denoisers.adm import IDDPM, from_adm
+from ediffi.registry.types import Conditioning, Embedding
 
 CHANNELS, MULTS, BLOCKS, HEAD = 32, (1, 2), 2, 16
 TINY = {"channels": CHANNELS, "channel_mults": MULTS, "num_res_blocks": BLOCKS, "attention_levels": (1,)}

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from registry import denoisers
-from registry.denoisers.attention import Context, CrossAttention, PaintedKeys, attend, attend_painted
-from registry.types import Conditioning, Embedding, Paint
+from ediffi.registry import denoisers
+from ediffi.registry.denoisers.attention import Context, CrossAttention, PaintedKeys, attend, attend_painted
+from ediffi.registry.types import Conditioning, Embedding, Paint
 
 B, HEADS, SIDE, KEYS, WIDTH = 3, 2, 4, 7, 8
 

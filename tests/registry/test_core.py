@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonargparse import ArgumentError, ArgumentParser
 
-from registry.core import Registry, UnknownNameError
+from ediffi.registry.core import Registry, UnknownNameError
 
 
 def crimson(strength: float = 1.0) -> str:
@@ -183,7 +183,7 @@ class Stage(torch.nn.Module):
         self.learning_rate = learning_rate
 
 
-def parse(tmp_path: Path, init_args: str, class_path: str = "registry.denoisers.unet_toybox") -> Stage:
+def parse(tmp_path: Path, init_args: str, class_path: str = "ediffi.registry.denoisers.unet_toybox") -> Stage:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"stage:\n  denoiser:\n    class_path: {class_path}\n    init_args: {init_args}\n")
     parser = ArgumentParser(exit_on_error=False)
@@ -193,7 +193,7 @@ def parse(tmp_path: Path, init_args: str, class_path: str = "registry.denoisers.
 
 
 def test_a_registered_factory_is_built_from_yaml(tmp_path: Path) -> None:
-    from registry import denoisers
+    from ediffi.registry import denoisers
 
     stage = parse(tmp_path, "{channels: 32, head_channels: 16}")
     twin = denoisers.create("unet_toybox", channels=32, head_channels=16)
@@ -221,4 +221,4 @@ def test_a_wrong_option_is_refused_at_parse_time(
 
 def test_an_unknown_part_is_refused_at_parse_time(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="unet_toybx"):
-        parse(tmp_path, "{}", "registry.denoisers.unet_toybx")
+        parse(tmp_path, "{}", "ediffi.registry.denoisers.unet_toybx")

@@ -5,10 +5,10 @@ import warnings
 import pytest
 import torch
 
-from registry import denoisers
-from registry.denoisers.attention import attend
-from registry.denoisers.precondition import Preconditioned, upsample
-from registry.types import Conditioning, Embedding
+from ediffi.registry import denoisers
+from ediffi.registry.denoisers.attention import attend
+from ediffi.registry.denoisers.precondition import Preconditioned, upsample
+from ediffi.registry.types import Conditioning, Embedding
 
 BASE, SUPER = ["unet_toybox"], ["efficient_toybox64", "efficient_toybox256"]
 PAPER = {"unet_base64": 64, "efficient_sr256": 256, "efficient_sr1024": 256}

@@ -13,18 +13,18 @@ import torch
 from PIL import Image
 from transformers import T5Config, T5EncoderModel
 
+from ediffi.registry import encoders
+from ediffi.registry.encoders.clip import ClipImageEncoder, ClipTextEncoder, load_clip
+from ediffi.registry.encoders.t5 import T5TextEncoder
 from ediffi.toybox.encoder_data import END, SPECIAL, word_tokenizer
 from ediffi.toybox.encoders import clip_settings, write_clip
 from ediffi.toybox.t5 import settings as t5_settings
-from registry import encoders
-from registry.encoders.clip import ClipImageEncoder, ClipTextEncoder, load_clip
-from registry.encoders.t5 import T5TextEncoder
 
 SHORT = "a red circle"
 LONG = "a large red circle above a small green square on a pink background, in outlined style"
 TEXTS = [SHORT, LONG, "two crosses", ""]
 END_ID = SPECIAL.index(END)
-SHIPPED = Path(encoders.__file__).parents[2] / "ediffi" / "weights" / "toybox" / "encoders"
+SHIPPED = Path(encoders.__file__).parents[2] / "weights" / "toybox" / "encoders"
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from registry.random import STATES, generators, randn
+from ediffi.registry.random import STATES, generators, randn
 
 
 def test_the_same_pair_gives_the_same_noise_in_any_batch() -> None:

@@ -20,12 +20,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from registry import samplers
-from registry.random import generators, randn
-from registry.samplers.deis import Deis, Variable, coefficients
-from registry.samplers.runge_kutta import EULER, HEUN, KUTTA3, Churn, Tableau
-from registry.samplers.schedules import karras
-from registry.types import Denoise, Sampler, SamplerState
+from ediffi.registry import samplers
+from ediffi.registry.random import generators, randn
+from ediffi.registry.samplers.deis import Deis, Variable, coefficients
+from ediffi.registry.samplers.runge_kutta import EULER, HEUN, KUTTA3, Churn, Tableau
+from ediffi.registry.samplers.schedules import karras
+from ediffi.registry.types import Denoise, Sampler, SamplerState
 
 EVERY = samplers.names()
 CHURN = {"s_churn": 8.0, "s_noise": 1.003}
@@ -468,7 +468,7 @@ def test_bad_arguments(name: str, arguments: dict[str, Any], message: str) -> No
 
 @pytest.mark.parametrize("name", EVERY)
 def test_a_recipe_can_name_it_and_a_stranger_can_read_of_it(name: str) -> None:
-    """`class_path: registry.samplers.<name>` under the annotation `Sampler`, and a description with every argument."""
+    """`class_path: ediffi.registry.samplers.<name>` under the annotation `Sampler`, and a description with every argument."""
     factory = samplers.REGISTRY.factory(name)
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--sampler", type=Sampler)

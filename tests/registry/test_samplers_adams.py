@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 from torch import Tensor
 
-from registry import samplers
-from registry.random import randn
-from registry.samplers import vp
-from registry.samplers.adams import Variable, coefficients
-from registry.samplers.schedules import karras, vp_time
-from registry.types import SamplerState
+from ediffi.registry import samplers
+from ediffi.registry.random import randn
+from ediffi.registry.samplers import vp
+from ediffi.registry.samplers.adams import Variable, coefficients
+from ediffi.registry.samplers.schedules import karras, vp_time
+from ediffi.registry.types import SamplerState
 
 SPREAD = torch.linspace(0.2, 1.5, 7, dtype=torch.float64) ** 2
 

@@ -12,10 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from registry import samplers
-from registry.core import UnknownNameError
-from registry.samplers.presets import PRESETS, Kind, Preset, preset
-from registry.samplers.schedules import GRIDS, Grid, karras, vp_time
+from ediffi.registry import samplers
+from ediffi.registry.core import UnknownNameError
+from ediffi.registry.samplers.presets import PRESETS, Kind, Preset, preset
+from ediffi.registry.samplers.schedules import GRIDS, Grid, karras, vp_time
 
 
 @settings(deadline=None, max_examples=150)

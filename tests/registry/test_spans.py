@@ -15,14 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import T5Config, T5EncoderModel
 
-from ediffi.folder import SHIPPED
+from ediffi.pipeline.folder import SHIPPED
+from ediffi.registry import encoders
+from ediffi.registry.encoders.clip import ClipTextEncoder
+from ediffi.registry.encoders.clip_files import PINNED, load_clip_named
+from ediffi.registry.encoders.folder import from_hub
+from ediffi.registry.encoders.spans import covering, occurrences, seam, without_space
+from ediffi.registry.encoders.t5 import T5TextEncoder
 from ediffi.toybox.encoder_data import word_tokenizer
-from registry import encoders
-from registry.encoders.clip import ClipTextEncoder
-from registry.encoders.clip_files import PINNED, load_clip_named
-from registry.encoders.folder import from_hub
-from registry.encoders.spans import covering, occurrences, seam, without_space
-from registry.encoders.t5 import T5TextEncoder
 
 TEXT = "A photorealistic, (very) old tree-house; an OLD cathedral — café's cat, catalogue & cat!"
 TRAINED_ON = [

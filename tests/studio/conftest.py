@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw
 
-from ediffi.painter import Painter
+from ediffi.pipeline.painter import Painter
 from ediffi.studio.canvas import HEAD, PALETTE, Brush, Layout
 from ediffi.studio.desk import Desk
 from ediffi.studio.order import Order

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from ediffi.gallery import settings_of
+from ediffi.io.png import settings_of
 from ediffi.studio.canvas import PALETTE, Layout
 from tests.studio.conftest import PROMPT
 

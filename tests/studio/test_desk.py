@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ediffi.data.picture import open_picture
+from ediffi.io.images import open_image
 from ediffi.studio.canvas import PALETTE, Brush, Layout
 from ediffi.studio.desk import Desk
 from ediffi.studio.order import Order, order_of
@@ -28,7 +28,7 @@ def result(events: Any) -> Any:
 
 
 def pixels(desk: Desk, name: str) -> np.ndarray[Any, Any]:
-    return np.asarray(open_picture(desk.shelf.path(name)))
+    return np.asarray(open_image(desk.shelf.path(name), exif=True))
 
 
 def test_the_picture_is_the_cascade_s_own(desk: Desk, order: Order) -> None:

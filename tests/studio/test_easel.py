@@ -6,8 +6,8 @@ import math
 import pytest
 from PIL import Image
 
-from ediffi.painter import Painter
-from ediffi.sampling import Sampling
+from ediffi.pipeline.painter import Painter
+from ediffi.pipeline.stage import Sampling
 from ediffi.studio.easel import Easel
 from ediffi.studio.order import Order
 from ediffi.studio.pace import Pace

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from ediffi.cli import main
-from ediffi.gallery import settings_of
-from ediffi.painter import Painter
+from ediffi.io.png import settings_of
+from ediffi.pipeline.painter import Painter
 from ediffi.studio.canvas import PALETTE, Brush, Layout
 from ediffi.studio.order import Order, lost, order_of, sampler_names
 from ediffi.studio.shelf import Shelf

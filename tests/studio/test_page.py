@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from ediffi.io.images import MAX_PIXELS
 from ediffi.studio.canvas import Layout
 from ediffi.studio.desk import Desk
 from ediffi.studio.form import OWN, Form, uploaded
@@ -18,7 +19,6 @@ from ediffi.studio.order import Order
 from ediffi.studio.page import Page
 from ediffi.studio.server import HOST, check_gradio, free_port
 from ediffi.studio.shelf import Shelf
-from evaluation.pictures.reading import MAX_PIXELS
 
 pytest.importorskip("gradio")
 
@@ -148,7 +148,7 @@ def test_pictures_that_are_none_are_refused_by_name(shelf: Shelf, tmp_path: Path
 def test_the_page_is_built(tmp_path: Path) -> None:
     """In a process of its own: Gradio leaves event loops and sockets open."""
     code = (
-        "import sys; from pathlib import Path; from ediffi.painter import Painter\n"
+        "import sys; from pathlib import Path; from ediffi.pipeline.painter import Painter\n"
         "from ediffi.studio.app import build; from ediffi.studio.desk import Desk\n"
         "from ediffi.studio.shelf import Shelf\n"
         "config = build(Desk(Painter('toybox'), Shelf(Path(sys.argv[1])))).get_config_file()\n"

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from ediffi.cascade import Progress
+from ediffi.pipeline.cascade import Progress
+from ediffi.registry.types import SamplerState
 from ediffi.studio.run import Event, Finished, Line, Run, Step, Stopped, Waiting
-from registry.types import SamplerState
 
 
 def state(step: int, num_steps: int) -> SamplerState:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ediffi import gallery
+from ediffi.io import png
 from ediffi.studio.catalogue import catalogue, label
 from ediffi.studio.sheet import data_url, file_url, sheet
 from ediffi.studio.shelf import STYLES, Shelf
@@ -38,7 +38,7 @@ def test_it_is_all_there_after_a_restart(shelf: Shelf) -> None:
     (name,) = shelf.add([picture()], SETTINGS)
     again = Shelf(shelf.folder)
     assert again.entry(name).settings == {**SETTINGS, "index": 0}
-    assert gallery.settings_of(again.path(name)) == again.entry(name).settings
+    assert png.settings_of(again.path(name)) == again.entry(name).settings
 
 
 def test_other_files_are_passed_over(shelf: Shelf) -> None:
@@ -55,7 +55,7 @@ def test_other_files_are_passed_over(shelf: Shelf) -> None:
 def test_a_picture_that_changes_is_read_again(shelf: Shelf) -> None:
     (name,) = shelf.add([picture()], SETTINGS)
     assert shelf.entry(name).settings["seed"] == 3
-    gallery.save(picture(), shelf.folder / name, {**SETTINGS, "seed": 9})
+    png.save(picture(), shelf.folder / name, {**SETTINGS, "seed": 9})
     os.utime(shelf.folder / name, ns=(1, 1))
     assert shelf.entry(name).settings["seed"] == 9
     (shelf.folder / name).unlink()

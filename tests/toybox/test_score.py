@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from ediffi.cascade import Cascade, Pictures
-from ediffi.data.picture import to_images
-from ediffi.folder import SHIPPED
-from ediffi.sampling import Sampling, Stage
+from ediffi.evaluation.datasets.toybox import prompts, render
+from ediffi.io.images import to_images
+from ediffi.pipeline.cascade import Cascade, Pictures
+from ediffi.pipeline.folder import SHIPPED
+from ediffi.pipeline.stage import Sampling, Stage
 from ediffi.toybox.psnr import against_bicubic, psnr
 from ediffi.toybox.score import judge, write
-from evaluation.datasets.toybox import prompts, render
 
 
 class Painter(Cascade):

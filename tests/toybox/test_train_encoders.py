@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import torch
 
+from ediffi.evaluation.datasets.toybox import COLOURS, SHAPES, caption, sample_scene, tokens, vocabulary
+from ediffi.registry import encoders
 from ediffi.toybox import encoder_data, fitting, t5
 from ediffi.toybox import encoders as training
 from ediffi.toybox.encoder_data import END, SPECIAL, UNKNOWN, draw_length, strew, word_tokenizer
 from ediffi.toybox.encoders import clip_scores, probe, train_clip, train_t5
 from ediffi.toybox.fitting import Budget, fit, replacing
 from ediffi.toybox.t5 import COLOUR_NAMES, PLACES, QUESTIONS, questions
-from evaluation.datasets.toybox import COLOURS, SHAPES, caption, sample_scene, tokens, vocabulary
-from registry import encoders
 
 TWO_STEPS = Budget(steps=2, batch_size=8, learning_rate=1e-3)
-SHIPPED = Path(encoders.__file__).parents[2] / "ediffi" / "weights" / "toybox" / "encoders"
+SHIPPED = Path(encoders.__file__).parents[2] / "weights" / "toybox" / "encoders"
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from torch import Tensor
 from ediffi.data.degradation.degrade import Degradation, add_noise, jpeg, random_source, resize
 from ediffi.data.degradation.draws import NoiseKind, Step
 from ediffi.data.degradation.kernels import Kernel
-from ediffi.data.picture import open_picture, to_images, to_tensor
-from evaluation.pictures import reading
+from ediffi.io import images
+from ediffi.io.images import open_image, to_images, to_tensor
 
 Shown = tuple[Image.Image, str]
 DETAIL = 80
@@ -103,12 +103,12 @@ def read_pictures(paths: Sequence[Path], size: int) -> list[Float[Tensor, "3 siz
         FileNotFoundError: a file is not there.
         ValueError: it holds no picture, or one smaller than `size`.
     """
-    return [to_tensor(reading.rgb(open_picture(path)), size) for path in paths]
+    return [to_tensor(images.rgb(open_image(path, exif=True)), size) for path in paths]
 
 
 def render_pictures(count: int, size: int, seed: int) -> list[Float[Tensor, "3 size size"]]:
     """Scenes of Toybox, where there are no photographs."""
-    from evaluation.datasets.toybox import render, sample_scene
+    from ediffi.evaluation.datasets.toybox import render, sample_scene
 
     rng = np.random.default_rng(seed)
     return [to_tensor(Image.fromarray(render(sample_scene(rng), size)), size) for _ in range(count)]

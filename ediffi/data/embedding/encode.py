@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from ediffi.data.shards import embedding_tensors
-from evaluation.pictures.reading import square
-from registry.types import Embedding, Encoder, TextEncoder
+from ediffi.io.images import square
+from ediffi.registry.types import Embedding, Encoder, TextEncoder
 
 TOKENIZED = 1024
 """Captions tokenized at a time, to learn their lengths."""

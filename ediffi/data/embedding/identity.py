@@ -12,12 +12,12 @@ import torch
 import yaml
 from torch import nn
 
-from ediffi import folder
-from ediffi.hub.place import place_of
-from ediffi.manifest import Part
-from evaluation.files import sha256
-from registry import encoders
-from registry.types import Encoder
+from ediffi.hub.repository import place_of
+from ediffi.io.files import sha256
+from ediffi.pipeline import folder
+from ediffi.pipeline.manifest import Part
+from ediffi.registry import encoders
+from ediffi.registry.types import Encoder
 
 SOURCES = {"t5*": "t5", "clip*text": "clip_text", "clip*image": "clip_image"}
 """What the embeddings of a registered encoder are called, by its name; those of others by the name itself."""
@@ -156,8 +156,8 @@ def _commit(part: Part, repository: str) -> str | None:
     """The commit of the Hub's cache that a part was loaded from."""
     from huggingface_hub import try_to_load_from_cache
 
-    from registry.core import HUB_ID
-    from registry.encoders.clip_files import PINNED
+    from ediffi.registry.core import HUB_ID
+    from ediffi.registry.encoders.clip_files import PINNED
 
     if not HUB_ID.fullmatch(repository):
         return None

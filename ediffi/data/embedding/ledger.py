@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ediffi.data.index import INDEX, write_index
-from evaluation.files import replace
+from ediffi.io.files import replace
 
 ROOM = ".embedding"
 REQUEST = "request.json"

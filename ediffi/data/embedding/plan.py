@@ -12,10 +12,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from ediffi.data import places
 from ediffi.data.embedding.embed import Embedder, lacks_for_embedding
 from ediffi.data.embedding.encode import padded_bytes
 from ediffi.data.tar import Raw, Tally, read_samples
+from ediffi.io import urls
 
 PROBE = 256
 """Samples that are measured."""
@@ -129,7 +129,7 @@ def check_there(shards: Sequence[str]) -> None:
     Raises:
         FileNotFoundError: some are not; the message counts them and names the first.
     """
-    missing = [place for place in shards if not places.is_remote(place) and not Path(place).is_file()]
+    missing = [place for place in shards if not urls.is_remote(place) and not Path(place).is_file()]
     if missing:
         raise FileNotFoundError(f"{len(missing)} of {len(shards):,} shards are not there, the first is {missing[0]}")
 
@@ -184,7 +184,7 @@ def _first_samples(shards: Sequence[str], tally: Tally) -> list[Raw]:
 
 def _losses(shards: Sequence[str], tally: Tally) -> str:
     lost = [f"{count} {reason}" for reason, count in (tally.dropped + tally.skipped).most_common(5)]
-    first = "the first shards" if len(shards) > 1 else places.shown(shards[0])
+    first = "the first shards" if len(shards) > 1 else urls.shown(shards[0])
     return f"{first}: {'; '.join([*lost, *tally.broken[:2]]) or 'they are empty'}"
 
 
@@ -200,10 +200,10 @@ def _blocks(size: int) -> int:
 
 
 def _total_bytes(shards: Sequence[str]) -> int:
-    local = [place for place in shards if not places.is_remote(place)]
-    remote = [place for place in shards if places.is_remote(place)]
+    local = [place for place in shards if not urls.is_remote(place)]
+    remote = [place for place in shards if urls.is_remote(place)]
     asked = remote[:: max(1, len(remote) // SIZED)]
-    size: Callable[[str], int] = places.size
+    size: Callable[[str], int] = urls.size
     with ThreadPoolExecutor(8) as pool:
         far = sum(pool.map(size, asked)) * len(remote) / max(len(asked), 1)
     return round(sum(map(size, local)) + far)

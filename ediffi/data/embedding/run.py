@@ -9,16 +9,16 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ediffi.data import places
 from ediffi.data.embedding.embed import Embedder, work
 from ediffi.data.embedding.identity import build, identity
 from ediffi.data.embedding.ledger import Ledger
 from ediffi.data.embedding.plan import Plan, check_there, measure
-from ediffi.data.fleet import Fleet
 from ediffi.data.index import INDEX
 from ediffi.data.known import known_shards
-from ediffi.manifest import Part
-from registry.types import Encoder
+from ediffi.io import urls
+from ediffi.io.distributed import DistributedContext
+from ediffi.pipeline.manifest import Part
+from ediffi.registry.types import Encoder
 
 DTYPE = "bfloat16"
 
@@ -41,7 +41,7 @@ class EmbedRun:
     batch_tokens: int = 8192
     batch_pictures: int = 64
 
-    def __call__(self, fleet: Fleet, processes: int | None = None, dry_run: bool = False) -> None:
+    def __call__(self, fleet: DistributedContext, processes: int | None = None, dry_run: bool = False) -> None:
         """Do the share of one process; the first one tells what to expect, shows the progress and writes the index.
 
         Args:
@@ -79,7 +79,7 @@ class EmbedRun:
 
     def _request(self, encoders: Mapping[str, Encoder]) -> dict[str, Any]:
         """What the folder is for: the same sources, encoders and batches make the same bytes."""
-        listed = "\n".join(map(places.shown, self.shards))
+        listed = "\n".join(map(urls.shown, self.shards))
         return {
             "sources": {"count": len(self.shards), "sha256": hashlib.sha256(listed.encode()).hexdigest()},
             "encoders": {source: identity(self.parts[source], encoder) for source, encoder in encoders.items()},
@@ -88,7 +88,7 @@ class EmbedRun:
             "batch_pictures": self.batch_pictures,
         }
 
-    def _plan(self, ledger: Ledger, embedder: Embedder, fleet: Fleet) -> Plan | None:
+    def _plan(self, ledger: Ledger, embedder: Embedder, fleet: DistributedContext) -> Plan | None:
         pending = [self.shards[number] for number in ledger.pending()]
         if not pending:
             return None

@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from registry.core import HUB_ID
-from registry.encoders.folder import from_hub, not_to_be_had
+from ediffi.registry.core import HUB_ID
+from ediffi.registry.encoders.folder import from_hub, not_to_be_had
 
 WEIGHTS = "model.safetensors"
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle")

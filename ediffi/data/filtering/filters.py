@@ -16,15 +16,15 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from tqdm import tqdm
 
-from ediffi.data import places
 from ediffi.data.filtering.measure import Measures, has_picture, measure
 from ediffi.data.filtering.report import Report, values_of
 from ediffi.data.filtering.scorer import Measuring, Scorer
-from ediffi.data.fleet import Fleet
 from ediffi.data.index import INDEX, write_index
 from ediffi.data.shards import write_tar
 from ediffi.data.tar import Raw, Tally, read_samples
-from evaluation.files import replace
+from ediffi.io import urls
+from ediffi.io.distributed import DistributedContext
+from ediffi.io.files import replace
 
 CLAIM, DUPLICATE = "filter.json", "duplicate"
 
@@ -113,10 +113,10 @@ class Job:
 
     def names(self) -> dict[str, str]:
         """The shards by name, in the order that decides between duplicates."""
-        found = {PurePosixPath(places.shown(place)).name.removesuffix(".tar"): place for place in self.shards}
+        found = {PurePosixPath(urls.shown(place)).name.removesuffix(".tar"): place for place in self.shards}
         return dict(sorted(found.items()))
 
-    def run(self, fleet: Fleet) -> Report:
+    def run(self, fleet: DistributedContext) -> Report:
         """Measure, judge, write the shards and the index; what is there already is left as it is.
 
         Returns:
@@ -177,12 +177,12 @@ class Job:
             elif note.read_text(encoding="utf-8") != text:
                 raise ValueError(f"{folder} holds {what} of other shards or settings; choose another folder")
 
-    def _measure(self, mine: Sequence[tuple[str, str]], scorer: Scorer, fleet: Fleet) -> None:
+    def _measure(self, mine: Sequence[tuple[str, str]], scorer: Scorer, fleet: DistributedContext) -> None:
         for name, place in self._bar(mine, "measure", fleet):
             if not self.measures_path(name).is_file():
                 measure(place, self.measuring, scorer).write(self.measures_path(name))
 
-    def _bar(self, mine: Sequence[tuple[str, str]], what: str, fleet: Fleet) -> Iterator[tuple[str, str]]:
+    def _bar(self, mine: Sequence[tuple[str, str]], what: str, fleet: DistributedContext) -> Iterator[tuple[str, str]]:
         path = self.measures_path if what == "measure" else self.report_path
         missing = [(name, place) for name, place in mine if not path(name).is_file()]
         hidden = None if fleet.rank == 0 else True
@@ -254,5 +254,5 @@ def _kept(place: str, measures: Measures, verdicts: Sequence[str | None]) -> Ite
             yield raw
     if tally.sha256 != measures.sha256:
         raise ValueError(
-            f"{places.shown(place)} is not the shard that was measured: remove its measures, and measure again"
+            f"{urls.shown(place)} is not the shard that was measured: remove its measures, and measure again"
         )

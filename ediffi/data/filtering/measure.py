@@ -16,11 +16,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ediffi.data import places
 from ediffi.data.filtering.scorer import Measuring, Scorer
 from ediffi.data.shards import caption_of, metadata_of, picture_of
 from ediffi.data.tar import PICTURES, Raw, Tally, read_samples
-from evaluation.files import replace
+from ediffi.io import urls
+from ediffi.io.files import replace
 
 FORMAT = "ediffi-measures-1"
 HEXADECIMAL = 32
@@ -104,7 +104,7 @@ def measure(place: str, measuring: Measuring, scorer: Scorer) -> Measures:
         OSError: the shard cannot be read.
     """
     tally = Tally()
-    measures = Measures(places.shown(place))
+    measures = Measures(urls.shown(place))
     waiting: list[Job] = []
     for raw in read_samples(place, tally, has_picture):
         if (job := _examine(raw, measures, measuring, scorer)) is not None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ediffi.data.filtering.measure import SCORES, Measures
-from evaluation.files import replace
+from ediffi.io.files import replace
 
 FORMAT = "ediffi-filter-1"
 EDGES: Mapping[str, np.ndarray] = {

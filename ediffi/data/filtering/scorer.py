@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from ediffi.data.embedding.identity import build, identity
 from ediffi.data.filtering.aesthetic import find_head, head_width, load_head
-from ediffi.manifest import Part
-from evaluation.files import sha256
-from evaluation.pictures.reading import square
-from registry.encoders import ClipImageEncoder, ClipTextEncoder
+from ediffi.io.files import sha256
+from ediffi.io.images import square
+from ediffi.pipeline.manifest import Part
+from ediffi.registry.encoders import ClipImageEncoder, ClipTextEncoder
 
 Scores = tuple[float | None, float | None]
 """Alignment and aesthetic mark."""

@@ -8,10 +8,18 @@ Example:
     True
 """
 
-from evaluation.datasets.toybox.caption import Caption, canonical, caption, ignored_words, prompts, tokens, vocabulary
-from evaluation.datasets.toybox.oracle import Reading, Seen, read, read_batch
-from evaluation.datasets.toybox.render import render, silhouettes
-from evaluation.datasets.toybox.scene import (
+from ediffi.evaluation.datasets.toybox.caption import (
+    Caption,
+    canonical,
+    caption,
+    ignored_words,
+    prompts,
+    tokens,
+    vocabulary,
+)
+from ediffi.evaluation.datasets.toybox.oracle import Reading, Seen, read, read_batch
+from ediffi.evaluation.datasets.toybox.render import render, silhouettes
+from ediffi.evaluation.datasets.toybox.scene import (
     BACKGROUNDS,
     COLOURS,
     LAYOUTS,
@@ -25,7 +33,7 @@ from evaluation.datasets.toybox.scene import (
     sample_scene,
     specification,
 )
-from evaluation.datasets.toybox.scoring import Score, accuracy, score
+from ediffi.evaluation.datasets.toybox.scoring import Score, accuracy, score
 
 __all__ = [
     "BACKGROUNDS",

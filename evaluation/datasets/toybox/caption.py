@@ -13,8 +13,8 @@ from typing import Final, Literal
 
 import numpy as np
 
-from evaluation.datasets.toybox import phrases
-from evaluation.datasets.toybox.scene import COLOURS, COUNTS, SHAPES, STYLES, Object, Scene, Split, sample_scene
+from ediffi.evaluation.datasets.toybox import phrases
+from ediffi.evaluation.datasets.toybox.scene import COLOURS, COUNTS, SHAPES, STYLES, Object, Scene, Split, sample_scene
 
 Length = Literal["short", "long"]
 

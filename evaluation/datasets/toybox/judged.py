@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from evaluation.datasets.captioned import Item
-from evaluation.datasets.toybox.caption import Caption, Length, prompts
-from evaluation.datasets.toybox.oracle import read
-from evaluation.datasets.toybox.render import render
-from evaluation.datasets.toybox.scene import Scene
-from evaluation.datasets.toybox.scoring import score
+from ediffi.evaluation.datasets.captioned import Item
+from ediffi.evaluation.datasets.toybox.caption import Caption, Length, prompts
+from ediffi.evaluation.datasets.toybox.oracle import read
+from ediffi.evaluation.datasets.toybox.render import render
+from ediffi.evaluation.datasets.toybox.scene import Scene
+from ediffi.evaluation.datasets.toybox.scoring import score
 
 
 class Toybox:

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from evaluation.datasets.toybox.render import Floats, draw
-from evaluation.datasets.toybox.scene import (
+from ediffi.evaluation.datasets.toybox.render import Floats, draw
+from ediffi.evaluation.datasets.toybox.scene import (
     BACKGROUNDS,
     COLOURS,
     COUNTS,

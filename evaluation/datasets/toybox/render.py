@@ -11,14 +11,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.datasets.toybox.scene import (
-    ALONE_SCALE,
-    BACKGROUNDS,
-    COLOURS,
-    EXTENTS,
-    Placed,
-    Scene,
-)
+from ediffi.evaluation.datasets.toybox.scene import ALONE_SCALE, BACKGROUNDS, COLOURS, EXTENTS, Placed, Scene
 
 Floats = NDArray[np.float32]
 

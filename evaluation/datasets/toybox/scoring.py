@@ -6,9 +6,9 @@ from itertools import permutations
 
 import numpy as np
 
-from evaluation.datasets.toybox.caption import Caption
-from evaluation.datasets.toybox.oracle import Reading, Seen, by_slot
-from evaluation.datasets.toybox.scene import Object, Scene
+from ediffi.evaluation.datasets.toybox.caption import Caption
+from ediffi.evaluation.datasets.toybox.oracle import Reading, Seen, by_slot
+from ediffi.evaluation.datasets.toybox.scene import Object, Scene
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from registry.denoisers.attention import Context, CrossAttention, attend
-from registry.denoisers.conditioning import ConditionEmbedding
-from registry.denoisers.precondition import Preconditioned
-from registry.types import Conditioning
+from ediffi.registry.denoisers.attention import Context, CrossAttention, attend
+from ediffi.registry.denoisers.conditioning import ConditionEmbedding
+from ediffi.registry.denoisers.precondition import Preconditioned
+from ediffi.registry.types import Conditioning
 
 
 def dit(

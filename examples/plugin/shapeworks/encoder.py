@@ -16,8 +16,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from registry.encoders.spans import covering
-from registry.types import Embedding
+from ediffi.registry.encoders.spans import covering
+from ediffi.registry.types import Embedding
 
 END = "</s>"
 WORD = re.compile(r"\w+|[^\w\s]")

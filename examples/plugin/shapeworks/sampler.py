@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from registry.random import randn
-from registry.samplers.ode import Evaluate, descend
-from registry.types import Callback, Denoise, Generators
+from ediffi.registry.random import randn
+from ediffi.registry.samplers.ode import Evaluate, descend
+from ediffi.registry.types import Callback, Denoise, Generators
 
 
 def dpmpp_2m_sde(eta: float = 1.0) -> "DPMpp2MSDE":
@@ -50,7 +50,7 @@ class DPMpp2MSDE:
         generator: Generators = None,
         callback: Callback | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        """The clean picture; see `registry.types.Sampler`. `generator` draws the noise of every step.
+        """The clean picture; see `ediffi.registry.types.Sampler`. `generator` draws the noise of every step.
 
         Raises:
             ValueError: `sigmas` is not a decreasing grid that ends in 0.

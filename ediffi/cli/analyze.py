@@ -1,0 +1,89 @@
+"""`ediffi analyze attention|prompt-switch`: seeing inside a cascade."""
+
+import json
+from pathlib import Path
+
+from ediffi.cli import Command, run_group
+
+
+def main(argv: list[str]) -> int:
+    """See where the words of a prompt go, and when."""
+    rooms: dict[str, Command] = {"attention": attention, "prompt-switch": prompt_switch}
+    return run_group(rooms, argv, "analyze")
+
+
+def attention(
+    prompt: str,
+    /,
+    output: Path = Path("attention"),
+    model: str = "toybox",
+    stage: str | None = None,
+    seed: int = 0,
+    words: str | None = None,
+) -> None:
+    """Show the cross-attention of each word over the noise levels, the null token included (eDiff-I, figure 3).
+
+    Args:
+        prompt: what to sample while watching.
+        output: folder for overlays.png, curve.png and attention.json.
+        model: the shipped "toybox", a folder, or ORG/REPO of the Hub.
+        stage: the stage to watch; the base stage by default.
+        seed: of the picture.
+        words: only these words in the overlays, as in "red,circle,null"; all by default.
+    """
+    from ediffi.pipeline.attention_maps import attention_maps
+    from ediffi.pipeline.attention_plot import curve, overlays
+    from ediffi.pipeline.cascade import Cascade
+
+    watched = attention_maps(Cascade.from_pretrained(model), prompt, seed, stage)
+    output.mkdir(parents=True, exist_ok=True)
+    chosen = watched.words() if words is None else [word.strip() for word in words.split(",")]
+    overlays(watched, chosen, output / "overlays.png")
+    curve(watched, output / "curve.png")
+    shares = {source: [round(value, 5) for value in share.tolist()] for source, share in watched.shares().items()}
+    content = {"prompt": prompt, "seed": seed, "sigmas": watched.sigmas, "shares": shares}
+    (output / "attention.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    for when, step in (("noisiest", 0), ("cleanest", -1)):
+        told = ", ".join(f"{source} {100 * values[step]:.0f} %" for source, values in shares.items())
+        print(f"at the {when} call, sigma {watched.sigmas[step]:.3g}: {told}")
+    print(output / "overlays.png", output / "curve.png", sep="\n")
+
+
+def prompt_switch(
+    prompt: str,
+    switch_prompt: str,
+    /,
+    output: Path = Path("prompt-switch.png"),
+    model: str = "toybox",
+    seed: int = 0,
+    shares: list[float] = [0.0, 0.07, 0.2, 0.4, 0.6, 0.8, 1.0],  # noqa: B006
+) -> None:
+    """Show what a second prompt changes that takes over for the last steps (eDiff-I, figure 4).
+
+    Args:
+        prompt: reads the noisy steps.
+        switch_prompt: takes over.
+        output: a PNG file.
+        model: the shipped "toybox", a folder, or ORG/REPO of the Hub.
+        seed: of all pictures.
+        shares: of the base stage's steps that the second prompt gets, one picture each.
+    """
+    from tqdm import tqdm
+
+    from ediffi.io.png import check_writable
+    from ediffi.pipeline.attention_maps import switched
+    from ediffi.pipeline.attention_plot import strip
+    from ediffi.pipeline.cascade import Cascade
+    from ediffi.registry.types import SamplerState
+
+    check_writable(output)
+    cascade = Cascade.from_pretrained(model)
+    steps = sum(sampling.num_inference_steps for sampling in cascade.plan())
+    with tqdm(total=steps * len(shares), unit="step", disable=None) as bar:
+
+        def progress(stage: str, state: SamplerState) -> None:
+            bar.update()
+
+        images = switched(cascade, prompt, switch_prompt, shares, seed, progress)
+    strip(images, [f"{100 * share:g} %" for share in shares], output)
+    print(output)

@@ -1,0 +1,110 @@
+"""`ediffi edit PICTURE "PROMPT"` and `ediffi upscale PICTURE "PROMPT"`: pictures that begin with a picture."""
+
+from pathlib import Path
+
+from ediffi.cli import run
+
+
+def edit(argv: list[str]) -> int:
+    """Paint on from a picture."""
+    return run(edit_picture, argv, "edit")
+
+
+def upscale(argv: list[str]) -> int:
+    """Enlarge a picture with the super-resolution stages."""
+    return run(upscale_picture, argv, "upscale")
+
+
+def edit_picture(
+    picture: Path,
+    prompt: str,
+    /,
+    strength: float = 0.8,
+    mask: Path | None = None,
+    output: Path = Path("out.png"),
+    model: str = "toybox",
+    seed: int = 0,
+    num_images: int = 1,
+    num_inference_steps: list[int] | None = None,
+    guidance_scale: list[float] | None = None,
+    negative_prompt: str | None = None,
+    sampler: str | None = None,
+    device: str = "cpu",
+) -> None:
+    """Paint on from a picture, through all stages: image-to-image, and with a mask, inpainting.
+
+    Args:
+        picture: a square picture; every stage takes it at its own resolution.
+        prompt: what it should become.
+        strength: share of the steps that are done, 0 to 1: 0 returns the picture, 1 starts from noise alone.
+        mask: a picture of the same size, white where it is repainted; black is kept to the pixel.
+        output: a PNG file; with several images, out-0.png, out-1.png, ... beside it.
+        model: the shipped "toybox", a folder, or ORG/REPO of the Hub.
+        seed: picture k of a run is a function of (seed, k).
+        num_images: how many pictures.
+        num_inference_steps: steps of the base stage, or [one, for, each, stage]; strength takes its share of them.
+        guidance_scale: w of uncond + w (cond - uncond), 1 is off; of the base stage, or [one, for, each, stage].
+        negative_prompt: what the picture should not show.
+        sampler: a registered sampler, or a preset (paper-steps, paper-nfe).
+        device: cpu, cuda, ...
+    """
+    from ediffi.diffusion.editing import Edit
+    from ediffi.io import png
+    from ediffi.io.images import open_image
+    from ediffi.pipeline.painter import Painter
+    from ediffi.pipeline.prompt import parse
+
+    parse(prompt)
+    change = Edit(open_image(picture, exif=True), strength, None if mask is None else open_image(mask, exif=True))
+    Painter(model, device).paint(
+        prompt,
+        png.numbered(output, num_images),
+        edit=change,
+        seed=seed,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        negative_prompt=negative_prompt,
+        sampler=sampler,
+    )
+
+
+def upscale_picture(
+    picture: Path,
+    prompt: str,
+    /,
+    stage: str | None = None,
+    output: Path = Path("out.png"),
+    model: str = "toybox",
+    seed: int = 0,
+    num_inference_steps: list[int] | None = None,
+    sampler: str | None = None,
+    device: str = "cpu",
+) -> None:
+    """Enlarge a picture with the super-resolution stages.
+
+    Args:
+        picture: a square picture, brought to the size that the stage enlarges.
+        prompt: what it shows.
+        stage: the first stage that works on it; by default the one whose input is nearest to the picture's size.
+        output: a PNG file.
+        model: the shipped "toybox", a folder, or ORG/REPO of the Hub.
+        seed: of the noise.
+        num_inference_steps: [one, for, each, stage] of the whole cascade.
+        sampler: a registered sampler, or a preset (paper-steps, paper-nfe).
+        device: cpu, cuda, ...
+    """
+    from ediffi.io import png
+    from ediffi.io.images import open_image
+    from ediffi.pipeline.painter import Painter
+    from ediffi.pipeline.prompt import parse
+
+    parse(prompt)
+    Painter(model, device).paint(
+        prompt,
+        png.numbered(output, 1),
+        low_res=open_image(picture, exif=True),
+        first_stage=stage,
+        seed=seed,
+        num_inference_steps=num_inference_steps,
+        sampler=sampler,
+    )

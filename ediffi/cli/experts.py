@@ -1,0 +1,71 @@
+"""`ediffi experts MODEL`: who owns which noise."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ediffi.cli import run
+
+if TYPE_CHECKING:
+    from ediffi.diffusion.noise import LogNormal
+    from ediffi.pipeline.manifest import Listed
+
+HEAD = ("level", "index", "sigma", "share", "parent", "steps", "parameters", "file")
+
+
+def main(argv: list[str]) -> int:
+    """List the experts of a model."""
+    return run(experts, argv)
+
+
+def experts(model: str, /, stage: str | None = None, output: Path | None = None) -> None:
+    """List the experts of a model's stages: noise, parent, steps trained, parameters, file.
+
+    Args:
+        model: the shipped "toybox", a folder, or ORG/REPO of the Hub.
+        stage: only this one.
+        output: also draw the stages' noise and who owns it, as a PNG file.
+    """
+    from ediffi.diffusion.noise import LogNormal, check_partition
+    from ediffi.pipeline import folder, manifest
+    from ediffi.pipeline.stage import Sampling
+
+    place = folder.locate(model)
+    entries = folder.read_config(place)["stages"]
+    chosen = [folder.find_stage(model, stage)[1]] if stage is not None else entries
+    drawn = []
+    for entry in chosen:
+        noise, rows = LogNormal(**entry["noise"]), manifest.listed(entry)
+        check_partition([row.expert.region for row in rows])
+        print(f"{entry['name']}, {entry['denoiser']['name']}, ln sigma ~ N({noise.mean:g}, {noise.std:g}²)")
+        _print([HEAD, *(_cells(place, noise, row) for row in rows)])
+        drawn.append((entry["name"], noise, [row.expert for row in rows], Sampling(**entry["sampling"]).sigmas()))
+    if output is not None:
+        from ediffi.pipeline.expert_plot import plot
+
+        plot(drawn, output)
+        print(output)
+
+
+def _cells(place: Path, noise: "LogNormal", row: "Listed") -> tuple[str, ...]:
+    from ediffi.diffusion.noise import Interval
+    from ediffi.diffusion.streaming import parameters
+    from ediffi.pipeline.manifest import verified
+
+    region, parent = row.expert.region, row.expert.parent
+    share = float(sum(high - low for low, high in region.spans))
+    node = (str(region.level), str(region.index)) if isinstance(region, Interval) else ("-", "-")
+    return (
+        *node,
+        ", ".join(f"{low:.4g} to {high:.4g}" for low, high in noise.bounds(region)),
+        f"{100 * share:.3g} %",
+        "-" if parent is None else str(parent),
+        str(row.expert.steps),
+        f"{parameters(verified(place, row)) / 1e6:.2f} M",
+        row.file,
+    )
+
+
+def _print(rows: list[tuple[str, ...]]) -> None:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
+    for row in rows:
+        print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

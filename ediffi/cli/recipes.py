@@ -1,0 +1,96 @@
+"""`ediffi recipes`: the YAML files that training starts from."""
+
+import shutil
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from ediffi.cli import Command, run_group
+from ediffi.registry.core import UnknownNameError
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+
+
+def folder() -> Path:
+    """Where the recipes are: inside the installed package, or at the top of a checkout."""
+    shipped = _PACKAGE / "_recipes"
+    return shipped if shipped.is_dir() else _PACKAGE.parent / "recipes"
+
+
+def names(pattern: str = "*") -> list[str]:
+    """Names of the recipes that match the shell pattern, sorted: the path below the folder, "toybox/base"."""
+    found = (path.relative_to(folder()).with_suffix("").as_posix() for path in folder().rglob("*.yaml"))
+    return sorted(name for name in found if fnmatchcase(name, pattern))
+
+
+def path_of(name: str) -> Path:
+    """The file of the recipe called `name`; the ending .yaml may be given too.
+
+    Raises:
+        UnknownNameError: no such recipe; the message lists the near ones.
+    """
+    name = name.removesuffix(".yaml")
+    if name not in names():
+        raise UnknownNameError.among(names(), "recipe", name)
+    return folder() / f"{name}.yaml"
+
+
+def ls(pattern: str = "*", /) -> None:
+    """List the recipes.
+
+    Args:
+        pattern: only those whose names match, as in "toybox/*"
+
+    Raises:
+        UnknownNameError: no recipe matches.
+    """
+    found = names(pattern)
+    if not found:
+        raise UnknownNameError.among(names(), "recipe", pattern)
+    width = max(map(len, names()))
+    for name in found:
+        first_line = path_of(name).read_text(encoding="utf-8").partition("\n")[0]
+        print(f"{name:<{width}}  {first_line.removeprefix('#').strip()}")
+
+
+def show(name: str) -> None:
+    """Print a recipe.
+
+    Args:
+        name: the recipe, as `ediffi recipes ls` calls it
+
+    Raises:
+        UnknownNameError: no such recipe.
+    """
+    print(path_of(name).read_text(encoding="utf-8"), end="")
+
+
+def cp(name: str, to: Path | None = None, /, *, force: bool = False) -> None:
+    """Copy a recipe, to change it and train from the copy.
+
+    Args:
+        name: the recipe, as `ediffi recipes ls` calls it
+        to: file or folder to copy to; this folder by default
+        force: overwrite a file that is there
+
+    Raises:
+        UnknownNameError: no such recipe.
+        FileExistsError: the file is there, and `force` is off.
+    """
+    source = path_of(name)
+    target = to or Path()
+    if target.is_dir():
+        target = target / source.name
+    if target.exists() and not force:
+        raise FileExistsError(f"{target} is there already; --force overwrites it")
+    beside = target.with_name(f"{target.name}.tmp")
+    shutil.copyfile(source, beside)
+    beside.replace(target)
+    print(target)
+
+
+COMMANDS: dict[str, Command] = {"ls": ls, "show": show, "cp": cp}
+
+
+def main(argv: list[str]) -> int:
+    """Run `ediffi recipes ls|show|cp`."""
+    return run_group(COMMANDS, argv, "recipes")

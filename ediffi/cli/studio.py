@@ -1,0 +1,50 @@
+"""`ediffi studio`: a page to paint on."""
+
+from pathlib import Path
+from typing import Literal
+
+from ediffi.cli import run
+
+
+def main(argv: list[str]) -> int:
+    """Open the page."""
+    return run(studio, argv)
+
+
+def studio(
+    model: str = "toybox",
+    port: int = 7860,
+    output: Path = Path("outputs/studio"),
+    device: str = "cpu",
+    expert_residency: Literal["resident", "stream"] = "resident",
+) -> None:
+    """Open a page on this machine to paint on: words, a brush for each phrase, live previews, and all pictures kept.
+
+    Args:
+        model: the shipped "toybox", a folder, or ORG/REPO of the Hub.
+        port: of the page on 127.0.0.1; if it is in use, the next free one; 0 for any.
+        output: folder for the pictures, made if it is missing.
+        device: cpu, cuda, ...
+        expert_residency: all experts in memory, or the one in use.
+    """
+    import os
+    import sys
+
+    from ediffi.studio.server import check_gradio, free_port, serve
+
+    check_gradio()
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before gradio is imported
+    chosen = free_port(port)
+    if port not in (0, chosen):
+        print(f"port {port} is in use; taking {chosen}", file=sys.stderr)
+
+    from ediffi.pipeline.painter import Painter
+    from ediffi.studio.app import build
+    from ediffi.studio.desk import Desk
+    from ediffi.studio.shelf import Shelf
+
+    desk = Desk(Painter(model, device, expert_residency), Shelf(output))
+    try:
+        serve(build(desk), chosen, str(desk.shelf.folder))
+    finally:
+        desk.close()

@@ -1,0 +1,186 @@
+"""`ediffi toybox`: the world that ships, as data, as encoders, and as a judge."""
+
+from pathlib import Path
+from typing import Literal
+
+from ediffi.cli import Command, run_group
+
+
+def main(argv: list[str]) -> int:
+    """Write shards, train the encoders, score a cascade."""
+    rooms: tuple[Command, ...] = (shards, encoders, judge, score, controls, psnr, record)
+    return run_group({room.__name__: room for room in rooms}, argv, "toybox")
+
+
+def shards(
+    output: Path,
+    image_size: int = 64,
+    count: int = 60_000,
+    split: Literal["train", "test"] = "train",
+    seed: int = 0,
+    encoder_folder: Path | None = None,
+    reference: Literal["own", "style"] = "own",
+    long_share: float = 0.3,
+    layout_share: float = 1.0,
+) -> None:
+    """Render scenes and write them as shards, with captions and embeddings.
+
+    Args:
+        output: folder of the shards; must not hold any.
+        image_size: side of the pictures in pixels.
+        count: how many samples.
+        split: train leaves the held-out combinations out, test has only them.
+        seed: of the scenes and the captions.
+        encoder_folder: folder with t5 and clip; those that ship by default.
+        reference: what the CLIP image embedding shows, the picture itself (own) or another one in its style.
+        long_share: share of the captions that are long.
+        layout_share: share of the short captions of several objects that say where they stand.
+    """
+    from ediffi.pipeline.folder import SHIPPED
+    from ediffi.toybox.shards import write_toybox
+
+    folder = encoder_folder or SHIPPED / "toybox" / "encoders"
+    print(
+        write_toybox(
+            output,
+            folder,
+            image_size,
+            count,
+            split,
+            seed,
+            long_share,
+            reference=reference,
+            layout_share=layout_share,
+        )
+    )
+
+
+def encoders(output: Path, seed: int = 0, t5_steps: int | None = None, clip_steps: int | None = None) -> None:
+    """Train the tiny T5 and the tiny CLIP.
+
+    Args:
+        output: folder to write t5 and clip to.
+        seed: of the weights, the scenes and the captions.
+        t5_steps: training steps of the T5.
+        clip_steps: training steps of the CLIP.
+    """
+    from ediffi.toybox import encoders as room
+
+    steps = {"t5_steps": t5_steps, "clip_steps": clip_steps}
+    room.encoders(output, seed, **{name: value for name, value in steps.items() if value is not None})
+
+
+def judge(output: Path, seed: int = 1, steps: int | None = None) -> None:
+    """Train the CLIP that judges in the suite "toybox", and that no model reads its prompts with.
+
+    Args:
+        output: folder to write it to.
+        seed: of the weights, the scenes and the captions; the encoders that ship have 0.
+        steps: training steps.
+    """
+    import json
+    from dataclasses import replace
+
+    from ediffi.toybox.encoders import JUDGE_BUDGET, train_clip
+
+    budget = JUDGE_BUDGET if steps is None else replace(JUDGE_BUDGET, steps=steps)
+    print(json.dumps(train_clip(output, budget, seed), indent=2))
+
+
+def score(
+    model: str = "toybox",
+    output: Path = Path("runs/toybox/score"),
+    count: int = 300,
+    seed: int = 0,
+    length: Literal["short", "long"] = "short",
+    guidance_scale: float | None = None,
+) -> None:
+    """Paint held-out prompts and let the oracle judge the pictures.
+
+    Args:
+        model: the shipped toybox, a folder, or ORG/REPO of the Hub.
+        output: folder for results.json and sheet.png.
+        count: how many prompts.
+        seed: of the prompts and the pictures.
+        length: of the captions.
+        guidance_scale: of the base stage; the model's own by default.
+    """
+    from ediffi.pipeline.cascade import Cascade
+    from ediffi.toybox.score import judge, write
+
+    if count < 1:
+        raise ValueError(f"--count must be at least 1, got {count}")
+    results, shown = judge(Cascade.from_pretrained(model), count, seed, length=length, guidance_scale=guidance_scale)
+    write(output, results, shown)
+    for stage, fields in results["accuracy"].items():
+        print(stage, "  ".join(f"{name} {value:.3f}" for name, value in fields.items()))
+    print("everything right by number of objects:", results["by_objects"])
+    print(output / "sheet.png")
+
+
+def controls(
+    model: str = "toybox",
+    output: Path = Path("runs/toybox/controls"),
+    count: int = 200,
+    seed: int = 0,
+    paint_weight: list[float] = [0.3],  # noqa: B006
+    style_scale: list[float] = [1.0],  # noqa: B006
+    split: Literal["test", "train"] = "test",
+    stage: str | None = None,
+) -> None:
+    """Judge paint-with-words and style pictures by the oracle, against the same prompts without them.
+
+    Args:
+        model: the shipped toybox, a folder, or ORG/REPO of the Hub.
+        output: folder for controls.json, paint.png and style.png.
+        count: how many layouts, and how many reference pictures.
+        seed: of the cases and the pictures.
+        paint_weight: each w' to paint with.
+        style_scale: each scale to try.
+        split: test has only attribute combinations that training never saw, train only others.
+        stage: the last stage to paint with, such as sr64; all by default.
+    """
+    from ediffi.pipeline.cascade import Cascade
+    from ediffi.toybox.controls import judge
+
+    if count < 1:
+        raise ValueError(f"--count must be at least 1, got {count}")
+    cascade = Cascade.from_pretrained(model)
+    if stage is not None:
+        cascade = cascade.up_to(stage)
+    results = judge(cascade, count, seed, paint_weight, style_scale, output, split)
+    for kind, name in (("paint", "paint_weight"), ("style", "style_scale")):
+        for value, rates in results[kind].items():
+            print(f"{name} {value}:", "  ".join(f"{key} {rate:.3f}" for key, rate in rates.items()))
+    print(output / "paint.png", output / "style.png", sep="\n")
+
+
+def psnr(model: str = "toybox", count: int = 50, seed: int = 0) -> None:
+    """Compare each super-resolution stage with bicubic enlargement, on held-out scenes.
+
+    Args:
+        model: the shipped toybox, a folder, or ORG/REPO of the Hub.
+        count: how many scenes.
+        seed: of the scenes and the sampling noise.
+    """
+    from ediffi.pipeline.cascade import Cascade
+    from ediffi.toybox.psnr import against_bicubic
+
+    if count < 1:
+        raise ValueError(f"--count must be at least 1, got {count}")
+    for stage, values in against_bicubic(Cascade.from_pretrained(model), count, seed).items():
+        print(f"{stage}: {values['stage']:.2f} dB, bicubic {values['bicubic']:.2f} dB")
+
+
+def record(output: Path, runs: Path = Path("runs/toybox"), stages: list[str] = ["base", "sr64", "sr256"]) -> None:  # noqa: B006
+    """Write training.json and training.png: how the stages were trained.
+
+    Args:
+        output: folder to write to.
+        runs: folder of the runs.
+        stages: names of the runs in it.
+    """
+    from ediffi.toybox.record import record as write_record
+
+    for name, stage in write_record([runs / name for name in stages], output)["stages"].items():
+        print(f"{name}: {stage['steps']} steps, {stage['samples']} samples, {stage['minutes']} minutes")

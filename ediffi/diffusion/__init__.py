@@ -1,0 +1,1 @@
+"""eDiff-I itself: training noise, experts, guidance, paint-with-words, editing, super-resolution inputs."""

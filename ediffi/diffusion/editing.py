@@ -1,0 +1,111 @@
+"""Starting from a picture instead of from noise: image-to-image, and repainting a part of it."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from ediffi.registry.types import Conditioning, Denoiser
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A picture to go on from, through all stages of the cascade.
+
+    Args:
+        image: RGB, square; every stage takes it at its own resolution.
+        strength: share of the steps that are done: 0 returns the picture, 1 starts from noise alone.
+        mask: L, white where the picture is repainted, black where it is kept to the pixel; None repaints all of it.
+
+    Raises:
+        ValueError: `strength` is out of [0, 1], the picture is not square, or the mask is not of its size or all black.
+    """
+
+    image: Image.Image
+    strength: float = 0.8
+    mask: Image.Image | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.strength <= 1:
+            raise ValueError(f"strength must be in [0, 1], got {self.strength}")
+        if self.image.width != self.image.height:
+            raise ValueError(f"the picture is {_size(self.image)}; it must be square: crop it first")
+        if self.mask is not None and self.mask.size != self.image.size:
+            raise ValueError(
+                f"the mask is {_size(self.mask)}, the picture {_size(self.image)}; they must be of one size"
+            )
+        if self.mask is not None and self.mask.convert("L").getextrema()[1] == 0:
+            raise ValueError("the mask is all black: nothing is to be repainted; white marks what is")
+
+    def at(self, resolution: int, batch: int, device: torch.device) -> "EditSource":
+        """The picture as a stage of that resolution goes on from it."""
+        images = _tensor(self.image.convert("RGB"), resolution) * 2 - 1
+        mask = None if self.mask is None else _tensor(self.mask.convert("L"), resolution).expand(batch, -1, -1, -1)
+        source = EditSource(
+            images.expand(batch, -1, -1, -1).to(device), self.strength, None if mask is None else mask.to(device)
+        )
+        return source
+
+
+@dataclass(frozen=True)
+class EditSource:
+    """What a stage starts from.
+
+    Attributes:
+        images: [b, 3, h, w] in [-1, 1].
+        strength: share of the steps that are done.
+        mask: [b, 1, h, w], 1 where they are repainted; None for everywhere.
+    """
+
+    images: Float[Tensor, "b 3 h w"]
+    strength: float
+    mask: Float[Tensor, "b 1 h w"] | None = None
+
+    def remaining(self, sigmas: Float[Tensor, " s"]) -> Float[Tensor, " r"]:
+        """The part of a grid that is still to be walked; `[0]` if nothing is (SDEdit, arXiv 2108.01073)."""
+        steps = len(sigmas) - 1
+        return sigmas[steps - round(self.strength * steps) :]
+
+
+@dataclass(frozen=True)
+class InpaintingDenoiser:
+    """Estimates in which the picture to be kept stands where the mask is 0.
+
+    On the ODE `dx/dsigma = (x - D)/sigma` those pixels are then the picture plus noise of level sigma at all times, as
+    the network was trained to see, and end as the picture itself. Our choice, in the place of replacing pixels of `x`
+    after each step (RePaint, arXiv 2201.09865), since it serves every solver.
+
+    Args:
+        denoiser: the denoiser that repaints.
+        source: the picture and its mask.
+    """
+
+    denoiser: Denoiser
+    source: EditSource
+
+    def __call__(
+        self, x: Float[Tensor, "b 3 h w"], sigma: Float[Tensor, " b"], cond: Conditioning
+    ) -> Float[Tensor, "b 3 h w"]:
+        """Estimate of the clean pictures."""
+        denoised = self.denoiser(x, sigma, cond)
+        if self.source.mask is None:
+            return denoised
+        return torch.lerp(self.source.images.to(denoised), denoised, self.source.mask.to(denoised))
+
+
+def _tensor(image: Image.Image, resolution: int) -> Float[Tensor, "1 c h w"]:
+    """A picture in [0, 1]: averaged down, or enlarged bicubically."""
+    from torchvision.transforms.v2.functional import pil_to_tensor
+
+    pixels = pil_to_tensor(image)[None].float() / 255
+    size = (resolution, resolution)
+    if image.width >= resolution:
+        return F.interpolate(pixels, size, mode="area")
+    return F.interpolate(pixels, size, mode="bicubic").clamp(0, 1)
+
+
+def _size(image: Image.Image) -> str:
+    return f"{image.width}x{image.height}"

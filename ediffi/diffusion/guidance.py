@@ -1,0 +1,166 @@
+"""Denoisers that wrap denoisers to steer them: towards words and style, from one prompt to another, into range."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ediffi.registry.types import Conditioning, Denoiser
+
+STYLE = "clip_image"
+"""The source that carries a reference picture."""
+
+SigmaRange = tuple[float, float]
+"""Noise levels (above, up to and with)."""
+
+
+@dataclass(frozen=True)
+class ClassifierFreeGuidance:
+    """Classifier-free guidance (Ho & Salimans 2022): `uncond + w·(cond - uncond)`; `w = 1` is off and costs one call.
+
+    With a reference picture and a style scale `s`, `uncond + w·(words - uncond) + w·s·(both - words)`: 1 is the plain
+    formula for words and picture, 0 leaves the picture out, more is more style. Our choice; eDiff-I turns `w` alone.
+
+    All terms go through the denoiser as one batch.
+
+    Args:
+        denoiser: the denoiser to guide.
+        guidance_scale: w, at least 0.
+        negative: the conditioning to move away from; None for the null condition.
+        interval: guide only at these noise levels (Kynkäänniemi et al. 2024, arXiv 2404.07724), elsewhere `w = 1`; None
+            for all.
+        style_scale: s, at least 0.
+
+    Raises:
+        ValueError: a scale is negative, or the interval is empty.
+    """
+
+    denoiser: Denoiser
+    guidance_scale: float
+    negative: Conditioning | None = None
+    interval: SigmaRange | None = None
+    style_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("guidance_scale", "style_scale"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be at least 0 (1 is off), got {getattr(self, name)}")
+        check_interval(self.interval)
+
+    def __call__(
+        self, x: Float[Tensor, "b 3 h w"], sigma: Float[Tensor, " b"], cond: Conditioning
+    ) -> Float[Tensor, "b 3 h w"]:
+        """Guided estimate of the clean pictures."""
+        w = torch.where(self._guided(sigma), self.guidance_scale, 1.0).view(-1, 1, 1, 1)
+        terms = self._terms(cond, w)
+        if len(terms) == 1:
+            return self.denoiser(x, sigma, terms[0][0])
+        count = len(terms)
+        both = Conditioning.cat([term for term, _ in terms])
+        parts = self.denoiser(x.repeat(count, 1, 1, 1), sigma.repeat(count), both).chunk(count)
+        guided = parts[0]
+        for last, part, (_, weight) in zip(parts, parts[1:], terms[1:], strict=False):
+            guided = guided + weight.to(part) * (part - last)
+        return guided
+
+    def _terms(self, cond: Conditioning, w: Float[Tensor, "b 1 1 1"]) -> list[tuple[Conditioning, Tensor]]:
+        """The chain from the negative to words and style: each with the weight of its difference to the one before."""
+        if (w == 0).all():
+            return [(self._negative(cond), w)]
+        terms = [(self._negative(cond), w)] if (w != 1).any() else []
+        style = self.style_scale if STYLE in cond.sources else 1.0
+        if style != 1:
+            terms.append((cond.drop(STYLE, torch.ones_like(w.flatten(), dtype=torch.bool)), w))
+        if style != 0:
+            terms.append((cond, w * style))
+        return terms
+
+    def _guided(self, sigma: Tensor) -> Bool[Tensor, " b"]:
+        if self.interval is None:
+            return torch.ones_like(sigma, dtype=torch.bool)
+        return (sigma > self.interval[0]) & (sigma <= self.interval[1])
+
+    def _negative(self, cond: Conditioning) -> Conditioning:
+        if self.negative is None:
+            return cond.null()
+        null = cond.null()  # for what the negative says nothing of, such as a reference picture
+        return Conditioning({**null.sources, **self.negative.sources}, cond.low_res, cond.aug_level)
+
+
+@dataclass(frozen=True)
+class DynamicThresholding:
+    """Dynamic thresholding (Imagen, Saharia et al. 2022, section 2.3): strong guidance without burnt colours.
+
+    `s`, at least 1, is the `percentile` quantile of a picture's absolute values; the estimate is clipped to [-s, s] and
+    divided by `s`.
+
+    Args:
+        denoiser: the denoiser whose estimates are kept in range.
+        percentile: above 0, at most 1; Imagen's is 0.995. Lower is stronger.
+
+    Raises:
+        ValueError: `percentile` is out of range.
+    """
+
+    denoiser: Denoiser
+    percentile: float
+
+    def __post_init__(self) -> None:
+        check_percentile(self.percentile)
+
+    def __call__(
+        self, x: Float[Tensor, "b 3 h w"], sigma: Float[Tensor, " b"], cond: Conditioning
+    ) -> Float[Tensor, "b 3 h w"]:
+        """Estimates in [-1, 1]."""
+        denoised = self.denoiser(x, sigma, cond)
+        largest = torch.quantile(denoised.abs().flatten(1).float(), self.percentile, dim=1).clamp(min=1)
+        s = largest.to(denoised).view(-1, 1, 1, 1)
+        return denoised.clamp(-s, s) / s
+
+
+@dataclass(frozen=True)
+class PromptSwitching:
+    """Prompt switching (eDiff-I, figure 4): another conditioning takes over at and below a noise level.
+
+    Args:
+        denoiser: what both go through.
+        after: the conditioning that takes over; keeps the low-resolution picture of the first.
+        sigma: noise level from which on it does.
+    """
+
+    denoiser: Denoiser
+    after: Conditioning
+    sigma: float
+
+    def __call__(
+        self, x: Float[Tensor, "b 3 h w"], sigma: Float[Tensor, " b"], cond: Conditioning
+    ) -> Float[Tensor, "b 3 h w"]:
+        """Estimate of the clean pictures."""
+        before = sigma > self.sigma
+        if before.all():
+            return self.denoiser(x, sigma, cond)
+        denoised = self.denoiser(x, sigma, Conditioning(self.after.sources, cond.low_res, cond.aug_level))
+        if not before.any():
+            return denoised
+        return torch.where(before.view(-1, 1, 1, 1), self.denoiser(x, sigma, cond), denoised)
+
+
+def check_interval(interval: SigmaRange | None) -> None:
+    """Refuse an interval of noise levels that is none.
+
+    Raises:
+        ValueError: it does not rise from at least 0.
+    """
+    if interval is not None and not 0 <= interval[0] < interval[1]:
+        raise ValueError(f"guidance_interval must be two rising noise levels, from 0 on, got {list(interval)}")
+
+
+def check_percentile(percentile: float | None) -> None:
+    """Refuse a percentile of dynamic thresholding that is none.
+
+    Raises:
+        ValueError: it is not above 0 and at most 1.
+    """
+    if percentile is not None and not 0 < percentile <= 1:
+        raise ValueError(f"dynamic_threshold must be above 0 and at most 1 (Imagen: 0.995), got {percentile}")

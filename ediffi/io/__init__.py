@@ -1,0 +1,1 @@
+"""Files, locks, URLs, images and processes: what every floor above stands on."""

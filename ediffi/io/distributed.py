@@ -1,0 +1,111 @@
+"""The processes of a run, over devices and nodes: started by Lightning Fabric, or found as torchrun or SLURM made them.
+
+They meet through gloo, on the processor, whatever device they work on: a process may wait for another as long as that
+takes, where NCCL would give up after minutes.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class DistributedContext:
+    """A process among those of its run.
+
+    Attributes:
+        rank: its number among all.
+        world_size: how many there are.
+        device: where its networks should stand.
+        gather: called by every process with a value; gives each of them the values of all, in order of rank.
+    """
+
+    rank: int
+    world_size: int
+    device: str
+    gather: Callable[[Any], list[Any]]
+
+    @property
+    def share(self) -> dict[str, Any]:
+        """What `ediffi.evaluation.images.generate` wants to know of it."""
+        return {"rank": self.rank, "world_size": self.world_size, "gather": self.gather}
+
+
+def launch(device: str = "cpu", devices: int = 1, num_nodes: int = 1) -> DistributedContext:
+    """Start the other processes of a run, which begin anew with the same command line; join them.
+
+    Under torchrun there is nothing to start, and its numbers hold.
+
+    Args:
+        device: "cpu", "cuda", "mps"; with one process, also "cuda:1".
+        devices: processes on each node, each with a device of its own.
+        num_nodes: machines. The command is given on each, with MASTER_ADDR, MASTER_PORT and NODE_RANK set.
+
+    Raises:
+        ValueError: a number is below 1, the device is unknown or not there as often, or torchrun has other numbers.
+    """
+    for name, value in (("devices", devices), ("num_nodes", num_nodes)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+    if torchrun:
+        local, world = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+        found = (local, world // local)
+        if (devices, num_nodes) not in ((1, 1), found):
+            raise ValueError(
+                f"torchrun made {found[0]} processes on each of {found[1]} nodes, --devices and --num-nodes say "
+                f"{devices} and {num_nodes}; leave them out"
+            )
+        devices, num_nodes = found
+    if devices * num_nodes == 1:
+        return DistributedContext(0, 1, device, lambda value: [value])
+    if ":" in device:
+        raise ValueError(f"{devices * num_nodes} processes need a kind of device such as cuda, got {device!r}")
+    return _join(device, devices, num_nodes, torchrun)
+
+
+def _join(device: str, devices: int, num_nodes: int, torchrun: bool) -> DistributedContext:
+    import torch
+    from lightning.fabric import Fabric
+    from lightning.fabric.strategies.ddp import DDPStrategy
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    for name in ("lightning.fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # they tell of every process that joins
+    strategy = DDPStrategy(process_group_backend="gloo", timeout=timedelta(days=30))
+    try:
+        fabric = Fabric(accelerator=device, devices=devices, num_nodes=num_nodes, strategy=strategy)
+    except (MisconfigurationException, RuntimeError, ValueError) as error:
+        raise ValueError(f"{devices} devices of kind {device!r} cannot be had: {error}") from None
+    fabric.launch()
+    if fabric.local_rank or torchrun:
+        _end_with_parent()
+
+    def gather(value: T) -> list[T]:
+        values: list[Any] = [None] * fabric.world_size
+        try:
+            torch.distributed.all_gather_object(values, value)
+        except RuntimeError:  # what gloo raises when a connection is closed
+            raise ConnectionError("another process of this run has ended before its time; it says why") from None
+        return values
+
+    return DistributedContext(fabric.global_rank, fabric.world_size, str(fabric.device), gather)
+
+
+def _end_with_parent() -> None:
+    """End this process soon after the one that started it, even if that is killed."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="end-with-parent").start()

@@ -1,0 +1,1 @@
+"""A prompt becomes an image: the cascade, its stages, their options and their checkpoint."""

@@ -1,0 +1,380 @@
+"""The cascade: a prompt becomes a picture through a base stage and super-resolution stages.
+
+Longer than most files, since the call names every option that a picture may have, and says what each means.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from ediffi.diffusion.editing import Edit
+from ediffi.diffusion.guidance import STYLE
+from ediffi.diffusion.paint import Region, paint
+from ediffi.io.images import to_images
+from ediffi.pipeline import folder
+from ediffi.pipeline.manifest import Residency
+from ediffi.pipeline.options import Style, Switch, described
+from ediffi.pipeline.prompt import Prompt, parse
+from ediffi.pipeline.stage import Sampling, Stage, Steering
+from ediffi.registry.random import generators
+from ediffi.registry.types import Callback, Conditioning, Embedding, Encoder, SamplerState, TextEncoder
+
+Progress = Callable[[str, SamplerState], None]
+"""Called after every step with the stage's name."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What a cascade returns.
+
+    Attributes:
+        images: RGB pictures, `num_images_per_prompt` for each prompt, neighbours together.
+        stages: [b, 3, h, w] in [-1, 1] after each stage that ran, by its name.
+        settings: what to repeat them with: prompts, seed and each stage's sampling; plain JSON values.
+    """
+
+    images: list[Image.Image]
+    stages: Mapping[str, Float[Tensor, "b 3 h w"]]
+    settings: Mapping[str, Any]
+
+
+class Cascade:
+    """Encoders and stages that turn prompts into pictures.
+
+    Args:
+        name: of the model.
+        encoders: by source; those that can `tokenize` read the prompt, the one called "clip_image" a style picture.
+        stages: the base stage first.
+        source: the folder that they were loaded from, which names their parts; without it they cannot be saved.
+
+    Raises:
+        ValueError: there is no stage.
+
+    Example:
+        >>> cascade = Cascade.from_pretrained("toybox")
+        >>> cascade("a red circle on a pink background", seed=7).images[0].save("circle.png")
+    """
+
+    def __init__(
+        self, name: str, encoders: Mapping[str, Encoder], stages: Sequence[Stage], source: Path | None = None
+    ) -> None:
+        if not stages:
+            raise ValueError("a cascade needs at least one stage")
+        self.name, self.encoders, self.stages, self.source = name, dict(encoders), list(stages), source
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path,
+        device: str | torch.device = "cpu",
+        expert_residency: Residency = "resident",
+        *,
+        revision: str | None = None,
+        stages: Sequence[str] | None = None,
+        torch_dtype: torch.dtype | None = None,
+        local_files_only: bool = False,
+    ) -> "Cascade":
+        """Load a cascade, fetching it from the Hub if need be; raises as `ediffi.pipeline.folder.load` does.
+
+        Args:
+            model: "toybox", the one that ships; a name of a list of models; a folder; or one of the Hub: "ORG/REPO",
+                "ORG/REPO@REVISION", "hf://ORG/REPO". A folder here that is called ORG/REPO wins over the Hub.
+            device: where its networks stand.
+            expert_residency: "resident" keeps all experts in memory, "stream" the one in use; same pictures.
+            revision: branch, tag or commit of the Hub.
+            stages: the first stages, by name (["base"]); the files of the others are not fetched.
+            torch_dtype: float16 or bfloat16 halves the networks' memory; float32 by default.
+            local_files_only: read the cache of the Hub only, as with HF_HUB_OFFLINE=1.
+        """
+        loaded = folder.load(
+            model,
+            device,
+            expert_residency,
+            revision=revision,
+            stages=stages,
+            dtype=torch_dtype,
+            local_files_only=local_files_only,
+        )
+        return cls(*loaded)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write the cascade as a model folder, which must not exist; weights that were not changed byte for byte.
+
+        Raises:
+            FileExistsError: the folder exists.
+            ValueError: the cascade was not loaded from a folder, or that folder has changed since.
+            OSError: a file cannot be written; nothing is left behind.
+        """
+        from ediffi.hub.publish import save_loaded
+
+        return save_loaded(self, Path(folder))
+
+    def push_to_hub(self, repository: str, *, license: str, private: bool = False, revision: str | None = None) -> str:
+        """Publish the cascade as "ORG/REPO", with a model card; returns its address. See `ediffi.hub.publish`."""
+        from ediffi.hub.publish import push
+
+        return push(self, repository, license=license, private=private, revision=revision)
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        negative_prompt: str | None = None,
+        num_images_per_prompt: int = 1,
+        seed: int = 0,
+        first_index: int = 0,
+        num_inference_steps: int | Sequence[int] | None = None,
+        guidance_scale: float | Sequence[float] | None = None,
+        sampler: str | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+        dynamic_threshold: float | None = None,
+        paint_weight: float | Sequence[float] | None = None,
+        style: Style | None = None,
+        paint: Sequence[Region] = (),
+        switch: Switch | None = None,
+        edit: Edit | None = None,
+        low_res: Image.Image | None = None,
+        first_stage: str | None = None,
+        progress: Progress | None = None,
+    ) -> Pictures:
+        """Sample pictures.
+
+        Args:
+            prompt: one prompt or several; `(words:1.3)` weights words.
+            negative_prompt: guidance moves away from it instead of from the null condition.
+            num_images_per_prompt: pictures for each prompt.
+            seed: picture k of the call is a function of (seed, first_index + k), whatever the batch.
+            first_index: number of the call's first picture in a run of several calls.
+            num_inference_steps: of the base stage, or one number per stage; the model's own by default.
+            guidance_scale: w of `uncond + w·(cond - uncond)`, likewise.
+            sampler: a sampler or preset ("paper-steps", "paper-nfe") for all stages; the model's own by default.
+            guidance_interval: noise levels of the base stage at which guidance works.
+            dynamic_threshold: quantile of dynamic thresholding in the base stage.
+            paint_weight: w' of paint-with-words, of the base stage or one number per stage.
+            style: a reference picture.
+            paint: phrases of the prompt and where they belong; for every prompt of the call.
+            switch: another prompt that takes over in the base stage.
+            edit: a picture to go on from instead of from noise.
+            low_res: a picture to super-resolve: square; given to `first_stage` in the place of the earlier stages'.
+            first_stage: the stage that `low_res` enters; by default the one whose input is nearest to its size.
+            progress: called after every step with the stage's name and the sampler's state.
+
+        Raises:
+            ValueError: a prompt is empty or too long, a number out of range, the sampler or stage unknown, a painted
+                phrase not in the prompt, or what is asked for needs an encoder that the model lacks.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if num_images_per_prompt < 1:
+            raise ValueError(f"num_images_per_prompt must be at least 1, got {num_images_per_prompt}")
+        plan = self.plan(
+            num_inference_steps, guidance_scale, sampler, guidance_interval, dynamic_threshold, paint_weight
+        )
+        texts = [text for text in prompts for _ in range(num_images_per_prompt)]
+        cond = self.encode(texts, style, paint)
+        if paint and not any(sampling.paint_weight for sampling in plan):
+            raise ValueError("paint has no effect, since paint_weight is 0 in every stage; give one above 0")
+        steering = Steering(
+            None if negative_prompt is None else self.encode([negative_prompt] * len(texts)),
+            1.0 if style is None else style.scale,
+            None if switch is None else self.encode([switch.prompt] * len(texts), style),
+            1.0 if switch is None else switch.at,
+        )
+        pictures = self.sample(
+            cond,
+            generators(seed, range(first_index, first_index + len(texts))),
+            plan,
+            steering=steering,
+            edit=edit,
+            entry=self._entry(low_res, first_stage, len(texts)),
+            progress=progress,
+        )
+        settings = {
+            "model": self.name,
+            "prompt": prompts[0] if isinstance(prompt, str) else prompts,
+            "num_images_per_prompt": num_images_per_prompt,
+            "first_index": first_index,
+            "seed": seed,
+            "negative_prompt": negative_prompt,
+            "stages": {s.name: dataclasses.asdict(p) | {"nfe": p.nfe} for s, p in zip(self.stages, plan, strict=True)},
+            **described(style=style, paint=paint, switch=switch, edit=edit, low_res=low_res, first_stage=first_stage),
+        }
+        return Pictures(to_images(pictures[self.stages[-1].name]), pictures, settings)
+
+    def sample(
+        self,
+        cond: Conditioning,
+        randomness: list[torch.Generator],
+        plan: Sequence[Sampling] | None = None,
+        *,
+        steering: Steering = Steering(),  # noqa: B008  (frozen)
+        edit: Edit | None = None,
+        entry: tuple[int, Float[Tensor, "b 3 h w"] | None] = (0, None),
+        progress: Progress | None = None,
+    ) -> dict[str, Float[Tensor, "b 3 _ _"]]:
+        """Run the stages on a conditioning: what a call comes down to.
+
+        Args:
+            cond: of a batch.
+            randomness: a generator for each of its pictures.
+            plan: each stage's settings; the model's own by default.
+            steering: negative, style and switching; the latter in the base stage only.
+            edit: a picture to go on from.
+            entry: index of the first stage, and the pictures that it enlarges.
+            progress: called after every step.
+
+        Returns:
+            Pictures in [-1, 1] after each stage, by its name.
+        """
+        plan = [stage.sampling for stage in self.stages] if plan is None else plan
+        later = cond if steering.after is None or steering.switch_at >= 0.5 else steering.after
+        first, picture = entry
+        pictures: dict[str, Tensor] = {}
+        for index, (stage, sampling) in list(enumerate(zip(self.stages, plan, strict=True)))[first:]:
+            picture = pictures[stage.name] = stage(
+                cond if index == 0 else later,
+                randomness,
+                low_res=picture,
+                source=None if edit is None else edit.at(stage.resolution, len(randomness), self.device),
+                steering=steering if index == 0 else dataclasses.replace(steering, after=None),
+                sampling=sampling,
+                callback=_named(progress, stage.name),
+            )
+        return pictures
+
+    def request(self, **options: Any) -> dict[str, Any]:
+        """What the options of a call ask for, as plain JSON values: what a run of many calls is known by."""
+        names = [name for name in inspect.signature(self.plan).parameters if name != "self"]
+        plan = self.plan(**{name: options.get(name) for name in names})
+        stages = {s.name: dataclasses.asdict(p) for s, p in zip(self.stages, plan, strict=True)}
+        rest = {name: value for name, value in options.items() if name not in names}
+        return {"model": self.name, "stages": stages, **described(**rest)}
+
+    def plan(
+        self,
+        num_inference_steps: int | Sequence[int] | None = None,
+        guidance_scale: float | Sequence[float] | None = None,
+        sampler: str | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+        dynamic_threshold: float | None = None,
+        paint_weight: float | Sequence[float] | None = None,
+    ) -> list[Sampling]:
+        """The settings of each stage, with what is given in place of the model's own; arguments as in the call."""
+        plan = [stage.sampling for stage in self.stages]
+        if sampler is not None:
+            plan = [s.with_sampler(sampler, k > 0) for k, s in enumerate(plan)]
+        changes: dict[str, Any] = {
+            "num_inference_steps": num_inference_steps,
+            "guidance_scale": guidance_scale,
+            "paint_weight": paint_weight,
+            "guidance_interval": None if guidance_interval is None else [guidance_interval],
+            "dynamic_threshold": dynamic_threshold,
+        }
+        for name, value in changes.items():
+            if value is not None:
+                values = list(value) if isinstance(value, Sequence) else [value]
+                if len(values) not in (1, len(plan)):
+                    raise ValueError(f"{name} has {len(values)} values; give 1, or {len(plan)}, one for each stage")
+                changed = [dataclasses.replace(s, **{name: v}) for s, v in zip(plan, values, strict=False)]
+                plan = changed + plan[len(changed) :]
+        return plan
+
+    def encode(
+        self, prompts: Sequence[str], style: Style | None = None, regions: Sequence[Region] = ()
+    ) -> Conditioning:
+        """The conditioning of prompts, from every encoder that reads text; of a style picture, and of paint.
+
+        Raises:
+            ValueError: a prompt is empty or too long, an encoder cannot weight words, the model has no encoder for
+                pictures, or a painted phrase is not in a prompt.
+        """
+        parsed = [parse(prompt) for prompt in prompts]
+        texts = [prompt.text for prompt in parsed]
+        sources: dict[str, Embedding] = {}
+        with torch.inference_mode():
+            for name, encoder in self.readers.items():
+                sources[name] = _weighted(encoder(texts), encoder, parsed)
+            if style is not None:
+                sources[STYLE] = self._style(style.image).apply(lambda t: t.expand(len(texts), *t.shape[1:]))
+        painted = paint(self.readers, texts, [regions] * len(texts)) if regions else None
+        return Conditioning(sources, paint=painted).to(self.device)
+
+    def up_to(self, stage: str) -> "Cascade":
+        """The cascade without the stages after this one.
+
+        Raises:
+            ValueError: there is no such stage.
+        """
+        names = [one.name for one in self.stages]
+        if stage not in names:
+            raise ValueError(f"no stage {stage!r}; there are {', '.join(names)}")
+        return Cascade(self.name, self.encoders, self.stages[: names.index(stage) + 1], self.source)
+
+    @property
+    def readers(self) -> dict[str, Encoder]:
+        """The encoders that read text, by source."""
+        return {name: encoder for name, encoder in self.encoders.items() if hasattr(encoder, "tokenize")}
+
+    def unknown_words(self, text: str) -> list[str]:
+        """The words of a prompt that no encoder knows, in order; only encoders that can tell are asked."""
+        lists = [encoder.unknown_words(text) for encoder in self.encoders.values() if hasattr(encoder, "unknown_words")]
+        return [word for word in (lists[0] if lists else []) if all(word in words for words in lists)]
+
+    def cut(self, text: str) -> dict[str, str]:
+        """What of a prompt each encoder does not see, because it is too long; by source, if not all is seen."""
+        lost = {name: encoder.cut(text) for name, encoder in self.readers.items() if isinstance(encoder, TextEncoder)}
+        return {name: rest for name, rest in lost.items() if rest}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the first stage stands."""
+        return next(self.stages[0].denoiser.parameters()).device
+
+    def _style(self, image: Image.Image) -> Embedding:
+        from torchvision.transforms.v2.functional import pil_to_tensor
+
+        if STYLE not in self.encoders:
+            raise ValueError(f"model {self.name!r} has no encoder {STYLE!r}, so it cannot take a style picture")
+        return self.encoders[STYLE](pil_to_tensor(image.convert("RGB"))[None].float() / 127.5 - 1)
+
+    def _entry(
+        self, low_res: Image.Image | None, name: str | None, batch: int
+    ) -> tuple[int, Float[Tensor, "b 3 h w"] | None]:
+        """The index of the stage that sampling starts with, and the picture that it gets."""
+        if low_res is None:
+            if name not in (None, self.stages[0].name):
+                raise ValueError(f"to start at stage {name!r}, give the picture that it enlarges")
+            return 0, None
+        inputs = {stage.name: below.resolution for below, stage in zip(self.stages, self.stages[1:], strict=False)}
+        if not inputs:
+            raise ValueError(f"model {self.name!r} has no super-resolution stage")
+        if name is None:
+            name = min(inputs, key=lambda stage: abs(inputs[stage] - low_res.width))
+        if name not in inputs:
+            raise ValueError(f"no super-resolution stage {name!r}; there are {', '.join(inputs)}")
+        source = Edit(low_res).at(inputs[name], batch, self.device)
+        return [stage.name for stage in self.stages].index(name), source.images
+
+
+def _weighted(embedding: Embedding, encoder: Encoder, prompts: Sequence[Prompt]) -> Embedding:
+    """The embedding with the weights that the prompts give their words."""
+    if not any(prompt.weights for prompt in prompts):
+        return embedding
+    if not isinstance(encoder, TextEncoder):
+        raise ValueError(f"words cannot be weighted: the encoder {type(encoder).__name__} does not tell its tokens")
+    weight = torch.ones_like(embedding.tokens[..., 0])
+    for row, prompt in enumerate(prompts):
+        for span in prompt.weights:
+            weight[row, list(encoder.token_range(prompt.text, span.start, span.end))] = span.weight
+    return dataclasses.replace(embedding, weight=weight)
+
+
+def _named(progress: Progress | None, stage: str) -> Callback | None:
+    return None if progress is None else lambda state: progress(stage, state)

@@ -1,0 +1,220 @@
+"""One stage at inference: a denoiser, the settings it is sampled with, what steers it, and the loop that ties them."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ediffi.diffusion.editing import EditSource, InpaintingDenoiser
+from ediffi.diffusion.guidance import (
+    ClassifierFreeGuidance,
+    DynamicThresholding,
+    PromptSwitching,
+    SigmaRange,
+    check_interval,
+    check_percentile,
+)
+from ediffi.diffusion.low_res import augment
+from ediffi.diffusion.paint import PaintWithWords, check_weight
+from ediffi.registry import samplers
+from ediffi.registry.core import UnknownNameError
+from ediffi.registry.denoisers.precondition import upsample
+from ediffi.registry.random import randn
+from ediffi.registry.samplers.presets import PRESETS, preset
+from ediffi.registry.samplers.schedules import GRIDS, Grid
+from ediffi.registry.types import Callback, Conditioning, Denoiser, Sampler
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a stage is sampled.
+
+    Attributes:
+        sampler: name in the registry of samplers.
+        num_inference_steps: steps of the grid, the closing one to 0 among them.
+        guidance_scale: w of `uncond + w·(cond - uncond)`; 1 is off.
+        sigma_min: last noise level before 0.
+        sigma_max: noise level of the start.
+        rho: exponent of the grid.
+        arguments: the sampler's own arguments.
+        guidance_interval: noise levels (above, up to and with) at which guidance works; None for all.
+        dynamic_threshold: quantile of Imagen's dynamic thresholding; None for off.
+        paint_weight: w' of paint-with-words; 0 leaves the stage unpainted.
+        grid: "karras" is uniform in sigma^(1/rho) (EDM, equation 5), "vp_time" in t^(1/rho), the time of the linear VP
+            schedule.
+
+    Raises:
+        ValueError: a value is out of range (the sampler and the grid say which).
+    """
+
+    sampler: str = "dpmpp_2m"
+    num_inference_steps: int = 20
+    guidance_scale: float = 1.0
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    guidance_interval: SigmaRange | None = None
+    dynamic_threshold: float | None = None
+    paint_weight: float = 0.0
+    grid: Grid = "karras"
+
+    def __post_init__(self) -> None:
+        if self.num_inference_steps < 1:
+            raise ValueError(f"num_inference_steps must be at least 1, got {self.num_inference_steps}")
+        if not self.guidance_scale >= 0:
+            raise ValueError(f"guidance_scale must be at least 0 (1 is off), got {self.guidance_scale}")
+        if self.guidance_interval is not None:  # JSON has lists
+            object.__setattr__(self, "guidance_interval", tuple(self.guidance_interval))
+        if self.grid not in GRIDS:
+            raise UnknownNameError.among(GRIDS, "grid", self.grid)
+        check_interval(self.guidance_interval)
+        check_percentile(self.dynamic_threshold)
+        check_weight(self.paint_weight)
+
+    def build(self) -> Sampler:
+        """The sampler."""
+        return samplers.create(self.sampler, **self.arguments)
+
+    def sigmas(self) -> Float[Tensor, " s"]:
+        """The grid of noise levels, ending in 0."""
+        return GRIDS[self.grid](self.num_inference_steps, self.sigma_min, self.sigma_max, self.rho)
+
+    @property
+    def nfe(self) -> int:
+        """Network evaluations of the solver; guidance doubles the work of each, not the count."""
+        return self.build().nfe(self.num_inference_steps)
+
+    def with_sampler(self, name: str, super_resolution: bool) -> "Sampling":
+        """The same stage with another sampler, or with a preset's sampler, steps and grid.
+
+        Raises:
+            UnknownNameError: neither a sampler nor a preset is called `name`.
+        """
+        if name in PRESETS:
+            chosen = preset(name, "super_resolution" if super_resolution else "base")
+            return dataclasses.replace(
+                self,
+                sampler=chosen.sampler,
+                num_inference_steps=chosen.num_steps,
+                rho=chosen.rho,
+                arguments=chosen.arguments,
+                grid=chosen.grid,
+            )
+        samplers.REGISTRY.factory(name)
+        return dataclasses.replace(self, sampler=name, arguments={})
+
+
+@dataclass(frozen=True)
+class Steering:
+    """What moves a stage besides the conditioning of its pictures.
+
+    Attributes:
+        negative: what they should not show; None for the null condition.
+        style_scale: how much of a reference picture's style; see `ClassifierFreeGuidance`.
+        after: the conditioning that takes over for the last steps; None for none.
+        switch_at: share of the steps, from the noisiest, before it does.
+    """
+
+    negative: Conditioning | None = None
+    style_scale: float = 1.0
+    after: Conditioning | None = None
+    switch_at: float = 1.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of a cascade, ready to sample.
+
+    Attributes:
+        name: "base", "sr64", ...
+        resolution: side of its pictures.
+        denoiser: the network, or any denoiser.
+        sampling: its default settings.
+        aug_level: noise put on the low-resolution picture before it is told, in picture units; None in the base stage.
+    """
+
+    name: str
+    resolution: int
+    denoiser: nn.Module
+    sampling: Sampling
+    aug_level: float | None = None
+
+    def __call__(
+        self,
+        cond: Conditioning,
+        generators: list[torch.Generator],
+        *,
+        low_res: Float[Tensor, "b 3 h w"] | None = None,
+        source: EditSource | None = None,
+        steering: Steering = Steering(),
+        sampling: Sampling | None = None,
+        callback: Callback | None = None,
+    ) -> Float[Tensor, "b 3 H W"]:
+        """Sample a picture for each generator.
+
+        Super-resolution starts at the enlarged low-resolution picture plus noise: the pictures of noise level sigma_max
+        are centred there, which a sigma_max of a few times `sigma_data` does not hide. Our choice; the paper is silent.
+
+        Args:
+            cond: what the pictures should show; a batch as long as `generators`.
+            generators: one per picture.
+            low_res: the previous stage's pictures in [-1, 1], for super-resolution.
+            source: pictures to go on from instead of from noise.
+            steering: negative, style and switching.
+            sampling: instead of the stage's own.
+            callback: called after each step.
+
+        Returns:
+            Pictures in [-1, 1], clipped.
+
+        Raises:
+            ValueError: a super-resolution stage without `low_res`, or a base stage with it.
+        """
+        if (low_res is None) != (self.aug_level is None):
+            raise ValueError(
+                f"stage {self.name!r} {'takes no' if self.aug_level is None else 'needs a'} low_res picture"
+            )
+        sampling = sampling or self.sampling
+        device, size = next(self.denoiser.parameters()).device, (self.resolution, self.resolution)
+        if low_res is not None and self.aug_level is not None:
+            level = torch.full((len(low_res),), self.aug_level, device=low_res.device)
+            cond = cond.with_low_res(augment(low_res, level, randn(low_res.shape, generators, low_res.device)), level)
+        centre = None if low_res is None else upsample(low_res, size)
+        sigmas = sampling.sigmas()
+        denoiser = self._steered(sampling, steering, source)
+        if source is not None and source.strength < 1:
+            sigmas, centre = source.remaining(sigmas), source.images
+            if len(sigmas) == 1:
+                return source.images
+        x = randn((len(generators), 3, *size), generators, device) * sigmas[0]
+        if centre is not None:  # at a finite sigma_max the noisy pictures are centred here, not at 0
+            x = x + centre
+        with torch.inference_mode():
+            images = sampling.build()(
+                lambda x, sigma: denoiser(x, sigma, cond), x, sigmas, generator=generators, callback=callback
+            )
+        return images.clamp(-1, 1)
+
+    def _steered(self, sampling: Sampling, steering: Steering, source: EditSource | None) -> Denoiser:
+        """The denoiser in its wrappers, the innermost first."""
+        denoiser: Denoiser = PaintWithWords(self.denoiser, sampling.paint_weight)
+        denoiser = ClassifierFreeGuidance(
+            denoiser,
+            sampling.guidance_scale,
+            steering.negative,
+            sampling.guidance_interval,
+            steering.style_scale,
+        )
+        if steering.after is not None:
+            sigmas = sampling.sigmas()
+            denoiser = PromptSwitching(
+                denoiser, steering.after, float(sigmas[round(steering.switch_at * (len(sigmas) - 1))])
+            )
+        if sampling.dynamic_threshold is not None:
+            denoiser = DynamicThresholding(denoiser, sampling.dynamic_threshold)
+        return denoiser if source is None or source.mask is None else InpaintingDenoiser(denoiser, source)

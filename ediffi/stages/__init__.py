@@ -1,1 +1,0 @@
-"""Training: one LightningModule trains one denoiser of one stage."""

@@ -1,0 +1,1 @@
+"""What trains a stage: the LightningModule, its callbacks, resuming, growing experts, composing a cascade."""

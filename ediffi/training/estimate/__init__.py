@@ -1,0 +1,1 @@
+"""What a recipe takes before it is run: parameters, memory, time."""

@@ -1,0 +1,48 @@
+"""Accelerators by name: what their makers' datasheets say of memory and of peak speed in bfloat16, without sparsity."""
+
+from dataclasses import dataclass
+
+from ediffi.registry.core import UnknownNameError
+
+
+@dataclass(frozen=True)
+class Device:
+    """One accelerator.
+
+    Attributes:
+        title: as its maker calls it.
+        memory: bytes.
+        peak: floating-point operations a second in bfloat16 with float32 sums; float16 where there is no bfloat16.
+    """
+
+    title: str
+    memory: float
+    peak: float
+
+
+DEVICES = {
+    "v100-32": Device("NVIDIA V100 32GB (float16)", 32e9, 125e12),
+    "a10": Device("NVIDIA A10", 24e9, 125e12),
+    "l4": Device("NVIDIA L4", 24e9, 121e12),
+    "l40s": Device("NVIDIA L40S", 48e9, 362e12),
+    "rtx-3090": Device("NVIDIA GeForce RTX 3090", 24e9, 71e12),
+    "rtx-4090": Device("NVIDIA GeForce RTX 4090", 24e9, 165e12),
+    "a100-40": Device("NVIDIA A100 40GB", 40e9, 312e12),
+    "a100-80": Device("NVIDIA A100 80GB", 80e9, 312e12),
+    "h100-80": Device("NVIDIA H100 SXM 80GB", 80e9, 989e12),
+    "h200": Device("NVIDIA H200 SXM", 141e9, 989e12),
+    "b200": Device("NVIDIA B200", 180e9, 2250e12),
+    "mi250x": Device("AMD Instinct MI250X", 128e9, 383e12),
+    "mi300x": Device("AMD Instinct MI300X", 192e9, 1307e12),
+}
+
+
+def device(name: str) -> Device:
+    """The accelerator of that name.
+
+    Raises:
+        UnknownNameError: there is none; the message lists the near names.
+    """
+    if name not in DEVICES:
+        raise UnknownNameError.among(DEVICES, "device type", name)
+    return DEVICES[name]

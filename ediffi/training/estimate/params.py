@@ -1,0 +1,278 @@
+"""How many parameters the models of recipes have, counted on the meta device: no memory, no weights, seconds.
+
+A recipe of `ediffi fit` has one network, a growth schedule one for each expert, and a recipe of `ediffi compose` the
+encoders. Its stages name finished runs, not networks: those are counted from the recipes that make the runs.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from torch import nn
+
+from ediffi.pipeline.manifest import Part
+from ediffi.registry import encoders
+from ediffi.registry.denoisers.precondition import Preconditioned
+from ediffi.registry.encoders.folder import check_folder, read_json
+from ediffi.training.growth.compose import compose
+from ediffi.training.growth.grow import grow, node_settings
+from ediffi.training.growth.schedule import Schedule
+
+PARTS = {"embedding": "embedding", "stem": "stem", "halving": "down", "down": "down", "middle": "middle", "up": "up"}
+PARTS |= {"doubling": "up", "norm": "out", "out": "out"}
+"""The modules of our U-Nets in the order they run, and the part that each is counted as."""
+
+XXL = "google/t5-v1_1-xxl"
+XXL_CONFIG: dict[str, Any] = {"d_model": 4096, "d_ff": 10240, "num_layers": 24, "num_heads": 64, "d_kv": 64}
+XXL_CONFIG |= {"vocab_size": 32128, "feed_forward_proj": "gated-gelu"}
+"""The constants it is published with."""
+
+CLIP_CONFIG = "open_clip_config.json"
+PICTURES = ("clip_image", "clip_l14_image")
+"""The encoders that read pictures, which table 1 of the paper leaves out."""
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The networks that a recipe trains: one, or experts that are alike.
+
+    Attributes:
+        denoiser: the name they are built by.
+        parts: parameters of one of them, by part.
+        experts: the noise that each of them owns; empty if there is one, for all noise.
+        run: where they stand when trained, as a stage of a cascade names it; None if the recipe does not say.
+    """
+
+    denoiser: str
+    parts: Mapping[str, int]
+    experts: Sequence[str] = ()
+    run: Path | None = None
+
+    @property
+    def each(self) -> int:
+        """Parameters of one of them."""
+        return sum(self.parts.values())
+
+    @property
+    def total(self) -> int:
+        """Parameters of all of them."""
+        return self.each * max(1, len(self.experts))
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """The encoders of a cascade.
+
+    Attributes:
+        texts: names and parameters of those that read texts.
+        pictures: names and parameters of those that read pictures.
+        runs: what each stage is composed of.
+    """
+
+    texts: Sequence[tuple[str, int]]
+    pictures: Sequence[tuple[str, int]]
+    runs: Mapping[str, Sequence[Path]]
+
+    @property
+    def total(self) -> int:
+        """Parameters as table 1 of the paper counts them: those of the text encoders."""
+        return sum(number for _, number in self.texts)
+
+
+def count(path: Path) -> Networks | Encoders:
+    """Count what a recipe builds; its keys tell of which kind it is.
+
+    Args:
+        path: the recipe. What it names is looked for from the working directory, as the commands do; the recipe of a
+            growth schedule's nodes also beside the schedule.
+
+    Raises:
+        FileNotFoundError: the recipe, or a recipe, model or encoder that it names, is missing.
+        ValueError: it is no YAML or no recipe, or a name or a value in it is wrong.
+    """
+    content = _content(path)
+    if {"recipe", "nodes"} <= content.keys():
+        return _grown(path, content)
+    if {"stages", "encoder_parts"} <= content.keys():
+        return _encoders(path, content)
+    if isinstance(content.get("model"), dict) and "denoiser" in content["model"]:
+        trainer = content.get("trainer")
+        run = trainer.get("default_root_dir") if isinstance(trainer, dict) else None
+        return Networks(*_network(path, content["model"]["denoiser"]), run=None if run is None else Path(run))
+    raise ValueError(
+        f"{path} is no recipe: one of ediffi fit has model with a denoiser, one of ediffi grow has recipe and nodes, "
+        "one of ediffi compose has stages and encoder_parts"
+    )
+
+
+def _content(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is no recipe: it holds {type(content).__name__}, not settings by name")
+    return content
+
+
+def _typed(path: Path, parser: ArgumentParser, content: dict[str, Any]) -> tuple[Namespace, Namespace]:
+    """Settings as the parser's types have them, and the objects that they describe."""
+    try:
+        values = parser.parse_object(content)
+        return values, parser.instantiate(values)
+    except (ArgumentError, ValueError, RuntimeError) as error:  # a RuntimeError is torch's, of a size that cannot be
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
+
+
+def training(path: Path) -> tuple[dict[str, Any], list[tuple[str, int]]]:
+    """The settings that a recipe trains with, and the steps of each run of a growth schedule; none for one run.
+
+    Args:
+        path: a recipe of `ediffi fit`, or a growth schedule, whose last leaf's settings stand for all.
+
+    Raises:
+        FileNotFoundError: the recipe of a schedule's nodes is missing.
+        ValueError: it is neither, or a value in it is wrong.
+    """
+    content = _content(path)
+    if {"recipe", "nodes"} <= content.keys():
+        _, schedule, leaves = _schedule(path, content)
+        return leaves[-1], [(str(node.interval), node.steps) for node in schedule.nodes]
+    if not {"model", "data", "trainer"} <= content.keys() or "denoiser" not in (content["model"] or {}):
+        raise ValueError(f"{path} trains nothing: a recipe of ediffi fit has model, data and trainer")
+    return content, []
+
+
+def network(path: Path, denoiser: Any) -> tuple[str, Preconditioned]:
+    """The name of a recipe's denoiser, and the network; of a size only under `torch.device("meta")`.
+
+    Raises:
+        ValueError: its name or an argument is wrong.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--denoiser", type=Preconditioned, required=True)
+    values, built = _typed(path, parser, {"denoiser": denoiser})
+    return values.denoiser.class_path.rpartition(".")[2], built.denoiser
+
+
+def _network(path: Path, denoiser: Any) -> tuple[str, dict[str, int]]:
+    """The name of a recipe's denoiser, and its parameters by part, those it has."""
+    with torch.device("meta"):
+        name_of_all, built = network(path, denoiser)
+    parts = dict.fromkeys(PARTS.values(), 0)
+    for name, parameter in built.named_parameters():
+        module = name.removeprefix("network.").partition(".")[0]
+        part = PARTS.get(module, module)
+        parts[part] = parts.get(part, 0) + parameter.numel()
+    return name_of_all, {part: number for part, number in parts.items() if number}
+
+
+def _grown(path: Path, content: dict[str, Any]) -> Networks:
+    """The leaves of a growth schedule, and the experts that are kept of its trunk."""
+    recipe, schedule, leaves = _schedule(path, content)
+    networks = []
+    for leaf, settings in zip(schedule.leaves, leaves, strict=True):
+        networks.append(_network(recipe, settings["model"].get("denoiser")))
+        if networks[-1] != networks[0]:
+            raise ValueError(f"{path} gives node {leaf.interval} another network than the others; experts share one")
+    regions = [leaf.interval for leaf in schedule.leaves] + [one.expert.region for one in schedule.kept()]
+    experts = [str(region) for region in sorted(regions, key=lambda region: region.spans)]
+    return Networks(*networks[0], experts if len(experts) > 1 else (), schedule.output / "stage")
+
+
+def _schedule(path: Path, content: dict[str, Any]) -> tuple[Path, Schedule, list[dict[str, Any]]]:
+    """The recipe of a growth schedule's nodes, the schedule, and the settings of its leaves."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_function_arguments(grow, skip={"run_node"})
+    _, values = _typed(path, parser, content)
+    schedule = Schedule(values.output, values.nodes, values.trunk)
+    recipe = values.recipe if values.recipe.is_file() else path.parent / values.recipe.name
+    if not recipe.is_file():
+        raise FileNotFoundError(f"the recipe of the nodes of {path} does not exist: {values.recipe}")
+    settings = _content(recipe)
+    if not {"model", "data", "trainer"} <= settings.keys():
+        raise ValueError(f"{recipe} is not a recipe of ediffi fit: it needs model, data and trainer")
+    leaves = []
+    for leaf in schedule.leaves:
+        overrides = {**(values.overrides or {}), **leaf.overrides}
+        leaves.append(node_settings(settings, leaf, schedule.run(leaf), schedule.start(leaf), overrides))
+    return recipe, schedule, leaves
+
+
+def _encoders(path: Path, content: dict[str, Any]) -> Encoders:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_function_arguments(compose)
+    _, values = _typed(path, parser, {"output": "unused", **content})
+    counted = [(part.name, _encoder(part, values.encoder_files)) for part in values.encoder_parts.values()]
+    runs = {stage.name: stage.run if isinstance(stage.run, list) else [stage.run] for stage in values.stages}
+    return Encoders(
+        [row for row in counted if row[0] not in PICTURES],
+        [row for row in counted if row[0] in PICTURES],
+        {name: [run for run in some if run is not None] for name, some in runs.items()},
+    )
+
+
+def _encoder(part: Part, files: Path | None) -> int:
+    """Parameters of an encoder: the encoder of a T5, or one tower of a CLIP with its projection.
+
+    Raises:
+        FileNotFoundError: its folder, or the config in it, is missing.
+        ValueError: it is unknown, one of its arguments is, or its config is broken.
+    """
+    try:
+        bound = inspect.signature(encoders.REGISTRY.factory(part.name)).bind(**part.arguments)
+    except TypeError as error:
+        raise ValueError(f"encoder {part.name}: {error}") from None
+    bound.apply_defaults()
+    path = _source(str(bound.arguments.get("path")), files)
+    match part.name:
+        case "t5_xxl" if str(path) == XXL and not path.is_dir():
+            return _t5(XXL, XXL_CONFIG)
+        case "t5" | "t5_xxl":
+            check_folder(path, ["config.json"], "a T5 encoder")
+            return _t5(str(path), read_json(path / "config.json"))
+        case "clip_l14_text" | "clip_l14_image":
+            from open_clip import get_model_config
+
+            return _clip("ViT-L-14", get_model_config("ViT-L-14"), part.name in PICTURES)
+        case "clip_text" | "clip_image":
+            check_folder(path, [CLIP_CONFIG], "a CLIP")
+            return _clip(str(path), read_json(path / CLIP_CONFIG).get("model_cfg"), part.name in PICTURES)
+    raise ValueError(f"encoder {part.name} is of another package, and cannot be counted without loading it")
+
+
+def _source(path: str, files: Path | None) -> Path:
+    """Where the files are that a composed cascade has at `path`: its `encoders/` are a copy of `files`."""
+    first, _, rest = path.partition("/")
+    return files / rest if files is not None and first == "encoders" else Path(path)
+
+
+def _t5(name: str, config: Mapping[str, Any]) -> int:
+    from transformers import T5Config, T5EncoderModel
+
+    model = _on_meta(name, lambda: T5EncoderModel(T5Config(**config)))
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _clip(name: str, config: Any, pictures: bool) -> int:
+    """Parameters of one tower; the scale of the logits is of neither."""
+    import open_clip
+
+    settings = dict(config or {})
+    kind = open_clip.CustomTextCLIP if settings.pop("custom_text", False) else open_clip.CLIP
+    model = _on_meta(name, lambda: kind(**settings))
+    towers = ((key.startswith("visual."), key, parameter.numel()) for key, parameter in model.named_parameters())
+    return sum(number for seen, key, number in towers if seen == pictures and not key.startswith("logit_"))
+
+
+def _on_meta(name: str, build: Callable[[], nn.Module]) -> nn.Module:
+    try:
+        with torch.device("meta"):
+            return build()
+    except Exception as error:  # each library has its own for a config that it cannot build
+        raise ValueError(f"the config of {name} cannot be built: {type(error).__name__}: {error}") from error

@@ -1,0 +1,125 @@
+"""How a run begins that does not begin at random: from its parent's weights, fully trainable or with an adapter."""
+
+import copy
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import safetensors
+from torch import nn
+
+from ediffi.diffusion.noise import NoiseInterval, contains, region_from
+from ediffi.diffusion.streaming import load_weights
+from ediffi.pipeline import folder
+from ediffi.training import checkpoint as checkpoints
+from ediffi.training import lora
+from ediffi.training.convert import NOTE
+from ediffi.training.lightning_module import DiffusionStage
+from ediffi.training.lora import Lora
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run takes its first weights from, and what of them it trains.
+
+    Args:
+        checkpoint: a training checkpoint; its averaged weights are taken.
+        model: instead, a cascade: the shipped "toybox", a folder, or ORG/REPO of the Hub.
+        stage: of `model`; the expert that owns the run's noise is taken.
+        weights: instead, a safetensors file of the whole denoiser, as `ediffi convert` writes it.
+        lora: train a low-rank adapter instead of all weights.
+
+    Raises:
+        ValueError: more than one of `checkpoint`, `model` and `weights` is given, or one of `model` and `stage` without
+            the other.
+    """
+
+    checkpoint: Path | None = None
+    model: str | None = None
+    stage: str | None = None
+    weights: Path | None = None
+    lora: Lora = field(default_factory=Lora)
+
+    def __post_init__(self) -> None:
+        if sum(place is not None for place in (self.checkpoint, self.model, self.weights)) > 1:
+            raise ValueError("a run starts from one of checkpoint, model and weights, not from several")
+        if (self.model is None) != (self.stage is None):
+            raise ValueError(f"model and stage go together, got model {self.model!r} and stage {self.stage!r}")
+
+    def __call__(self, module: DiffusionStage) -> None:
+        """Load the parent's weights into a stage and note the parent; add the adapter.
+
+        Raises:
+            FileNotFoundError: the checkpoint, the model or the weights are missing.
+            ValueError: they are broken, of another architecture, or no expert of them owns all of the stage's noise.
+        """
+        if self.checkpoint is not None:
+            _load_checkpoint(self.checkpoint, module)
+        elif self.weights is not None:
+            check_fit(self.weights, module.denoiser)
+            module.parent = trained_on(self.weights)
+            _check_noise(self.weights, module.parent, module.region)
+            load_weights(module.denoiser, self.weights)
+        elif self.model is not None and self.stage is not None:
+            module.parent = folder.load_expert(self.model, self.stage, module.region, module.denoiser)
+        if self.lora.rank:
+            module.lora = self.lora
+            lora.add(module.denoiser, self.lora)
+
+
+def _load_checkpoint(path: Path, module: DiffusionStage) -> None:
+    """Load the averaged weights of a checkpoint, an adapter merged into them, and note the parent."""
+    trained = checkpoints.read(path)
+    _check_noise(path, trained.expert.region, module.region)
+    module.parent = trained.expert.region
+    weights = trained.weights
+    try:
+        if trained.lora is not None:
+            weights = lora.merged(copy.deepcopy(module.denoiser), trained.lora, weights)
+        module.denoiser.load_state_dict(weights)
+    except RuntimeError:
+        raise ValueError(f"{path} does not hold the weights of the network it is for, but of another") from None
+
+
+def _check_noise(path: Path, parent: NoiseInterval | None, region: NoiseInterval) -> None:
+    if parent is not None and not contains(parent, region):
+        raise ValueError(f"{path} was trained on noise {parent}, which lacks {region}")
+
+
+def check_fit(path: Path, denoiser: nn.Module) -> None:
+    """Make sure that a safetensors file holds just the tensors of a denoiser.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no safetensors file; or a tensor is missing, left over or of another shape, and which.
+    """
+    wanted = {name: list(tensor.shape) for name, tensor in denoiser.state_dict().items()}
+    if not path.is_file():
+        raise FileNotFoundError(f"there are no weights {path} to start from")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            held = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118  (not a dict)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file ({error}); ediffi convert makes one of others") from None
+    for name, shape in wanted.items():
+        if name not in held:
+            raise ValueError(f"{path} does not fit the denoiser: it has no tensor {name!r}")
+        if held[name] != shape:
+            raise ValueError(f"{path} does not fit the denoiser: {name!r} is {held[name]} in it and should be {shape}")
+    if extra := sorted(held.keys() - wanted.keys()):
+        raise ValueError(f"{path} does not fit the denoiser, which has no tensor {extra[0]!r}")
+
+
+def trained_on(path: Path) -> NoiseInterval | None:
+    """The noise that weights were trained on, where the file says so, as `ediffi convert` notes it of a checkpoint.
+
+    Raises:
+        ValueError: what it says is no noise interval.
+    """
+    with safetensors.safe_open(path, framework="pt") as file:
+        text = (file.metadata() or {}).get(NOTE, "{}")
+    try:
+        note = json.loads(text)
+        return region_from(note["interval"]) if "interval" in note else None
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} says wrongly what it was trained on: {error}") from None

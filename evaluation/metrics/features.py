@@ -1,0 +1,185 @@
+"""Whose features are compared: torch-fidelity's networks, Inception by default, or the picture tower of a CLIP."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float32, UInt8
+from PIL import Image
+from torch import Tensor, nn
+
+from ediffi.evaluation.metrics.clip_score import ClipScorer
+from ediffi.evaluation.metrics.networks import network
+from ediffi.evaluation.metrics.weights import weights_file
+from ediffi.io.files import sha256
+
+DEFAULT = "inception-v3-compat"
+
+
+@runtime_checkable
+class FeatureExtractor(Protocol):
+    """Turns pictures into rows of numbers."""
+
+    @property
+    def name(self) -> str:
+        """As its library calls it: "inception-v3-compat"; or "clip"."""
+        ...
+
+    @property
+    def layer(self) -> str:
+        """Which of the network's layers, as its library calls it."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Numbers in a row."""
+        ...
+
+    @property
+    def protocol(self) -> Mapping[str, Any]:
+        """Plain JSON values: what made the rows; rows of equal protocols may be compared.
+
+        "name", "layer", "weights" (SHA-256 of their file), "resize" (the rule, in words), "library" (with its version).
+        """
+        ...
+
+    def prepare(self, image: Image.Image) -> Tensor:
+        """One RGB picture as a batch of it wants it; done beside the network, in the processes that decode."""
+        ...
+
+    def __call__(self, pictures: Tensor) -> Float32[Tensor, "b d"]:
+        """The features of prepared pictures, on the CPU."""
+        ...
+
+
+@dataclass(frozen=True)
+class FidelityFeatures:
+    """One of torch-fidelity's networks, with its own rule of resizing: bilinear as in TensorFlow 1, not antialiased.
+
+    Batch normalisation is folded into the convolutions, and on a CPU their weights lie with the channels last: two
+    thirds of the library's own time, and features that differ by less than 1e-6 of the largest. On a GPU convolutions
+    are full float32, not TF32, and there is no autocast: FID is not to depend on the device.
+
+    Attributes:
+        extractor: torch-fidelity's module.
+        name: torch-fidelity's name of it.
+        layer: torch-fidelity's name of the layer.
+        width: numbers in a row.
+        protocol: see `FeatureExtractor`.
+        device: where it runs.
+    """
+
+    extractor: nn.Module
+    name: str
+    layer: str
+    width: int
+    protocol: Mapping[str, Any]
+    device: torch.device
+
+    def prepare(self, image: Image.Image) -> UInt8[Tensor, "3 h w"]:
+        """The picture's bytes, as they are."""
+        from torchvision.transforms.functional import pil_to_tensor
+
+        return pil_to_tensor(image)
+
+    def __call__(self, pictures: UInt8[Tensor, "b 3 h w"]) -> Float32[Tensor, "b d"]:
+        """The features of the pictures, on the CPU.
+
+        Raises:
+            ValueError: not a batch of 8-bit RGB pictures.
+        """
+        with torch.inference_mode(), _exact():
+            return self.extractor(pictures.to(self.device, non_blocking=True))[0].flatten(1).cpu()
+
+
+@dataclass(frozen=True)
+class ClipFeatures:
+    """The picture embeddings of an open_clip model, not scaled to length 1 (Kynkäänniemi et al., arXiv 2203.06026).
+
+    Attributes:
+        clip: the CLIP; where it scores too, a pass runs it once.
+        name: "clip".
+        layer: "image_embedding".
+    """
+
+    clip: ClipScorer
+    name: str = "clip"
+    layer: str = "image_embedding"
+
+    @property
+    def width(self) -> int:
+        """Numbers in a row: the width of the space that texts and pictures share."""
+        return self.clip.width
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self.clip.device
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """See `FeatureExtractor`."""
+        return {**self.clip.protocol, "name": self.name, "layer": self.layer, "model": self.clip.protocol["name"]}
+
+    def prepare(self, image: Image.Image) -> Float32[Tensor, "3 s s"]:
+        """The picture as the CLIP's own preparation makes it."""
+        return self.clip.prepare(image)
+
+    def __call__(self, pictures: Float32[Tensor, "b 3 s s"]) -> Float32[Tensor, "b d"]:
+        """The embeddings of prepared pictures, on the CPU."""
+        return self.clip.embed_pictures(pictures)
+
+
+def load_extractor(
+    name: str = DEFAULT,
+    layer: str | None = None,
+    weights: str | Path | None = None,
+    device: str | torch.device = "cpu",
+) -> FidelityFeatures:
+    """One of torch-fidelity's feature extractors; nothing is unpickled but tensors, and no code is fetched.
+
+    Args:
+        name: "inception-v3-compat", "vgg16", "clip-vit-b-32", "dinov2-vit-l-14", ...
+        layer: one of its layers; by default the one that torch-fidelity takes for FID.
+        weights: a file, .safetensors or .pth; by default the library's own, see `weights_file`.
+        device: where it runs.
+
+    Raises:
+        FileNotFoundError: the weights are neither there nor to be had; the message says what to fetch.
+        ValueError: torch-fidelity knows no such extractor or layer, or the file is broken or of another network.
+    """
+    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
+
+    if name not in FEATURE_EXTRACTORS_REGISTRY:
+        raise ValueError(f"no feature extractor {name!r}; there are clip, {', '.join(FEATURE_EXTRACTORS_REGISTRY)}")
+    kind = FEATURE_EXTRACTORS_REGISTRY[name]
+    layer = layer or kind.get_default_feature_layer_for_metric("fid")
+    if layer not in kind.get_provided_features_list():
+        raise ValueError(f"{name} has no layer {layer!r}; it has {', '.join(kind.get_provided_features_list())}")
+    file = weights_file(name, weights)
+    module, place = network(name, layer, file), torch.device(device)
+    module.to(place)
+    if place.type == "cpu":
+        module.to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        width = module(torch.zeros(1, 3, 32, 32, dtype=torch.uint8, device=place))[0].shape[1]
+    side = getattr(module, "INPUT_IMAGE_SIZE", None) or getattr(module, "resolution", None)
+    protocol = {
+        "name": name,
+        "layer": layer,
+        "weights": sha256(file),
+        "resize": f"{side}x{side}, bilinear as in TensorFlow 1, not antialiased",
+        "library": f"torch-fidelity {version('torch-fidelity')}",
+    }
+    return FidelityFeatures(module, name, layer, width, protocol, place)
+
+
+@contextmanager
+def _exact() -> Iterator[None]:
+    """Convolutions of a GPU in full float32, by algorithms that repeat; nothing else changes."""
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        yield

@@ -1,0 +1,137 @@
+"""What the command line can answer without torch and Lightning, it does; `benchmarks/startup.py` measures the time."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ediffi import cli
+from ediffi.cli import UsageError, recipe_check
+from ediffi.cli.recipes import folder
+
+BASE = folder() / "toybox" / "base.yaml"
+HEAVY = {"torch", "lightning", "numpy", "transformers", "open_clip", "huggingface_hub"}
+Change = Callable[[dict], object]
+
+
+def answer(*words: str) -> tuple[int, str, set[str]]:
+    """Exit code, last line of what was said, and the top-level names of all that was imported."""
+    command = [sys.executable, "-X", "importtime", "-m", "ediffi", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    lines = done.stderr.splitlines()
+    loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in lines if line.startswith("import time:")}
+    said = [line for line in (*done.stdout.splitlines(), *lines) if not line.startswith("import time:")]
+    return done.returncode, said[-1], loaded
+
+
+def changed(tmp_path: Path, change: Change) -> str:
+    content = yaml.safe_load(BASE.read_text())
+    change(content)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return str(path)
+
+
+def rename(old: str, new: str, *groups: str) -> Change:
+    def change(content: dict) -> None:
+        for group in groups:
+            content = content[group]
+        content[new] = content.pop(old)
+
+    return change
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["recipes", "ls"], ["smaple"]])
+def test_what_needs_no_model_loads_no_torch(words: list[str]) -> None:
+    code, _, loaded = answer(*words)
+    assert code == (2 if words == ["smaple"] else 0)
+    assert "ediffi" in loaded
+    assert not loaded & HEAVY
+
+
+def test_a_recipe_that_is_wrong_for_certain_loads_no_torch(tmp_path: Path) -> None:
+    code, line, loaded = answer("fit", "--config", changed(tmp_path, rename("batch_size", "batch_sise", "data")))
+    assert code == 2
+    assert line.startswith("ediffi: error: ")
+    assert "no setting named 'data.batch_sise'; did you mean data.batch_size" in line
+    assert not loaded & HEAVY
+    code, line, loaded = answer("validate", "--config", str(tmp_path / "none.yaml"))
+    assert (code, line.split(":")[2].split()[:2]) == (1, ["no", "recipe"])
+    assert not loaded & HEAVY
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (rename("model", "modle"), "no setting named 'modle'; did you mean model"),
+        (rename("max_steps", "max_step", "trainer"), "'trainer.max_step'; did you mean trainer.max_steps"),
+        (rename("denoiser", "denoisr", "model"), "'model.denoisr'; did you mean model.denoiser"),
+        (lambda c: c.update(start={"modell": "toybox"}), "'start.modell'; did you mean start.model"),
+        (lambda c: c["model"]["denoiser"].update(class_path="ediffi.registry.denoisers.unet_tuybox"), "unet_toybox"),
+        (lambda c: c["model"]["denoiser"].update(init_args={"chanels": 3}), "init_args.chanels"),
+    ],
+)
+def test_a_misspelt_setting_is_named(tmp_path: Path, change: Change, sentence: str) -> None:
+    path = changed(tmp_path, change)
+    for words in (["--config", path], [f"--config={path}"], ["--trainer.max_steps", "1", "-c", path]):
+        with pytest.raises(UsageError) as error:
+            recipe_check.look(words)
+        assert str(error.value).startswith(path)
+        assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [("a: [", "in line"), ("- model", "it holds list"), ("data: {}\ndata: {}", "'data' is there twice in line 2")],
+)
+def test_what_is_no_recipe_is_said(tmp_path: Path, text: str, sentence: str) -> None:
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(UsageError, match=rf"r\.yaml is not a recipe: .*{sentence}"):
+        recipe_check.look(["--config", str(tmp_path / "r.yaml")])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: c["model"]["denoiser"].update(class_path="shapeworks.unet", init_args={"anything": 1}),
+        lambda c: c["model"].update(denoiser="ediffi.registry.denoisers.unet_toybox"),
+        lambda c: c["model"]["denoiser"].update(class_path="ediffi.registry.denoisers.Preconditioned", init_args={}),
+        lambda c: c.update({"trainer.max_steps": 3, "data.nothing": 1}),
+        lambda c: c.update(data="data.yaml", optimizer=None, start={"weights": "w.safetensors"}),
+        lambda c: c["model"].update(denoiser={"class_path": None}),
+    ],
+)
+def test_what_it_cannot_be_certain_of_it_leaves_to_the_parser(tmp_path: Path, change: Change) -> None:
+    recipe_check.look(["--config", changed(tmp_path, change)])
+
+
+@pytest.mark.parametrize("words", [["--config", "{seed_everything: 3}"], ["--config"], ["--config="], [], ["-h"]])
+def test_settings_in_the_place_of_a_file_are_left_to_the_parser(words: list[str]) -> None:
+    recipe_check.look(words)
+
+
+@pytest.mark.parametrize("subcommand", ["fit", "validate"])
+def test_it_knows_every_setting_that_the_parser_knows(
+    subcommand: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main([subcommand, "--config", str(BASE), "--print_config"])
+    whole = yaml.safe_load(capsys.readouterr().out)
+    assert set(whole) <= set(recipe_check.TOP)
+    for group in recipe_check.GROUPS:
+        assert set(whole[group]) == recipe_check.parameters(*recipe_check.GROUPS[group]), group
+    (tmp_path / "whole.yaml").write_text(yaml.safe_dump(whole))
+    recipe_check.look(["--config", str(tmp_path / "whole.yaml")])
+    names = recipe_check.names("ediffi.registry.denoisers")
+    assert names is not None
+    assert {"unet_toybox", "unet_base64", "Preconditioned"} <= names
+
+
+@pytest.mark.parametrize("path", sorted(folder().rglob("*.yaml")), ids=lambda path: path.stem)
+def test_no_shipped_recipe_alarms_it(path: Path) -> None:
+    content = yaml.safe_load(path.read_text())
+    if "trainer" in content or "model" in content:
+        recipe_check.look(["--config", str(path)])

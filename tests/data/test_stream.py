@@ -1,0 +1,160 @@
+"""The order of samples: a function of the position in the run, whoever reads it."""
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ediffi.data.degradation.degrade import Degradation
+from ediffi.data.module import ShardData, widths
+from ediffi.data.shards import Shard, read_shard
+from ediffi.data.stream import Batch, Picture, ShardStream
+from ediffi.registry import denoisers
+
+
+def batches(shards: list[Shard], count: int, batch_size: int, start: int = 0, **options) -> list[Batch]:
+    options = {"picture": Picture(16), "seed": 3, **options}
+    return list(itertools.islice(ShardStream(shards, batch_size=batch_size, start=start, **options), count))
+
+
+def keys(some: list[Batch]) -> list[str]:
+    return [key for batch in some for key in batch.keys]
+
+
+def test_one_lane_is_the_shuffled_shards_one_after_the_other(shards: list[Shard]) -> None:
+    """Two epochs and more, re-stated: an epoch shuffles the shards, and then within each of them."""
+    wanted = []
+    for epoch in range(3):
+        for number in np.random.default_rng([3, epoch]).permutation(len(shards)):
+            raw = [sample["__key__"] for sample in read_shard(shards[number].path)]
+            wanted += [raw[i] for i in np.random.default_rng([3, epoch, int(number)]).permutation(len(raw))]
+    assert keys(batches(shards, 21, 5)) == wanted[:105]
+
+
+@settings(max_examples=10)
+@given(
+    lanes=st.integers(1, 3),
+    chunk=st.integers(1, 5),
+    dealt=st.sampled_from([(1, 1), (2, 1), (1, 2), (2, 2), (4, 1)]),
+)
+def test_a_step_has_the_same_samples_however_it_is_dealt(
+    shards: list[Shard], lanes: int, chunk: int, dealt: tuple[int, int]
+) -> None:
+    """One batch of 8; or processes times accumulated batches."""
+    world_size, accumulated = dealt
+    size = 8 // (world_size * accumulated)
+    options = {"lanes": lanes, "chunk": chunk, "picture": Picture(16, 8)}
+    whole = batches(shards, 7, 8, **options)
+    ranks = [
+        batches(shards, 7 * accumulated, size, rank=rank, world_size=world_size, **options)
+        for rank in range(world_size)
+    ]
+    for step, wanted in enumerate(whole):
+        parts = [rank[step * accumulated + i] for i in range(accumulated) for rank in ranks]
+        assert keys(parts) == wanted.keys
+        assert torch.equal(torch.cat([part.images for part in parts]), wanted.images)
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_an_epoch_shows_every_sample_once(shards: list[Shard], lanes: int) -> None:
+    first, second = keys(batches(shards, 6, 8, lanes=lanes)), keys(batches(shards, 6, 8, start=6, lanes=lanes))
+    assert len(set(first)) == len(set(second)) == 48
+    assert first != second
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_resuming_goes_on_where_it_was(shards: list[Shard], lanes: int) -> None:
+    options = {"lanes": lanes, "chunk": 2, "picture": Picture(16, 8)}
+    whole = batches(shards, 14, 5, **options)
+    for start in (1, 4, 11):
+        for batch, wanted in zip(batches(shards, 3, 5, start, **options), whole[start:], strict=False):
+            assert (batch.index, batch.keys) == (wanted.index, wanted.keys)
+            assert torch.equal(batch.images, wanted.images)
+
+
+def test_a_lane_of_ones_own_is_read_by_nobody_else(shards: list[Shard]) -> None:
+    options = {"lanes": 2, "chunk": 4, "world_size": 2}
+    first, second = (set(keys(batches(shards, 2, 4, rank=rank, **options))) for rank in (0, 1))
+    assert len(first | second) == 16
+    streams = [ShardStream(shards, Picture(16), 4, 3, rank=rank, **options) for rank in (0, 1)]
+    lanes = [
+        {(p // 4) % 2 for i in range(9) for p in range((i * 2 + s.rank) * 4, (i * 2 + s.rank) * 4 + 4)} for s in streams
+    ]
+    assert lanes == [{0}, {1}]
+
+
+@pytest.mark.filterwarnings("ignore:.*suggested max number of worker.*")
+def test_workers_deliver_in_order(shards: list[Shard]) -> None:
+    stream = ShardStream(shards, Picture(16), 5, 3, start=3, lanes=2)
+    loader = torch.utils.data.DataLoader(stream, batch_size=None, num_workers=2)
+    assert keys(list(itertools.islice(loader, 5))) == keys(batches(shards, 5, 5, start=3, lanes=2))
+
+
+def test_low_resolution_pictures_come_with_the_data(shards: list[Shard]) -> None:
+    options = {"picture": Picture(32), "degrade": Degradation(scale=4)}
+    (whole,) = batches(shards, 1, 8, **options)
+    halves = batches(shards, 2, 4, **options)
+    assert whole.cond.low_res is not None
+    assert whole.cond.low_res.shape == (8, 3, 8, 8)
+    assert torch.equal(torch.cat([half.cond.low_res for half in halves]), whole.cond.low_res)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lanes": 4}, "3 shards cannot be dealt to 4 lanes"),
+        ({"lanes": 0}, "lanes must be positive, got 0"),
+        ({"chunk": 0}, "chunk must be positive, got 0"),
+        ({"batch_size": 0}, "batch_size must be positive, got 0"),
+    ],
+)
+def test_bad_sizes_are_named(shards: list[Shard], options: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ShardStream(shards, Picture(16), **{"batch_size": 4, "seed": 0, **options})
+
+
+def test_a_step_that_batches_do_not_make_is_refused(shard_folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"says 12 samples a step, but batches of 4 .* are 4: .*batches 3 would do"):
+        _ = ShardData(shard_folder, shard_folder, 16, batch_size=4, step_size=12).samples_per_step
+    with pytest.raises(ValueError, match="10 is no multiple of 4, so change batch_size"):
+        _ = ShardData(shard_folder, shard_folder, 16, batch_size=4, step_size=10).samples_per_step
+
+
+def told(folder: Path, place: Path, **changes: dict[str, object]) -> Path:
+    """The same shards, whose index tells other things of their encoders."""
+    place.mkdir()
+    for path in folder.iterdir():
+        (place / path.name).write_bytes(path.read_bytes())
+    index = json.loads((place / "index.json").read_text())
+    for source, change in changes.items():
+        of = index["encoders"][source]
+        index["encoders"][source] = ({"name": of} if isinstance(of, str) else of) | change
+    (place / "index.json").write_text(json.dumps(index))
+    return place
+
+
+def test_embeddings_of_other_encoders_are_refused(shard_folder: Path, tmp_path: Path) -> None:
+    """Between training and validation, against the network, and against the checkpoint of the run."""
+    one = told(shard_folder, tmp_path / "one", t5={"width": 128, "sha256": "aa"})
+    two = told(shard_folder, tmp_path / "two", t5={"width": 64, "sha256": "bb"})
+    with pytest.raises(ValueError, match=r"the embeddings 't5' .*two.* are of another encoder: "):
+        ShardData(one, two, 16).setup("fit")
+    ShardData(one, one, 16).setup("fit")
+    state = ShardData(one, one, 16).state_dict()
+    ShardData(one, one, 16).load_state_dict(state)
+    with pytest.raises(ValueError, match=r"are of another encoder: "):
+        ShardData(two, two, 16).load_state_dict(state)
+
+
+def test_what_a_network_reads_is_known() -> None:
+    network = denoisers.create("unet_toybox", channels=16, head_channels=8, norm_groups=4)
+    assert widths(network) == {
+        "t5": {"width": 128},
+        "clip_text": {"width": 128, "pooled_width": 128},
+        "clip_image": {"width": 128, "pooled_width": 128},
+    }

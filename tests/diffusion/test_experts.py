@@ -1,0 +1,239 @@
+"""The ensemble: clones equal the trunk bit for bit, one network call per evaluation, streamed equals resident."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from ediffi.diffusion.experts import Expert, ExpertTree
+from ediffi.diffusion.noise import ROOT, Complement, Interval, LogNormal, NoiseInterval
+from ediffi.diffusion.streaming import StreamedDenoisers
+from ediffi.pipeline.stage import Sampling, Stage
+from ediffi.registry import denoisers, samplers
+from ediffi.registry.random import generators
+from ediffi.registry.samplers.presets import PRESETS
+from ediffi.registry.types import Conditioning, Denoiser, Embedding
+
+NOISE = LogNormal(-1.2, 1.2)
+LOW, HIGH = Interval(3, 0), Interval(9, 511)
+MIDDLE = Complement((LOW, HIGH))
+EIGHT = tuple(Interval(3, index) for index in range(8))
+
+
+def network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    tiny = {"channels": 16, "channel_mults": (1, 1), "head_channels": 8, "norm_groups": 4, "context_width": 16}
+    denoiser = denoisers.create("unet_toybox", **tiny)
+    for parameter in denoiser.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.05)
+    return denoiser.eval().requires_grad_(False)
+
+
+def cond(batch: int) -> Conditioning:
+    def embedding(tokens: int) -> Embedding:
+        generator = torch.Generator().manual_seed(tokens)
+        values = torch.randn(1, tokens, 128, generator=generator).expand(batch, -1, -1)
+        return Embedding(values, torch.ones(batch, tokens, dtype=torch.bool), values.mean(1))
+
+    t5 = embedding(5)
+    return Conditioning({"t5": Embedding(t5.tokens, t5.mask), "clip_text": embedding(4), "clip_image": embedding(1)})
+
+
+@pytest.fixture(scope="module")
+def trunk() -> ExpertTree:
+    return ExpertTree.trunk(network(), NOISE)
+
+
+def paint(denoiser: nn.Module, sampling: Sampling) -> Tensor:
+    stage = Stage("base", 8, denoiser, sampling)
+    return stage(cond(2), generators(0, range(2)))
+
+
+class Counting(nn.Module):
+    """Counts the samples and the calls of a denoiser, and remembers their noise levels."""
+
+    def __init__(self, denoiser: nn.Module) -> None:
+        super().__init__()
+        self.denoiser, self.sigmas, self.calls = denoiser, [], 0
+
+    def forward(self, x: Tensor, sigma: Tensor, cond: Conditioning) -> Tensor:
+        self.calls += 1
+        self.sigmas += sigma.tolist()
+        return self.denoiser(x, sigma, cond)
+
+
+def counted(tree: ExpertTree) -> ExpertTree:
+    return ExpertTree(tree.noise, tree.experts, nn.ModuleList([Counting(d) for d in tree.denoisers]))
+
+
+@pytest.mark.parametrize("sampler", samplers.REGISTRY.names())
+def test_clones_paint_the_trunks_picture_under_every_sampler(trunk: ExpertTree, sampler: str) -> None:
+    """Steps that straddle an edge, and steps over a whole expert, are among them."""
+    sampling = Sampling(sampler, num_inference_steps=12, guidance_scale=2.0, sigma_min=0.02, sigma_max=20.0)
+    eight = trunk.branch(ROOT, *EIGHT)
+    three = trunk.branch(ROOT, LOW, MIDDLE, HIGH)
+    owners = [eight.route(sigma[None]).item() for sigma in sampling.sigmas()]
+    assert len(set(owners)) >= 6
+    expected = paint(trunk.denoisers[0], sampling)
+    assert torch.equal(paint(eight, sampling), expected)
+    assert torch.equal(paint(three, sampling), expected)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_clones_paint_the_trunks_picture_under_the_papers_presets(trunk: ExpertTree, preset: str) -> None:
+    sampling = Sampling(guidance_scale=1.0).with_sampler(preset, super_resolution=True)
+    assert torch.equal(paint(trunk.branch(ROOT, *EIGHT), sampling), paint(trunk, sampling))
+
+
+def test_an_expert_that_differs_is_seen_in_the_picture(trunk: ExpertTree) -> None:
+    three = trunk.branch(ROOT, LOW, MIDDLE, HIGH)
+    three.denoisers[2] = network(seed=1)
+    sampling = Sampling("euler", num_inference_steps=12)
+    assert not torch.equal(paint(three, sampling), paint(trunk, sampling))
+
+
+@pytest.mark.parametrize("sampler", samplers.REGISTRY.names())
+def test_one_network_call_per_evaluation_whatever_the_number_of_experts(trunk: ExpertTree, sampler: str) -> None:
+    sampling = Sampling(sampler, num_inference_steps=9)
+    for tree in (trunk, trunk.branch(ROOT, LOW, MIDDLE, HIGH), trunk.branch(ROOT, *EIGHT)):
+        watched = counted(tree)
+        paint(watched, sampling)
+        assert sum(expert.calls for expert in watched.denoisers) == sampling.nfe
+        for expert, known in zip(watched.denoisers, watched.experts, strict=True):
+            spans = tree.noise.bounds(known.region)
+            assert all(any(low <= sigma < high for low, high in spans) for sigma in expert.sigmas)
+
+
+def test_a_mixed_batch_reaches_each_owner_once(trunk: ExpertTree) -> None:
+    watched = counted(trunk.branch(ROOT, LOW, MIDDLE, HIGH))
+    for index in range(3):
+        watched.denoisers[index].denoiser = network(seed=index)
+    sigma = torch.tensor([0.01, 20.0, 0.5, 0.02, 3.0, 12.0])
+    x = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    mixed = watched(x, sigma, cond(6))
+    assert [expert.calls for expert in watched.denoisers] == [1, 1, 1]
+    assert [expert.sigmas for expert in watched.denoisers] == [
+        pytest.approx([0.01, 0.02]),
+        pytest.approx([0.5, 3.0]),
+        pytest.approx([20.0, 12.0]),
+    ]
+    for row, owner in enumerate([0, 2, 1, 0, 1, 2]):
+        alone = watched.denoisers[owner](x[row : row + 1], sigma[row : row + 1], cond(1))
+        torch.testing.assert_close(mixed[row : row + 1], alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("regions", [(LOW, MIDDLE, HIGH), EIGHT, (Interval(2, 1), Complement((Interval(2, 1),)))])
+def test_an_edge_belongs_to_the_noisier_side(trunk: ExpertTree, regions: tuple[NoiseInterval, ...]) -> None:
+    tree = trunk.branch(ROOT, *regions)
+    for index, region in enumerate(regions):
+        for low, high in NOISE.bounds(region):
+            inside = torch.tensor([low, min(high, 1e6)], dtype=torch.float64)
+            inside[1] = torch.nextafter(inside[1], torch.zeros_like(inside[1]))
+            assert tree.route(inside).tolist() == [index, index]
+            below = torch.nextafter(inside[:1], torch.zeros(1, dtype=torch.float64))
+            assert low == 0 or tree.route(below).tolist() != [index]
+
+
+def test_a_tree_is_a_denoiser_and_weighs_as_its_experts_do(trunk: ExpertTree) -> None:
+    assert isinstance(trunk, Denoiser)
+    sigma = torch.tensor([0.1, 2.0])
+    assert torch.equal(trunk.loss_weight(sigma), trunk.denoisers[0].loss_weight(sigma))
+
+
+def test_branching_clones_and_notes_the_parent(trunk: ExpertTree) -> None:
+    tree = trunk.branch(ROOT).branch(Interval(1, 1))
+    assert [expert.region for expert in tree.experts] == [Interval(1, 0), Interval(2, 2), Interval(2, 3)]
+    assert [expert.parent for expert in tree.experts] == [ROOT, Interval(1, 1), Interval(1, 1)]
+    weights = [next(denoiser.parameters()) for denoiser in tree.denoisers]
+    assert torch.equal(weights[1], weights[2])
+    assert weights[1].data_ptr() != weights[2].data_ptr()
+
+
+def test_pruning_hands_the_noise_to_the_heir(trunk: ExpertTree) -> None:
+    three = trunk.branch(ROOT, LOW, MIDDLE, HIGH)
+    three.denoisers[1] = network(seed=1)
+    two = three.prune(LOW, MIDDLE)
+    assert [expert.region for expert in two.experts] == [Complement((HIGH,)), HIGH]
+    assert two.denoisers[0] is three.denoisers[1]
+    one = two.prune(HIGH, Complement((HIGH,)))
+    assert [expert.region for expert in one.experts] == [ROOT]
+    assert torch.equal(
+        paint(one, Sampling("euler", 5)), paint(ExpertTree.trunk(three.denoisers[1], NOISE), Sampling("euler", 5))
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tree: tree.branch(Interval(1, 0)), r"no expert owns just \(1, 0\)"),
+        (lambda tree: tree.branch(ROOT, LOW, HIGH), r"not all of \(0, 0\)"),
+        (lambda tree: tree.prune(ROOT, ROOT), "its own heir"),
+        (lambda tree: ExpertTree(NOISE, [Expert(LOW)], tree.denoisers), "no expert owns"),
+        (lambda tree: ExpertTree(NOISE, tree.branch(ROOT).experts, tree.denoisers), "2 experts need as many"),
+    ],
+)
+def test_wrong_trees_are_named(trunk: ExpertTree, change, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        change(trunk)
+
+
+@pytest.fixture(scope="module")
+def three(trunk: ExpertTree) -> ExpertTree:
+    tree = trunk.branch(ROOT, LOW, MIDDLE, HIGH)
+    for index in range(3):
+        tree.denoisers[index] = network(seed=index)
+    return tree
+
+
+@pytest.fixture
+def streamed(three: ExpertTree, tmp_path: Path) -> ExpertTree:
+    files = []
+    for index, denoiser in enumerate(three.denoisers):
+        files.append(tmp_path / f"{index}.safetensors")
+        safetensors.torch.save_file({k: v.contiguous() for k, v in denoiser.state_dict().items()}, files[-1])
+    return ExpertTree(three.noise, three.experts, StreamedDenoisers(network(seed=9), files))
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "kutta3"])
+def test_streamed_experts_paint_the_same_bits(three: ExpertTree, streamed: ExpertTree, sampler: str) -> None:
+    sampling = Sampling(sampler, num_inference_steps=8, guidance_scale=2.0)
+    expected = paint(three, sampling)
+    for _ in range(2):
+        assert torch.equal(paint(streamed, sampling), expected)
+
+
+def test_streamed_experts_hold_one_network_and_switch_only_at_edges(
+    three: ExpertTree, streamed: ExpertTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ediffi.diffusion import streaming
+
+    loaded = []
+    load = streaming.load_weights
+    monkeypatch.setattr(streaming, "load_weights", lambda net, path: (loaded.append(path.stem), load(net, path)))
+    paint(streamed, Sampling("kutta3", num_inference_steps=8))
+    assert loaded == ["2", "1", "0"]
+    assert sum(p.numel() for p in streamed.parameters()) * 3 == sum(p.numel() for p in three.parameters())
+
+
+def test_streamed_experts_are_not_branched(streamed: ExpertTree) -> None:
+    with pytest.raises(ValueError, match="load them resident"):
+        streamed.branch(MIDDLE, Interval(3, 1), Complement((LOW, Interval(3, 1), HIGH)))
+
+
+def test_nothing_is_streamed_from_nothing() -> None:
+    with pytest.raises(ValueError, match="at least one file"):
+        StreamedDenoisers(network(), [])
+
+
+def test_a_file_of_another_network_is_refused_before_anything_is_copied(streamed: ExpertTree, tmp_path: Path) -> None:
+    denoisers_ = streamed.denoisers
+    weights = copy.deepcopy(denoisers_.network.state_dict())
+    other = denoisers.create("unet_toybox", channels=64, context_width=32).state_dict()
+    safetensors.torch.save_file({k: v.contiguous() for k, v in other.items()}, tmp_path / "1.safetensors")
+    with pytest.raises(ValueError, match=r"1\.safetensors does not hold the weights of the network it is for"):
+        denoisers_[1]
+    assert all(torch.equal(value, weights[key]) for key, value in denoisers_.network.state_dict().items())

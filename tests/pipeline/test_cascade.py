@@ -1,0 +1,207 @@
+"""The cascade: folders in and out, pictures that depend on their seed alone, settings that repeat them."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ediffi.diffusion.guidance import ClassifierFreeGuidance
+from ediffi.io.images import to_images
+from ediffi.pipeline import folder
+from ediffi.pipeline.cascade import Cascade
+from ediffi.pipeline.manifest import Part
+from ediffi.pipeline.stage import Sampling
+from ediffi.registry.types import Conditioning, Embedding, SamplerState
+
+PROMPT = "a red circle left of a blue square"
+
+
+@pytest.fixture(scope="module")
+def cascade(model_folder: Path) -> Cascade:
+    return Cascade.from_pretrained(model_folder)
+
+
+@pytest.fixture
+def broken(model_folder: Path, tmp_path: Path) -> Path:
+    """A copy to break."""
+    return Path(shutil.copytree(model_folder, tmp_path / "broken"))
+
+
+def edit(model: Path, change) -> None:
+    config = json.loads((model / "config.json").read_text())
+    change(config)
+    (model / "config.json").write_text(json.dumps(config))
+
+
+def test_stages_hand_on_their_pictures(cascade: Cascade) -> None:
+    seen: list[tuple[str, int]] = []
+
+    def progress(stage: str, state: SamplerState) -> None:
+        seen.append((stage, state.step))
+
+    pictures = cascade(PROMPT, num_images_per_prompt=2, progress=progress)
+    assert [tuple(p.shape) for p in pictures.stages.values()] == [(2, 3, 16, 16), (2, 3, 64, 64)]
+    assert seen == [("base", 0), ("base", 1), ("sr64", 0), ("sr64", 1)]
+    assert [image.size for image in pictures.images] == [(64, 64)] * 2
+    assert not np.array_equal(*map(np.array, pictures.images))
+
+
+def test_a_picture_is_a_function_of_seed_and_index(cascade: Cascade) -> None:
+    pair = cascade([PROMPT, "a green cross"], seed=5).stages["sr64"]
+    alone = cascade(PROMPT, seed=5).stages["sr64"]
+    torch.testing.assert_close(pair[:1], alone, atol=1e-4, rtol=1e-4)
+    assert torch.equal(alone, cascade(PROMPT, seed=5).stages["sr64"])
+    assert not torch.allclose(alone, cascade(PROMPT, seed=6).stages["sr64"], atol=1e-2)
+
+
+def test_the_prompt_and_the_negative_prompt_matter(cascade: Cascade) -> None:
+    plain = cascade(PROMPT).stages["base"]
+    assert not torch.allclose(plain, cascade("a green cross").stages["base"], atol=1e-4)
+    assert not torch.allclose(plain, cascade(PROMPT, negative_prompt="a green cross").stages["base"], atol=1e-4)
+
+
+def test_settings_repeat_the_picture(cascade: Cascade) -> None:
+    first = cascade(PROMPT, seed=3, num_inference_steps=[3, 2], guidance_scale=1.5, sampler="heun")
+    settings = json.loads(json.dumps(first.settings))
+    assert settings["stages"]["base"]["nfe"] == 5
+    again = cascade(
+        settings["prompt"],
+        seed=settings["seed"],
+        num_inference_steps=[s["num_inference_steps"] for s in settings["stages"].values()],
+        guidance_scale=[s["guidance_scale"] for s in settings["stages"].values()],
+        sampler=settings["stages"]["base"]["sampler"],
+    )
+    assert torch.equal(first.stages["sr64"], again.stages["sr64"])
+
+
+def test_presets_reach_each_kind_of_stage(cascade: Cascade) -> None:
+    assert [plan.nfe for plan in cascade.plan(sampler="paper-steps")] == [76, 31]
+    assert [plan.nfe for plan in cascade.plan(sampler="paper-nfe")] == [25, 10]
+
+
+def test_one_number_is_for_the_base_stage(cascade: Cascade) -> None:
+    plan = cascade.plan(num_inference_steps=7, guidance_scale=4)
+    assert [s.num_inference_steps for s in plan] == [7, 2]
+    assert [s.guidance_scale for s in plan] == [4, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prompt": "  "}, "prompt is empty"),
+        ({"prompt": "a" * 10_000}, "10000 characters; at most 5000"),
+        ({"num_inference_steps": 0}, "num_inference_steps must be at least 1, got 0"),
+        ({"num_inference_steps": [1, 2, 3]}, "has 3 values"),
+        ({"guidance_scale": -1.0}, "guidance_scale must be at least 0"),
+        ({"num_images_per_prompt": 0}, "num_images_per_prompt"),
+        ({"sampler": "hein"}, "did you mean heun"),
+        ({"seed": -1}, "seed is -1"),
+    ],
+)
+def test_bad_arguments_are_named(cascade: Cascade, options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        cascade(**{"prompt": PROMPT, **options})
+
+
+def test_guidance_moves_away_from_the_null_condition() -> None:
+    def denoiser(x: torch.Tensor, sigma: torch.Tensor, cond: Conditioning) -> torch.Tensor:
+        return x + cond.sources["t5"].tokens.sum((1, 2)).view(-1, 1, 1, 1)
+
+    cond = Conditioning({"t5": Embedding(torch.ones(2, 3, 1), torch.ones(2, 3, dtype=torch.bool))})
+    x, sigma = torch.zeros(2, 3, 4, 4), torch.ones(2)
+    for scale, wanted in ((0.0, 0.0), (1.0, 3.0), (2.5, 7.5)):
+        assert torch.equal(ClassifierFreeGuidance(denoiser, scale)(x, sigma, cond), torch.full_like(x, wanted))
+    negative = Conditioning({"t5": Embedding(torch.full((2, 1, 1), 2.0), torch.ones(2, 1, dtype=torch.bool))})
+    assert torch.equal(ClassifierFreeGuidance(denoiser, 2.0, negative)(x, sigma, cond), torch.full_like(x, 4.0))
+    with pytest.raises(ValueError, match="guidance_scale"):
+        ClassifierFreeGuidance(denoiser, -1.0)
+
+
+def test_unknown_words_are_told_and_known_ones_are_not(cascade: Cascade) -> None:
+    assert cascade.unknown_words("a red zebra, left of the Moon; a blue square") == ["zebra", "Moon", ";"]
+    assert cascade.unknown_words("a red circle on a pink background") == []
+
+
+def test_pictures_are_clipped_and_rounded() -> None:
+    image = to_images(torch.tensor([-2.0, 0.0, 2.0]).view(1, 3, 1, 1))[0]
+    assert image.getpixel((0, 0)) == (0, 128, 255)
+
+
+def test_a_saved_folder_names_no_code(model_folder: Path) -> None:
+    text = (model_folder / "config.json").read_text()
+    assert "class_path" not in text
+    assert {p.suffix for p in model_folder.rglob("*") if p.is_file()} <= {".json", ".safetensors"}
+
+
+def test_saving_does_not_write_over(model_folder: Path) -> None:
+    with pytest.raises(FileExistsError, match="exists"):
+        folder.save(model_folder, "x", {}, None, [])
+
+
+def test_a_save_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        folder.save(tmp_path / "new", "x", {"t5": Part("t5", {})}, tmp_path / "nowhere", [])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_file_is_named(broken: Path) -> None:
+    (broken / "sr64.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"sr64\.safetensors is missing"):
+        Cascade.from_pretrained(broken)
+
+
+def test_a_truncated_file_is_named(broken: Path) -> None:
+    path = broken / "base.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"base\.safetensors has sha256 .* truncated or changed"):
+        Cascade.from_pretrained(broken)
+
+
+def test_a_flipped_bit_is_found(broken: Path) -> None:
+    path = broken / "base.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="sha256"):
+        Cascade.from_pretrained(broken)
+
+
+def test_a_truncated_encoder_is_named(broken: Path) -> None:
+    path = broken / "encoders" / "t5" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"model\.safetensors"):
+        Cascade.from_pretrained(broken)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.update(format="ediffi-cascade-9"), "has the format 'ediffi-cascade-9'"),
+        (lambda c: c["stages"][0]["denoiser"].update(name="unet_tuybox"), "did you mean unet_toybox"),
+        (lambda c: c["stages"][0]["denoiser"]["arguments"].update(chanels=3), "takes no argument 'chanels'"),
+        (lambda c: c["stages"][0]["denoiser"]["arguments"].update(channels=64), "does not hold the weights"),
+        (lambda c: c["stages"][0].pop("experts"), "not a complete"),
+        (lambda c: c["stages"][0]["sampling"].update(steps=3), "not a complete"),
+    ],
+)
+def test_a_wrong_config_is_named(broken: Path, change, message: str) -> None:
+    edit(broken, change)
+    with pytest.raises(ValueError, match=message):
+        Cascade.from_pretrained(broken)
+
+
+def test_an_unknown_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no model 'toyboks'"):
+        Cascade.from_pretrained("toyboks")
+    with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
+        Cascade.from_pretrained(tmp_path)
+
+
+def test_bad_sampling_settings_are_named() -> None:
+    with pytest.raises(ValueError, match="num_inference_steps"):
+        Sampling(num_inference_steps=0)
+    with pytest.raises(ValueError, match="did you mean"):
+        Sampling().with_sampler("eular", super_resolution=False)

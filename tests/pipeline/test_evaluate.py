@@ -1,0 +1,300 @@
+"""`ediffi evaluate`: from captions to a report, on data in its own file format, with the real classes at tiny size."""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from torchvision.models import inception_v3
+
+from ediffi.cli import main
+from ediffi.evaluation.datasets.captioned import select
+from ediffi.evaluation.datasets.toybox import prompts, render
+from ediffi.evaluation.datasets.toybox.judged import Toybox
+from ediffi.evaluation.results import Results
+from ediffi.evaluation.suite import read_suite, shipped
+from ediffi.pipeline.evaluation_run import SELECTION, at_size
+
+Evaluate = Callable[..., Results]
+
+
+@pytest.fixture
+def evaluate(tmp_path: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]) -> Evaluate:
+    """The command, by a small Toybox suite unless another is named; the numbers it left."""
+
+    def run(*argv: object, output: str = "out", model: bool = True) -> Results:
+        words = ["evaluate", "--output", tmp_path / output, "--cache", tmp_path / "reference", *argv]
+        words += ["--model", model_folder] if model else []
+        words += [] if "--count" in argv else ["--count", 6]
+        code = main([str(word) for word in words])
+        printed = capsys.readouterr()
+        assert code == 0, printed.err
+        assert (tmp_path / output / "report.html").is_file()
+        assert printed.out.splitlines()[-1] == str((tmp_path / output / "report.html").resolve())
+        return Results.read(tmp_path / output)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def inception(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    model = inception_v3(weights=None, aux_logits=False, num_classes=1008, init_weights=False)
+    path = tmp_path_factory.mktemp("inception") / "inception.pth"
+    torch.save(model.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve rendered scenes as COCO's files, two captions each."""
+    root = tmp_path_factory.mktemp("coco")
+    (root / "val2014").mkdir()
+    (root / "annotations").mkdir()
+    content: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": []}
+    for index, (scene, caption) in enumerate(prompts(5, 12)):
+        name = f"COCO_val2014_{index:012d}.jpg"
+        Image.fromarray(render(scene, 96)).resize((96, 80)).save(root / "val2014" / name)
+        content["images"].append({"id": index, "file_name": name, "width": 96, "height": 80})
+        for number in (0, 1):
+            text = f"{caption.text}." if number else caption.text
+            content["annotations"].append({"id": 100 * index + number, "image_id": index, "caption": text})
+    (root / "annotations" / "captions_val2014.json").write_text(json.dumps(content))
+    return root
+
+
+def files(folder: Path) -> Mapping[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*.png")}
+
+
+def test_a_model_is_judged_at_each_guidance_scale(evaluate: Evaluate, tmp_path: Path) -> None:
+    results = evaluate("--guidance-scale", "1,2.5", "--batch-size", 3)
+    assert [(point.name, point.guidance_scale, point.count) for point in results.points] == [
+        ("guidance-1", 1.0, 6),
+        ("guidance-2.5", 2.5, 6),
+    ]
+    for point in results.points:
+        assert point.nfe == 4
+        assert point.metrics["frechet_clip"] > 0
+        assert -100 <= point.metrics["clip_score"] <= 100
+        assert 0 <= point.metrics["oracle/everything"] <= 1
+        assert any("biased upwards" in notice for notice in point.notices)
+    lines = [json.loads(line) for line in (tmp_path / "out" / SELECTION).read_text().splitlines()]
+    chosen = select(Toybox().items(), 6)
+    assert [line["key"] for line in lines] == [item.key for item in chosen]
+    pictures = files(tmp_path / "out" / "guidance-1")
+    assert len(pictures) == 6
+    assert results.protocol["selection"]["count"] == 6
+    assert results.protocol["feature_extractor"]["weights"] == results.protocol["clip"]["weights"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert all(item.caption in page for item in chosen)
+    assert yaml.safe_load((tmp_path / "out" / "model-index.yaml").read_text())["model-index"]
+
+
+def test_the_same_command_again_makes_nothing_again_and_says_the_same(evaluate: Evaluate, tmp_path: Path) -> None:
+    first = evaluate("--guidance-scale", "2")
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "guidance-2").glob("*.png")}
+    assert evaluate("--guidance-scale", "2") == first
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+
+
+def test_what_was_cut_is_gone_on_with(evaluate: Evaluate, tmp_path: Path) -> None:
+    whole = evaluate("--guidance-scale", "2", "--batch-size", 2)
+    shutil.copytree(tmp_path / "out", tmp_path / "cut")
+    (tmp_path / "cut" / "guidance-2" / "00003.png").unlink()
+    shutil.rmtree(tmp_path / "cut" / "rows")
+    (tmp_path / "cut" / "results.json").unlink()
+    assert evaluate("--guidance-scale", "2", "--batch-size", 2, output="cut").points == whole.points
+    assert files(tmp_path / "cut" / "guidance-2") == files(tmp_path / "out" / "guidance-2")
+
+
+def test_shards_hold_the_same_pictures(evaluate: Evaluate) -> None:
+    one = evaluate("--guidance-scale", "2", "--batch-size", 2)
+    other = evaluate("--guidance-scale", "2", "--batch-size", 2, "--shard-size", 4, output="shards")
+    assert other.points[0].metrics == one.points[0].metrics
+
+
+def test_pictures_of_another_system_are_judged_by_number_or_annotation(evaluate: Evaluate, tmp_path: Path) -> None:
+    dataset = Toybox()
+    items = select(dataset.items(), 6)
+    for place, names in (("numbered", [f"{k:05d}" for k in range(6)]), ("keyed", [item.key for item in items])):
+        (tmp_path / place).mkdir()
+        for name, item in zip(names, items, strict=True):
+            dataset.reference(item, 64).save(tmp_path / place / f"{name}.png")
+    numbered = evaluate("--images", tmp_path / "numbered", model=False)
+    keyed = evaluate("--images", tmp_path / "keyed", output="keyed-out", model=False)
+    assert numbered.model == "numbered"
+    assert numbered.points[0].metrics == keyed.points[0].metrics
+    assert numbered.points[0].metrics["frechet_clip"] == pytest.approx(0, abs=1e-6)
+    assert numbered.points[0].metrics["oracle/everything"] == 1
+    assert numbered.points[0].guidance_scale is None
+
+
+def test_coco_by_inception(evaluate: Evaluate, coco: Path, inception: Path, model_folder: Path, tmp_path: Path) -> None:
+    suite = tmp_path / "mine.yaml"
+    clip = model_folder / "encoders" / "clip"
+    suite.write_text(
+        yaml.safe_dump(
+            {
+                "name": "mine",
+                "dataset": "coco2014",
+                "count": 8,
+                "image_size": 64,
+                "guidance_scales": [2.0],
+                "feature_weights": str(inception),
+                "clip": {"path": str(clip)},
+            }
+        )
+    )
+    results = evaluate("--suite", suite, "--root", coco, "--count", 8)
+    assert {"fid", "kid_mean", "precision", "recall", "clip_score"} <= results.points[0].metrics.keys()
+    assert not [name for name in results.points[0].metrics if name.startswith("oracle")]
+    assert results.protocol["dataset"]["name"] == "coco2014"
+    kept = sorted(path.name for path in (tmp_path / "reference").iterdir())
+    again = evaluate("--suite", suite, "--root", coco, "--count", 8, output="again")
+    assert sorted(path.name for path in (tmp_path / "reference").iterdir()) == kept
+    assert again.points[0].metrics == results.points[0].metrics
+    assert str(tmp_path) not in json.dumps(results.suite)
+
+
+def test_statistics_of_others_can_be_the_reference(evaluate: Evaluate, tmp_path: Path) -> None:
+    np.savez(tmp_path / "theirs.npz", mu=np.zeros(128), sigma=np.eye(128))
+    results = evaluate("--guidance-scale", "2", "--reference", tmp_path / "theirs.npz")
+    assert "kid_mean" not in results.points[0].metrics
+    assert results.protocol["reference"]["foreign"] is True
+
+
+def test_captions_need_not_be_scored(evaluate: Evaluate, inception: Path) -> None:
+    weights = ("--feature-extractor", "inception-v3-compat", "--feature-weights", inception)
+    results = evaluate("--guidance-scale", "2", "--no-clip-score", *weights)
+    assert results.protocol["clip"] is None
+    assert "clip_score" not in results.points[0].metrics
+    assert "fid" in results.points[0].metrics
+
+
+def test_several_are_compared_on_one_page(
+    evaluate: Evaluate, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate("--guidance-scale", "1,2", output="one")
+    evaluate("--guidance-scale", "1,2", "--num-inference-steps", 3, output="other")
+    page = tmp_path / "both.html"
+    assert main(["evaluate", "compare", str(tmp_path / "one"), str(tmp_path / "other"), "--output", str(page)]) == 0
+    assert "tiny (other)" in page.read_text()
+    capsys.readouterr()
+    evaluate("--guidance-scale", "1,2", "--count", 5, output="fewer")
+    assert main(["evaluate", "compare", str(tmp_path / "one"), str(tmp_path / "fewer"), "--output", str(page)]) == 1
+    assert "6 and 5" in capsys.readouterr().err
+
+
+def test_every_suite_that_ships_is_read_and_has_what_the_paper_has() -> None:
+    assert shipped() == ["coco2014-curve5k", "coco2014-fid30k", "toybox", "visualgenome-curve5k"]
+    suites = {name: read_suite(name) for name in shipped()}
+    assert all(suite.name == name for name, suite in suites.items())
+    assert suites["coco2014-fid30k"].count == 30_000
+    for name in ("coco2014-curve5k", "visualgenome-curve5k"):
+        assert (suites[name].count, suites[name].clip.model) == (5_000, "ViT-g-14")
+        assert min(suites[name].guidance_scales) == 0
+        assert max(suites[name].guidance_scales) == 10
+
+
+def test_prepare_says_what_is_missing_and_ends_with_an_error(
+    tmp_path: Path, coco: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", "prepare", "coco2014", "--root", str(tmp_path)]) == 1
+    assert "http://images.cocodataset.org/zips/val2014.zip" in capsys.readouterr().out
+    assert main(["evaluate", "prepare", "cocoa", "--root", str(tmp_path)]) == 1
+    assert "coco2014" in capsys.readouterr().err
+
+
+def test_prompts_of_a_benchmark_become_a_file_for_sample(tmp_path: Path) -> None:
+    (tmp_path / "theirs.txt").write_text("a red circle\na blue square\n")
+    argv = ["evaluate", "prompts", "t2i-compbench", str(tmp_path / "theirs.txt"), str(tmp_path / "ours.jsonl")]
+    assert main([*argv, "--images-per-prompt", "2"]) == 0
+    lines = [json.loads(line)["prompt"] for line in (tmp_path / "ours.jsonl").read_text().splitlines()]
+    assert lines == ["a red circle", "a red circle", "a blue square", "a blue square"]
+
+
+def spoilt(folder: Path, kind: str) -> None:
+    folder.mkdir()
+    for index in range(6):
+        Image.new("RGB", (64, 64), (40 * index, 90, 90)).save(folder / f"{index:05d}.png")
+    if kind == "fewer":
+        (folder / "00004.png").unlink()
+    elif kind == "cmyk":
+        (folder / "00002.png").unlink()
+        Image.new("CMYK", (64, 64)).save(folder / "00002.jpg")
+    elif kind == "truncated":
+        content = (folder / "00002.png").read_bytes()
+        (folder / "00002.png").write_bytes(content[: len(content) // 2])
+    elif kind == "empty":
+        (folder / "00002.png").write_bytes(b"")
+    elif kind == "mixed":
+        Image.new("RGB", (32, 64)).save(folder / "00002.png")
+    elif kind == "16-bit":
+        Image.fromarray(np.full((64, 64), 300, np.uint16)).save(folder / "00002.png")
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("fewer", "6 pictures were asked for"),
+        ("cmyk", "00002.jpg is not a plain 8-bit RGB picture, but CMYK"),
+        ("truncated", "00002.png is a broken picture"),
+        ("empty", "00002.png is empty"),
+        ("mixed", "00002.png is 32x64"),
+        ("16-bit", "00002.png is not a plain 8-bit RGB picture, but 16-bit"),
+    ],
+)
+def test_bad_pictures_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, said: str) -> None:
+    spoilt(tmp_path / "theirs", kind)
+    argv = ["--images", tmp_path / "theirs", "--count", 6, "--output", tmp_path / "out", "--cache", tmp_path / "cache"]
+    assert main(["evaluate", *map(str, argv)]) == 1
+    printed = capsys.readouterr()
+    assert said in printed.err
+    assert "Traceback" not in printed.err
+
+
+def test_odd_pictures_are_converted_and_counted_if_asked(evaluate: Evaluate, tmp_path: Path) -> None:
+    spoilt(tmp_path / "theirs", "cmyk")
+    results = evaluate("--images", tmp_path / "theirs", "--no-strict", model=False)
+    assert "1 pictures were CMYK and were converted to 8-bit RGB" in results.points[0].notices
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "said"),
+    [
+        (["--suite", "cocoa"], 1, "no suite 'cocoa'"),
+        (["--guidance-scale", "a,b"], 2, "--guidance-scale expects numbers"),
+        (["--guidance-scale", "-1"], 1, "guidance_scales must be different and at least 0"),
+        (["--guidance-scale", "1,1"], 1, "guidance_scales must be different"),
+        (["--count", "9999999"], 1, "9999999 captions of different pictures were asked for"),
+        (["--suite", "coco2014-fid30k", "--root", "nowhere"], 1, "nowhere"),
+        (["--clip", "nowhere/at/all"], 1, "nowhere"),
+        (["--feature-extractor", "inceptoin"], 1, "no feature extractor 'inceptoin'"),
+        (["--images", "a", "--model", "toybox"], 2, "give one"),
+        (["--model", "nowhere"], 1, "nowhere"),
+    ],
+)
+def test_wrong_input_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], argv: list[str], code: int, said: str
+) -> None:
+    places = ["--output", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
+    assert main(["evaluate", *argv, *places, *([] if "--count" in argv else ["--count", "4"])]) == code
+    printed = capsys.readouterr()
+    assert said in printed.err
+    assert printed.err.splitlines()[-1].startswith("ediffi: error: ")
+
+
+def test_a_model_without_a_stage_of_the_size_is_refused(model_folder: Path) -> None:
+    from ediffi.pipeline.cascade import Cascade
+
+    cascade = Cascade.from_pretrained(model_folder)
+    assert [stage.name for stage in at_size(cascade, 16).stages] == ["base"]
+    with pytest.raises(ValueError, match="256 pixels, and model 'tiny' makes 16, 64"):
+        at_size(cascade, 256)

@@ -1,0 +1,85 @@
+"""Prompts as typed: weights, escapes, files of many."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ediffi.pipeline.prompt import Prompt, Weighted, parse, read_prompts
+
+
+@pytest.mark.parametrize(
+    ("typed", "text", "weights"),
+    [
+        ("a red circle", "a red circle", []),
+        ("a (red:1.3) circle", "a red circle", [("red", 1.3)]),
+        (
+            "(a red circle:2), (pink background:0.5)",
+            "a red circle, pink background",
+            [("a red circle", 2), ("pink background", 0.5)],
+        ),
+        ("a circle (in the middle)", "a circle (in the middle)", []),
+        ("see (note: below)", "see (note: below)", []),
+        (r"a \(red:1.3\) circle", "a (red:1.3) circle", []),
+        (r"a (red \(dark\):1.5) one", "a red (dark) one", [("red (dark)", 1.5)]),
+        ("دائرة (حمراء:1.2)", "دائرة حمراء", [("حمراء", 1.2)]),
+        ("(🔴:3)", "🔴", [("🔴", 3)]),
+        ("(a:0) b", "a b", [("a", 0)]),
+    ],
+)
+def test_weights_come_out_of_the_text(typed: str, text: str, weights: list) -> None:
+    prompt = parse(typed)
+    assert prompt.text == text
+    assert [(prompt.text[w.start : w.end], w.weight) for w in prompt.weights] == weights
+
+
+@given(st.text(st.characters(blacklist_characters="()\\:", blacklist_categories=("Cs",)), min_size=1, max_size=40))
+def test_text_without_marks_is_left_alone(text: str) -> None:
+    if text.strip():
+        assert parse(text) == Prompt(text)
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("", "prompt is empty"),
+        (" \n", "prompt is empty"),
+        ("a" * 5001, "5001 characters; at most 5000"),
+        ("(red:11) circle", "weight of a word must be from 0 to 10, got '11'"),
+        ("(red:-1) circle", "got '-1'"),
+        ("(red:nan) circle", "got 'nan'"),
+        ("( :1.5)", "prompt is empty"),
+    ],
+)
+def test_bad_prompts_are_named(typed: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse(typed)
+
+
+def test_many_prompts_from_a_file(tmp_path: Path) -> None:
+    text, lines = tmp_path / "many.txt", tmp_path / "many.jsonl"
+    text.write_text("a red circle\n\n  a blue square  \n")
+    lines.write_text('{"prompt": "a red circle"}\n{"prompt": "a blue square", "id": 3}\n')
+    assert read_prompts(text) == read_prompts(lines) == ["a red circle", "a blue square"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", b"\n \n", "holds no prompts"),
+        ("a.txt", b"\xff\xfe", "not a text in UTF-8"),
+        ("a.txt", b"fine\n(red:99) circle", "line 2: the weight of a word"),
+        ("a.jsonl", b'{"prompt": "fine"}\n{broken', "line 2: "),
+        ("a.jsonl", b'{"text": "no prompt"}', 'line 1: a line must be an object with the field "prompt"'),
+        ("a.jsonl", b'["list"]', "line 1: a line must be an object"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_prompts(tmp_path / name)
+
+
+def test_weighted_is_a_range_of_the_text() -> None:
+    assert parse("a (red:1.3) circle").weights == (Weighted(2, 5, 1.3),)

@@ -1,0 +1,143 @@
+"""Steps that are not finite: skipped before optimiser and average, never saved; the run goes back, or ends."""
+
+import logging
+import runpy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+
+from ediffi.cli.fit import QUIET
+from ediffi.data.module import ShardData
+from ediffi.registry import denoisers
+from ediffi.training.callbacks.non_finite import NonFiniteLossError, SkipNonFinite
+from ediffi.training.lightning_module import DiffusionStage
+
+Poison = runpy.run_path(str(Path(__file__).with_name("faults.py")))["Poison"]
+pytestmark = [pytest.mark.filterwarnings(f"ignore:{line}") for line in (*QUIET, ".*Checkpoint directory.*")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+class States(L.Callback):
+    """What a checkpoint would hold after each step."""
+
+    def __init__(self) -> None:
+        self.after: dict[int, dict[str, Any]] = {}
+
+    def on_train_batch_start(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+        self._note(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+        self._note(trainer)
+
+    def _note(self, trainer: L.Trainer) -> None:
+        content = trainer._checkpoint_connector.dump_checkpoint()
+        parts = {key: content[key] for key in ("state_dict", "current_model_state")}
+        parts["optimizer"] = content["optimizer_states"][0]["state"]
+        self.after.setdefault(trainer.global_step, torch.utils._pytree.tree_map(_copy, parts))
+
+
+def _copy(value: Any) -> Any:
+    return value.clone() if isinstance(value, torch.Tensor) else value
+
+
+def same(one: Any, two: Any) -> bool:
+    leaves, others = (torch.utils._pytree.tree_flatten(part) for part in (one, two))
+    return leaves[1] == others[1] and all(torch.equal(a, b) for a, b in zip(leaves[0], others[0], strict=True))
+
+
+def run(folder: Path, shards: Path, steps: int, *faults: L.Callback, **options: Any) -> States:
+    torch.manual_seed(0)
+    states = States()
+    denoiser = denoisers.create("unet_toybox", channels=16, head_channels=8, norm_groups=4, context_width=16)
+    saver = ModelCheckpoint(folder, every_n_train_steps=2, save_last=True, save_top_k=0)
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_steps=steps,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        # first of all, so that it sees the last step before the average is copied into the weights
+        callbacks=[states, EMAWeightAveraging(decay=0.9), *faults, saver],
+        **options,
+    )
+    trainer.fit(DiffusionStage(denoiser), ShardData(shards, shards, 16, batch_size=4))
+    return states
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_step_is_skipped_before_optimiser_and_average(
+    what: str, tmp_path: Path, shard_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Weights, average and moments stay, bit for bit; and the next step changes all of them."""
+    with caplog.at_level(logging.WARNING, "ediffi"):
+        after = run(tmp_path, shard_folder, 4, Poison([2], what)).after
+    assert same(after[3], after[2])
+    assert not any(same(after[4][part], after[3][part]) for part in after[4])
+    assert all(torch.isfinite(value).all() for value in after[4]["state_dict"].values())
+    (line,) = [record.getMessage() for record in caplog.records if "skipped" in record.getMessage()]
+    assert line.startswith("step 2 is skipped: the ")
+    assert line.count("train-") == 4
+    assert "sigma " in line
+    assert ("the loss is not finite" if what == "loss" else "the norm of the gradient is inf at a finite loss") in line
+
+
+def test_only_the_samples_to_blame_are_named() -> None:
+    from ediffi.training.callbacks.non_finite import explain
+    from ediffi.training.lightning_module import Seen
+
+    seen = [Seen(["a", "b"], torch.tensor([1.0, 2.0]), torch.tensor([0.5, torch.nan]))]
+    assert explain(seen, 1.0) == "the loss is not finite; samples b (sigma 2, loss nan)"
+    many = [Seen([str(i) for i in range(20)], torch.ones(20), torch.ones(20))]
+    assert explain(many, torch.inf).endswith("7 (sigma 1, loss 1) and 12 more")
+
+
+def test_accumulated_batches_are_skipped_together(tmp_path: Path, shard_folder: Path) -> None:
+    after = run(tmp_path, shard_folder, 3, Poison([1]), accumulate_grad_batches=2).after
+    assert same(after[2], after[1])
+    assert not same(after[3], after[2])
+
+
+def test_three_in_a_row_go_back_to_the_last_good_checkpoint(
+    tmp_path: Path, shard_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Saved at 2 and 4; step 5 is good; 6, 7 and 8 are not. Step 6 and 8 are not saved."""
+    with caplog.at_level(logging.WARNING, "ediffi"):
+        after = run(tmp_path, shard_folder, 9, Poison([5, 6, 7])).after
+    assert not same(after[5], after[4])
+    assert same(after[7], after[5])
+    assert same(after[8], after[4])
+    assert not same(after[9], after[4])
+    last = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert last["global_step"] == 4
+    assert "at step 8, the weights are those of step 4 again" in caplog.text
+
+
+def test_ten_in_a_row_end_the_run(tmp_path: Path, shard_folder: Path) -> None:
+    with pytest.raises(NonFiniteLossError, match=r"for 10 steps in a row, now at step 13; lower the learning rate"):
+        run(tmp_path, shard_folder, 20, Poison(list(range(3, 20))))
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2
+
+
+def test_going_back_again_and_again_ends_the_run(tmp_path: Path, shard_folder: Path) -> None:
+    """A checkpoint from which every road ends: one good step, three that are not, and so on, with nothing saved."""
+    bad = [step for step in range(3, 40) if step % 4]
+    with pytest.raises(NonFiniteLossError, match=r"again and again after the checkpoint of step 2, now at step 20"):
+        run(tmp_path, shard_folder, 40, Poison(bad))
+
+
+def test_bad_patience_is_named() -> None:
+    with pytest.raises(ValueError, match=r"go_back_after must be in 1 to end_after \(10\), got 11"):
+        SkipNonFinite(11)

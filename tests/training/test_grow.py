@@ -1,0 +1,372 @@
+"""Growing experts: a schedule is checked before it runs, skips what is done, and survives being killed."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from ediffi.cli import main
+from ediffi.cli.fit import QUIET
+from ediffi.diffusion.noise import ROOT, Complement, Interval, NoiseInterval
+from ediffi.pipeline import folder
+from ediffi.pipeline.manifest import build
+from ediffi.training import checkpoint as checkpoints
+from ediffi.training.growth.compose import StageRecipe, read_run, trained_stage
+from ediffi.training.growth.grow import grow
+from ediffi.training.growth.schedule import Node, Schedule, Trunk
+from ediffi.training.lightning_module import DiffusionStage
+from ediffi.training.start import Start
+
+LOW, HIGH = Interval(2, 0), Interval(2, 3)
+MIDDLE = Complement((LOW, HIGH))
+STAGE = StageRecipe("base", 16)
+OVERRIDES = {
+    "model.denoiser.init_args.channels": 16,
+    "model.denoiser.init_args.head_channels": 8,
+    "model.lr_scheduler.init_args.max_lr": 1e-2,
+    "trainer.callbacks.0.init_args.decay": 0.5,
+}
+pytestmark = [pytest.mark.filterwarnings(f"ignore:{m}") for m in (*QUIET, ".*Checkpoint directory.*")]
+Recipe = Callable[..., Path]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return dict(checkpoints.read(run / "checkpoints" / "last.ckpt").weights)
+
+
+def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(value, two[key]) for key, value in one.items())
+
+
+NODES = [Node(ROOT, 4), Node(Interval(1, 0), 2, ROOT), Node(Interval(1, 1), 4, ROOT)]
+
+
+@pytest.fixture(scope="module")
+def grown(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root and its two children, trained without a break."""
+    output = tmp_path_factory.mktemp("grown")
+    grow(output, recipe("base", output), NODES, STAGE, overrides=OVERRIDES, run_node=main)
+    return output
+
+
+def test_leaves_become_a_stage_that_knows_its_tree(grown: Path) -> None:
+    tree = folder.load(grown / "stage").stages[0].denoiser
+    assert [(e.region, e.parent, e.steps) for e in tree.experts] == [
+        (Interval(1, 0), ROOT, 2),
+        (Interval(1, 1), ROOT, 4),
+    ]
+    for network, name in zip(tree.denoisers, ("1-0", "1-1"), strict=True):
+        trained = weights(grown / name)
+        assert all(torch.equal(value, trained[key].bfloat16().float()) for key, value in network.state_dict().items())
+    assert not same(weights(grown / "1-0"), weights(grown / "0-0"))
+
+
+def test_an_expert_starts_from_its_parents_averaged_weights(grown: Path, recipe: Recipe, tmp_path: Path) -> None:
+    """With a learning rate of zero the child is the parent."""
+    still = OVERRIDES | {"model.lr_scheduler.init_args.max_lr": 1e-30, "model.optimizer.init_args.weight_decay": 0.0}
+    nodes = [Node(ROOT, 4, run=grown / "0-0"), *(Node(child, 2, ROOT) for child in ROOT.children)]
+    grow(tmp_path, recipe("base", tmp_path), nodes, STAGE, overrides=still, run_node=main)
+    parent, raw = weights(grown / "0-0"), torch.load(grown / "0-0/checkpoints/last.ckpt", weights_only=True)
+    assert same(weights(tmp_path / "1-0"), parent)
+    current = {k.removeprefix("denoiser."): v for k, v in raw["current_model_state"].items()}
+    assert not same(current, parent), "the raw weights are others"
+
+
+def test_what_is_done_is_skipped(grown: Path, recipe: Recipe, tmp_path: Path, capsys) -> None:
+    before = {path: path.stat().st_mtime_ns for path in grown.rglob("last.ckpt")}
+    ran = []
+    grow(grown, recipe("base", tmp_path), NODES, STAGE, overrides=OVERRIDES, run_node=ran.append)
+    assert ran == []
+    assert {path: path.stat().st_mtime_ns for path in grown.rglob("last.ckpt")} == before
+    assert capsys.readouterr().out.count("done") == 3
+
+
+def test_training_noise_is_the_nodes_own(grown: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run's own config says the interval once; the loss sees no other noise."""
+    from ediffi.diffusion.noise import LogNormal
+
+    config = yaml.safe_load((grown / "1-1" / "config.yaml").read_text())
+    assert config["model"]["interval"] == {"level": 1, "index": 1}
+    seen = []
+    sample = LogNormal.sample
+    monkeypatch.setattr(LogNormal, "sample", lambda *args: seen.append(sample(*args)) or seen[-1])
+    words = ["validate", "--config", str(grown / "1-1" / "node.yaml"), "--ckpt_path"]
+    assert main([*words, str(grown / "1-1" / "checkpoints" / "last.ckpt")]) == 0
+    ((edge, _),) = LogNormal(-0.2, 1.2).bounds(Interval(1, 1))
+    assert torch.cat(seen).min() >= edge
+
+
+def test_the_interval_comes_from_the_checkpoint(grown: Path, recipe: Recipe, tmp_path: Path, capsys) -> None:
+    """The plain recipe says nothing of experts; the checkpoint does."""
+    config = yaml.safe_load(recipe("base", tmp_path).read_text())
+    config["model"]["denoiser"]["init_args"] |= {"channels": 16, "head_channels": 8}
+    (tmp_path / "plain.yaml").write_text(yaml.safe_dump(config))
+    checkpoint = str(grown / "1-1" / "checkpoints" / "last.ckpt")
+    words = ["validate", "--config", str(tmp_path / "plain.yaml"), "--ckpt_path", checkpoint]
+    assert main(words) == 0
+    assert "val/loss_band0" not in capsys.readouterr().out
+    assert main([*words, "--model.interval", "{level: 1, index: 0}"]) == 1
+    assert "the checkpoint is of noise (1, 1), this run of (1, 0)" in capsys.readouterr().err
+
+
+def process(argv: list[str]) -> subprocess.Popen[bytes]:
+    env = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # as many as here: sums are the same bits
+    return subprocess.Popen([sys.executable, "-m", "ediffi", *argv], start_new_session=True, env=env)
+
+
+def growth_recipe(output: Path, place: Path, base: Path) -> Path:
+    content = {
+        "recipe": str(base),
+        "output": str(output),
+        "nodes": [
+            {"interval": {"level": 0, "index": 0}, "steps": 4},
+            {"interval": {"level": 1, "index": 0}, "steps": 2, "parent": {"level": 0, "index": 0}},
+            {"interval": {"level": 1, "index": 1}, "steps": 4, "parent": {"level": 0, "index": 0}},
+        ],
+        "overrides": OVERRIDES,
+        "stage": {"name": "base", "resolution": 16},
+    }
+    place.write_text(yaml.safe_dump(content))
+    return place
+
+
+def test_killed_at_any_node_a_rerun_ends_in_the_same_weights(grown: Path, recipe: Recipe, tmp_path: Path) -> None:
+    """Kill -9 of the whole group, as soon as a checkpoint of the root stands, and again in a child."""
+    output = tmp_path / "killed"
+    config = growth_recipe(output, tmp_path / "grow.yaml", recipe("base", tmp_path))
+    for name in ("0-0", "1-1"):
+        running = process(["grow", "--config", str(config)])
+        while not (output / name / "checkpoints" / "last.ckpt").exists():
+            assert running.poll() is None, "it ended before it could be killed"
+            time.sleep(0.01)
+        os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
+        assert not (output / "stage").exists()
+    assert process(["grow", "--config", str(config)]).wait() == 0
+    for name in ("0-0", "1-0", "1-1"):
+        assert same(weights(output / name), weights(grown / name)), name
+    hashes = [
+        [row["sha256"] for row in json.loads((place / "stage" / "config.json").read_text())["stages"][0]["experts"]]
+        for place in (grown, output)
+    ]
+    assert hashes[0] == hashes[1]
+
+
+@pytest.mark.slow
+def test_a_node_can_be_one_group_of_processes(recipe: Recipe, tmp_path: Path) -> None:
+    """Distributed data parallel on two processes, started by Lightning from the node's own process."""
+    base = recipe("base", tmp_path)
+    config = yaml.safe_load(base.read_text())
+    config["trainer"] |= {"devices": 2, "strategy": "ddp"}
+    base.write_text(yaml.safe_dump(config))
+    output = tmp_path / "ddp"
+    words = ["grow", "--config", str(growth_recipe(output, tmp_path / "grow.yaml", base))]
+    done = subprocess.run([sys.executable, "-m", "ediffi", *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (done.stdout + done.stderr).count("Starting with 2 processes") == 3
+    assert regions(output / "stage") == list(ROOT.children)
+
+
+def test_of_several_machines_the_first_composes(
+    grown: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (grown / "stage" / "config.json").stat().st_mtime_ns
+    monkeypatch.setenv("NODE_RANK", "1")
+    assert grow(grown, recipe("base", tmp_path), NODES, STAGE, overrides=OVERRIDES, run_node=main) is None
+    assert (grown / "stage" / "config.json").stat().st_mtime_ns == before
+
+
+def test_a_node_that_fails_is_named(recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(ChildProcessError, match=r"\(0, 0\), node 1 of 3 ended with code 7"):
+        grow(tmp_path, recipe("base", tmp_path), NODES, STAGE, overrides=OVERRIDES, run_node=lambda argv: 7)
+
+
+def schedule(nodes: list[Node], output: Path, trunk: Trunk | None = None) -> Schedule:
+    return Schedule(output, nodes, trunk)
+
+
+CHILDREN = [Node(child, 2, ROOT) for child in ROOT.children]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "message"),
+    [
+        ([Node(ROOT, 2), Node(LOW, 2, ROOT)], r"no expert owns the noise quantiles 1/4 to 1, after \(2, 0\)"),
+        ([Node(ROOT, 2), *CHILDREN, Node(LOW, 2, ROOT)], r"the experts of \(2, 0\) and \(1, 0\) overlap"),
+        ([Node(ROOT, 2), Node(LOW, 2, Interval(1, 0))], r"parent \(1, 0\) of node \(2, 0\) is not among the nodes"),
+        ([Node(Interval(1, 0), 2, ROOT), Node(ROOT, 2)], r"parent \(0, 0\) of node \(1, 0\) is not among the nodes"),
+        ([Node(ROOT, 2), *CHILDREN, Node(LOW, 2, Interval(1, 1))], "does not own all of its noise"),
+        ([Node(ROOT, 2), Node(ROOT, 2)], r"node \(0, 0\) twice"),
+        ([Node(ROOT, 0)], "steps of node .* at least 1, got 0"),
+        ([], "no expert owns"),
+    ],
+)
+def test_a_wrong_schedule_is_refused_before_anything_runs(nodes: list[Node], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        schedule(nodes, tmp_path)
+
+
+def test_a_level_or_index_out_of_range_is_one_line(recipe: Recipe, tmp_path: Path, capsys) -> None:
+    config = growth_recipe(tmp_path / "out", tmp_path / "grow.yaml", recipe("base", tmp_path))
+    config.write_text(config.read_text().replace("index: 1", "index: 2"))
+    assert main(["grow", "--config", str(config)]) in (1, 2)
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "index of a noise interval must be in 0 to 1 at level 1, got 2" in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"recipe": "nowhere.yaml"}, "the recipe of the nodes does not exist: nowhere.yaml"),
+        ({"overrides": {"model.nothing.here": 1}}, "override 'model.nothing.here' is not in the recipe"),
+        ({"trunk": {"model": "toybox", "stage": "bass"}}, "has no stage 'bass'"),
+        ({"trunk": {"model": "toybax", "stage": "base"}}, "no model 'toybax'"),
+        ({"noodles": []}, "noodles"),
+    ],
+)
+def test_bad_settings_are_one_line(
+    change: dict[str, Any], message: str, recipe: Recipe, tmp_path: Path, capsys
+) -> None:
+    config = growth_recipe(tmp_path / "out", tmp_path / "grow.yaml", recipe("base", tmp_path))
+    config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | change))
+    assert main(["grow", "--config", str(config)]) in (1, 2)
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("ediffi: error: ")
+    assert message in line
+
+
+def test_steps_that_would_not_be_saved_are_refused(recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"must be a multiple of the recipe's every_n_train_steps \(2\).*got 3"):
+        grow(tmp_path, recipe("base", tmp_path), [Node(ROOT, 3)], STAGE, overrides=OVERRIDES, run_node=main)
+
+
+def test_a_folder_with_another_nodes_run_is_refused(grown: Path, recipe: Recipe, tmp_path: Path) -> None:
+    nodes = [Node(ROOT, 4, run=grown / "1-1")]
+    with pytest.raises(ValueError, match=r"is of node \(1, 1\) grown from \(0, 0\), the schedule says \(0, 0\)"):
+        grow(tmp_path, recipe("base", tmp_path), nodes, STAGE, run_node=main)
+    with pytest.raises(ValueError, match="has 4 steps, the schedule says 2"):
+        schedule([Node(ROOT, 2, run=grown / "0-0")], tmp_path).steps_done(Node(ROOT, 2, run=grown / "0-0"))
+
+
+def test_a_broken_checkpoint_is_named(grown: Path, tmp_path: Path) -> None:
+    place = tmp_path / "0-0" / "checkpoints"
+    place.mkdir(parents=True)
+    (place / "last.ckpt").write_bytes((grown / "0-0/checkpoints/last.ckpt").read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"last\.ckpt is broken, or not a file of torch.save"):
+        schedule([Node(ROOT, 2)], tmp_path).steps_done(Node(ROOT, 2))
+
+
+def regions(model: Path) -> list[NoiseInterval]:
+    return [expert.region for expert in folder.load(model).stages[0].denoiser.experts]
+
+
+@pytest.mark.parametrize("rank", [0, 2], ids=["full", "lora"])
+def test_one_expert_of_a_published_ensemble_is_fine_tuned(
+    grown: Path, recipe: Recipe, tmp_path: Path, rank: int
+) -> None:
+    trunk = Trunk(str(grown / "stage"), "base")
+    settings = OVERRIDES | {"start": {"lora": {"rank": rank}}}
+    place = grow(
+        tmp_path,
+        recipe("base", tmp_path),
+        [Node(Interval(1, 1), 4)],
+        STAGE,
+        trunk=trunk,
+        overrides=settings,
+        run_node=main,
+    )
+    assert place is not None
+    old, new = (json.loads((m / "config.json").read_text())["stages"][0]["experts"] for m in (grown / "stage", place))
+    assert new[0] == old[0], "the other expert is the same, byte for byte"
+    assert (place / new[0]["file"]).read_bytes() == (grown / "stage" / old[0]["file"]).read_bytes()
+    assert new[1]["sha256"] != old[1]["sha256"]
+    assert new[1]["parent"] == {"level": 1, "index": 1}
+    assert regions(place) == [Interval(1, 0), Interval(1, 1)]
+    if rank:
+        trained = torch.load(tmp_path / "1-1/checkpoints/last.ckpt", weights_only=True)["current_model_state"]
+        base = folder.load(grown / "stage").stages[0].denoiser.denoisers[1].state_dict()
+        frozen = {k: v for k, v in trained.items() if "lora_" not in k}
+        for key, value in base.items():
+            candidates = [f"denoiser.{key}", "denoiser." + ".base_layer.".join(key.rsplit(".", 1))]
+            assert any(torch.equal(frozen[c], value) for c in candidates if c in frozen), key
+        merged = read_run(tmp_path / "1-1")[0].weights
+        child = DiffusionStage(build(read_run(tmp_path / "1-1")[1]), interval=Interval(2, 3))
+        Start(checkpoint=tmp_path / "1-1" / "checkpoints" / "last.ckpt")(child)
+        assert same(dict(child.denoiser.state_dict()), dict(merged)), "a child starts from the merged weights"
+        changed = sum(not torch.equal(merged[k], v) for k, v in base.items())
+        assert 0 < changed < len(base)
+
+
+def test_runs_compose_without_a_schedule(grown: Path, tmp_path: Path) -> None:
+    runs = [grown / "1-1", grown / "1-0"]
+    stage = trained_stage(StageRecipe("base", 16, runs))
+    assert [trained.expert.region for trained in stage.experts] == [Interval(1, 1), Interval(1, 0)]
+    again = trained_stage(StageRecipe("renamed", 16, grown / "stage"))
+    assert (again.name, len(again.experts)) == ("renamed", 2)
+    with pytest.raises(ValueError, match="has no run to compose it of"):
+        trained_stage(StageRecipe("base", 16))
+    other = Path(shutil.copytree(grown / "1-1", tmp_path / "other"))
+    config = yaml.safe_load((other / "config.yaml").read_text())
+    config["model"]["denoiser"]["init_args"]["sigma_data"] = 0.7
+    (other / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(ValueError, match=r"other trained another network than .*1-0; the experts of a stage share"):
+        trained_stage(StageRecipe("base", 16, [grown / "1-0", other]))
+
+
+def test_a_run_starts_only_from_a_parent_that_owns_its_noise(
+    grown: Path, recipe: Recipe, tmp_path: Path, capsys
+) -> None:
+    words = ["fit", "--config", str(recipe("base", tmp_path)), "--model.interval", "{level: 1, index: 0}"]
+    words += ["--model.denoiser.init_args.channels", "16", "--model.denoiser.init_args.head_channels", "8"]
+    assert main([*words, "--start.checkpoint", str(grown / "1-1/checkpoints/last.ckpt")]) == 1
+    assert "was trained on noise (1, 1), which lacks (1, 0)" in capsys.readouterr().err
+    assert main([*words, "--start.checkpoint", str(tmp_path / "no.ckpt")]) == 1
+    assert "no.ckpt" in capsys.readouterr().err
+    assert main([*words[:-4], "--start.checkpoint", str(grown / "0-0/checkpoints/last.ckpt")]) == 1
+    assert "does not hold the weights of the network it is for" in capsys.readouterr().err
+    assert main([*words, "--start.model", str(grown / "stage")]) in (1, 2)
+    assert "model and stage go together" in capsys.readouterr().err
+    assert (
+        main([*words[:4], "{level: 0, index: 0}", "--start.model", str(grown / "stage"), "--start.stage", "base"]) == 1
+    )
+    assert "owns all of (0, 0)" in capsys.readouterr().err
+
+
+def test_experts_are_listed_and_drawn(grown: Path, tmp_path: Path, capsys) -> None:
+    assert main(["experts", str(grown / "stage"), "--output", str(tmp_path / "tree.png")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "base, unet_toybox, ln sigma ~ N(-0.2, 1.2²)"
+    network = folder.load(grown / "stage").stages[0].denoiser.denoisers[0]
+    count = f"{sum(p.numel() for p in network.parameters()) / 1e6:.2f} M"
+    assert lines[2].split() == [
+        "1",
+        "0",
+        "0",
+        "to",
+        "0.8187",
+        "50",
+        "%",
+        "(0,",
+        "0)",
+        "2",
+        *count.split(),
+        "base-1-0.safetensors",
+    ]
+    assert lines[3].split()[2:5] == ["0.8187", "to", "inf"]
+    from PIL import Image
+
+    with Image.open(tmp_path / "tree.png") as picture:
+        assert picture.width > 800
+    assert main(["experts", str(grown / "stage"), "--stage", "sr"]) == 1
+    assert "has no stage 'sr'; its stages are base" in capsys.readouterr().err
