@@ -7,12 +7,14 @@ signature and docstring are its options: their `main` is `return run(function, a
 import argparse
 import importlib
 import inspect
+import logging
 import os
 import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import ediffi
@@ -77,7 +79,8 @@ def main(argv: list[str] | None = None) -> int:
         argv: the arguments after the program's name; those of this process by default.
     """
     try:
-        code = _dispatch(sys.argv[1:] if argv is None else argv)
+        with _printed_logs():
+            code = _dispatch(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # the reader has seen enough, as in `ediffi registry | head`
@@ -91,6 +94,28 @@ def main(argv: list[str] | None = None) -> int:
         return _fail(str(error), 1)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
+
+
+class _Print(logging.Handler):
+    """Prints messages: below WARNING on stdout, from WARNING up on stderr, as these are when a message comes."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # Not in `try`, as other handlers do: a closed pipe ends the command, as it does for print.
+        print(record.getMessage(), file=sys.stdout if record.levelno < logging.WARNING else sys.stderr, flush=True)
+
+
+@contextmanager
+def _printed_logs() -> Iterator[None]:
+    """While a command runs, what the package logs is printed, once, whatever else has been set up for logging."""
+    logger = logging.getLogger("ediffi")
+    handlers, level, propagate = logger.handlers, logger.level, logger.propagate
+    logger.handlers, logger.propagate = [_Print()], False
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)
 
 
 def run(command: Command, argv: Sequence[str], name: str | None = None) -> int:

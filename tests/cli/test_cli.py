@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import inspect
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -228,6 +229,25 @@ def test_a_programmer_s_error_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(recipes, "main", fail)
     with pytest.raises(TypeError, match="a bug"):
         cli.main(["recipes"])
+
+
+def test_what_the_package_logs_is_printed_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logger = logging.getLogger("ediffi.training.anything")
+
+    def log(argv: list[str]) -> int:
+        logger.debug("too much")
+        logger.info("step %d", 3)
+        logger.warning("cut")
+        return cli.main(["registry"]) if not argv else 0  # a command that runs a command
+
+    monkeypatch.setattr(recipes, "main", log)
+    monkeypatch.setattr("ediffi.cli.registry.main", lambda argv: log(["inner"]))
+    before = logging.getLogger("ediffi").handlers, logging.getLogger("ediffi").level
+    assert cli.main(["recipes"]) == 0
+    assert capsys.readouterr() == ("step 3\nstep 3\n", "cut\ncut\n")
+    assert (logging.getLogger("ediffi").handlers, logging.getLogger("ediffi").level) == before
 
 
 def test_a_reader_who_leaves_early_is_no_error() -> None:
