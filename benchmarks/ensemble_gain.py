@@ -35,7 +35,7 @@ from ediffi.pipeline.stage import Sampling
 from ediffi.toybox.score import judge
 from ediffi.training.growth.compose import StageRecipe
 from ediffi.training.growth.grow import grow
-from ediffi.training.growth.schedule import Node, Trunk
+from ediffi.training.growth.schedule import GrowthNode, TrunkStage
 from reproduction.judging import BANDS, band_losses
 
 RECIPE = Path("recipes/toybox/base.yaml")
@@ -80,15 +80,15 @@ def train(options: argparse.Namespace) -> dict[int, dict[str, Path]]:
         for name, regions in ARMS.items():
             nodes = [node(region, round(options.arm_steps * share(region))) for region in regions]
             place = options.output / f"seed{seed}" / name.replace(" ", "_")
-            start = Trunk(str(trunk / "stage"), "base")
+            start = TrunkStage(str(trunk / "stage"), "base")
             grow(place, RECIPE, nodes, stage, start, settings(1000 + seed, options) | branch)
             folders[seed][name] = place / "stage"
     return folders
 
 
-def node(region: NoiseInterval, steps: int) -> Node:
+def node(region: NoiseInterval, steps: int) -> GrowthNode:
     """A node whose averaged weights look back over the same share of its run, however long that is."""
-    return Node(region, steps, overrides={"trainer.callbacks.0.init_args.decay": 1 - 10 / steps})
+    return GrowthNode(region, steps, overrides={"trainer.callbacks.0.init_args.decay": 1 - 10 / steps})
 
 
 def share(region: NoiseInterval) -> float:

@@ -18,7 +18,7 @@ from ediffi.pipeline import folder
 from ediffi.pipeline.manifest import Part, TrainedStage
 from ediffi.training.growth.compose import StageRecipe, trained_stage
 from ediffi.training.growth.grow import grow
-from ediffi.training.growth.schedule import Node, Trunk
+from ediffi.training.growth.schedule import GrowthNode, TrunkStage
 from reproduction.workshop import Workshop
 
 LOW, HIGH = Interval(2, 0), Interval(2, 3)
@@ -62,7 +62,7 @@ def base(shop: Workshop, split: str, seed: int) -> Path:
     model, budget = shop.budget.model, shop.budget.training
     stage = model_stage(model, 0)
     changes = {"model.dropout": {"clip_text": 0.2, "t5": 0.25, "clip_image": 0.5}}
-    trunk = Trunk(model, stage.name)
+    trunk = TrunkStage(model, stage.name)
     return _grown(shop, f"base-{split}-{seed}", budget.base, split, budget.arm_steps, stage, trunk, seed, changes)
 
 
@@ -72,7 +72,7 @@ def super_resolution(shop: Workshop, split: str, seed: int) -> Path:
     trunk = _grown(
         shop, "sr-trunk", budget.super_resolution, "single", budget.trunk_steps, stage, None, 0, {}, branching=False
     )
-    start = Trunk(str(trunk), stage.name)
+    start = TrunkStage(str(trunk), stage.name)
     name = f"sr-{split}-{seed}"
     return _grown(shop, name, budget.super_resolution, split, budget.branch_steps, stage, start, seed, {})
 
@@ -135,7 +135,7 @@ def _grown(
     split: str,
     steps: int,
     stage: TrainedStage,
-    trunk: Trunk | None,
+    trunk: TrunkStage | None,
     seed: int,
     changes: Mapping[str, Any],
     branching: bool = True,
@@ -169,7 +169,7 @@ def _grown(
     return place
 
 
-def _node(region: NoiseInterval, steps: int) -> Node:
+def _node(region: NoiseInterval, steps: int) -> GrowthNode:
     """A node whose averaged weights look back over the same share of its run, and which is saved four times."""
     every = steps // 4 if steps % 4 == 0 and steps >= 40 else steps
     overrides = {
@@ -177,7 +177,7 @@ def _node(region: NoiseInterval, steps: int) -> Node:
         "trainer.callbacks.1.init_args.every_n_train_steps": every,
         "trainer.val_check_interval": steps,
     }
-    return Node(region, steps, overrides=overrides)
+    return GrowthNode(region, steps, overrides=overrides)
 
 
 def share(region: NoiseInterval) -> float:

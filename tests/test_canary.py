@@ -35,10 +35,10 @@ from ediffi.training import checkpoint as checkpoints
 from ediffi.training.atomic_checkpoint import AtomicCheckpointIO
 from ediffi.training.convert import convert, convert_adm
 from ediffi.training.growth.compose import StageRecipe, read_run, trained_stage
-from ediffi.training.growth.schedule import Node, Schedule, Trunk
+from ediffi.training.growth.schedule import GrowthNode, GrowthSchedule, TrunkStage
 from ediffi.training.lightning_module import DiffusionStage
 from ediffi.training.lora import Lora
-from ediffi.training.start import Start
+from ediffi.training.start import InitialWeights
 from tests.evaluation.test_reference import EXTRACTOR
 from tests.world import TINY_BASE
 
@@ -111,9 +111,9 @@ LOADERS: dict[str, Loader] = {
     "convert": lambda path: convert(path, path.with_name("out.safetensors")),
     "convert an entry": lambda path: convert(path, path.with_name("out.safetensors"), "bomb"),
     "convert adm": lambda path: convert_adm(path, path.with_name("out.safetensors"), {"channels": 32}),
-    "start checkpoint": lambda path: Start(checkpoint=path)(stage()),
-    "start checkpoint with an adapter": lambda path: Start(checkpoint=path, lora=Lora(rank=2))(stage()),
-    "start weights": lambda path: Start(weights=path)(stage()),
+    "start checkpoint": lambda path: InitialWeights(checkpoint=path)(stage()),
+    "start checkpoint with an adapter": lambda path: InitialWeights(checkpoint=path, lora=Lora(rank=2))(stage()),
+    "start weights": lambda path: InitialWeights(weights=path)(stage()),
     "checkpoint": checkpoints.read,
     "networks of the judge": read_tensors,
     "inception of the judge": lambda path: network("inception-v3-compat", "2048", path),
@@ -159,8 +159,8 @@ def test_a_run_is_not_composed_grown_or_resumed_from_one(
     (run / "config.yaml").write_text(yaml.safe_dump({"model": {"denoiser": denoiser}}))
     refused(lambda: read_run(run), "last.ckpt")
     refused(lambda: trained_stage(StageRecipe("base", 16, run, Sampling())), "last.ckpt")
-    nodes = [Node(Interval(1, 0), 2), Node(Interval(1, 1), 2)]
-    schedule = Schedule(tmp_path / "runs", nodes, None)
+    nodes = [GrowthNode(Interval(1, 0), 2), GrowthNode(Interval(1, 1), 2)]
+    schedule = GrowthSchedule(tmp_path / "runs", nodes, None)
     refused(lambda: schedule.steps_done(nodes[0]), "last.ckpt")
     with pytest.raises(Exception):  # noqa: B017, PT011  (torch's own; the command line has a sentence for it, below)
         AtomicCheckpointIO().load_checkpoint(run / "checkpoints" / "last.ckpt")
@@ -217,8 +217,11 @@ def test_a_model_with_a_pickle_as_weights_is_refused(
 
 def test_a_trunk_with_a_pickle_as_weights_is_not_started_from(model_folder: Path, tmp_path: Path, canary: Path) -> None:
     model = str(copy_of(model_folder, tmp_path / "trunk", "base.safetensors", in_a_zip(Bomb(canary))))
-    assert Schedule(tmp_path, [Node(ROOT, 2)], Trunk(model, "base")).start(Node(ROOT, 2))["model"] == model
-    refused(lambda: Start(model=model, stage="base")(stage()), "base.safetensors")
+    assert (
+        GrowthSchedule(tmp_path, [GrowthNode(ROOT, 2)], TrunkStage(model, "base")).start(GrowthNode(ROOT, 2))["model"]
+        == model
+    )
+    refused(lambda: InitialWeights(model=model, stage="base")(stage()), "base.safetensors")
 
 
 def t5(folder: Path) -> object:

@@ -78,13 +78,13 @@ def _stage_cli() -> Callable[[list[str]], Any]:
     from ediffi.training.callbacks.preemption import PreemptionCheckpoint
     from ediffi.training.callbacks.throughput import Throughput
     from ediffi.training.lightning_module import DiffusionStage
-    from ediffi.training.start import Start
+    from ediffi.training.start import InitialWeights
 
     class StageCLI(LightningCLI):
         """`--start.*` says what weights a run begins with; a run that has begun goes on."""
 
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-            parser.add_class_arguments(Start, "start")
+            parser.add_class_arguments(InitialWeights, "start")
 
         def instantiate_trainer(self, **options: Any) -> L.Trainer:
             """Curves go where the run is, unless the recipe says what else logs."""

@@ -23,7 +23,7 @@ TOP = (*LIGHTNINGS, "weights_only", "verbose", "start")
 GROUPS = {
     "model": ("ediffi.training.lightning_module", "DiffusionStage"),
     "data": ("ediffi.data.module", "ShardData"),
-    "start": ("ediffi.training.start", "Start"),
+    "start": ("ediffi.training.start", "InitialWeights"),
     "trainer": ("lightning.pytorch.trainer.trainer", "Trainer"),
 }
 """Where the classes stand whose parameters are the settings of a group."""

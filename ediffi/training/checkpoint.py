@@ -16,7 +16,7 @@ KEY = "expert"
 
 
 @dataclass(frozen=True)
-class Trained:
+class ExpertCheckpoint:
     """An expert as its checkpoint tells it.
 
     Attributes:
@@ -44,7 +44,7 @@ def describe(
     }
 
 
-def parse(checkpoint: Mapping[str, Any]) -> Trained:
+def parse(checkpoint: Mapping[str, Any]) -> ExpertCheckpoint:
     """The expert of a checkpoint's content.
 
     Raises:
@@ -54,7 +54,7 @@ def parse(checkpoint: Mapping[str, Any]) -> Trained:
         entry = checkpoint[KEY]
         parent = None if entry["parent"] is None else region_from(entry["parent"])
         state = checkpoint["state_dict"]
-        return Trained(
+        return ExpertCheckpoint(
             Expert(region_from(entry["interval"]), parent, checkpoint["global_step"]),
             LogNormal(**entry["noise"]),
             None if entry["lora"] is None else Lora(**entry["lora"]),
@@ -64,7 +64,7 @@ def parse(checkpoint: Mapping[str, Any]) -> Trained:
         raise ValueError(f"not the checkpoint of a stage: {error}") from None
 
 
-def read(path: Path) -> Trained:
+def read(path: Path) -> ExpertCheckpoint:
     """The expert of a checkpoint file, its weights memory-mapped; nothing is unpickled but tensors and plain values.
 
     Raises:

@@ -18,7 +18,7 @@ from ediffi.registry.denoisers.precondition import Preconditioned
 from ediffi.registry.random import STATES, generators, randn
 from ediffi.registry.types import Conditioning
 from ediffi.training import checkpoint as checkpoints
-from ediffi.training.callbacks.non_finite import Seen, SkipNonFinite
+from ediffi.training.callbacks.non_finite import SampleLosses, SkipNonFinite
 from ediffi.training.lora import Lora
 from ediffi.training.one_cycle import over
 
@@ -77,7 +77,7 @@ class DiffusionStage(L.LightningModule):
         self.parent: NoiseInterval | None = None
         self.lora: Lora | None = None
         self._optimizer, self._lr_scheduler, self._compile = optimizer, lr_scheduler, compile
-        self.seen: list[Seen] = []
+        self.seen: list[SampleLosses] = []
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "DiffusionStage":
         """A copy that belongs to no trainer, as the averaging callback makes one.
@@ -138,7 +138,7 @@ class DiffusionStage(L.LightningModule):
         generators = self._generators(batch, training=True)
         cond = drop_sources(batch.cond, self.dropout, generators)
         sigma, losses = self._losses(batch.images, cond, generators)
-        self.seen.append(Seen(batch.keys, sigma, losses.detach()))
+        self.seen.append(SampleLosses(batch.keys, sigma, losses.detach()))
         loss = losses.mean()
         self.log("train/loss", loss, prog_bar=True, batch_size=len(losses))
         self._log_bands("train", sigma, losses.detach())

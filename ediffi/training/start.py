@@ -19,7 +19,7 @@ from ediffi.training.lora import Lora
 
 
 @dataclass(frozen=True)
-class Start:
+class InitialWeights:
     """Where a run takes its first weights from, and what of them it trains.
 
     Args:

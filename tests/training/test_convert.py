@@ -21,7 +21,7 @@ from ediffi.training import checkpoint as checkpoints
 from ediffi.training.convert import convert, convert_adm
 from ediffi.training.lightning_module import DiffusionStage
 from ediffi.training.lora import Lora
-from ediffi.training.start import Start
+from ediffi.training.start import InitialWeights
 from tests.registry.test_adm import TINY, published_state
 
 Recipe = Callable[..., Path]
@@ -173,7 +173,7 @@ def test_a_run_starts_from_a_converted_checkpoint_as_from_the_checkpoint(tmp_pat
     source = our_checkpoint(tmp_path / "last.ckpt", small())
     convert(source, tmp_path / "w.safetensors")
     stages = []
-    for start in (Start(checkpoint=source), Start(weights=tmp_path / "w.safetensors")):
+    for start in (InitialWeights(checkpoint=source), InitialWeights(weights=tmp_path / "w.safetensors")):
         stage = DiffusionStage(small(), interval=Interval(2, 1))
         start(stage)
         assert stage.parent == Interval(1, 0)
@@ -181,7 +181,7 @@ def test_a_run_starts_from_a_converted_checkpoint_as_from_the_checkpoint(tmp_pat
     assert stages[0].keys() == stages[1].keys()
     assert all(torch.equal(tensor, stages[1][name]) for name, tensor in stages[0].items())
     with pytest.raises(ValueError, match=r"was trained on noise .*, which lacks"):
-        Start(weights=tmp_path / "w.safetensors")(DiffusionStage(small(), interval=Interval(1, 1)))
+        InitialWeights(weights=tmp_path / "w.safetensors")(DiffusionStage(small(), interval=Interval(1, 1)))
 
 
 def test_an_adapter_is_not_taken_for_weights(tmp_path: Path) -> None:
@@ -209,20 +209,20 @@ def test_weights_of_another_network_name_the_first_wrong_tensor(
     change(state)
     save_file(state, path)
     with pytest.raises(ValueError, match=sentence):
-        Start(weights=path)(DiffusionStage(small()))
+        InitialWeights(weights=path)(DiffusionStage(small()))
 
 
 def test_a_run_starts_from_one_thing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="one of checkpoint, model and weights, not from several"):
-        Start(weights=tmp_path / "w.safetensors", model="toybox", stage="base")
+        InitialWeights(weights=tmp_path / "w.safetensors", model="toybox", stage="base")
     with pytest.raises(FileNotFoundError, match="there are no weights"):
-        Start(weights=tmp_path / "w.safetensors")(DiffusionStage(small()))
+        InitialWeights(weights=tmp_path / "w.safetensors")(DiffusionStage(small()))
     (tmp_path / "w.safetensors").write_text("no")
     with pytest.raises(ValueError, match=r"is not a safetensors file .*; ediffi convert makes one"):
-        Start(weights=tmp_path / "w.safetensors")(DiffusionStage(small()))
+        InitialWeights(weights=tmp_path / "w.safetensors")(DiffusionStage(small()))
     save_file({k: v.contiguous() for k, v in small().state_dict().items()}, tmp_path / "x.safetensors", {"ediffi": "["})
     with pytest.raises(ValueError, match="says wrongly what it was trained on"):
-        Start(weights=tmp_path / "x.safetensors")(DiffusionStage(small()))
+        InitialWeights(weights=tmp_path / "x.safetensors")(DiffusionStage(small()))
 
 
 # ADM-64

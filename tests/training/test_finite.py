@@ -96,11 +96,11 @@ def test_a_step_is_skipped_before_optimiser_and_average(
 
 def test_only_the_samples_to_blame_are_named() -> None:
     from ediffi.training.callbacks.non_finite import explain
-    from ediffi.training.lightning_module import Seen
+    from ediffi.training.lightning_module import SampleLosses
 
-    seen = [Seen(["a", "b"], torch.tensor([1.0, 2.0]), torch.tensor([0.5, torch.nan]))]
+    seen = [SampleLosses(["a", "b"], torch.tensor([1.0, 2.0]), torch.tensor([0.5, torch.nan]))]
     assert explain(seen, 1.0) == "the loss is not finite; samples b (sigma 2, loss nan)"
-    many = [Seen([str(i) for i in range(20)], torch.ones(20), torch.ones(20))]
+    many = [SampleLosses([str(i) for i in range(20)], torch.ones(20), torch.ones(20))]
     assert explain(many, torch.inf).endswith("7 (sigma 1, loss 1) and 12 more")
 
 

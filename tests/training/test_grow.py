@@ -23,9 +23,9 @@ from ediffi.pipeline.manifest import build
 from ediffi.training import checkpoint as checkpoints
 from ediffi.training.growth.compose import StageRecipe, read_run, trained_stage
 from ediffi.training.growth.grow import grow
-from ediffi.training.growth.schedule import Node, Schedule, Trunk
+from ediffi.training.growth.schedule import GrowthNode, GrowthSchedule, TrunkStage
 from ediffi.training.lightning_module import DiffusionStage
-from ediffi.training.start import Start
+from ediffi.training.start import InitialWeights
 
 LOW, HIGH = Interval(2, 0), Interval(2, 3)
 MIDDLE = Complement((LOW, HIGH))
@@ -48,7 +48,7 @@ def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
     return one.keys() == two.keys() and all(torch.equal(value, two[key]) for key, value in one.items())
 
 
-NODES = [Node(ROOT, 4), Node(Interval(1, 0), 2, ROOT), Node(Interval(1, 1), 4, ROOT)]
+NODES = [GrowthNode(ROOT, 4), GrowthNode(Interval(1, 0), 2, ROOT), GrowthNode(Interval(1, 1), 4, ROOT)]
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_leaves_become_a_stage_that_knows_its_tree(grown: Path) -> None:
 def test_an_expert_starts_from_its_parents_averaged_weights(grown: Path, recipe: Recipe, tmp_path: Path) -> None:
     """With a learning rate of zero the child is the parent."""
     still = OVERRIDES | {"model.lr_scheduler.init_args.max_lr": 1e-30, "model.optimizer.init_args.weight_decay": 0.0}
-    nodes = [Node(ROOT, 4, run=grown / "0-0"), *(Node(child, 2, ROOT) for child in ROOT.children)]
+    nodes = [GrowthNode(ROOT, 4, run=grown / "0-0"), *(GrowthNode(child, 2, ROOT) for child in ROOT.children)]
     grow(tmp_path, recipe("base", tmp_path), nodes, STAGE, overrides=still, run_node=main)
     parent, raw = weights(grown / "0-0"), torch.load(grown / "0-0/checkpoints/last.ckpt", weights_only=True)
     assert same(weights(tmp_path / "1-0"), parent)
@@ -191,27 +191,38 @@ def test_a_node_that_fails_is_named(recipe: Recipe, tmp_path: Path) -> None:
         grow(tmp_path, recipe("base", tmp_path), NODES, STAGE, overrides=OVERRIDES, run_node=lambda argv: 7)
 
 
-def schedule(nodes: list[Node], output: Path, trunk: Trunk | None = None) -> Schedule:
-    return Schedule(output, nodes, trunk)
+def schedule(nodes: list[GrowthNode], output: Path, trunk: TrunkStage | None = None) -> GrowthSchedule:
+    return GrowthSchedule(output, nodes, trunk)
 
 
-CHILDREN = [Node(child, 2, ROOT) for child in ROOT.children]
+CHILDREN = [GrowthNode(child, 2, ROOT) for child in ROOT.children]
 
 
 @pytest.mark.parametrize(
     ("nodes", "message"),
     [
-        ([Node(ROOT, 2), Node(LOW, 2, ROOT)], r"no expert owns the noise quantiles 1/4 to 1, after \(2, 0\)"),
-        ([Node(ROOT, 2), *CHILDREN, Node(LOW, 2, ROOT)], r"the experts of \(2, 0\) and \(1, 0\) overlap"),
-        ([Node(ROOT, 2), Node(LOW, 2, Interval(1, 0))], r"parent \(1, 0\) of node \(2, 0\) is not among the nodes"),
-        ([Node(Interval(1, 0), 2, ROOT), Node(ROOT, 2)], r"parent \(0, 0\) of node \(1, 0\) is not among the nodes"),
-        ([Node(ROOT, 2), *CHILDREN, Node(LOW, 2, Interval(1, 1))], "does not own all of its noise"),
-        ([Node(ROOT, 2), Node(ROOT, 2)], r"node \(0, 0\) twice"),
-        ([Node(ROOT, 0)], "steps of node .* at least 1, got 0"),
+        (
+            [GrowthNode(ROOT, 2), GrowthNode(LOW, 2, ROOT)],
+            r"no expert owns the noise quantiles 1/4 to 1, after \(2, 0\)",
+        ),
+        ([GrowthNode(ROOT, 2), *CHILDREN, GrowthNode(LOW, 2, ROOT)], r"the experts of \(2, 0\) and \(1, 0\) overlap"),
+        (
+            [GrowthNode(ROOT, 2), GrowthNode(LOW, 2, Interval(1, 0))],
+            r"parent \(1, 0\) of node \(2, 0\) is not among the nodes",
+        ),
+        (
+            [GrowthNode(Interval(1, 0), 2, ROOT), GrowthNode(ROOT, 2)],
+            r"parent \(0, 0\) of node \(1, 0\) is not among the nodes",
+        ),
+        ([GrowthNode(ROOT, 2), *CHILDREN, GrowthNode(LOW, 2, Interval(1, 1))], "does not own all of its noise"),
+        ([GrowthNode(ROOT, 2), GrowthNode(ROOT, 2)], r"node \(0, 0\) twice"),
+        ([GrowthNode(ROOT, 0)], "steps of node .* at least 1, got 0"),
         ([], "no expert owns"),
     ],
 )
-def test_a_wrong_schedule_is_refused_before_anything_runs(nodes: list[Node], message: str, tmp_path: Path) -> None:
+def test_a_wrong_schedule_is_refused_before_anything_runs(
+    nodes: list[GrowthNode], message: str, tmp_path: Path
+) -> None:
     with pytest.raises(ValueError, match=message):
         schedule(nodes, tmp_path)
 
@@ -248,15 +259,15 @@ def test_bad_settings_are_one_line(
 
 def test_steps_that_would_not_be_saved_are_refused(recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"must be a multiple of the recipe's every_n_train_steps \(2\).*got 3"):
-        grow(tmp_path, recipe("base", tmp_path), [Node(ROOT, 3)], STAGE, overrides=OVERRIDES, run_node=main)
+        grow(tmp_path, recipe("base", tmp_path), [GrowthNode(ROOT, 3)], STAGE, overrides=OVERRIDES, run_node=main)
 
 
 def test_a_folder_with_another_nodes_run_is_refused(grown: Path, recipe: Recipe, tmp_path: Path) -> None:
-    nodes = [Node(ROOT, 4, run=grown / "1-1")]
+    nodes = [GrowthNode(ROOT, 4, run=grown / "1-1")]
     with pytest.raises(ValueError, match=r"is of node \(1, 1\) grown from \(0, 0\), the schedule says \(0, 0\)"):
         grow(tmp_path, recipe("base", tmp_path), nodes, STAGE, run_node=main)
     with pytest.raises(ValueError, match="has 4 steps, the schedule says 2"):
-        schedule([Node(ROOT, 2, run=grown / "0-0")], tmp_path).steps_done(Node(ROOT, 2, run=grown / "0-0"))
+        schedule([GrowthNode(ROOT, 2, run=grown / "0-0")], tmp_path).steps_done(GrowthNode(ROOT, 2, run=grown / "0-0"))
 
 
 def test_a_broken_checkpoint_is_named(grown: Path, tmp_path: Path) -> None:
@@ -264,7 +275,7 @@ def test_a_broken_checkpoint_is_named(grown: Path, tmp_path: Path) -> None:
     place.mkdir(parents=True)
     (place / "last.ckpt").write_bytes((grown / "0-0/checkpoints/last.ckpt").read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"last\.ckpt is broken, or not a file of torch.save"):
-        schedule([Node(ROOT, 2)], tmp_path).steps_done(Node(ROOT, 2))
+        schedule([GrowthNode(ROOT, 2)], tmp_path).steps_done(GrowthNode(ROOT, 2))
 
 
 def regions(model: Path) -> list[NoiseInterval]:
@@ -275,12 +286,12 @@ def regions(model: Path) -> list[NoiseInterval]:
 def test_one_expert_of_a_published_ensemble_is_fine_tuned(
     grown: Path, recipe: Recipe, tmp_path: Path, rank: int
 ) -> None:
-    trunk = Trunk(str(grown / "stage"), "base")
+    trunk = TrunkStage(str(grown / "stage"), "base")
     settings = OVERRIDES | {"start": {"lora": {"rank": rank}}}
     place = grow(
         tmp_path,
         recipe("base", tmp_path),
-        [Node(Interval(1, 1), 4)],
+        [GrowthNode(Interval(1, 1), 4)],
         STAGE,
         trunk=trunk,
         overrides=settings,
@@ -302,7 +313,7 @@ def test_one_expert_of_a_published_ensemble_is_fine_tuned(
             assert any(torch.equal(frozen[c], value) for c in candidates if c in frozen), key
         merged = read_run(tmp_path / "1-1")[0].weights
         child = DiffusionStage(build(read_run(tmp_path / "1-1")[1]), interval=Interval(2, 3))
-        Start(checkpoint=tmp_path / "1-1" / "checkpoints" / "last.ckpt")(child)
+        InitialWeights(checkpoint=tmp_path / "1-1" / "checkpoints" / "last.ckpt")(child)
         assert same(dict(child.denoiser.state_dict()), dict(merged)), "a child starts from the merged weights"
         changed = sum(not torch.equal(merged[k], v) for k, v in base.items())
         assert 0 < changed < len(base)

@@ -11,7 +11,7 @@ from ediffi.cli import main, recipes
 from ediffi.diffusion.noise import ROOT, Complement, Interval, region_from
 from ediffi.pipeline.stage import Sampling
 from ediffi.training.growth.grow import node_settings
-from ediffi.training.growth.schedule import Node, Schedule
+from ediffi.training.growth.schedule import GrowthNode, GrowthSchedule
 
 TOP = recipes.folder().parent
 PAPER = recipes.folder() / "paper"
@@ -60,12 +60,14 @@ def batch(config: dict[str, Any]) -> int:
     return prod(factors) * int(config["data"]["batch_size"])
 
 
-def schedule(name: str, output: Path) -> Schedule:
+def schedule(name: str, output: Path) -> GrowthSchedule:
     nodes = [
-        Node(region_from(node["interval"]), node["steps"], region_from(node["parent"]) if "parent" in node else None)
+        GrowthNode(
+            region_from(node["interval"]), node["steps"], region_from(node["parent"]) if "parent" in node else None
+        )
         for node in content(name)["nodes"]
     ]
-    return Schedule(output, nodes, None)
+    return GrowthSchedule(output, nodes, None)
 
 
 def commands(name: str) -> list[list[str]]:

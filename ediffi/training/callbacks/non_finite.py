@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Seen:
+class SampleLosses:
     """What a batch was trained on, for whoever has to explain a loss that is not finite.
 
     Attributes:
@@ -67,7 +67,7 @@ class SkipNonFinite(L.Callback):
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
         """Decide with the other processes; a step without gradients leaves weights and optimiser state as they are."""
-        seen: list[Seen] = pl_module.seen  # type: ignore[assignment]  # a stage's own
+        seen: list[SampleLosses] = pl_module.seen  # type: ignore[assignment]  # a stage's own
         pl_module.seen = []  # type: ignore[assignment]
         norm = gradient_norm(pl_module, trainer.strategy)
         loss = torch.stack([batch.losses.mean() for batch in seen]).mean()
@@ -148,7 +148,7 @@ def restore(trainer: L.Trainer, path: str) -> int:
     return int(checkpoint["global_step"])
 
 
-def explain(seen: list[Seen], norm: float) -> str:
+def explain(seen: list[SampleLosses], norm: float) -> str:
     """Which samples, at which noise levels, are to blame; of a gradient, all may be."""
     rows = [
         (key, sigma, loss)

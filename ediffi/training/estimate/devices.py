@@ -6,7 +6,7 @@ from ediffi.registry.core import UnknownNameError
 
 
 @dataclass(frozen=True)
-class Device:
+class Accelerator:
     """One accelerator.
 
     Attributes:
@@ -21,23 +21,23 @@ class Device:
 
 
 DEVICES = {
-    "v100-32": Device("NVIDIA V100 32GB (float16)", 32e9, 125e12),
-    "a10": Device("NVIDIA A10", 24e9, 125e12),
-    "l4": Device("NVIDIA L4", 24e9, 121e12),
-    "l40s": Device("NVIDIA L40S", 48e9, 362e12),
-    "rtx-3090": Device("NVIDIA GeForce RTX 3090", 24e9, 71e12),
-    "rtx-4090": Device("NVIDIA GeForce RTX 4090", 24e9, 165e12),
-    "a100-40": Device("NVIDIA A100 40GB", 40e9, 312e12),
-    "a100-80": Device("NVIDIA A100 80GB", 80e9, 312e12),
-    "h100-80": Device("NVIDIA H100 SXM 80GB", 80e9, 989e12),
-    "h200": Device("NVIDIA H200 SXM", 141e9, 989e12),
-    "b200": Device("NVIDIA B200", 180e9, 2250e12),
-    "mi250x": Device("AMD Instinct MI250X", 128e9, 383e12),
-    "mi300x": Device("AMD Instinct MI300X", 192e9, 1307e12),
+    "v100-32": Accelerator("NVIDIA V100 32GB (float16)", 32e9, 125e12),
+    "a10": Accelerator("NVIDIA A10", 24e9, 125e12),
+    "l4": Accelerator("NVIDIA L4", 24e9, 121e12),
+    "l40s": Accelerator("NVIDIA L40S", 48e9, 362e12),
+    "rtx-3090": Accelerator("NVIDIA GeForce RTX 3090", 24e9, 71e12),
+    "rtx-4090": Accelerator("NVIDIA GeForce RTX 4090", 24e9, 165e12),
+    "a100-40": Accelerator("NVIDIA A100 40GB", 40e9, 312e12),
+    "a100-80": Accelerator("NVIDIA A100 80GB", 80e9, 312e12),
+    "h100-80": Accelerator("NVIDIA H100 SXM 80GB", 80e9, 989e12),
+    "h200": Accelerator("NVIDIA H200 SXM", 141e9, 989e12),
+    "b200": Accelerator("NVIDIA B200", 180e9, 2250e12),
+    "mi250x": Accelerator("AMD Instinct MI250X", 128e9, 383e12),
+    "mi300x": Accelerator("AMD Instinct MI300X", 192e9, 1307e12),
 }
 
 
-def device(name: str) -> Device:
+def device(name: str) -> Accelerator:
     """The accelerator of that name.
 
     Raises:

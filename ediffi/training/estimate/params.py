@@ -21,7 +21,7 @@ from ediffi.registry.denoisers.precondition import Preconditioned
 from ediffi.registry.encoders.folder import check_folder, read_json
 from ediffi.training.growth.compose import compose
 from ediffi.training.growth.grow import grow, node_settings
-from ediffi.training.growth.schedule import Schedule
+from ediffi.training.growth.schedule import GrowthSchedule
 
 PARTS = {"embedding": "embedding", "stem": "stem", "halving": "down", "down": "down", "middle": "middle", "up": "up"}
 PARTS |= {"doubling": "up", "norm": "out", "out": "out"}
@@ -185,12 +185,12 @@ def _grown(path: Path, content: dict[str, Any]) -> Networks:
     return Networks(*networks[0], experts if len(experts) > 1 else (), schedule.output / "stage")
 
 
-def _schedule(path: Path, content: dict[str, Any]) -> tuple[Path, Schedule, list[dict[str, Any]]]:
+def _schedule(path: Path, content: dict[str, Any]) -> tuple[Path, GrowthSchedule, list[dict[str, Any]]]:
     """The recipe of a growth schedule's nodes, the schedule, and the settings of its leaves."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_function_arguments(grow, skip={"run_node"})
     _, values = _typed(path, parser, content)
-    schedule = Schedule(values.output, values.nodes, values.trunk)
+    schedule = GrowthSchedule(values.output, values.nodes, values.trunk)
     recipe = values.recipe if values.recipe.is_file() else path.parent / values.recipe.name
     if not recipe.is_file():
         raise FileNotFoundError(f"the recipe of the nodes of {path} does not exist: {values.recipe}")

@@ -21,7 +21,7 @@ import yaml
 from ediffi.pipeline import folder
 from ediffi.pipeline.manifest import TrainedStage
 from ediffi.training.growth.compose import StageRecipe, read_run, same_model
-from ediffi.training.growth.schedule import Node, Schedule, Trunk
+from ediffi.training.growth.schedule import GrowthNode, GrowthSchedule, TrunkStage
 
 SCHEDULE_BAR = "ediffi.training.callbacks.schedule_bar.ScheduleBar"
 RunNode = Callable[[Sequence[str]], int]
@@ -31,9 +31,9 @@ RunNode = Callable[[Sequence[str]], int]
 def grow(
     output: Path,
     recipe: Path,
-    nodes: list[Node],
+    nodes: list[GrowthNode],
     stage: StageRecipe,
-    trunk: Trunk | None = None,
+    trunk: TrunkStage | None = None,
     overrides: dict[str, Any] | None = None,
     plan: bool = False,
     run_node: RunNode | None = None,
@@ -61,7 +61,7 @@ def grow(
         ValueError: the schedule is no tree, its leaves overlap or leave a gap, or a folder holds another node's run.
         ChildProcessError: a node failed; the same command goes on from its last checkpoint.
     """
-    schedule = Schedule(output, nodes, trunk)
+    schedule = GrowthSchedule(output, nodes, trunk)
     settings_of_all = _read_recipe(recipe)
     total = sum(node.steps for node in nodes)
     for number, node in enumerate(nodes, 1):
@@ -89,7 +89,7 @@ def grow(
 
 
 def node_settings(
-    recipe: Mapping[str, Any], node: Node, run: Path, start: Mapping[str, Any], overrides: Mapping[str, Any]
+    recipe: Mapping[str, Any], node: GrowthNode, run: Path, start: Mapping[str, Any], overrides: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The settings of `ediffi fit` for a node: the recipe with its noise, steps, start and folders.
 
@@ -158,7 +158,7 @@ def _process(argv: Sequence[str]) -> int:
     return subprocess.run([sys.executable, "-m", "ediffi", *argv]).returncode
 
 
-def _compose(schedule: Schedule, stage: StageRecipe) -> Path:
+def _compose(schedule: GrowthSchedule, stage: StageRecipe) -> Path:
     runs = [schedule.run(leaf) for leaf in schedule.leaves]
     trained = [read_run(run) for run in runs]
     part, noise = same_model(trained, runs)

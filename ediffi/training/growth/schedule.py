@@ -12,7 +12,7 @@ from ediffi.training import checkpoint as checkpoints
 
 
 @dataclass(frozen=True)
-class Node:
+class GrowthNode:
     """A node of a schedule: one training run.
 
     Args:
@@ -31,7 +31,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Trunk:
+class TrunkStage:
     """A published stage to grow from: a model ("toybox", a folder, ORG/REPO of the Hub), and the name of the stage."""
 
     model: str
@@ -41,7 +41,7 @@ class Trunk:
         return f"{self.model}, stage {self.stage}"
 
 
-class Schedule:
+class GrowthSchedule:
     """The nodes of a growth schedule and their folders.
 
     Args:
@@ -54,7 +54,7 @@ class Schedule:
             not positive, or the leaves and what is kept of the trunk overlap or leave a gap.
     """
 
-    def __init__(self, output: Path, nodes: Sequence[Node], trunk: Trunk | None) -> None:
+    def __init__(self, output: Path, nodes: Sequence[GrowthNode], trunk: TrunkStage | None) -> None:
         self.output, self.nodes, self.trunk = output, nodes, trunk
         seen: list[NoiseInterval] = []
         for node in nodes:
@@ -77,22 +77,22 @@ class Schedule:
         experts = folder.trained_stage(self.trunk.model, self.trunk.stage).experts
         return [one for one in experts if not any(overlap(one.expert.region, leaf.interval) for leaf in self.leaves)]
 
-    def run(self, node: Node) -> Path:
+    def run(self, node: GrowthNode) -> Path:
         """The folder of a node's run."""
         return node.run or self.output / node.interval.label
 
-    def checkpoint(self, node: Node) -> Path:
+    def checkpoint(self, node: GrowthNode) -> Path:
         """The last checkpoint of a node's run."""
         return self.run(node) / "checkpoints" / "last.ckpt"
 
-    def start(self, node: Node) -> dict[str, Any]:
+    def start(self, node: GrowthNode) -> dict[str, Any]:
         """Where a node's weights come from, as settings of `ediffi fit`."""
         if node.parent is not None:
             parent = next(other for other in self.nodes if other.interval == node.parent)
             return {"checkpoint": str(self.checkpoint(parent))}
         return {} if self.trunk is None else asdict(self.trunk)
 
-    def steps_done(self, node: Node) -> int:
+    def steps_done(self, node: GrowthNode) -> int:
         """How far a node's run is.
 
         Raises:
