@@ -4,7 +4,7 @@ import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -12,14 +12,16 @@ from pathlib import Path
 def replacing(path: Path) -> Iterator[Path]:
     """A path beside `path` (`name.tmp`) to write to, which takes its place when the block ends without an error.
 
-    A block that raises leaves what stood at `path` as it was, and nothing beside it.
+    A block that raises leaves what stood at `path` as it was, and removes `name.tmp`. One process writes a path at a
+    time.
     """
     beside = path.with_name(path.name + ".tmp")
     try:
         yield beside
         beside.replace(path)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):  # the first error is the one to report
+            beside.unlink()
         raise
 
 
@@ -36,17 +38,18 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     A folder that stood at `path` is removed after the new one is in place. A block that raises leaves it as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    room = Path(tempfile.mkdtemp(prefix=f".{path.name}-", suffix=".tmp", dir=path.parent))
+    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}-", suffix=".tmp", dir=path.parent))
+    new, old = scratch / "new", scratch / "old"
     try:
-        (room / "new").mkdir()
-        yield room / "new"
+        new.mkdir()
+        yield new
         if path.exists():
-            path.rename(room / "old")
-        (room / "new").rename(path)
+            path.rename(old)
+        new.rename(path)
     finally:
-        if (room / "old").exists() and not path.exists():
-            (room / "old").rename(path)
-        shutil.rmtree(room, ignore_errors=True)
+        if old.exists() and not path.exists():
+            old.rename(path)
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def sha256(path: Path) -> str:

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -101,8 +100,13 @@ def _acquired(file: FileLock, timeout: float) -> bool:
 
 def _is_alive(note: Path) -> bool:
     """Whether the process that a note names runs on this machine."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        known: dict[str, Any] = json.loads(note.read_text(encoding="utf-8"))
+    try:
+        known = json.loads(note.read_text(encoding="utf-8"))
+        if known["host"] != HOST:
+            return False
         os.kill(known["pid"], 0)
-        return bool(known["host"] == HOST)
-    return False
+    except PermissionError:  # it runs, as another user
+        return True
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+        return False
+    return True

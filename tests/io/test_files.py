@@ -1,0 +1,126 @@
+"""A file or folder is replaced whole or not at all, whatever happens in between."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from ediffi.io import files
+
+
+def names(folder: Path) -> list[str]:
+    """What a folder holds."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize(("content", "expected"), [(b"\x00new", b"\x00new"), ("größer", "größer".encode())])
+def test_replace_writes_bytes_and_text_as_utf8(tmp_path: Path, content: bytes | str, expected: bytes) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(b"old and longer than the new content")
+    files.replace(path, content)
+    assert path.read_bytes() == expected
+    assert names(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_block_that_raises_leaves_the_old_file(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(b"old")
+
+    def interrupted() -> None:
+        with files.replacing(path) as beside:
+            beside.write_bytes(b"half")
+            raise error
+
+    with pytest.raises(error):
+        interrupted()
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["a.json"]
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(b"old")
+    (tmp_path / "a.json.tmp").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        files.replace(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["a.json"]
+
+
+def test_the_first_error_is_reported(tmp_path: Path) -> None:
+    """Also where the temporary file cannot be removed."""
+    (tmp_path / "a.json.tmp").mkdir()
+    with pytest.raises(RuntimeError, match="first"), files.replacing(tmp_path / "a.json"):
+        raise RuntimeError("first")
+
+
+def test_a_folder_cannot_be_replaced_by_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with pytest.raises(IsADirectoryError):
+        files.replace(tmp_path / "a", b"new")
+    assert names(tmp_path) == ["a"]
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="missing"):
+        files.replace(tmp_path / "missing" / "a.json", b"new")
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_replacing_folder_replaces_the_whole_folder(tmp_path: Path, existing: bool) -> None:
+    path = tmp_path / "parent" / "model"
+    if existing:
+        path.mkdir(parents=True)
+        (path / "old").touch()
+    with files.replacing_folder(path) as folder:
+        (folder / "new").touch()
+        assert path.exists() == existing
+    assert names(path) == ["new"]
+    assert names(path.parent) == ["model"]
+    assert path.stat().st_mode == tmp_path.joinpath("parent").stat().st_mode  # not the 0700 of a temporary folder
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_replacing_folder_keeps_the_old_folder_when_the_block_raises(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
+    path = tmp_path / "model"
+    path.mkdir()
+    (path / "old").touch()
+
+    def interrupted() -> None:
+        with files.replacing_folder(path) as folder:
+            (folder / "half").touch()
+            raise error
+
+    with pytest.raises(error):
+        interrupted()
+    assert names(path) == ["old"]
+    assert names(tmp_path) == ["model"]
+
+
+def test_replacing_folder_puts_the_old_folder_back(tmp_path: Path) -> None:
+    """When the new folder cannot take its place: here because it is gone."""
+    path = tmp_path / "model"
+    path.mkdir()
+    (path / "old").touch()
+    with pytest.raises(FileNotFoundError), files.replacing_folder(path) as folder:
+        folder.rmdir()
+    assert names(path) == ["old"]
+    assert names(tmp_path) == ["model"]
+
+
+def test_replacing_folder_in_an_unwritable_place(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"), files.replacing_folder(tmp_path / "file" / "model"):
+        raise AssertionError("the block must not run")
+
+
+def test_hashes(tmp_path: Path) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+    first.write_bytes(b"abc")
+    second.write_bytes(b"de")
+    assert files.sha256(first) == hashlib.sha256(b"abc").hexdigest()
+    assert files.fingerprint([first, second]) == hashlib.sha256(b"a\x003\nb\x002\n").hexdigest()
+    assert files.fingerprint([second, first]) != files.fingerprint([first, second])
