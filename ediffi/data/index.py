@@ -75,7 +75,7 @@ class Index:
         place = urls.join(str(folder), INDEX)
         if not urls.exists(place):
             raise FileNotFoundError(
-                f"no {INDEX} in {urls.shown(str(folder))}: write the shards first (ediffi embed, or ediffi toybox "
+                f"no {INDEX} in {urls.redact(str(folder))}: write the shards first (ediffi embed, or ediffi toybox "
                 "shards for a try), or an index of those that are there (ediffi data index)"
             )
         index = _parsed(urls.read_bytes(place), str(folder), place)
@@ -83,7 +83,7 @@ class Index:
             if complete and not urls.is_remote(shard.place) and not shard.path.is_file():
                 raise FileNotFoundError(f"{place} lists {shard.path.name}, which is not there")
         if not index.samples:
-            raise ValueError(f"{urls.shown(place)} lists no samples")
+            raise ValueError(f"{urls.redact(place)} lists no samples")
         return index
 
 
@@ -123,17 +123,17 @@ def check_embeddings(index: Index, expected: Mapping[str, str | Mapping[str, Any
         if found is None:
             there = ", ".join(sorted(index.encoders)) or "none"
             raise ValueError(
-                f"the shards of {urls.shown(index.place)} have no embeddings {source!r}; they have {there}"
+                f"the shards of {urls.redact(index.place)} have no embeddings {source!r}; they have {there}"
             )
         for what, value in ({"name": wanted} if isinstance(wanted, str) else wanted).items():
             if found.get(what, value) != value:
                 raise ValueError(
-                    f"the embeddings {source!r} in the shards of {urls.shown(index.place)} are of another encoder: "
+                    f"the embeddings {source!r} in the shards of {urls.redact(index.place)} are of another encoder: "
                     f"{what} {found[what]!r}, where {value!r} is expected; embed the pictures again (ediffi embed)"
                 )
     if dtype is not None and index.dtype not in (None, dtype):
         raise ValueError(
-            f"the embeddings in the shards of {urls.shown(index.place)} are {index.dtype}, and {dtype} is expected; "
+            f"the embeddings in the shards of {urls.redact(index.place)} are {index.dtype}, and {dtype} is expected; "
             "embed the pictures again (ediffi embed)"
         )
 
@@ -163,7 +163,7 @@ def _parsed(data: bytes, folder: str, place: str) -> Index:
         }
         return Index(place, shards, encoders, content.get("dtype"), content)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{urls.shown(place)} is not an index of shards: {error}") from None
+        raise ValueError(f"{urls.redact(place)} is not an index of shards: {error}") from None
 
 
 def _inside(name: Any) -> str:

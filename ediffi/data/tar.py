@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from ediffi.io.urls import asked, opened, shown
+from ediffi.io.urls import naming_errors, open_binary, redact
 
 PICTURES = ("png", "jpg", "jpeg", "webp")
 SUFFIXES = frozenset({*PICTURES, "npy", "json", "txt", "safetensors"})
@@ -111,7 +111,7 @@ def _grouped(members: Iterator[tuple[str, str, bytes]], tally: Tally) -> Iterato
 
 def _members(place: str, tally: Tally) -> Iterator[tuple[str, str, bytes]]:
     """Key, suffix and content of each member that may be read."""
-    with opened(place) as file:
+    with open_binary(place) as file:
         hashed = _Hashed(file, place)
         stream = _Stream(io.BufferedReader(hashed, CHUNK))
         try:
@@ -132,7 +132,7 @@ def _walk(stream: "_Stream", place: str, tally: Tally) -> Iterator[tuple[str, st
             if len(data) == info.size:
                 yield *name, data
         if not stream.forward(archive.offset):
-            tally.broken.append(f"{shown(place)} ends within {info.name!r}")
+            tally.broken.append(f"{redact(place)} ends within {info.name!r}")
             return
 
 
@@ -149,10 +149,10 @@ def _next(archive: tarfile.TarFile, stream: "_Stream", place: str, tally: Tally)
     except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
         return None
     except tarfile.EmptyHeaderError:  # type: ignore[attr-defined]
-        tally.broken.append(f"{shown(place)} is {'cut off' if begin else 'empty'}: it ends without an end mark")
+        tally.broken.append(f"{redact(place)} is {'cut off' if begin else 'empty'}: it ends without an end mark")
         return None
     except (tarfile.TarError, ValueError, IndexError, OverflowError) as error:
-        tally.broken.append(f"{shown(place)} is broken at byte {begin}: {error}")
+        tally.broken.append(f"{redact(place)} is broken at byte {begin}: {error}")
         return None
     return info
 
@@ -191,7 +191,8 @@ class _Hashed(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        read = asked(self._place, lambda: self._file.readinto(buffer)) or 0
+        with naming_errors(self._place):
+            read = self._file.readinto(buffer) or 0
         self.digest.update(memoryview(buffer)[:read])
         return int(read)
 

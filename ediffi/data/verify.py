@@ -59,10 +59,10 @@ def check_shard(place: str, known: Shard | None = None, decode: bool = True) -> 
             for what in damages(raw) if decode else ():
                 damaged[what] = damaged.get(what, 0) + 1
     except (OSError, ValueError) as error:
-        checked.problems.append(urls.sentence(place, error) if isinstance(error, OSError) else str(error))
+        checked.problems.append(urls.describe_error(place, error) if isinstance(error, OSError) else str(error))
         return checked
     checked.problems += checked.tally.broken
-    checked.problems += [f"{urls.shown(place)} has {count} broken {what}" for what, count in damaged.items()]
+    checked.problems += [f"{urls.redact(place)} has {count} broken {what}" for what, count in damaged.items()]
     if known is not None:
         checked.problems += differences(known, checked.tally)
     return checked
@@ -70,7 +70,7 @@ def check_shard(place: str, known: Shard | None = None, decode: bool = True) -> 
 
 def differences(known: Shard, tally: Tally) -> list[str]:
     """In what a shard is not the one that an index means."""
-    place, found = urls.shown(known.place), []
+    place, found = urls.redact(known.place), []
     if known.bytes is not None and known.bytes != tally.bytes:
         found.append(f"{place} has {tally.bytes} bytes, its index says {known.bytes}")
     if known.samples != tally.samples:

@@ -1,189 +1,190 @@
-"""Where shards are: files, folders, and URLs that fsspec opens (hf:// among them). Places are read, never run.
+"""Files to read, named by a local path or a URL that fsspec opens (hf:// among them).
 
-webdataset's own opener runs whatever follows `pipe:`, and calls command line programs for other schemes; it is not
-used here.
+A URL is only read. webdataset's own opener runs whatever follows `pipe:`, and calls command line programs for other
+schemes; it is not used here.
 """
 
 import glob
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO
 
 SCHEMES = ("abfs", "abfss", "az", "file", "gcs", "gs", "hdfs", "hf", "http", "https", "memory", "s3", "sftp")
-"""What may stand before `://`; a scheme of somebody's cloud needs fsspec's package for it."""
-MAX_PLACES = 1_000_000
+"""What may stand before `://`; the schemes of clouds need fsspec's package for them."""
+MAX_SHARDS = 1_000_000
 _RANGE = re.compile(r"\{(-?\d{1,18})\.\.(-?\d{1,18})(?:\.\.-?\d+)?\}")
 _SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]*):(//)?")
 
-T = TypeVar("T")
-
 
 def expand(patterns: Sequence[str]) -> list[str]:
-    """The shards that patterns name, in order.
+    """The paths and URLs of the shards that patterns name, in order.
 
     Args:
-        patterns: files or URLs with braces ("in-{0000..0999}.tar") or wildcards, or folders, whose `.tar` files are
+        patterns: paths or URLs with braces ("in-{0000..0999}.tar") or wildcards, or folders, whose `.tar` files are
             taken by name.
 
     Raises:
-        ValueError: a pattern names nothing, is broken, or is no place to read from; or a shard is named twice.
+        ValueError: a pattern names nothing, is broken, or cannot be read from; or a shard is named twice.
     """
-    places: dict[str, None] = {}
-    for pattern in patterns:
-        for place in _listed(pattern):
-            if place in places:
-                raise ValueError(f"the shard {shown(place)!r} is named twice")
-            places[place] = None
-    if not places:
+    shards: dict[str, None] = {}
+    for url in (url for pattern in patterns for url in _expanded(pattern)):
+        if url in shards:
+            raise ValueError(f"the shard {redact(url)!r} is named twice")
+        shards[url] = None
+    if not shards:
         raise ValueError(f"no shards in {', '.join(map(repr, patterns)) or 'an empty list'}")
-    return list(places)
+    return list(shards)
 
 
-def check(place: str) -> None:
-    """Make sure that a place can only be read.
+def check(url: str) -> None:
+    """Make sure that a path or URL can only be read.
 
     Raises:
-        ValueError: it is a command (`pipe:`), a chain of file systems, or has a scheme that is not known here.
+        ValueError: it is a command (`pipe:`), a chain of file systems, or has a scheme that is not in `SCHEMES`.
     """
-    found = _SCHEME.match(place)
+    found = _SCHEME.match(url)
     if found and found[1].lower() == "pipe":
-        raise ValueError(f"{place!r} is a command, and shards are only read; give files or URLs")
-    if (found and found[2] and found[1] not in SCHEMES) or ("::" in place and is_remote(place)):
-        raise ValueError(f"{shown(place)!r} is no place to read shards from; URLs begin with {', '.join(SCHEMES)}")
-    if not place.strip() or "\0" in place:
-        raise ValueError(f"{place!r} names no file")
+        raise ValueError(f"{url!r} is a command; give a file or a URL")
+    if (found and found[2] and found[1] not in SCHEMES) or ("::" in url and is_remote(url)):
+        raise ValueError(
+            f"shards cannot be read from {redact(url)!r}; the scheme of a URL is one of {', '.join(SCHEMES)}"
+        )
+    if not url.strip() or "\0" in url:
+        raise ValueError(f"{url!r} names no file")
 
 
-def is_remote(place: str) -> bool:
-    """Whether fsspec opens it; `file://` too."""
-    return "://" in place
+def is_remote(url: str) -> bool:
+    """Whether fsspec opens it; true for `file://` too."""
+    return "://" in url
 
 
 def join(folder: str, name: str) -> str:
-    """The place of a file in a folder."""
+    """The path or URL of a file in a folder."""
     return f"{folder.rstrip('/')}/{name}" if is_remote(folder) else str(Path(folder) / name)
 
 
-def parent(place: str) -> str:
+def parent(url: str) -> str:
     """The folder of a file."""
-    return place.rpartition("/")[0] if is_remote(place) else str(Path(place).parent)
+    return url.rpartition("/")[0] if is_remote(url) else str(Path(url).parent)
 
 
-def shown(place: str) -> str:
-    """The place without what should not be written down: a password, the signature of a link."""
-    return re.sub(r"\?.*$", "", re.sub(r"//[^/@]*@", "//", place)) if is_remote(place) else place
+def redact(url: str) -> str:
+    """The URL without its password and query (which may be a signature), for messages and files."""
+    return re.sub(r"\?.*$", "", re.sub(r"//[^/@]*@", "//", url)) if is_remote(url) else url
 
 
 @contextmanager
-def opened(place: str) -> Iterator[BinaryIO]:
-    """The file at a place, to be read from its beginning.
+def open_binary(url: str) -> Iterator[BinaryIO]:
+    """Open a file for reading, from its beginning.
 
     Raises:
-        OSError: it is not there, or cannot be opened; the message names it.
+        OSError: it does not exist or cannot be opened; the message names it.
         ValueError: as `check`.
     """
-    check(place)
-    if not is_remote(place):
-        with open(place, "rb", buffering=0) as local:
+    check(url)
+    if not is_remote(url):
+        with open(url, "rb", buffering=0) as local:
             yield local
         return
-    system, path = _system(place)
-    with asked(place, lambda: system.open(path, "rb")) as file:
+    system, path = _file_system(url)
+    with naming_errors(url):
+        file = system.open(path, "rb")
+    with file:
         yield file
 
 
-def size(place: str) -> int:
-    """Bytes of a file; raises as `opened`."""
-    check(place)
-    if not is_remote(place):
-        return Path(place).stat().st_size
-    system, path = _system(place)
-    return int(asked(place, lambda: system.size(path)) or 0)
+def read_bytes(url: str) -> bytes:
+    """The whole content of a file; raises as `open_binary`."""
+    with open_binary(url) as file, naming_errors(url):
+        return file.read()
 
 
-def exists(place: str) -> bool:
-    """Whether there is a file; raises as `opened` if nobody can tell."""
-    check(place)
-    if not is_remote(place):
-        return Path(place).is_file()
-    system, path = _system(place)
-    return bool(asked(place, lambda: system.isfile(path)))
+def size(url: str) -> int:
+    """Bytes of a file; raises as `open_binary`."""
+    check(url)
+    if not is_remote(url):
+        return Path(url).stat().st_size
+    system, path = _file_system(url)
+    with naming_errors(url):
+        return int(system.size(path) or 0)
 
 
-def is_folder(place: str) -> bool:
-    """Whether it is a folder; a URL is one if it does not end in `.tar`."""
-    check(place)
-    return not shown(place).endswith(".tar") if is_remote(place) else Path(place).is_dir()
+def exists(url: str) -> bool:
+    """Whether there is such a file; raises as `open_binary` where a server cannot be asked."""
+    check(url)
+    if not is_remote(url):
+        return Path(url).is_file()
+    system, path = _file_system(url)
+    with naming_errors(url):
+        return bool(system.isfile(path))
 
 
-def read_bytes(place: str) -> bytes:
-    """All of a file; raises as `opened`."""
-    with opened(place) as file:
-        return asked(place, file.read)
+def describe_error(url: str, error: OSError) -> str:
+    """An error of reading a file, in one sentence that names the file."""
+    return f"{redact(url)}: {error.strerror}" if error.filename and error.strerror else str(error)
 
 
-def sentence(place: str, error: OSError) -> str:
-    """What is wrong with a place, in words."""
-    return f"{shown(place)}: {error.strerror}" if error.filename and error.strerror else str(error)
-
-
-def asked(place: str, question: Callable[[], T]) -> T:
-    """What a file system answers; whatever goes wrong at the other end is an OSError that names the place."""
+@contextmanager
+def naming_errors(url: str) -> Iterator[None]:
+    """Turn any error of a remote file system into an OSError that names the URL; local errors do already."""
     try:
-        return question()
+        yield
     except Exception as error:
-        if not is_remote(place):
+        if not is_remote(url):
             raise
         why = str(error).partition("\n")[0] or type(error).__name__
-        if isinstance(error, FileNotFoundError) and why.strip("'/") in place:
+        if isinstance(error, FileNotFoundError) and why.strip("'/") in url:
             why = "no such file"
-        raise OSError(f"{shown(place)} cannot be read: {why}") from error
+        raise OSError(f"{redact(url)} cannot be read: {why}") from error
 
 
-def _listed(pattern: str) -> Iterator[str]:
+def _expanded(pattern: str) -> Iterator[str]:
     from braceexpand import braceexpand
 
     check(pattern)
     spans = [abs(int(last) - int(first)) + 1 for first, last in _RANGE.findall(pattern)]
-    if math.prod(spans) > MAX_PLACES:  # before anything makes a list of them
-        raise ValueError(f"{pattern!r} names more than {MAX_PLACES:,} shards")
+    too_many = ValueError(f"{pattern!r} names more than {MAX_SHARDS:,} shards")
+    if math.prod(spans) > MAX_SHARDS:  # checked first: braceexpand makes a list of each range
+        raise too_many
     try:
-        names = list(islice(braceexpand(pattern), MAX_PLACES + 1)) if "{" in pattern else [pattern]
+        urls = list(islice(braceexpand(pattern), MAX_SHARDS + 1)) if "{" in pattern else [pattern]
     except ValueError as error:
-        raise ValueError(f"{pattern!r} has braces that do not fit: {error}") from None
-    if len(names) > MAX_PLACES:
-        raise ValueError(f"{pattern!r} names more than {MAX_PLACES:,} shards")
-    for name in names:
-        check(name)
-        if not name.endswith(".tar") and is_folder(name):
-            found = _matches(join(glob.escape(name), "*.tar"))
+        raise ValueError(f"{pattern!r} has unbalanced braces: {error}") from None
+    if len(urls) > MAX_SHARDS:
+        raise too_many
+    for url in urls:
+        check(url)
+        is_folder = not redact(url).endswith(".tar") if is_remote(url) else Path(url).is_dir()
+        if not url.endswith(".tar") and is_folder:
+            found = _matches(join(glob.escape(url), "*.tar"))
             if not found:
-                raise ValueError(f"no .tar files in {shown(name)}")
+                raise ValueError(f"no .tar files in {redact(url)}")
             yield from found
-        elif any(sign in shown(name) for sign in "*?[") and not (not is_remote(name) and Path(name).exists()):
-            yield from _matches(name)
+        elif any(sign in redact(url) for sign in "*?[") and (is_remote(url) or not Path(url).exists()):
+            yield from _matches(url)
         else:
-            yield name if is_remote(name) else str(Path(name))
+            yield url if is_remote(url) else str(Path(url))
 
 
 def _matches(pattern: str) -> list[str]:
     if not is_remote(pattern):
         return sorted(glob.glob(pattern))
-    system, path = _system(pattern)
-    return sorted(system.unstrip_protocol(name) for name in asked(pattern, lambda: system.glob(path)))
+    system, path = _file_system(pattern)
+    with naming_errors(pattern):
+        return sorted(map(system.unstrip_protocol, system.glob(path)))
 
 
-def _system(place: str) -> tuple[Any, str]:
+def _file_system(url: str) -> tuple[Any, str]:
     import fsspec  # type: ignore[import-untyped]
 
     try:
-        system, path = fsspec.core.url_to_fs(place)
+        system, path = fsspec.core.url_to_fs(url)
     except ImportError as error:
-        raise ValueError(f"{shown(place)} cannot be opened here: {error}") from None
+        raise ValueError(f"{redact(url)} cannot be opened: {error}") from None
     except Exception as error:
-        raise OSError(f"{shown(place)} cannot be opened: {str(error).partition(chr(10))[0]}") from error
+        raise OSError(f"{redact(url)} cannot be opened: {str(error).partition(chr(10))[0]}") from error
     return system, str(path)

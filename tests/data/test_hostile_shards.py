@@ -324,7 +324,7 @@ def test_commands_are_not_run(command: str, canary: Path, tmp_path: Path, capsys
     "place", ["gopen://x.tar", "python://x", "simplecache::file:///x.tar", "zip://a::b", "ais://x/y"]
 )
 def test_unknown_schemes_are_refused(place: str) -> None:
-    with pytest.raises(ValueError, match="no place to read shards from"):
+    with pytest.raises(ValueError, match="cannot be read from"):
         urls.expand([place])
 
 

@@ -138,7 +138,7 @@ def test_urls_are_read_as_files_are(kind: str, foreign: Path, memory: str) -> No
 def test_the_hub_is_asked_through_its_own_file_system() -> None:
     import huggingface_hub
 
-    system, path = urls._system("hf://datasets/someone/pairs/00000.tar")
+    system, path = urls._file_system("hf://datasets/someone/pairs/00000.tar")
     assert isinstance(system, huggingface_hub.HfFileSystem)
     assert path == "datasets/someone/pairs/00000.tar"
     with pytest.raises(OSError, match=r"hf://datasets/someone/pairs/00000\.tar"):  # there is no network in tests
@@ -153,8 +153,8 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path, memory: str) -> None:
 
 
 def test_passwords_are_not_shown() -> None:
-    assert urls.shown("https://me:secret@host/a.tar?signature=x") == "https://host/a.tar"
-    assert urls.shown("/data/a@b?.tar") == "/data/a@b?.tar"
+    assert urls.redact("https://me:secret@host/a.tar?signature=x") == "https://host/a.tar"
+    assert urls.redact("/data/a@b?.tar") == "/data/a@b?.tar"
 
 
 # img2dataset's layout

@@ -15,11 +15,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from ediffi.data.embedding.encode import encode_captions, encode_pictures, for_encoder, reads_text
+from ediffi.data.embedding.encode import encode_captions, encode_pictures, for_encoder
 from ediffi.data.embedding.ledger import Ledger
 from ediffi.data.shards import PICTURES, Shard, caption_of, metadata_of, picture_of, write_tar
 from ediffi.data.tar import Raw, Tally, read_samples
 from ediffi.io import urls
+from ediffi.registry.encoders import reads_text
 from ediffi.registry.types import Encoder, TextEncoder
 
 READERS = 4
@@ -126,9 +127,9 @@ def read_source(place: str, tally: Tally, known: Shard | None = None) -> list[Ra
     try:
         samples = list(read_samples(place, tally, lacks_for_embedding))
     except OSError as error:
-        raise UnreadableShardError(urls.sentence(place, error)) from error
+        raise UnreadableShardError(urls.describe_error(place, error)) from error
     if known is not None and known.sha256 and tally.sha256 != known.sha256:
-        raise UnreadableShardError(f"{urls.shown(place)} does not have the sha256 that its index says")
+        raise UnreadableShardError(f"{urls.redact(place)} does not have the sha256 that its index says")
     return samples
 
 
@@ -148,7 +149,7 @@ def embed_shard(place: str, path: Path, embedder: Embedder, known: Shard | None 
     except torch.OutOfMemoryError as error:
         advice = f"lower batch_tokens ({embedder.batch_tokens}) or batch_pictures ({embedder.batch_pictures})"
         raise ValueError(f"not enough memory on the device; {advice}: {str(error).splitlines()[0]}") from None
-    return {**written, "source": urls.shown(place), **tally.told()}
+    return {**written, "source": urls.redact(place), **tally.told()}
 
 
 def finished(raw: Raw, tensors: Mapping[str, Tensor]) -> Raw:

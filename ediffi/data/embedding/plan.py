@@ -184,7 +184,7 @@ def _first_samples(shards: Sequence[str], tally: Tally) -> list[Raw]:
 
 def _losses(shards: Sequence[str], tally: Tally) -> str:
     lost = [f"{count} {reason}" for reason, count in (tally.dropped + tally.skipped).most_common(5)]
-    first = "the first shards" if len(shards) > 1 else urls.shown(shards[0])
+    first = "the first shards" if len(shards) > 1 else urls.redact(shards[0])
     return f"{first}: {'; '.join([*lost, *tally.broken[:2]]) or 'they are empty'}"
 
 

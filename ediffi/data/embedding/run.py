@@ -15,9 +15,9 @@ from ediffi.data.embedding.ledger import Ledger
 from ediffi.data.embedding.plan import Plan, check_there, measure
 from ediffi.data.index import INDEX
 from ediffi.data.known import known_shards
+from ediffi.hub.config import Part
 from ediffi.io import urls
 from ediffi.io.distributed import DistributedContext
-from ediffi.pipeline.manifest import Part
 from ediffi.registry.types import Encoder
 
 DTYPE = "bfloat16"
@@ -79,7 +79,7 @@ class EmbedRun:
 
     def _request(self, encoders: Mapping[str, Encoder]) -> dict[str, Any]:
         """What the folder is for: the same sources, encoders and batches make the same bytes."""
-        listed = "\n".join(map(urls.shown, self.shards))
+        listed = "\n".join(map(urls.redact, self.shards))
         return {
             "sources": {"count": len(self.shards), "sha256": hashlib.sha256(listed.encode()).hexdigest()},
             "encoders": {source: identity(self.parts[source], encoder) for source, encoder in encoders.items()},

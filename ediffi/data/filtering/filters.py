@@ -113,7 +113,7 @@ class Job:
 
     def names(self) -> dict[str, str]:
         """The shards by name, in the order that decides between duplicates."""
-        found = {PurePosixPath(urls.shown(place)).name.removesuffix(".tar"): place for place in self.shards}
+        found = {PurePosixPath(urls.redact(place)).name.removesuffix(".tar"): place for place in self.shards}
         return dict(sorted(found.items()))
 
     def run(self, fleet: DistributedContext) -> Report:
@@ -254,5 +254,5 @@ def _kept(place: str, measures: Measures, verdicts: Sequence[str | None]) -> Ite
             yield raw
     if tally.sha256 != measures.sha256:
         raise ValueError(
-            f"{urls.shown(place)} is not the shard that was measured: remove its measures, and measure again"
+            f"{urls.redact(place)} is not the shard that was measured: remove its measures, and measure again"
         )

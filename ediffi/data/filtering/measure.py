@@ -104,7 +104,7 @@ def measure(place: str, measuring: Measuring, scorer: Scorer) -> Measures:
         OSError: the shard cannot be read.
     """
     tally = Tally()
-    measures = Measures(urls.shown(place))
+    measures = Measures(urls.redact(place))
     waiting: list[Job] = []
     for raw in read_samples(place, tally, has_picture):
         if (job := _examine(raw, measures, measuring, scorer)) is not None:
