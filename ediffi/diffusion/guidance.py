@@ -6,10 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ediffi.registry import encoders
 from ediffi.registry.types import Conditioning, Denoiser
-
-STYLE = "clip_image"
-"""The source that carries a reference picture."""
 
 SigmaRange = tuple[float, float]
 """Noise levels (above, up to and with)."""
@@ -69,9 +67,13 @@ class ClassifierFreeGuidance:
         if (w == 0).all():
             return [(self._negative(cond), w)]
         terms = [(self._negative(cond), w)] if (w != 1).any() else []
-        style = self.style_scale if STYLE in cond.sources else 1.0
+        images = [source for source in cond.sources if encoders.spec_of_source(source).reads == "image"]
+        style = self.style_scale if images else 1.0
         if style != 1:
-            terms.append((cond.drop(STYLE, torch.ones_like(w.flatten(), dtype=torch.bool)), w))
+            words = cond
+            for source in images:
+                words = words.drop(source, torch.ones_like(w.flatten(), dtype=torch.bool))
+            terms.append((words, w))
         if style != 0:
             terms.append((cond, w * style))
         return terms

@@ -16,7 +16,6 @@ from PIL import Image
 from torch import Tensor
 
 from ediffi.diffusion.editing import Edit
-from ediffi.diffusion.guidance import STYLE
 from ediffi.diffusion.paint import Region, paint
 from ediffi.io.images import to_images
 from ediffi.pipeline import folder
@@ -24,6 +23,7 @@ from ediffi.pipeline.manifest import Residency
 from ediffi.pipeline.options import Style, Switch, described
 from ediffi.pipeline.prompt import Prompt, parse
 from ediffi.pipeline.stage import Sampling, Stage, Steering
+from ediffi.registry.encoders import reads_text, spec_of_source
 from ediffi.registry.random import generators
 from ediffi.registry.types import Callback, Conditioning, Embedding, Encoder, SamplerState, TextEncoder
 
@@ -51,7 +51,7 @@ class Cascade:
 
     Args:
         name: of the model.
-        encoders: by source; those that can `tokenize` read the prompt, the one called "clip_image" a style picture.
+        encoders: by source; those that can `tokenize` read the prompt, those declared for images a style image.
         stages: the base stage first.
         source: the folder that they were loaded from, which names their parts; without it they cannot be saved.
 
@@ -302,7 +302,8 @@ class Cascade:
             for name, encoder in self.readers.items():
                 sources[name] = _weighted(encoder(texts), encoder, parsed)
             if style is not None:
-                sources[STYLE] = self._style(style.image).apply(lambda t: t.expand(len(texts), *t.shape[1:]))
+                for name, embedding in self._style(style.image).items():
+                    sources[name] = embedding.apply(lambda t: t.expand(len(texts), *t.shape[1:]))
         painted = paint(self.readers, texts, [regions] * len(texts)) if regions else None
         return Conditioning(sources, paint=painted).to(self.device)
 
@@ -320,7 +321,12 @@ class Cascade:
     @property
     def readers(self) -> dict[str, Encoder]:
         """The encoders that read text, by source."""
-        return {name: encoder for name, encoder in self.encoders.items() if hasattr(encoder, "tokenize")}
+        return {name: encoder for name, encoder in self.encoders.items() if reads_text(encoder)}
+
+    @property
+    def image_encoders(self) -> dict[str, Encoder]:
+        """The encoders that read a style image, by source."""
+        return {name: one for name, one in self.encoders.items() if spec_of_source(name).reads == "image"}
 
     def unknown_words(self, text: str) -> list[str]:
         """The words of a prompt that no encoder knows, in order; only encoders that can tell are asked."""
@@ -337,12 +343,13 @@ class Cascade:
         """Where the first stage stands."""
         return next(self.stages[0].denoiser.parameters()).device
 
-    def _style(self, image: Image.Image) -> Embedding:
+    def _style(self, image: Image.Image) -> dict[str, Embedding]:
         from torchvision.transforms.v2.functional import pil_to_tensor
 
-        if STYLE not in self.encoders:
-            raise ValueError(f"model {self.name!r} has no encoder {STYLE!r}, so it cannot take a style picture")
-        return self.encoders[STYLE](pil_to_tensor(image.convert("RGB"))[None].float() / 127.5 - 1)
+        if not self.image_encoders:
+            raise ValueError(f"model {self.name!r} has no encoder that reads images, so it cannot take a style image")
+        images = pil_to_tensor(image.convert("RGB"))[None].float() / 127.5 - 1
+        return {name: encoder(images) for name, encoder in self.image_encoders.items()}
 
     def _entry(
         self, low_res: Image.Image | None, name: str | None, batch: int

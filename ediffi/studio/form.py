@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ediffi.diffusion.guidance import STYLE
 from ediffi.io.images import open_image
 from ediffi.studio.canvas import PHRASES
 from ediffi.studio.desk import Desk
@@ -72,7 +71,7 @@ def form(desk: Desk, order: Order) -> Form:
     """Build the form in the open `gradio.Blocks`, with what an order says."""
     import gradio as gr
 
-    able = STYLE in desk.cascade.encoders
+    able = bool(desk.cascade.image_encoders)
     prompt = gr.Textbox(
         order.prompt, label="Prompt", lines=3, max_lines=6, elem_id="prompt", placeholder="a red circle"
     )

@@ -17,6 +17,7 @@ from ediffi.evaluation.datasets.toybox.caption import NAMEABLE, Length
 from ediffi.evaluation.datasets.toybox.scene import Split
 from ediffi.io.images import to_tensor
 from ediffi.pipeline.manifest import Part
+from ediffi.registry.encoders import reads_text
 from ediffi.registry.types import Encoder
 
 CHUNK = 256
@@ -112,7 +113,9 @@ def _samples(
         seen = pictures if same else [Image.fromarray(render(scene, CLIP_SIZE)) for scene in seen_scenes]
         with torch.inference_mode():
             shown = torch.stack([to_tensor(picture, CLIP_SIZE) for picture in seen])
-            sources = {source: built[source](shown if source == "clip_image" else texts) for source in built}
+            sources = {
+                source: encoder(texts if reads_text(encoder) else shown) for source, encoder in built.items()
+            }
         for row, key in enumerate(keys):
             yield Sample(
                 key=f"{split}-{seed}-{key:07d}",

@@ -14,6 +14,7 @@ from torch import Tensor
 from ediffi.data.stream import Batch
 from ediffi.diffusion.low_res import LowResolution, augment
 from ediffi.diffusion.noise import ROOT, Complement, Interval, LogNormal, NoiseInterval, overlap
+from ediffi.registry import encoders
 from ediffi.registry.denoisers.precondition import Preconditioned
 from ediffi.registry.random import STATES, generators, randn
 from ediffi.registry.types import Conditioning
@@ -22,7 +23,7 @@ from ediffi.training.callbacks.non_finite import SampleLosses, SkipNonFinite
 from ediffi.training.lora import Lora
 from ediffi.training.one_cycle import over
 
-PAPER_DROPOUT = {"clip_text": 0.2, "t5": 0.25, "clip_image": 0.9}
+DROPOUT = encoders.default_dropout()
 BANDS = 4
 
 
@@ -62,7 +63,7 @@ class DiffusionStage(L.LightningModule):
         noise: LogNormal = LogNormal(),  # noqa: B008  (frozen)
         interval: Interval | Complement | None = None,
         low_res: LowResolution | None = None,
-        dropout: dict[str, float] = PAPER_DROPOUT,
+        dropout: dict[str, float] = DROPOUT,
         optimizer: OptimizerCallable = paper_adamw,
         lr_scheduler: LRSchedulerCallable | None = None,
         seed: int = 0,

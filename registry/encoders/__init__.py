@@ -1,10 +1,11 @@
 """The menu of encoders: frozen networks that turn texts or pictures into an `Embedding`.
 
-    from registry import encoders
+    from ediffi.registry import encoders
     encoders.names("clip*")
     encoders.create("t5", path="some/folder")
 
-Every encoder has `width` (of a token), `pooled_width` (None where there is no pooled vector) and `dtype`.
+A built encoder has `width` (of a token), `pooled_width` (None where there is no pooled vector) and `dtype`. What has to
+be known before it is built, its factory declares: `encoders.spec("t5_xxl").max_tokens`.
 """
 
 from pathlib import Path
@@ -13,24 +14,32 @@ from typing import Literal
 import torch
 
 from ediffi.registry.core import Registry
-from ediffi.registry.encoders.clip import ClipImageEncoder, ClipTextEncoder
+from ediffi.registry.encoders.clip import ClipImageEncoder, ClipTextEncoder, clip_sizes
 from ediffi.registry.encoders.clip_files import load_clip, load_clip_named
-from ediffi.registry.encoders.t5 import PAPER_TOKENS, T5TextEncoder
+from ediffi.registry.encoders.spec import EncoderSizes, EncoderSpec, declares
+from ediffi.registry.encoders.t5 import PAPER_TOKENS, T5TextEncoder, t5_sizes
 from ediffi.registry.types import Encoder
 
 __all__ = [
     "REGISTRY",
     "ClipImageEncoder",
     "ClipTextEncoder",
+    "EncoderSizes",
+    "EncoderSpec",
     "T5TextEncoder",
     "clip_image",
     "clip_l14_image",
     "clip_l14_text",
     "clip_text",
     "create",
+    "declares",
+    "default_dropout",
     "describe",
     "names",
+    "reads_text",
     "register",
+    "spec",
+    "spec_of_source",
     "t5",
     "t5_xxl",
 ]
@@ -41,8 +50,49 @@ T5_REVISION = "3db67ab1af984cf10548a73467f0e5bca2aaaeb2"
 REGISTRY: Registry[Encoder] = Registry("encoders")
 names, create, describe, register = REGISTRY.names, REGISTRY.create, REGISTRY.describe, REGISTRY.register
 
+# Dropout: eDiff-I, section 4.2.
+T5_SPEC = EncoderSpec(
+    "t5", "text", PAPER_TOKENS, caption_tokens=20, dropout=0.25, sizes=lambda path, **_: t5_sizes(path)
+)
+CLIP_TEXT_SPEC = EncoderSpec(
+    "clip_text", "text", 77, caption_tokens=18, dropout=0.2, sizes=lambda path, **_: clip_sizes("text", path)
+)
+CLIP_IMAGE_SPEC = EncoderSpec(
+    "clip_image", "image", 1, caption_tokens=1, dropout=0.9, sizes=lambda path, **_: clip_sizes("image", path)
+)
+
+
+def spec(name: str) -> EncoderSpec:
+    """What the encoder registered under `name` declares; one that declares nothing counts as T5 does.
+
+    Raises:
+        UnknownNameError: no such encoder.
+    """
+    declared: EncoderSpec = getattr(REGISTRY.factory(name), "spec", EncoderSpec(name))
+    return declared
+
+
+def spec_of_source(source: str) -> EncoderSpec:
+    """The declaration of the encoder called like the source, or of the first that declares it; else that of T5."""
+    if source in REGISTRY:
+        return spec(source)
+    declared = (spec(name) for name in REGISTRY)
+    return next((one for one in declared if one.source == source), EncoderSpec(source))
+
+
+def default_dropout() -> dict[str, float]:
+    """The declared probability of dropping each source in training, those above 0."""
+    sources = {spec(name).source for name in REGISTRY}
+    return {source: found for source in sorted(sources) if (found := spec_of_source(source).dropout)}
+
+
+def reads_text(encoder: Encoder) -> bool:
+    """Whether a built encoder reads texts, which it then can `tokenize`; otherwise it reads images."""
+    return hasattr(encoder, "tokenize")
+
 
 @register
+@declares(T5_SPEC)
 def t5(path: str, max_tokens: int = PAPER_TOKENS) -> T5TextEncoder:
     """A T5 encoder from a local folder; computes in float32.
 
@@ -58,6 +108,7 @@ def t5(path: str, max_tokens: int = PAPER_TOKENS) -> T5TextEncoder:
 
 
 @register
+@declares(T5_SPEC)
 def t5_xxl(
     path: str = "google/t5-v1_1-xxl",
     max_tokens: int = PAPER_TOKENS,
@@ -81,6 +132,7 @@ def t5_xxl(
 
 
 @register
+@declares(CLIP_TEXT_SPEC)
 def clip_text(path: str) -> ClipTextEncoder:
     """The text tower of a CLIP from a local folder.
 
@@ -95,6 +147,7 @@ def clip_text(path: str) -> ClipTextEncoder:
 
 
 @register
+@declares(CLIP_IMAGE_SPEC)
 def clip_image(path: str) -> ClipImageEncoder:
     """The picture tower of a CLIP from a local folder; shares the model with `clip_text` of the same folder.
 
@@ -109,6 +162,7 @@ def clip_image(path: str) -> ClipImageEncoder:
 
 
 @register
+@declares(CLIP_TEXT_SPEC)
 def clip_l14_text(pretrained: str = "openai", path: str | None = None, revision: str | None = None) -> ClipTextEncoder:
     """The text tower of CLIP ViT-L/14, the paper's encoder (eDiff-I, section 4.2): 77 tokens of width 768.
 
@@ -128,6 +182,7 @@ def clip_l14_text(pretrained: str = "openai", path: str | None = None, revision:
 
 
 @register
+@declares(CLIP_IMAGE_SPEC)
 def clip_l14_image(
     pretrained: str = "openai", path: str | None = None, revision: str | None = None
 ) -> ClipImageEncoder:

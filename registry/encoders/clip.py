@@ -5,7 +5,8 @@ Both are handed one open_clip model, which may be shared. Shapes: `b` samples, `
 """
 
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,8 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ediffi.registry.encoders import clip_tokens
-from ediffi.registry.encoders.clip_files import load_clip
+from ediffi.registry.encoders.clip_files import CONFIG, is_local, load_clip
+from ediffi.registry.encoders.folder import check_folder, read_json
 from ediffi.registry.encoders.spans import covering, reached, seam
+from ediffi.registry.encoders.spec import EncoderSizes, on_meta
 from ediffi.registry.types import Embedding
 
 __all__ = ["ClipImageEncoder", "ClipTextEncoder", "load_clip", "pool_text", "text_states"]
@@ -34,6 +37,7 @@ class ClipTextEncoder(nn.Module):
     Attributes:
         width: width of a token.
         pooled_width: width of the space shared with pictures.
+        max_tokens: longer texts are cut to this many tokens, begin and end included.
         begin: how many tokens stand before a text's own: 1 where the tokenizer has a begin token.
 
     Raises:
@@ -48,6 +52,7 @@ class ClipTextEncoder(nn.Module):
         self.begin = self.tokenize([""])[0].shape[1] - 1
         tower = _text_tower(model)
         self.width = int(tower.ln_final.weight.shape[0])
+        self.max_tokens = int(tower.positional_embedding.shape[0])
         self.pooled_width: int | None = _project(model, torch.zeros(1, self.width)).shape[-1]
         self.eval()
 
@@ -132,6 +137,7 @@ class ClipImageEncoder(nn.Module):
         pooled_width: the same.
     """
 
+    max_tokens = 1
     mean: Tensor
     std: Tensor
 
@@ -191,6 +197,38 @@ class ClipImageEncoder(nn.Module):
         features = self.model.encode_image(self.prepare(images.to(device)).to(self.dtype), normalize=True)
         mask = torch.ones(len(features), 1, dtype=torch.bool, device=features.device)
         return Embedding(features.unsqueeze(1), mask, features)
+
+
+def clip_sizes(reads: Literal["text", "image"], path: str | None = None, name: str = "ViT-L-14") -> EncoderSizes:
+    """Sizes of one tower of a CLIP with its projection; the scale of the logits belongs to neither tower.
+
+    Args:
+        reads: which tower.
+        path: a local folder with open_clip_config.json; None, or a name on the Hub, for open_clip's own network `name`.
+        name: see `path`.
+
+    Raises:
+        FileNotFoundError: the folder or its open_clip_config.json is missing.
+        ValueError: the config is broken.
+    """
+    import open_clip
+
+    settings: Any = open_clip.get_model_config(name)
+    if path is not None and is_local(path):
+        check_folder(Path(path), [CONFIG], "a CLIP")
+        settings = read_json(Path(path) / CONFIG).get("model_cfg")
+    settings = dict(settings or {})
+    kind = open_clip.CustomTextCLIP if settings.pop("custom_text", False) else open_clip.CLIP
+    model = on_meta(path or name, lambda: kind(**settings))
+    parameters = sum(
+        parameter.numel()
+        for key, parameter in model.named_parameters()
+        if key.startswith("visual.") == (reads == "image") and not key.startswith("logit_")
+    )
+    if reads == "image":
+        return EncoderSizes(parameters, int(model.visual.output_dim), int(model.visual.output_dim))
+    width = int(_text_tower(model).ln_final.weight.shape[0])
+    return EncoderSizes(parameters, width, _project(model, torch.zeros(1, width, device="meta")).shape[-1])
 
 
 def text_states(model: nn.Module, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n d"]:

@@ -58,14 +58,15 @@ def load_clip_named(
     if pretrained not in tags:
         raise ValueError(f"open_clip has no weights {pretrained!r} of {name!r}; it has {', '.join(tags) or 'none'}")
     source = path or open_clip.get_pretrained_cfg(name, pretrained)["hf_hub"].rstrip("/")
-    folder = Path(source) if _is_local(source) else _fetch(source, revision or PINNED.get(source), bool(path))
+    folder = Path(source) if is_local(source) else _fetch(source, revision or PINNED.get(source), bool(path))
     if path and (folder / CONFIG).is_file():
         return load_clip(folder)
     check_folder(folder, [WEIGHTS], "a CLIP")
     return _load_named(name, pretrained, str(folder / WEIGHTS), _written(folder))
 
 
-def _is_local(source: str) -> bool:
+def is_local(source: str) -> bool:
+    """Whether `source` means a local folder and not "organisation/name" of the Hub."""
     return Path(source).is_dir() or not HUB_ID.fullmatch(source)
 
 

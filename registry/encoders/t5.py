@@ -13,12 +13,25 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from ediffi.registry.core import HUB_ID
-from ediffi.registry.encoders.folder import WANTED_TOKENIZER, check_folder, from_hub, not_to_be_had, shards
+from ediffi.registry.encoders.folder import (
+    WANTED_TOKENIZER,
+    check_folder,
+    from_hub,
+    not_to_be_had,
+    read_json,
+    shards,
+)
 from ediffi.registry.encoders.spans import covering, readable, without_space
+from ediffi.registry.encoders.spec import EncoderSizes, on_meta
 from ediffi.registry.types import Embedding
 
 PAPER_TOKENS = 113
 """How many T5 tokens eDiff-I looks at (section 4.2)."""
+
+XXL = "google/t5-v1_1-xxl"
+XXL_CONFIG: dict[str, Any] = {"d_model": 4096, "d_ff": 10240, "num_layers": 24, "num_heads": 64, "d_kv": 64}
+XXL_CONFIG |= {"vocab_size": 32128, "feed_forward_proj": "gated-gelu"}
+"""The config it is published with."""
 
 _WEIGHTS, _INDEX, _SENTENCEPIECE = "model.safetensors", "model.safetensors.index.json", "spiece.model"
 
@@ -144,6 +157,24 @@ class T5TextEncoder(nn.Module):
         ids, mask = (tensor.to(device) for tensor in self.tokenize(texts))
         states = self.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
         return Embedding(states * mask.unsqueeze(-1).to(states.dtype), mask)
+
+
+def t5_sizes(path: str) -> EncoderSizes:
+    """Sizes of the encoder half of a T5, from the config of a local folder, or of T5-XXL by its name on the Hub.
+
+    Raises:
+        FileNotFoundError: the folder or its config.json is missing.
+        ValueError: the config is broken.
+    """
+    from transformers import T5Config, T5EncoderModel
+
+    if path == XXL and not Path(path).is_dir():
+        config = XXL_CONFIG
+    else:
+        check_folder(Path(path), ["config.json"], "a T5 encoder")
+        config = read_json(Path(path) / "config.json")
+    model = on_meta(path, lambda: T5EncoderModel(T5Config(**config)))
+    return EncoderSizes(sum(parameter.numel() for parameter in model.parameters()), int(model.config.d_model))
 
 
 def _wanted(folder: Path) -> list[str]:

@@ -31,10 +31,10 @@ from ediffi.data.filtering.report import EDGES, Report
 from ediffi.data.filtering.scorer import Head, Measuring, Scorer
 from ediffi.data.index import read_index
 from ediffi.evaluation.datasets.toybox import canonical, render, sample_scene
+from ediffi.pipeline.manifest import Part
+from ediffi.hub.models import SHIPPED
 from ediffi.io.distributed import DistributedContext
 from ediffi.io.images import to_tensor
-from ediffi.pipeline.folder import SHIPPED
-from ediffi.pipeline.manifest import Part
 from ediffi.registry import encoders
 
 CLIP = str(SHIPPED / "toybox" / "encoders" / "clip")
@@ -412,7 +412,7 @@ def test_parts_that_do_not_fit_are_named(tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(1, 768), "bias": torch.zeros(1)}, tmp_path / "l14.safetensors")
     with pytest.raises(ValueError, match="the aesthetic head reads embeddings of width 768, clip_image makes"):
         Scorer(Measuring(clip_image=WITH_CLIP["clip_image"], aesthetic=Head(str(tmp_path / "l14.safetensors"))))
-    with pytest.raises(ValueError, match="clip_image 'clip_text' is not a CLIP encoder of that kind"):
+    with pytest.raises(ValueError, match="clip_image must be an encoder that reads images"):
         Scorer(Measuring(clip_image=WITH_CLIP["clip_text"]))
     with pytest.raises(ValueError, match="aesthetic needs a clip_image"):
         Measuring(aesthetic=Head("x.safetensors"))

@@ -363,4 +363,4 @@ def test_an_encoder_of_another_package_is_not_loaded(
 
     monkeypatch.setitem(menu.REGISTRY._factories, "mine", mine)
     path = compose_recipe(tmp_path / "c.yaml", {"x": ("mine", {})})
-    assert "encoder mine is of another package" in error_line([str(path)], 1, capsys)
+    assert "encoder mine declares no sizes" in error_line([str(path)], 1, capsys)

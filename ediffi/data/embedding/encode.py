@@ -59,11 +59,6 @@ def for_encoder(image: Image.Image, encoder: Encoder) -> Float[Tensor, "3 s s"]:
     return torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1
 
 
-def reads_text(encoder: Encoder) -> bool:
-    """Whether an encoder reads captions; otherwise it sees pictures."""
-    return hasattr(encoder, "tokenize")
-
-
 def lengths(encoder: TextEncoder, texts: Sequence[str]) -> list[int]:
     """The number of tokens of each text."""
     found: list[int] = []
@@ -90,7 +85,7 @@ def padded_bytes(encoders: Mapping[str, Encoder], rows: Sequence[Mapping[str, Te
     total = 0
     for name, tensor in (item for row in rows for item in row.items()):
         source, _, kind = name.rpartition(".")
-        longest = getattr(encoders[source], "max_tokens", 77 if reads_text(encoders[source]) else len(tensor))
+        longest = getattr(encoders[source], "max_tokens", len(tensor))
         total += 2 * (longest * tensor.shape[1] if kind == "tokens" else len(tensor))
     return total
 

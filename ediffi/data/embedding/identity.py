@@ -19,8 +19,6 @@ from ediffi.pipeline.manifest import Part
 from ediffi.registry import encoders
 from ediffi.registry.types import Encoder
 
-SOURCES = {"t5*": "t5", "clip*text": "clip_text", "clip*image": "clip_image"}
-"""What the embeddings of a registered encoder are called, by its name; those of others by the name itself."""
 FILES = (
     "*.safetensors", "*.safetensors.index.json", "*config.json", "tokenizer*.json", "special_tokens_map.json",
     "*.model", "vocab.*", "merges.txt",
@@ -46,7 +44,7 @@ def encoder_parts(named: Sequence[str]) -> dict[str, Part]:
         raise ValueError("no encoders; give a model, a YAML file or registered names")
     parts = _of_one(named[0]) if len(named) == 1 else None
     if parts is None:
-        pairs = [name.split("=", 1) if "=" in name else (_source(name), name) for name in named]
+        pairs = [name.split("=", 1) if "=" in name else (encoders.spec(name).source, name) for name in named]
         parts = {source: Part(name, {}) for source, name in pairs}
         if len(parts) < len(pairs):
             raise ValueError(f"two of {', '.join(named)} have the same source; say which is which with SOURCE=NAME")
@@ -133,10 +131,6 @@ def _anchored(part: Part, place: Path) -> Part:
     """The part with a path inside of `place` made complete."""
     inside = place / str(part.arguments.get("path"))
     return Part(part.name, {**part.arguments, "path": str(inside)}) if inside.is_dir() else part
-
-
-def _source(name: str) -> str:
-    return next((source for pattern, source in SOURCES.items() if fnmatch(name, pattern)), name)
 
 
 def _where(part: Part) -> str:

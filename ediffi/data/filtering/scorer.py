@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,12 +15,10 @@ from ediffi.data.filtering.aesthetic import find_head, head_width, load_head
 from ediffi.io.files import sha256
 from ediffi.io.images import square
 from ediffi.pipeline.manifest import Part
-from ediffi.registry.encoders import ClipImageEncoder, ClipTextEncoder
+from ediffi.registry import encoders
 
 Scores = tuple[float | None, float | None]
 """Alignment and aesthetic mark."""
-
-Encoder = TypeVar("Encoder", ClipImageEncoder, ClipTextEncoder)
 
 
 @dataclass(frozen=True)
@@ -85,8 +83,8 @@ class Scorer:
 
     def __init__(self, measuring: Measuring, device: str = "cpu") -> None:
         self.measuring, self.device = measuring, device
-        self.image = _built("clip_image", measuring.clip_image, ClipImageEncoder, device)
-        self.text = _built("clip_text", measuring.clip_text, ClipTextEncoder, device)
+        self.image = _built("clip_image", measuring.clip_image, "image", device)
+        self.text = _built("clip_text", measuring.clip_text, "text", device)
         self.head: nn.Sequential | None = None
         if measuring.aesthetic is not None:
             self.head = load_head(measuring.aesthetic.weights, measuring.aesthetic.revision).to(device)
@@ -152,10 +150,9 @@ class Scorer:
             )
 
 
-def _built(name: str, part: Part | None, kind: type[Encoder], device: str) -> Encoder | None:
+def _built(name: str, part: Part | None, reads: Literal["text", "image"], device: str) -> Any:
     if part is None:
         return None
-    made = build({name: part}, device)[name]
-    if not isinstance(made, kind):
-        raise ValueError(f"{name} {part.name!r} is not a CLIP encoder of that kind")
-    return made
+    if (declared := encoders.spec(part.name).reads) != reads:
+        raise ValueError(f"{name} must be an encoder that reads {reads}s; {part.name!r} reads {declared}s")
+    return build({name: part}, device)[name]

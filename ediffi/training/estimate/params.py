@@ -5,7 +5,7 @@ encoders. Its stages name finished runs, not networks: those are counted from th
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,10 @@ from typing import Any
 import torch
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
-from torch import nn
 
 from ediffi.pipeline.manifest import Part
 from ediffi.registry import encoders
 from ediffi.registry.denoisers.precondition import Preconditioned
-from ediffi.registry.encoders.folder import check_folder, read_json
 from ediffi.training.growth.compose import compose
 from ediffi.training.growth.grow import grow, node_settings
 from ediffi.training.growth.schedule import GrowthSchedule
@@ -26,15 +24,6 @@ from ediffi.training.growth.schedule import GrowthSchedule
 PARTS = {"embedding": "embedding", "stem": "stem", "halving": "down", "down": "down", "middle": "middle", "up": "up"}
 PARTS |= {"doubling": "up", "norm": "out", "out": "out"}
 """The modules of our U-Nets in the order they run, and the part that each is counted as."""
-
-XXL = "google/t5-v1_1-xxl"
-XXL_CONFIG: dict[str, Any] = {"d_model": 4096, "d_ff": 10240, "num_layers": 24, "num_heads": 64, "d_kv": 64}
-XXL_CONFIG |= {"vocab_size": 32128, "feed_forward_proj": "gated-gelu"}
-"""The constants it is published with."""
-
-CLIP_CONFIG = "open_clip_config.json"
-PICTURES = ("clip_image", "clip_l14_image")
-"""The encoders that read pictures, which table 1 of the paper leaves out."""
 
 
 @dataclass(frozen=True)
@@ -211,68 +200,34 @@ def _encoders(path: Path, content: dict[str, Any]) -> Encoders:
     counted = [(part.name, _encoder(part, values.encoder_files)) for part in values.encoder_parts.values()]
     runs = {stage.name: stage.run if isinstance(stage.run, list) else [stage.run] for stage in values.stages}
     return Encoders(
-        [row for row in counted if row[0] not in PICTURES],
-        [row for row in counted if row[0] in PICTURES],
+        [row for row in counted if encoders.spec(row[0]).reads == "text"],
+        [row for row in counted if encoders.spec(row[0]).reads == "image"],
         {name: [run for run in some if run is not None] for name, some in runs.items()},
     )
 
 
 def _encoder(part: Part, files: Path | None) -> int:
-    """Parameters of an encoder: the encoder of a T5, or one tower of a CLIP with its projection.
+    """Parameters of an encoder, as its factory declares them.
 
     Raises:
         FileNotFoundError: its folder, or the config in it, is missing.
-        ValueError: it is unknown, one of its arguments is, or its config is broken.
+        ValueError: it is unknown, one of its arguments is, its config is broken, or it declares no sizes.
     """
     try:
         bound = inspect.signature(encoders.REGISTRY.factory(part.name)).bind(**part.arguments)
     except TypeError as error:
         raise ValueError(f"encoder {part.name}: {error}") from None
     bound.apply_defaults()
-    path = _source(str(bound.arguments.get("path")), files)
-    match part.name:
-        case "t5_xxl" if str(path) == XXL and not path.is_dir():
-            return _t5(XXL, XXL_CONFIG)
-        case "t5" | "t5_xxl":
-            check_folder(path, ["config.json"], "a T5 encoder")
-            return _t5(str(path), read_json(path / "config.json"))
-        case "clip_l14_text" | "clip_l14_image":
-            from open_clip import get_model_config
-
-            return _clip("ViT-L-14", get_model_config("ViT-L-14"), part.name in PICTURES)
-        case "clip_text" | "clip_image":
-            check_folder(path, [CLIP_CONFIG], "a CLIP")
-            return _clip(str(path), read_json(path / CLIP_CONFIG).get("model_cfg"), part.name in PICTURES)
-    raise ValueError(f"encoder {part.name} is of another package, and cannot be counted without loading it")
+    sizes = encoders.spec(part.name).sizes
+    if sizes is None:
+        raise ValueError(f"encoder {part.name} declares no sizes, and cannot be counted without loading it")
+    arguments = dict(bound.arguments)
+    if arguments.get("path") is not None:
+        arguments["path"] = str(_source(str(arguments["path"]), files))
+    return sizes(**arguments).parameters
 
 
 def _source(path: str, files: Path | None) -> Path:
     """Where the files are that a composed cascade has at `path`: its `encoders/` are a copy of `files`."""
     first, _, rest = path.partition("/")
     return files / rest if files is not None and first == "encoders" else Path(path)
-
-
-def _t5(name: str, config: Mapping[str, Any]) -> int:
-    from transformers import T5Config, T5EncoderModel
-
-    model = _on_meta(name, lambda: T5EncoderModel(T5Config(**config)))
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def _clip(name: str, config: Any, pictures: bool) -> int:
-    """Parameters of one tower; the scale of the logits is of neither."""
-    import open_clip
-
-    settings = dict(config or {})
-    kind = open_clip.CustomTextCLIP if settings.pop("custom_text", False) else open_clip.CLIP
-    model = _on_meta(name, lambda: kind(**settings))
-    towers = ((key.startswith("visual."), key, parameter.numel()) for key, parameter in model.named_parameters())
-    return sum(number for seen, key, number in towers if seen == pictures and not key.startswith("logit_"))
-
-
-def _on_meta(name: str, build: Callable[[], nn.Module]) -> nn.Module:
-    try:
-        with torch.device("meta"):
-            return build()
-    except Exception as error:  # each library has its own for a config that it cannot build
-        raise ValueError(f"the config of {name} cannot be built: {type(error).__name__}: {error}") from error

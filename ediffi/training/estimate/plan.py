@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from ediffi.registry.denoisers.conditioning import ConditionEmbedding
+from ediffi.registry.encoders import spec_of_source
 from ediffi.training.estimate import params
 from ediffi.training.estimate.workload import Workload, count, loss_of
 
@@ -24,8 +25,6 @@ BYTES_A_PIXEL = 0.3
 """JPEG at a quality of about 90."""
 ASPECT = 4 / 3
 """Pictures keep their longer side in the shards."""
-CAPTION_TOKENS = {"t5": 20, "clip_text": 18, "clip_image": 1}
-"""Tokens stored for a caption of 10 to 15 words, as COCO's and most of the web's are; others count as T5's."""
 
 
 @dataclass(frozen=True)
@@ -198,5 +197,5 @@ def bytes_a_sample(denoiser: nn.Module, image_size: int) -> tuple[float, float]:
         return picture, 0.0
     tokens: dict[str, Any] = dict(embeddings.tokens.items())
     pooled: dict[str, Any] = dict(embeddings.pooled.items())
-    numbers = sum(CAPTION_TOKENS.get(name, CAPTION_TOKENS["t5"]) * tokens[name][0].in_features for name in tokens)
+    numbers = sum(spec_of_source(name).caption_tokens * tokens[name][0].in_features for name in tokens)
     return picture, float(HALF * (numbers + sum(layer.in_features for layer in pooled.values())))

@@ -21,10 +21,8 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from ediffi.registry.denoisers.conditioning import ConditionEmbedding
+from ediffi.registry.encoders import spec_of_source
 from ediffi.registry.types import Conditioning, Embedding
-
-TOKENS = {"t5": 113, "clip_text": 77, "clip_image": 1}
-"""Tokens of a caption that fills its encoder (eDiff-I, section 4.2); other sources are counted with those of T5."""
 
 LOW = (F.conv2d, F.linear, torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm)
 HIGH = (F.group_norm, F.layer_norm, F.softmax, torch.softmax, Tensor.softmax)
@@ -68,7 +66,7 @@ def conditioning(denoiser: nn.Module, batch: int, low_res: int | None, device: s
     pooled: dict[str, Any] = {} if embeddings is None else dict(embeddings.pooled.items())
     sources = {}
     for name in {**tokens, **pooled}:
-        length = TOKENS.get(name, TOKENS["t5"])
+        length = spec_of_source(name).max_tokens
         width = tokens[name][0].in_features if name in tokens else 1
         sources[name] = Embedding(
             torch.zeros(batch, length, width, device=device),

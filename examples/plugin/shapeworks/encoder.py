@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from ediffi.registry.encoders import EncoderSizes, EncoderSpec, declares
 from ediffi.registry.encoders.spans import covering
 from ediffi.registry.types import Embedding
 
@@ -25,6 +26,11 @@ LENGTHS = (3, 4, 5)
 """Of the n-grams; the whole word is one more."""
 
 
+def _sizes(width: int, buckets: int, **_: int) -> EncoderSizes:
+    return EncoderSizes(parameters=buckets * (width // 2), width=width, pooled_width=width // 2)
+
+
+@declares(EncoderSpec("ngram_text", "text", max_tokens=77, caption_tokens=14, dropout=0.1, sizes=_sizes))
 def ngram_text(width: int = 128, buckets: int = 8192, max_tokens: int = 77, seed: int = 0) -> "NgramTextEncoder":
     """Words as the mean of their letter n-grams (fastText, arXiv 1607.04606), untrained; nothing to download.
 
