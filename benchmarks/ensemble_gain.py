@@ -29,8 +29,8 @@ from ediffi.data.shards import read_index
 from ediffi.diffusion.noise import ROOT, Complement, Interval, NoiseInterval
 from ediffi.evaluation.datasets.toybox import prompts, render
 from ediffi.io.images import to_tensor
-from ediffi.pipeline import folder
 from ediffi.pipeline.cascade import Cascade
+from ediffi.pipeline.checkpoint import load_cascade
 from ediffi.pipeline.stage import Sampling
 from ediffi.toybox.score import judge
 from ediffi.training.growth.compose import StageRecipe
@@ -115,7 +115,7 @@ def evaluate(model: Path, shipped: Cascade, truth: np.ndarray, options: argparse
     kept = model / "gain.json"
     if kept.is_file():
         return dict(json.loads(kept.read_text()))
-    stage = folder.load(model).stages[0]
+    stage = load_cascade(model).stages[0]
     scenes = options.passes * sum(shard.samples for shard in read_index(TEST))
     losses = band_losses(stage.denoiser, stage.denoiser.noise, TEST, stage.resolution, scenes)
     results, shown = judge(Cascade("gain", shipped.encoders, [stage, shipped.stages[1]]), options.prompts)

@@ -24,9 +24,10 @@ from torch import nn
 
 from ediffi.diffusion.experts import Expert
 from ediffi.diffusion.noise import Interval, LogNormal
-from ediffi.pipeline import folder
-from ediffi.pipeline.manifest import Part, Residency, TrainedExpert, TrainedStage
+from ediffi.hub.config import Part
+from ediffi.pipeline.checkpoint import Residency, load_cascade
 from ediffi.pipeline.stage import Sampling, Stage
+from ediffi.pipeline.trained_stage import TrainedExpert, TrainedStage, save_cascade
 from ediffi.registry import denoisers
 from ediffi.registry.random import generators
 from ediffi.registry.types import Conditioning, Embedding
@@ -70,13 +71,13 @@ def write_model(place: Path, kind: str, factor: int, options: argparse.Namespace
     experts = [TrainedExpert(Expert(Interval(level, index)), network.state_dict()) for index in range(count)]
     sampling = Sampling("euler", options.steps)
     stage = TrainedStage("base", options.resolution, part, LogNormal(), experts, sampling)
-    folder.save(place, f"{kind} x{factor}", {}, None, [stage])
+    save_cascade(place, f"{kind} x{factor}", {}, None, [stage])
     return count * sum(parameter.numel() for parameter in network.parameters())
 
 
 def load(place: Path, kind: str, device: str) -> Stage:
     residency: Residency = "stream" if kind == "experts streamed" else "resident"
-    return folder.load(place, device, residency).stages[0]
+    return load_cascade(place, device, residency).stages[0]
 
 
 def paint(stage: Stage, device: str) -> float:

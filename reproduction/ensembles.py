@@ -14,8 +14,10 @@ import yaml
 
 from ediffi.cli.recipes import names, path_of
 from ediffi.diffusion.noise import ROOT, Complement, Interval, LogNormal, NoiseInterval
-from ediffi.pipeline import folder
-from ediffi.pipeline.manifest import Part, TrainedStage
+from ediffi.hub.config import Part, read_config
+from ediffi.hub.finding import CONFIG
+from ediffi.pipeline.checkpoint import locate
+from ediffi.pipeline.trained_stage import TrainedStage, read_trained_stage, save_cascade
 from ediffi.training.growth.compose import StageRecipe, trained_stage
 from ediffi.training.growth.grow import grow
 from ediffi.training.growth.schedule import GrowthNode, TrunkStage
@@ -42,7 +44,7 @@ ENCODERS = ("t5", "clip", "both")
 
 def shards(shop: Workshop) -> tuple[Path, Path]:
     """Training and held-out scenes, rendered once; reference pictures show a style, as the shipped model's did."""
-    from ediffi.pipeline.folder import SHIPPED
+    from ediffi.hub.models import SHIPPED
     from ediffi.toybox.shards import write_toybox
 
     encoders, counts = SHIPPED / "toybox" / "encoders", (shop.budget.training.samples, shop.budget.scenes)
@@ -89,28 +91,28 @@ def with_encoders(shop: Workshop, which: str) -> Path:
 def model(shop: Workshop, name: str, base: Path | None = None, super_resolution: Path | None = None) -> Path:
     """A model folder of two stages: those grown here, and otherwise the budget's model's own."""
     place = shop.path("models", name)
-    source = folder.locate(shop.budget.model)
-    parts = {source_: Part(**entry) for source_, entry in folder.read_config(source)["encoders"].items()}
+    source = locate(shop.budget.model)
+    parts = {source_: Part(**entry) for source_, entry in read_config(source)["encoders"].items()}
     files = source / "encoders" if (source / "encoders").is_dir() else None
     stages = [
         model_stage(shop.budget.model, index) if run is None else trained_stage(_recipe(shop, index, run))
         for index, run in enumerate((base, super_resolution))
     ]
     with shop.alone_at(f"model-{name}"):
-        return place if place.is_dir() else folder.save(place, name, parts, files, stages)
+        return place if place.is_dir() else save_cascade(place, name, parts, files, stages)
 
 
 def model_stage(model: str, index: int) -> TrainedStage:
     """A stage of a model, by its number, to be written again."""
-    place = folder.locate(model)
-    return folder.trained_stage(place, folder.read_config(place)["stages"][index]["name"])
+    place = locate(model)
+    return read_trained_stage(place, read_config(place)["stages"][index]["name"])
 
 
 def parameters(model: Path | str) -> int:
     """Of all experts of the first two stages."""
-    place = folder.locate(model)
-    stages = folder.read_config(place)["stages"][:2]
-    kept = [folder.trained_stage(place, stage["name"]) for stage in stages]
+    place = locate(model)
+    stages = read_config(place)["stages"][:2]
+    kept = [read_trained_stage(place, stage["name"]) for stage in stages]
     return sum(_size(expert.weights) for stage in kept for expert in stage.experts)
 
 
@@ -144,7 +146,7 @@ def _grown(
     output = shop.path("runs", name.replace(", ", "-").replace(" ", "-"))
     place = output / "stage"
     with shop.alone_at(output.name):
-        if (place / folder.CONFIG).is_file():
+        if (place / CONFIG).is_file():
             return place
         train, test = shards(shop)
         nodes = [_node(region, max(1, round(steps * share(region)))) for region in SPLITS[split]]

@@ -18,6 +18,7 @@ from ediffi.evaluation.results import Point, Results
 from ediffi.evaluation.suite import Suite, read_suite
 from ediffi.io.distributed import DistributedContext
 from ediffi.pipeline.evaluation_run import Evaluation
+from ediffi.pipeline.options import SamplingOptions
 from reproduction.workshop import Workshop
 
 ALONE = DistributedContext(0, 1, "cpu", alone)
@@ -61,7 +62,7 @@ def judge(shop: Workshop, name: str, model: Path | str, asked: Asked) -> Sequenc
         if not (place / "results.json").is_file():
             evaluation = Evaluation(suite, place, None, shop.path("references", "toybox"), ALONE)
             with redirect_stdout(io.StringIO()):
-                evaluation.judge_model(str(model), {})
+                evaluation.judge_model(str(model), SamplingOptions())
         points = Results.read(place).points
         return points if shop.budget.inception is None else [_with_fid(shop, suite, place, point) for point in points]
 

@@ -28,13 +28,14 @@ from ediffi.evaluation.metrics.reference import Reference, read_npz
 from ediffi.evaluation.metrics.rows import Layout, Rows, open_table
 from ediffi.evaluation.metrics.weights import read_tensors
 from ediffi.pipeline.cascade import Cascade
-from ediffi.pipeline.manifest import Residency
+from ediffi.pipeline.checkpoint import Residency
 from ediffi.pipeline.stage import Sampling
 from ediffi.registry import denoisers, encoders
 from ediffi.training import checkpoint as checkpoints
 from ediffi.training.atomic_checkpoint import AtomicCheckpointIO
 from ediffi.training.convert import convert, convert_adm
-from ediffi.training.growth.compose import StageRecipe, read_run, trained_stage
+from ediffi.training.finished_run import read_run
+from ediffi.training.growth.compose import StageRecipe, trained_stage
 from ediffi.training.growth.schedule import GrowthNode, GrowthSchedule, TrunkStage
 from ediffi.training.lightning_module import DiffusionStage
 from ediffi.training.lora import Lora

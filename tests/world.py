@@ -11,9 +11,10 @@ from ediffi.cli.recipes import folder as recipe_folder
 from ediffi.data.shards import Shard, read_index
 from ediffi.diffusion.experts import Expert
 from ediffi.diffusion.noise import ROOT, LogNormal
-from ediffi.pipeline.folder import SHIPPED, save
-from ediffi.pipeline.manifest import Part, TrainedExpert, TrainedStage
+from ediffi.hub.config import Part
+from ediffi.hub.models import SHIPPED
 from ediffi.pipeline.stage import Sampling
+from ediffi.pipeline.trained_stage import TrainedExpert, TrainedStage, save_cascade
 from ediffi.registry import denoisers
 from ediffi.toybox.shards import write_toybox
 
@@ -64,7 +65,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "clip_text": Part("clip_text", {"path": "encoders/clip"}),
         "clip_image": Part("clip_image", {"path": "encoders/clip"}),
     }
-    return save(tmp_path_factory.mktemp("model") / "tiny", "tiny", parts, ENCODERS, stages)
+    return save_cascade(tmp_path_factory.mktemp("model") / "tiny", "tiny", parts, ENCODERS, stages)
 
 
 @pytest.fixture(scope="session")

@@ -3,14 +3,6 @@
 import json
 from pathlib import Path
 
-from ediffi.cli import Command, run_group
-
-
-def main(argv: list[str]) -> int:
-    """See where the words of a prompt go, and when."""
-    rooms: dict[str, Command] = {"attention": attention, "prompt-switch": prompt_switch}
-    return run_group(rooms, argv, "analyze")
-
 
 def attention(
     prompt: str,
@@ -34,8 +26,9 @@ def attention(
     from ediffi.pipeline.attention_maps import attention_maps
     from ediffi.pipeline.attention_plot import curve, overlays
     from ediffi.pipeline.cascade import Cascade
+    from ediffi.pipeline.options import SamplingOptions
 
-    watched = attention_maps(Cascade.from_pretrained(model), prompt, seed, stage)
+    watched = attention_maps(Cascade.from_pretrained(model), prompt, SamplingOptions(seed=seed), stage)
     output.mkdir(parents=True, exist_ok=True)
     chosen = watched.words() if words is None else [word.strip() for word in words.split(",")]
     overlays(watched, chosen, output / "overlays.png")
@@ -87,3 +80,6 @@ def prompt_switch(
         images = switched(cascade, prompt, switch_prompt, shares, seed, progress)
     strip(images, [f"{100 * share:g} %" for share in shares], output)
     print(output)
+
+
+COMMANDS = (attention, prompt_switch)

@@ -2,21 +2,9 @@
 
 from pathlib import Path
 
-from ediffi.cli import run
 
-
-def edit(argv: list[str]) -> int:
-    """Paint on from a picture."""
-    return run(edit_picture, argv, "edit")
-
-
-def upscale(argv: list[str]) -> int:
-    """Enlarge a picture with the super-resolution stages."""
-    return run(upscale_picture, argv, "upscale")
-
-
-def edit_picture(
-    picture: Path,
+def edit(
+    image: Path,
     prompt: str,
     /,
     strength: float = 0.8,
@@ -34,7 +22,7 @@ def edit_picture(
     """Paint on from a picture, through all stages: image-to-image, and with a mask, inpainting.
 
     Args:
-        picture: a square picture; every stage takes it at its own resolution.
+        image: a square picture; every stage takes it at its own resolution.
         prompt: what it should become.
         strength: share of the steps that are done, 0 to 1: 0 returns the picture, 1 starts from noise alone.
         mask: a picture of the same size, white where it is repainted; black is kept to the pixel.
@@ -51,25 +39,28 @@ def edit_picture(
     from ediffi.diffusion.editing import Edit
     from ediffi.io import png
     from ediffi.io.images import open_image
+    from ediffi.pipeline.options import SamplingOptions
     from ediffi.pipeline.painter import Painter
     from ediffi.pipeline.prompt import parse
 
     parse(prompt)
-    change = Edit(open_image(picture, exif=True), strength, None if mask is None else open_image(mask, exif=True))
+    change = Edit(open_image(image, exif=True), strength, None if mask is None else open_image(mask, exif=True))
     Painter(model, device).paint(
         prompt,
         png.numbered(output, num_images),
-        edit=change,
-        seed=seed,
-        num_inference_steps=num_inference_steps,
-        guidance_scale=guidance_scale,
-        negative_prompt=negative_prompt,
-        sampler=sampler,
+        SamplingOptions(
+            edit=change,
+            seed=seed,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            negative_prompt=negative_prompt,
+            sampler=sampler,
+        ),
     )
 
 
-def upscale_picture(
-    picture: Path,
+def upscale(
+    image: Path,
     prompt: str,
     /,
     stage: str | None = None,
@@ -83,7 +74,7 @@ def upscale_picture(
     """Enlarge a picture with the super-resolution stages.
 
     Args:
-        picture: a square picture, brought to the size that the stage enlarges.
+        image: a square picture, brought to the size that the stage enlarges.
         prompt: what it shows.
         stage: the first stage that works on it; by default the one whose input is nearest to the picture's size.
         output: a PNG file.
@@ -95,6 +86,7 @@ def upscale_picture(
     """
     from ediffi.io import png
     from ediffi.io.images import open_image
+    from ediffi.pipeline.options import SamplingOptions
     from ediffi.pipeline.painter import Painter
     from ediffi.pipeline.prompt import parse
 
@@ -102,9 +94,11 @@ def upscale_picture(
     Painter(model, device).paint(
         prompt,
         png.numbered(output, 1),
-        low_res=open_image(picture, exif=True),
-        first_stage=stage,
-        seed=seed,
-        num_inference_steps=num_inference_steps,
-        sampler=sampler,
+        SamplingOptions(
+            low_res=open_image(image, exif=True),
+            first_stage=stage,
+            seed=seed,
+            num_inference_steps=num_inference_steps,
+            sampler=sampler,
+        ),
     )

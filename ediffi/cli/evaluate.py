@@ -3,17 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ediffi.cli import Command, UsageError, run, run_group
+from ediffi.cli.parser import UsageError, call, run
 
 if TYPE_CHECKING:
     from ediffi.evaluation.suite import Suite
-
-
-def main(argv: list[str]) -> int:
-    """Judge a model, or pictures, by a suite."""
-    rooms: tuple[Command, ...] = (suites, prepare, compare, prompts, export)
-    names = {room.__name__: room for room in rooms}
-    return run_group(names, argv, "evaluate") if argv and argv[0] in names else run(evaluate, argv)
 
 
 def evaluate(
@@ -87,6 +80,7 @@ def evaluate(
     from ediffi.evaluation.suite import read_suite
     from ediffi.io.distributed import launch
     from ediffi.pipeline.evaluation_run import Evaluation
+    from ediffi.pipeline.options import SamplingOptions
 
     scales = None if guidance_scale is None else _scales(guidance_scale)
     networks = {"feature_extractor": feature_extractor, "feature_weights": feature_weights}
@@ -107,7 +101,7 @@ def evaluate(
     if images is not None:
         evaluation.tell(evaluation.judge_images(images))
     else:
-        options = {"num_inference_steps": num_inference_steps, "sampler": sampler}
+        options = SamplingOptions(num_inference_steps=num_inference_steps, sampler=sampler)
         evaluation.tell(evaluation.judge_model(model or "toybox", options, shard_size, threads, expert_residency))
 
 
@@ -127,10 +121,9 @@ def prepare(dataset: str, root: Path | None = None, thorough: bool = False) -> i
         root: its folder (default: data/coco2014, data/visual-genome).
         thorough: also decode every picture, and compute the hashes of archives that have to be unpacked: minutes.
     """
-    from ediffi.evaluation.datasets import prepare as room
-    from ediffi.evaluation.datasets.catalogue import ROOTS
+    from ediffi.evaluation.datasets.catalogue import prepare as check
 
-    report = room.prepare(dataset, root or ROOTS.get(dataset, Path("data") / dataset), thorough)
+    report = check(dataset, root, thorough)
     print(*report.lines, sep="\n")
     return 0 if report.complete else 1
 
@@ -202,3 +195,13 @@ def _scales(text: str) -> list[float]:
 def _output(suite: "Suite", model: str | None, images: Path | None) -> Path:
     what = (images or Path(model or "toybox")).resolve().name
     return Path("runs/evaluation") / f"{suite.name}-{what}"
+
+
+COMMANDS = (suites, prepare, compare, prompts, export)
+
+
+def main(argv: list[str]) -> int:
+    """Evaluate a model or images, or run one of COMMANDS."""
+    if argv and argv[0] in [command.__name__ for command in COMMANDS]:
+        return call(COMMANDS, argv, "evaluate")
+    return run(evaluate, argv, "evaluate")

@@ -3,18 +3,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ediffi.cli import run
-
 if TYPE_CHECKING:
     from ediffi.diffusion.noise import LogNormal
-    from ediffi.pipeline.manifest import Listed
+    from ediffi.hub.config import ListedExpert
 
 HEAD = ("level", "index", "sigma", "share", "parent", "steps", "parameters", "file")
-
-
-def main(argv: list[str]) -> int:
-    """List the experts of a model."""
-    return run(experts, argv)
 
 
 def experts(model: str, /, stage: str | None = None, output: Path | None = None) -> None:
@@ -26,15 +19,16 @@ def experts(model: str, /, stage: str | None = None, output: Path | None = None)
         output: also draw the stages' noise and who owns it, as a PNG file.
     """
     from ediffi.diffusion.noise import LogNormal, check_partition
-    from ediffi.pipeline import folder, manifest
+    from ediffi.hub.config import listed_experts, read_config
+    from ediffi.pipeline.checkpoint import find_stage, locate
     from ediffi.pipeline.stage import Sampling
 
-    place = folder.locate(model)
-    entries = folder.read_config(place)["stages"]
-    chosen = [folder.find_stage(model, stage)[1]] if stage is not None else entries
+    place = locate(model)
+    entries = read_config(place)["stages"]
+    chosen = [find_stage(model, stage)[1]] if stage is not None else entries
     drawn = []
     for entry in chosen:
-        noise, rows = LogNormal(**entry["noise"]), manifest.listed(entry)
+        noise, rows = LogNormal(**entry["noise"]), listed_experts(entry)
         check_partition([row.expert.region for row in rows])
         print(f"{entry['name']}, {entry['denoiser']['name']}, ln sigma ~ N({noise.mean:g}, {noise.std:g}²)")
         _print([HEAD, *(_cells(place, noise, row) for row in rows)])
@@ -46,10 +40,10 @@ def experts(model: str, /, stage: str | None = None, output: Path | None = None)
         print(output)
 
 
-def _cells(place: Path, noise: "LogNormal", row: "Listed") -> tuple[str, ...]:
+def _cells(place: Path, noise: "LogNormal", row: "ListedExpert") -> tuple[str, ...]:
     from ediffi.diffusion.noise import Interval
     from ediffi.diffusion.streaming import parameters
-    from ediffi.pipeline.manifest import verified
+    from ediffi.hub.config import verified_file
 
     region, parent = row.expert.region, row.expert.parent
     share = float(sum(high - low for low, high in region.spans))
@@ -60,7 +54,7 @@ def _cells(place: Path, noise: "LogNormal", row: "Listed") -> tuple[str, ...]:
         f"{100 * share:.3g} %",
         "-" if parent is None else str(parent),
         str(row.expert.steps),
-        f"{parameters(verified(place, row)) / 1e6:.2f} M",
+        f"{parameters(verified_file(place, row)) / 1e6:.2f} M",
         row.file,
     )
 

@@ -2,12 +2,7 @@
 
 from pathlib import Path
 
-from ediffi.cli import UsageError, run
-
-
-def main(argv: list[str]) -> int:
-    """Publish a model."""
-    return run(publish, argv)
+from ediffi.cli.parser import UsageError
 
 
 def publish(
@@ -40,8 +35,19 @@ def publish(
     """
     if license is None:
         raise UsageError("say under which licence the model is published, as --license apache-2.0")
-    from ediffi.hub.publish import Order
-    from ediffi.hub.publish import publish as send
+    from tempfile import TemporaryDirectory
 
-    order = Order(repository, license, results or [], recipe or [], device)
-    print(send(source, order, private, revision, dry_run))
+    from ediffi.hub.publish import Order
+    from ediffi.hub.publish import publish as publish_folder
+    from ediffi.pipeline.cascade import Cascade
+    from ediffi.pipeline.samples import paint_samples, sampled_stages
+    from ediffi.training.finished_run import model_folder
+
+    def paint(folder: Path, output: Path) -> list[str]:
+        cascade = Cascade.from_pretrained(folder, device, "stream", stages=sampled_stages(folder))
+        return paint_samples(cascade, output)
+
+    order = Order(repository, license, results or [], recipe or [])
+    written = source.resolve().with_name(f"{source.resolve().name}-published") if dry_run else None
+    with TemporaryDirectory(prefix="ediffi-publish-") as beside:
+        print(publish_folder(model_folder(source, Path(beside)), order, paint, private, revision, written))

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ediffi.cli import run
 from ediffi.cli.params import readable
 from ediffi.hub import models
 from ediffi.registry.core import HOUSE, Registry, UnknownNameError
@@ -17,7 +16,7 @@ HEAD = ("NAME", "KIND", "FROM", "NEEDS", "TAKES")
 Row = tuple[str, ...]
 
 
-def show(pattern: str = "*", /) -> None:
+def registry(pattern: str = "*", /) -> None:
     """List the registered encoders, denoisers and samplers and the named models, or describe one.
 
     FROM is the package that brings it, or where a model is. NEEDS is what has to be there or will be fetched first:
@@ -90,10 +89,10 @@ def _model(model: models.Model) -> str:
     heading = [f"{model.name} (model, from {_origin(model)})", *filter(None, [model.description])]
     if model.revision is not None:
         return "\n".join([*heading, f"needs the Hub: {model.place} at revision {model.revision}"])
-    from ediffi.pipeline import folder
+    from ediffi.hub.config import read_config
 
     place = Path(model.place)
-    config = folder.read_config(place)
+    config = read_config(place)
     try:
         stages = [_stage(place, entry) for entry in config["stages"]]
         encoders = ", ".join(config["encoders"])
@@ -117,8 +116,3 @@ def _stage(place: Path, entry: dict[str, Any]) -> Row:
         readable(number),
         f"{size / 1e6:.1f} MB",
     )
-
-
-def main(argv: list[str]) -> int:
-    """Run `ediffi registry`."""
-    return run(show, argv, "registry")

@@ -3,15 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ediffi.cli import UsageError, run
+from ediffi.cli.parser import UsageError
 
 if TYPE_CHECKING:
     from ediffi.evaluation.images.numbered import Store
-
-
-def main(argv: list[str]) -> int:
-    """Paint what a prompt says."""
-    return run(sample, argv)
 
 
 def sample(
@@ -88,34 +83,36 @@ def sample(
     from ediffi.io import png
     from ediffi.io.distributed import launch
     from ediffi.io.images import open_image
-    from ediffi.pipeline.generator import CascadeGenerator
-    from ediffi.pipeline.options import Style, Switch
+    from ediffi.pipeline.cascade import Cascade
+    from ediffi.pipeline.generator import CascadeGenerator, identity
+    from ediffi.pipeline.options import SamplingOptions, Style, Switch
     from ediffi.pipeline.painter import Painter
     from ediffi.pipeline.prompt import parse, read_prompts
 
-    options = {
-        "seed": seed,
-        "num_inference_steps": num_inference_steps,
-        "guidance_scale": guidance_scale,
-        "negative_prompt": negative_prompt,
-        "style": None if style_image is None else Style(open_image(style_image, exif=True), style_scale),
-        "paint": [] if paint is None else read_layout(paint),
-        "paint_weight": paint_weight,
-        "switch": None if switch_prompt is None else Switch(switch_prompt, switch_at),
-        "guidance_interval": None if guidance_interval is None else (guidance_interval[0], guidance_interval[1]),
-        "dynamic_threshold": dynamic_threshold,
-        "sampler": sampler,
-    }
+    options = SamplingOptions(
+        seed=seed,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        negative_prompt=negative_prompt,
+        style=None if style_image is None else Style(open_image(style_image, exif=True), style_scale),
+        paint=() if paint is None else tuple(read_layout(paint)),
+        paint_weight=paint_weight,
+        switch=None if switch_prompt is None else Switch(switch_prompt, switch_at),
+        guidance_interval=None if guidance_interval is None else (guidance_interval[0], guidance_interval[1]),
+        dynamic_threshold=dynamic_threshold,
+        sampler=sampler,
+    )
     if prompt is not None:
         parse(prompt)
         paths = png.numbered(output or Path("out.png"), num_images)
-        Painter(model, device, expert_residency).paint(prompt, paths, **options)
+        Painter(model, device, expert_residency).paint(prompt, paths, options)
         return
     assert prompts is not None
     texts = [text for text in read_prompts(prompts) for _ in range(num_images)]
     store = _store(output or Path(prompts.stem), len(texts), batch_size, shard_size)
     fleet = launch(device, devices, num_nodes)
-    generator = CascadeGenerator.from_pretrained(model, fleet.device, expert_residency, threads=threads, **options)
+    cascade = Cascade.from_pretrained(model, fleet.device, expert_residency)
+    generator = CascadeGenerator(cascade, options, identity(model), threads)
     made = generate(generator, texts, store, batch_size=batch_size, **fleet.share)
     if fleet.rank == 0:
         print(f"{made}: {store.folder.resolve()}")

@@ -3,14 +3,6 @@
 from pathlib import Path
 from typing import Literal
 
-from ediffi.cli import Command, run_group
-
-
-def main(argv: list[str]) -> int:
-    """Write shards, train the encoders, score a cascade."""
-    rooms: tuple[Command, ...] = (shards, encoders, judge, score, controls, psnr, record)
-    return run_group({room.__name__: room for room in rooms}, argv, "toybox")
-
 
 def shards(
     output: Path,
@@ -36,7 +28,7 @@ def shards(
         long_share: share of the captions that are long.
         layout_share: share of the short captions of several objects that say where they stand.
     """
-    from ediffi.pipeline.folder import SHIPPED
+    from ediffi.hub.models import SHIPPED
     from ediffi.toybox.shards import write_toybox
 
     folder = encoder_folder or SHIPPED / "toybox" / "encoders"
@@ -184,3 +176,6 @@ def record(output: Path, runs: Path = Path("runs/toybox"), stages: list[str] = [
 
     for name, stage in write_record([runs / name for name in stages], output)["stages"].items():
         print(f"{name}: {stage['steps']} steps, {stage['samples']} samples, {stage['minutes']} minutes")
+
+
+COMMANDS = (shards, encoders, judge, score, controls, psnr, record)

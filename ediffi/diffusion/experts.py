@@ -101,23 +101,9 @@ class ExpertTree(nn.Module):
         clones = [(Expert(region, parent=node), copy.deepcopy(self.denoisers[index])) for region in regions]
         return self._with(self._pairs()[:index] + clones + self._pairs()[index + 1 :])
 
-    def prune(self, gone: NoiseInterval, heir: NoiseInterval) -> "ExpertTree":
-        """The tree without the expert of `gone`, whose noise the expert of `heir` takes over with its own weights.
-
-        Raises:
-            ValueError: either owns nothing in this tree, or both are the same.
-        """
-        lost, kept = self._index(gone), self._index(heir)
-        if lost == kept:
-            raise ValueError(f"the expert of {gone} cannot be its own heir")
-        pairs = self._pairs()
-        expert = Expert(merge([gone, heir]), self.experts[kept].parent, self.experts[kept].steps)
-        pairs[kept] = (expert, pairs[kept][1])
-        return self._with(pairs[:lost] + pairs[lost + 1 :])
-
     def _pairs(self) -> list[tuple[Expert, nn.Module]]:
         if isinstance(self.denoisers, StreamedDenoisers):
-            raise ValueError("streamed experts cannot be branched or pruned; load them resident")
+            raise ValueError("streamed experts cannot be branched; load them with expert_residency='resident'")
         return list(zip(self.experts, self.denoisers, strict=True))
 
     def _with(self, pairs: Sequence[tuple[Expert, nn.Module]]) -> "ExpertTree":
@@ -128,3 +114,29 @@ class ExpertTree(nn.Module):
         if region not in regions:
             raise ValueError(f"no expert owns just {region}; the experts are {', '.join(map(str, regions))}")
         return regions.index(region)
+
+
+class AutocastDenoiser(nn.Module):
+    """A denoiser that runs under autocast, as in mixed-precision training.
+
+    Args:
+        denoiser: the denoiser.
+        dtype: float16 or bfloat16.
+    """
+
+    def __init__(self, denoiser: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.denoiser, self.dtype = denoiser, dtype
+
+    def forward(
+        self, x: Float[Tensor, "b 3 h w"], sigma: Float[Tensor, " b"], cond: Conditioning
+    ) -> Float[Tensor, "b 3 h w"]:
+        """Denoised images [b, 3, h, w]."""
+        with torch.autocast(x.device.type, self.dtype):
+            denoised: Tensor = self.denoiser(x, sigma, cond)
+        return denoised
+
+
+def expert_tree(denoiser: nn.Module) -> ExpertTree | None:
+    """The tree of experts in a stage's denoiser, whatever wraps it; None if it has none."""
+    return next((module for module in denoiser.modules() if isinstance(module, ExpertTree)), None)

@@ -10,7 +10,7 @@ from ediffi.diffusion.streaming import parameters
 from ediffi.evaluation import model_index
 from ediffi.evaluation.naming import measured_name, shown
 from ediffi.evaluation.results import Results
-from ediffi.pipeline.manifest import listed
+from ediffi.hub.config import listed_experts
 
 LIBRARY = "ediffi"
 TASK = model_index.TASK
@@ -119,7 +119,7 @@ def _stages(facts: Facts) -> str:
     rows = ["| stage | pixels | network | expert of noise (sigma) | parameters | steps |", "|---|---|---|---|---|---|"]
     for entry in facts.config["stages"]:
         noise = LogNormal(**entry["noise"])
-        for row in listed(entry):
+        for row in listed_experts(entry):
             spans = ", ".join(f"{low:.3g} to {high:.3g}" for low, high in noise.bounds(row.expert.region))
             count = parameters(facts.folder / row.file) / 1e6
             steps = row.expert.steps or "not recorded"

@@ -1,32 +1,44 @@
-"""Publishing a model: what goes up, checked before anything does; `ediffi publish` and `Cascade.push_to_hub`."""
+"""Publishing a model folder: what is uploaded, checked before anything is; `ediffi publish`, `Cascade.push_to_hub`."""
 
 import json
+import logging
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from ediffi.evaluation import model_index, report, results
-from ediffi.hub import listing
 from ediffi.hub.card import Facts, card
+from ediffi.hub.config import (
+    Part,
+    check_encoder_files,
+    encoder_parts,
+    find_encoder_files,
+    inside,
+    packages,
+    read_config,
+    weight_files,
+)
+from ediffi.hub.finding import CONFIG, PICKLES
 from ediffi.hub.repository import REVISION, check_repository
-from ediffi.hub.samples import SAMPLES, paint
 from ediffi.hub.upload import Content, upload
-from ediffi.pipeline import folder
-from ediffi.pipeline.manifest import Part
 from ediffi.registry.core import HUB_ID
-from ediffi.training.publishable import left_out, model_folder
 
-if TYPE_CHECKING:
-    from ediffi.pipeline.cascade import Cascade
+logger = logging.getLogger(__name__)
 
 LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
+SAMPLES = "samples.png"
+LARGE = 1 << 20
+"""Bytes from which on a file that belongs to nothing is refused; smaller files are left out and named."""
+
+PaintSamples = Callable[[Path, Path], list[str]]
+"""Paints the sample grid of a model folder into a PNG file, and returns its prompts; none if it wrote no file."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +50,6 @@ class Order:
         license: an identifier of the Hub ("apache-2.0").
         evaluations: folders that `ediffi evaluate` wrote.
         recipes: YAML files.
-        device: where the sample grid is painted.
 
     Raises:
         ValueError: the repository cannot be one, or there is no licence.
@@ -48,7 +59,6 @@ class Order:
     license: str
     evaluations: Sequence[Path] = ()
     recipes: Sequence[Path] = ()
-    device: str = "cpu"
 
     def __post_init__(self) -> None:
         check_repository(self.repository)
@@ -59,50 +69,58 @@ class Order:
 
 
 @contextmanager
-def publication(source: Path, order: Order) -> Iterator[tuple[Content, list[str]]]:
-    """Everything that goes up, by its path in the repository, `config.json` last; and what is left out of the folder.
+def publication(place: Path, order: Order, paint_samples: PaintSamples) -> Iterator[tuple[Content, list[str]]]:
+    """Everything to upload, by its path in the repository, `config.json` last; and the files that are left out.
 
     Args:
-        source: a model folder, the stage that `ediffi grow` left, or the training run of a stage.
-        order: how.
+        place: a model folder.
+        order: what goes with it.
+        paint_samples: paints the sample grid of the card.
 
     Raises:
         FileNotFoundError: a file or folder is missing.
-        ValueError: the folder is not tidy, something in it or in the order is broken or of another model, or an
-            encoder lies where nobody else could read it.
+        ValueError: the folder has large files that are no part of the model, something in it or in the order is broken
+            or of another model, or an encoder is where nobody else could read it.
     """
     with tempfile.TemporaryDirectory(prefix="ediffi-publish-") as beside:
-        place = model_folder(source, Path(beside))
-        config = folder.read_config(place)
-        parts = {name: Part(**entry) for name, entry in config["encoders"].items()}
+        config = read_config(place)
+        parts = encoder_parts(config)
         check_portable(place, parts)
         rest = left_out(place, config)
         judged, files = _evaluations(order.evaluations, place, Path(beside))
         recipes = _recipes(order.recipes)
-        prompts = paint(place, Path(beside) / SAMPLES, order.device)
+        samples = Path(beside) / SAMPLES
+        paints = bool(config["encoders"]) and config["stages"][0]["aug_level"] is None
+        prompts = paint_samples(place, samples) if paints else []
         told = about(place / "README.md")
         linked = [name for name in rest if f"({name})" in told]
         facts = Facts(order.repository, order.license, place, config, prompts, judged, list(recipes), told)
-        names = [*listing.weights(config["stages"]), *listing.find_encoder_files(place, parts), *linked]
+        names = [*weight_files(config["stages"]), *find_encoder_files(place, parts), *linked]
         content: dict[str, Path | bytes] = {name: place / name for name in names}
         content |= {**recipes, **files, "README.md": card(facts).encode()}
         if prompts:
-            content[SAMPLES] = Path(beside) / SAMPLES
-        content[folder.CONFIG] = _config(place, config, parts)
+            content[SAMPLES] = samples
+        content[CONFIG] = _config(place, config, parts)
         yield content, [name for name in rest if name not in content]
 
 
 def publish(
-    source: Path, order: Order, private: bool = False, revision: str | None = None, dry_run: bool = False
+    place: Path,
+    order: Order,
+    paint_samples: PaintSamples,
+    private: bool = False,
+    revision: str | None = None,
+    dry_run: Path | None = None,
 ) -> str:
-    """Publish a model; see `publication` and `upload`.
+    """Publish a model folder; see `publication` and `upload`.
 
     Args:
-        source: a model folder, the stage that `ediffi grow` left, or the training run of a stage.
-        order: how.
+        place: a model folder.
+        order: what goes with it.
+        paint_samples: paints the sample grid of the card.
         private: only for its owners, if the repository is new.
         revision: branch to publish on.
-        dry_run: write what would go up into `<source>-published`, and do nothing else; no network is used.
+        dry_run: a folder to write what would be uploaded to; no network is used.
 
     Returns:
         The address of the commit, or the folder of the dry run.
@@ -112,43 +130,32 @@ def publish(
         OSError: as `publication` and `upload`.
     """
     check_branch(revision)
-    with publication(source, order) as (content, rest):
+    with publication(place, order, paint_samples) as (content, rest):
         for name, file in content.items():
-            print(f"  {size(file):>12,}  {name}")
+            logger.info("  %12s  %s", f"{size(file):,}", name)
         total = sum(size(file) for file in content.values())
-        print(f"  {total:>12,}  bytes in {len(content)} files for {order.repository}")
+        logger.info("  %12s  bytes in %s files for %s", f"{total:,}", len(content), order.repository)
         if rest:
-            print(f"left out, no part of the model: {', '.join(rest)}")
-        if dry_run:
-            return str(_write(content, source.resolve().with_name(f"{source.resolve().name}-published")))
+            logger.info("left out, no part of the model: %s", ", ".join(rest))
+        if dry_run is not None:
+            return str(_write(content, dry_run))
         return upload(content, order.repository, private, revision)
 
 
-def push(
-    cascade: "Cascade", repository: str, *, license: str, private: bool = False, revision: str | None = None
-) -> str:
-    """Publish a loaded cascade, as it is now, and return the address; see `publish`."""
-    order = Order(repository, license, device=str(cascade.device))
-    check_branch(revision)
-    with (
-        tempfile.TemporaryDirectory(prefix="ediffi-push-") as beside,
-        publication(save_loaded(cascade, Path(beside) / "model"), order) as (content, _),
-    ):
-        return upload(content, repository, private, revision)
-
-
-def save_loaded(cascade: "Cascade", place: Path) -> Path:
-    """Write a loaded cascade as a model folder; see `folder.save_again`.
+def left_out(place: Path, config: Mapping[str, Any]) -> list[str]:
+    """Small files of a model folder that are no part of the model; hidden files (`.git`) are not looked at.
 
     Raises:
-        ValueError: it was not loaded from a folder, so nobody knows the registry names of its parts.
+        ValueError: such a file is large or has weights; its owner might believe that it is published.
     """
-    if cascade.source is None:
-        raise ValueError(
-            f"the cascade {cascade.name!r} was built in Python, so the registry names of its parts are not known; "
-            "`ediffi compose` writes folders of training runs"
-        )
-    return folder.save_again(cascade.source, place, cascade.stages)
+    known = {CONFIG, *weight_files(config["stages"]), *find_encoder_files(place, encoder_parts(config))}
+    files = sorted(path for path in place.rglob("*") if path.is_file())
+    shown = [path for path in files if not any(part.startswith(".") for part in path.relative_to(place).parts)]
+    foreign = [path for path in shown if path.relative_to(place).as_posix() not in known]
+    for path in foreign:
+        if path.stat().st_size > LARGE or path.suffix in (*PICKLES, ".safetensors"):
+            raise ValueError(f"{path} belongs to no stage and no encoder of the model: move it elsewhere, then publish")
+    return [path.relative_to(place).as_posix() for path in foreign]
 
 
 def check_portable(place: Path, parts: Mapping[str, Part]) -> None:
@@ -159,7 +166,7 @@ def check_portable(place: Path, parts: Mapping[str, Part]) -> None:
     """
     for source, part in parts.items():
         path = part.arguments.get("path")
-        if not isinstance(path, str) or ((place / path).is_dir() and not Path(path).is_absolute()):
+        if not isinstance(path, str) or inside(place, part) is not None:
             continue
         if Path(path).is_dir() or not HUB_ID.fullmatch(path):
             raise ValueError(
@@ -195,12 +202,12 @@ def size(content: Path | bytes) -> int:
 def _config(place: Path, config: Mapping[str, Any], parts: Mapping[str, Part]) -> Path | bytes:
     """The folder's own file, so that the model keeps its hash; of an older one, completed."""
     if "files" in config:
-        listing.check_files(place, config)
-        return place / folder.CONFIG
+        check_encoder_files(place, config)
+        return place / CONFIG
     whole = {
         **config,
-        "files": listing.find_encoder_files(place, parts),
-        "packages": listing.packages(config["stages"], config["encoders"]),
+        "files": find_encoder_files(place, parts),
+        "packages": packages(config["stages"], config["encoders"]),
     }
     return (json.dumps(whole, indent=2) + "\n").encode()
 
@@ -229,10 +236,10 @@ def _check_same_model(found: results.Results, where: Path, place: Path) -> None:
     from ediffi.io.files import sha256
 
     told = {point.settings.get("model_sha256") for point in found.points} - {None}
-    if told and (place / folder.CONFIG).is_file() and told != {mine := sha256(place / folder.CONFIG)}:
+    if told and (place / CONFIG).is_file() and told != {mine := sha256(place / CONFIG)}:
         other = str(next(iter(told)))
         raise ValueError(
-            f"{where} judged another model: one whose {folder.CONFIG} has sha256 {other[:12]}..., and this one's has "
+            f"{where} judged another model: one whose {CONFIG} has sha256 {other[:12]}..., and this one's has "
             f"{mine[:12]}..."
         )
 
@@ -254,7 +261,7 @@ def _recipes(paths: Sequence[Path]) -> dict[str, Path | bytes]:
 
 def _write(content: Content, place: Path) -> Path:
     """Write a publication as a folder, beside its place and then into it; an earlier one is replaced."""
-    if place.exists() and not (place / folder.CONFIG).is_file():
+    if place.exists() and not (place / CONFIG).is_file():
         raise FileExistsError(f"{place} exists and is no model; the dry run would write there")
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}-") as beside:

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ediffi.pipeline.cascade import Cascade
-from ediffi.pipeline.options import Switch
+from ediffi.pipeline.options import SamplingOptions, Switch
 from ediffi.registry.denoisers.attention import Context, CrossAttention
 from ediffi.registry.denoisers.precondition import Preconditioned
 from ediffi.registry.types import SamplerState, TextEncoder
@@ -76,7 +76,7 @@ class Attention:
 def attention_maps(
     cascade: Cascade,
     prompt: str,
-    seed: int = 0,
+    options: SamplingOptions = SamplingOptions(),  # noqa: B008  (frozen)
     stage: str | None = None,
     progress: Callable[[str, SamplerState], None] | None = None,
 ) -> Attention:
@@ -85,7 +85,7 @@ def attention_maps(
     Args:
         cascade: the model.
         prompt: what to sample.
-        seed: of the picture.
+        options: of the image.
         stage: the stage to watch; the base stage by default.
         progress: called after every step, as in `Cascade.__call__`.
 
@@ -95,13 +95,13 @@ def attention_maps(
     watched = cascade.up_to(stage or cascade.stages[0].name)
     denoiser = watched.stages[-1].denoiser
     with _watch(denoiser) as calls:
-        pictures = watched(prompt, seed=seed, progress=progress)
+        images = watched.generate(prompt, options, progress)
     sigmas = [sigma for sigma, layers in calls if layers]
     if not sigmas:
         raise ValueError(f"stage {watched.stages[-1].name!r} has no cross-attention to watch")
     size = max((layer.shape[-2:] for _, layers in calls for layer in layers), key=lambda s: s[0])
     maps = torch.stack([_mean(layers, (size[0], size[1])) for _, layers in calls if layers])
-    return Attention(pictures.images[0], _tokens(watched, prompt, denoiser), sigmas, maps)
+    return Attention(images.images[0], _tokens(watched, prompt, denoiser), sigmas, maps)
 
 
 def switched(

@@ -4,10 +4,10 @@ Longer than most files, since the call names every option that a picture may hav
 """
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -18,9 +18,8 @@ from torch import Tensor
 from ediffi.diffusion.editing import Edit
 from ediffi.diffusion.paint import Region, paint
 from ediffi.io.images import to_images
-from ediffi.pipeline import folder
-from ediffi.pipeline.manifest import Residency
-from ediffi.pipeline.options import Style, Switch, described
+from ediffi.pipeline.checkpoint import Residency, load_cascade
+from ediffi.pipeline.options import PER_STAGE, SamplingOptions, Style, Switch, per_stage
 from ediffi.pipeline.prompt import Prompt, parse
 from ediffi.pipeline.stage import Sampling, Stage, Steering
 from ediffi.registry.encoders import reads_text, spec_of_source
@@ -32,7 +31,7 @@ Progress = Callable[[str, SamplerState], None]
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Images:
     """What a cascade returns.
 
     Attributes:
@@ -94,7 +93,7 @@ class Cascade:
             torch_dtype: float16 or bfloat16 halves the networks' memory; float32 by default.
             local_files_only: read the cache of the Hub only, as with HF_HUB_OFFLINE=1.
         """
-        loaded = folder.load(
+        loaded = load_cascade(
             model,
             device,
             expert_residency,
@@ -106,22 +105,34 @@ class Cascade:
         return cls(*loaded)
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Write the cascade as a model folder, which must not exist; weights that were not changed byte for byte.
+        """Write the cascade as a model folder; unchanged weights byte for byte, changed ones in bfloat16.
 
         Raises:
             FileExistsError: the folder exists.
             ValueError: the cascade was not loaded from a folder, or that folder has changed since.
             OSError: a file cannot be written; nothing is left behind.
         """
-        from ediffi.hub.publish import save_loaded
+        from ediffi.pipeline.trained_stage import save_again
 
-        return save_loaded(self, Path(folder))
+        if self.source is None:
+            raise ValueError(
+                f"the cascade {self.name!r} was built in Python, so the registry names of its parts are not known; "
+                "`ediffi compose` writes model folders from training runs"
+            )
+        return save_again(self.source, Path(folder), self.stages)
 
     def push_to_hub(self, repository: str, *, license: str, private: bool = False, revision: str | None = None) -> str:
         """Publish the cascade as "ORG/REPO", with a model card; returns its address. See `ediffi.hub.publish`."""
-        from ediffi.hub.publish import push
+        from ediffi.hub.publish import Order, publish
+        from ediffi.pipeline.samples import paint_samples, sampled_stages
 
-        return push(self, repository, license=license, private=private, revision=revision)
+        def paint(folder: Path, output: Path) -> list[str]:
+            loaded = Cascade.from_pretrained(folder, self.device, "stream", stages=sampled_stages(folder))
+            return paint_samples(loaded, output)
+
+        with TemporaryDirectory(prefix="ediffi-push-") as beside:
+            model = self.save_pretrained(Path(beside) / "model")
+            return publish(model, Order(repository, license), paint, private, revision)
 
     def __call__(
         self,
@@ -144,69 +155,71 @@ class Cascade:
         low_res: Image.Image | None = None,
         first_stage: str | None = None,
         progress: Progress | None = None,
-    ) -> Pictures:
-        """Sample pictures.
+    ) -> Images:
+        """Sample images of a prompt or several; `SamplingOptions` documents each option. See `generate`."""
+        options = SamplingOptions(
+            negative_prompt=negative_prompt,
+            num_images_per_prompt=num_images_per_prompt,
+            seed=seed,
+            first_index=first_index,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            sampler=sampler,
+            guidance_interval=guidance_interval,
+            dynamic_threshold=dynamic_threshold,
+            paint_weight=paint_weight,
+            style=style,
+            paint=tuple(paint),
+            switch=switch,
+            edit=edit,
+            low_res=low_res,
+            first_stage=first_stage,
+        )
+        return self.generate(prompt, options, progress)
+
+    def generate(
+        self,
+        prompt: str | Sequence[str],
+        options: SamplingOptions = SamplingOptions(),  # noqa: B008  (frozen)
+        progress: Progress | None = None,
+    ) -> Images:
+        """Sample images.
 
         Args:
             prompt: one prompt or several; `(words:1.3)` weights words.
-            negative_prompt: guidance moves away from it instead of from the null condition.
-            num_images_per_prompt: pictures for each prompt.
-            seed: picture k of the call is a function of (seed, first_index + k), whatever the batch.
-            first_index: number of the call's first picture in a run of several calls.
-            num_inference_steps: of the base stage, or one number per stage; the model's own by default.
-            guidance_scale: w of `uncond + w·(cond - uncond)`, likewise.
-            sampler: a sampler or preset ("paper-steps", "paper-nfe") for all stages; the model's own by default.
-            guidance_interval: noise levels of the base stage at which guidance works.
-            dynamic_threshold: quantile of dynamic thresholding in the base stage.
-            paint_weight: w' of paint-with-words, of the base stage or one number per stage.
-            style: a reference picture.
-            paint: phrases of the prompt and where they belong; for every prompt of the call.
-            switch: another prompt that takes over in the base stage.
-            edit: a picture to go on from instead of from noise.
-            low_res: a picture to super-resolve: square; given to `first_stage` in the place of the earlier stages'.
-            first_stage: the stage that `low_res` enters; by default the one whose input is nearest to its size.
+            options: the same for all prompts.
             progress: called after every step with the stage's name and the sampler's state.
 
         Raises:
-            ValueError: a prompt is empty or too long, a number out of range, the sampler or stage unknown, a painted
-                phrase not in the prompt, or what is asked for needs an encoder that the model lacks.
+            ValueError: a prompt is empty or too long, a sampler or stage unknown, a painted phrase not in the prompt,
+                or the model lacks the encoder or stage that an option needs.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        if num_images_per_prompt < 1:
-            raise ValueError(f"num_images_per_prompt must be at least 1, got {num_images_per_prompt}")
-        plan = self.plan(
-            num_inference_steps, guidance_scale, sampler, guidance_interval, dynamic_threshold, paint_weight
-        )
-        texts = [text for text in prompts for _ in range(num_images_per_prompt)]
-        cond = self.encode(texts, style, paint)
-        if paint and not any(sampling.paint_weight for sampling in plan):
+        plan = self.plan(options)
+        texts = [text for text in prompts for _ in range(options.num_images_per_prompt)]
+        cond = self.encode(texts, options.style, options.paint)
+        if options.paint and not any(sampling.paint_weight for sampling in plan):
             raise ValueError("paint has no effect, since paint_weight is 0 in every stage; give one above 0")
-        steering = Steering(
-            None if negative_prompt is None else self.encode([negative_prompt] * len(texts)),
-            1.0 if style is None else style.scale,
-            None if switch is None else self.encode([switch.prompt] * len(texts), style),
-            1.0 if switch is None else switch.at,
-        )
         pictures = self.sample(
             cond,
-            generators(seed, range(first_index, first_index + len(texts))),
+            generators(options.seed, range(options.first_index, options.first_index + len(texts))),
             plan,
-            steering=steering,
-            edit=edit,
-            entry=self._entry(low_res, first_stage, len(texts)),
+            steering=self._steering(options, len(texts)),
+            edit=options.edit,
+            entry=self._entry(options.low_res, options.first_stage, len(texts)),
             progress=progress,
         )
         settings = {
             "model": self.name,
             "prompt": prompts[0] if isinstance(prompt, str) else prompts,
-            "num_images_per_prompt": num_images_per_prompt,
-            "first_index": first_index,
-            "seed": seed,
-            "negative_prompt": negative_prompt,
+            "num_images_per_prompt": options.num_images_per_prompt,
+            "first_index": options.first_index,
+            "seed": options.seed,
+            "negative_prompt": options.negative_prompt,
             "stages": {s.name: dataclasses.asdict(p) | {"nfe": p.nfe} for s, p in zip(self.stages, plan, strict=True)},
-            **described(style=style, paint=paint, switch=switch, edit=edit, low_res=low_res, first_stage=first_stage),
+            **options.described(),
         }
-        return Pictures(to_images(pictures[self.stages[-1].name]), pictures, settings)
+        return Images(to_images(pictures[self.stages[-1].name]), pictures, settings)
 
     def sample(
         self,
@@ -249,41 +262,30 @@ class Cascade:
             )
         return pictures
 
-    def request(self, **options: Any) -> dict[str, Any]:
-        """What the options of a call ask for, as plain JSON values: what a run of many calls is known by."""
-        names = [name for name in inspect.signature(self.plan).parameters if name != "self"]
-        plan = self.plan(**{name: options.get(name) for name in names})
-        stages = {s.name: dataclasses.asdict(p) for s, p in zip(self.stages, plan, strict=True)}
-        rest = {name: value for name, value in options.items() if name not in names}
-        return {"model": self.name, "stages": stages, **described(**rest)}
+    def request(self, options: SamplingOptions) -> dict[str, Any]:
+        """The options as JSON values, with each stage's settings: what identifies a run of many calls."""
+        stages = {s.name: dataclasses.asdict(p) for s, p in zip(self.stages, self.plan(options), strict=True)}
+        negative = {} if options.negative_prompt is None else {"negative_prompt": options.negative_prompt}
+        return {"model": self.name, "stages": stages, "seed": options.seed, **negative, **options.described()}
 
-    def plan(
-        self,
-        num_inference_steps: int | Sequence[int] | None = None,
-        guidance_scale: float | Sequence[float] | None = None,
-        sampler: str | None = None,
-        guidance_interval: tuple[float, float] | None = None,
-        dynamic_threshold: float | None = None,
-        paint_weight: float | Sequence[float] | None = None,
-    ) -> list[Sampling]:
-        """The settings of each stage, with what is given in place of the model's own; arguments as in the call."""
+    def plan(self, options: SamplingOptions = SamplingOptions()) -> list[Sampling]:  # noqa: B008  (frozen)
+        """The settings of each stage: the model's own, except for what the options set.
+
+        Raises:
+            ValueError: the sampler is unknown, or an option has a number of values that is not that of the stages.
+        """
         plan = [stage.sampling for stage in self.stages]
-        if sampler is not None:
-            plan = [s.with_sampler(sampler, k > 0) for k, s in enumerate(plan)]
-        changes: dict[str, Any] = {
-            "num_inference_steps": num_inference_steps,
-            "guidance_scale": guidance_scale,
-            "paint_weight": paint_weight,
-            "guidance_interval": None if guidance_interval is None else [guidance_interval],
-            "dynamic_threshold": dynamic_threshold,
-        }
-        for name, value in changes.items():
-            if value is not None:
-                values = list(value) if isinstance(value, Sequence) else [value]
-                if len(values) not in (1, len(plan)):
-                    raise ValueError(f"{name} has {len(values)} values; give 1, or {len(plan)}, one for each stage")
-                changed = [dataclasses.replace(s, **{name: v}) for s, v in zip(plan, values, strict=False)]
-                plan = changed + plan[len(changed) :]
+        if options.sampler is not None:
+            plan = [s.with_sampler(options.sampler, k > 0) for k, s in enumerate(plan)]
+        changes = {name: per_stage(getattr(options, name)) for name in PER_STAGE}
+        for name in ("guidance_interval", "dynamic_threshold"):
+            value = getattr(options, name)
+            changes[name] = [] if value is None else [value]
+        for name, values in changes.items():
+            if values and len(values) not in (1, len(plan)):
+                raise ValueError(f"{name} has {len(values)} values; give 1, or {len(plan)}, one for each stage")
+            changed = [dataclasses.replace(s, **{name: v}) for s, v in zip(plan, values, strict=False)]
+            plan = changed + plan[len(changed) :]
         return plan
 
     def encode(
@@ -350,6 +352,15 @@ class Cascade:
             raise ValueError(f"model {self.name!r} has no encoder that reads images, so it cannot take a style image")
         images = pil_to_tensor(image.convert("RGB"))[None].float() / 127.5 - 1
         return {name: encoder(images) for name, encoder in self.image_encoders.items()}
+
+    def _steering(self, options: SamplingOptions, batch: int) -> Steering:
+        negative, style, switch = options.negative_prompt, options.style, options.switch
+        return Steering(
+            None if negative is None else self.encode([negative] * batch),
+            1.0 if style is None else style.scale,
+            None if switch is None else self.encode([switch.prompt] * batch, style),
+            1.0 if switch is None else switch.at,
+        )
 
     def _entry(
         self, low_res: Image.Image | None, name: str | None, batch: int

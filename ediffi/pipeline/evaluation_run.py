@@ -2,12 +2,11 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ediffi.evaluation import model_index, report
-from ediffi.evaluation.datasets.captioned import Item, select, write_selection
+from ediffi.evaluation.datasets.captioned import CaptionedImage, select, write_selection
 from ediffi.evaluation.datasets.catalogue import open_dataset
 from ediffi.evaluation.images.folder import PictureFolder
 from ediffi.evaluation.images.found import find_pictures
@@ -22,8 +21,9 @@ from ediffi.evaluation.suite import Suite
 from ediffi.io.distributed import DistributedContext
 from ediffi.io.images import rgb
 from ediffi.pipeline.cascade import Cascade
+from ediffi.pipeline.checkpoint import Residency
 from ediffi.pipeline.generator import CascadeGenerator, identity
-from ediffi.pipeline.manifest import Residency
+from ediffi.pipeline.options import SamplingOptions
 
 SELECTION = "selection.jsonl"
 SHOWN = 12
@@ -63,7 +63,7 @@ class Evaluation:
     def judge_model(
         self,
         model: str,
-        options: Mapping[str, Any],
+        options: SamplingOptions,
         shard_size: int | None = None,
         threads: int = 1,
         expert_residency: Residency = "resident",
@@ -72,7 +72,7 @@ class Evaluation:
 
         Args:
             model: the shipped "toybox", a folder, or ORG/REPO of the Hub.
-            options: of `Cascade.__call__`.
+            options: of the images; seed and guidance scales are the suite's.
             shard_size: write shards of so many pictures, instead of PNG files.
             threads: of the processor, while pictures are painted.
             expert_residency: see `Cascade.from_pretrained`.
@@ -83,13 +83,12 @@ class Evaluation:
         """
         cascade = at_size(Cascade.from_pretrained(model, self.fleet.device, expert_residency), self.suite.image_size)
 
-        def paint(items: Sequence[Item]) -> list[Candidate]:
+        def paint(items: Sequence[CaptionedImage]) -> list[Candidate]:
             candidates = []
             scales: list[float | None] = [*self.suite.guidance_scales] or [None]
             for scale in scales:
-                generator = CascadeGenerator(
-                    cascade, identity(model), seed=self.suite.seed, threads=threads, guidance_scale=scale, **options
-                )
+                chosen = replace(options, seed=self.suite.seed, guidance_scale=scale)
+                generator = CascadeGenerator(cascade, chosen, identity(model), threads)
                 name = f"guidance-{generator.settings['guidance_scale']:g}"
                 store = self._store(name, len(items), shard_size)
                 if self.fleet.rank == 0:
@@ -104,12 +103,12 @@ class Evaluation:
     def judge_images(self, images: Path) -> Results:
         """Judge the pictures in a folder, whoever made them; raises as `judge_model` does."""
 
-        def find(items: Sequence[Item]) -> list[Candidate]:
+        def find(items: Sequence[CaptionedImage]) -> list[Candidate]:
             return [Candidate(images.name, find_pictures(images, [item.key for item in items]))]
 
         return self._judge(images.name, find)
 
-    def _judge(self, model: str, candidates: Callable[[Sequence[Item]], list[Candidate]]) -> Results:
+    def _judge(self, model: str, candidates: Callable[[Sequence[CaptionedImage]], list[Candidate]]) -> Results:
         """Everything that can be found missing is looked for before the first picture is painted."""
         company = Company(**self.fleet.share, num_workers=self.num_workers)
         dataset = open_dataset(self.suite.dataset, self.root, self.suite.dataset_options)

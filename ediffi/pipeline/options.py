@@ -1,24 +1,34 @@
-"""What a call of the cascade may ask for besides words, and how it is written down."""
+"""The options of a generation: one checked value, from the command line and the Python call down to the stages."""
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
 from torch import Tensor
 
+from ediffi.diffusion.editing import Edit
+from ediffi.diffusion.guidance import SigmaRange, check_interval, check_percentile
+from ediffi.diffusion.paint import Region, check_weight
+from ediffi.pipeline.prompt import parse
+from ediffi.pipeline.stage import check_guidance_scale, check_steps
+
+PER_STAGE = {"num_inference_steps": check_steps, "guidance_scale": check_guidance_scale, "paint_weight": check_weight}
+"""The options that may have one value per stage, with their checks."""
+
 
 @dataclass(frozen=True)
 class Style:
-    """A reference picture.
+    """A style image.
 
     Args:
-        image: RGB, of any size; the CLIP encoder scales it and cuts out the central square.
-        scale: how much of it: 1 as the model was trained, 0 nothing, more is more style.
+        image: RGB, of any size; the encoder scales it and crops the centre square.
+        scale: strength of the style, at least 0: 1 as in training, 0 none.
 
     Raises:
-        ValueError: `scale` is negative.
+        ValueError: `scale` is negative or not finite.
     """
 
     image: Image.Image
@@ -31,15 +41,15 @@ class Style:
 
 @dataclass(frozen=True)
 class Switch:
-    """Another prompt that takes over in the base stage (eDiff-I, figure 4).
+    """A second prompt that takes over in the base stage (eDiff-I, figure 4).
 
     Args:
-        prompt: the later prompt.
-        at: share of the base stage's steps, from the noisiest, that the first prompt keeps. Later stages, which only
-            sharpen, read the prompt that had the larger share.
+        prompt: the second prompt.
+        at: share of the base stage's steps, from the noisiest, that the first prompt keeps. Super-resolution stages
+            read the prompt that had the larger share.
 
     Raises:
-        ValueError: `at` is out of [0, 1].
+        ValueError: `at` is not in [0, 1].
     """
 
     prompt: str
@@ -47,24 +57,86 @@ class Switch:
 
     def __post_init__(self) -> None:
         if not 0 <= self.at <= 1:
-            raise ValueError(f"the prompt can be switched at a share of the steps in [0, 1], got {self.at}")
+            raise ValueError(f"switch at must be in [0, 1], a share of the steps, got {self.at}")
 
 
-def described(**controls: Any) -> dict[str, Any]:
-    """Controls as plain JSON values, those that are not used left out; pictures and masks by their hash."""
+@dataclass(frozen=True)
+class SamplingOptions:
+    """The options of a generation, the same for all of its prompts.
 
-    def plain(value: Any) -> Any:
-        if isinstance(value, Image.Image):
-            pixels = value.convert("RGB")
-            return {"size": list(value.size), "sha256": hashlib.sha256(pixels.tobytes()).hexdigest()}
-        if isinstance(value, Tensor):
-            return {"size": list(value.shape), "sha256": hashlib.sha256(value.numpy().tobytes()).hexdigest()}
-        if dataclasses.is_dataclass(value):
-            return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+    An option "of the base stage, or one per stage" takes one number for the base stage, or a list with one number for
+    each stage. None is the model's own setting.
 
-    return {name: plain(value) for name, value in controls.items() if _given(value)}
+    Args:
+        negative_prompt: guidance moves away from it; None for the null condition.
+        num_images_per_prompt: images for each prompt, at least 1.
+        seed: image k of a call is a function of (seed, first_index + k), whatever the batch.
+        first_index: index of the call's first image in a run of several calls.
+        num_inference_steps: of the base stage, or one per stage.
+        guidance_scale: w of `uncond + w·(cond - uncond)`, 1 is off; of the base stage, or one per stage.
+        sampler: a sampler, or a preset ("paper-steps", "paper-nfe"), for all stages.
+        guidance_interval: (low, high]: guidance in the base stage applies for low < sigma <= high.
+        dynamic_threshold: quantile of dynamic thresholding in the base stage, in (0, 1].
+        paint_weight: w' of paint-with-words, 0 is off; of the base stage, or one per stage.
+        style: a style image.
+        paint: phrases of the prompt and their regions of the image.
+        switch: a second prompt that takes over in the base stage.
+        edit: an image to start from instead of noise.
+        low_res: a square image to super-resolve, instead of sampling the stages before `first_stage`.
+        first_stage: the stage that takes `low_res`; by default the one whose input is nearest to its size.
+
+    Raises:
+        ValueError: a number is out of range, or a prompt is empty or too long.
+    """
+
+    negative_prompt: str | None = None
+    num_images_per_prompt: int = 1
+    seed: int = 0
+    first_index: int = 0
+    num_inference_steps: int | Sequence[int] | None = None
+    guidance_scale: float | Sequence[float] | None = None
+    sampler: str | None = None
+    guidance_interval: SigmaRange | None = None
+    dynamic_threshold: float | None = None
+    paint_weight: float | Sequence[float] | None = None
+    style: Style | None = None
+    paint: Sequence[Region] = ()
+    switch: Switch | None = None
+    edit: Edit | None = None
+    low_res: Image.Image | None = None
+    first_stage: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "paint", tuple(self.paint))
+        for prompt in (self.negative_prompt, None if self.switch is None else self.switch.prompt):
+            if prompt is not None:
+                parse(prompt)
+        if self.num_images_per_prompt < 1:
+            raise ValueError(f"num_images_per_prompt must be at least 1, got {self.num_images_per_prompt}")
+        for name, check in PER_STAGE.items():
+            for value in per_stage(getattr(self, name)):
+                check(value)
+        check_interval(self.guidance_interval)
+        check_percentile(self.dynamic_threshold)
+
+    def described(self) -> dict[str, Any]:
+        """The options that are in use, apart from the stages' sampling, as JSON values; images by their sha256."""
+        names = ("style", "paint", "switch", "edit", "low_res", "first_stage")
+        return {name: _plain(value) for name in names if (value := getattr(self, name)) is not None and value != ()}
 
 
-def _given(value: Any) -> bool:
-    return value is not None and not (isinstance(value, list | tuple) and not value)
+def per_stage(option: Any) -> list[Any]:
+    """The values of an option that takes one number or a list of them; none for None."""
+    if option is None:
+        return []
+    return list(option) if isinstance(option, Sequence) else [option]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Image.Image):
+        return {"size": list(value.size), "sha256": hashlib.sha256(value.convert("RGB").tobytes()).hexdigest()}
+    if isinstance(value, Tensor):
+        return {"size": list(value.shape), "sha256": hashlib.sha256(value.numpy().tobytes()).hexdigest()}
+    if dataclasses.is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

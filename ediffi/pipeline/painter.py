@@ -4,14 +4,16 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from ediffi.io import png
-from ediffi.pipeline.cascade import Cascade, Pictures, Progress
-from ediffi.pipeline.manifest import Residency
+from ediffi.pipeline.cascade import Cascade, Images, Progress
+from ediffi.pipeline.checkpoint import Residency
+from ediffi.pipeline.options import SamplingOptions
 from ediffi.registry.types import SamplerState
 
 
@@ -37,20 +39,19 @@ class Painter:
             notices.append(f"too long for {source}, which does not read: {rest!r}")
         return notices
 
-    def paint(self, prompt: str, paths: Sequence[Path], **options: Any) -> None:
-        """Paint a picture for each path, with the options of `Cascade.__call__`; save them, and report."""
+    def paint(self, prompt: str, paths: Sequence[Path], options: SamplingOptions) -> None:
+        """Sample an image for each path, save them, and report."""
         for notice in self.notices(prompt):
             print(notice, file=sys.stderr)
         with self._bar(options) as progress:
-            pictures = self.cascade(prompt, num_images_per_prompt=len(paths), progress=progress, **options)
-        save(pictures, paths)
-        self._report(prompt, paths, pictures.settings)
+            images = self.cascade.generate(prompt, replace(options, num_images_per_prompt=len(paths)), progress)
+        save(images, paths)
+        self._report(prompt, paths, images.settings)
 
     @contextmanager
-    def _bar(self, options: Mapping[str, Any]) -> Iterator[Progress]:
+    def _bar(self, options: SamplingOptions) -> Iterator[Progress]:
         """A bar over the steps of all stages; a stage that is skipped, or done in part, counts for what it does."""
-        names = ("num_inference_steps", "guidance_scale", "sampler")
-        plan = self.cascade.plan(**{name: options.get(name) for name in names})
+        plan = self.cascade.plan(options)
         steps = {stage.name: s.num_inference_steps for stage, s in zip(self.cascade.stages, plan, strict=True)}
         begun: set[str] = set()
         with tqdm(total=sum(steps.values()), unit="step", disable=None) as bar:
@@ -74,10 +75,10 @@ class Painter:
             print(path.resolve())
 
 
-def save(pictures: Pictures, paths: Sequence[Path]) -> None:
+def save(images: Images, paths: Sequence[Path]) -> None:
     """Save pictures, each with the settings of all and its own index."""
-    for index, (path, image) in enumerate(zip(paths, pictures.images, strict=True)):
-        png.save(image, path, {**pictures.settings, "index": index})
+    for index, (path, image) in enumerate(zip(paths, images.images, strict=True)):
+        png.save(image, path, {**images.settings, "index": index})
 
 
 def described(stages: Mapping[str, Mapping[str, Any]]) -> str:

@@ -1,9 +1,10 @@
 """Prompts as people type them: checked, with `(words:1.3)` weighted, one by one or many from a file."""
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+
+from ediffi.io import prompt_files
 
 MAX_PROMPT = 5000
 """Longest prompt in characters; far beyond any encoder's length, so a longer one is a mistake."""
@@ -81,27 +82,28 @@ def check_prompt(text: str) -> None:
 
 
 def read_prompts(path: Path) -> list[str]:
-    """The prompts of a file: a line each in .txt, the field "prompt" of the object in each line of .jsonl.
+    """The prompts of a file: each line of a .txt, the field "prompt" of the object in each line of a .jsonl.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not UTF-8 or not JSON, has no prompts, or one of them is empty or too long; the line is named.
+        ValueError: it is not UTF-8 or not JSON, has no prompts, or one of them is no prompt; the line is named.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not a text in UTF-8: {error}") from None
     prompts = []
-    for number, line in enumerate(lines, start=1):
+    for where, line in prompt_files.read_lines(path):
         if not line.strip():
             continue
+        text: object = line.strip()
+        if path.suffix == ".jsonl":
+            row = prompt_files.parse_json(line, where)
+            if not isinstance(row, dict) or "prompt" not in row:
+                raise ValueError(f'{where}: a line must be an object with the field "prompt"')
+            text = row["prompt"]
+        prompt = prompt_files.check_text(text, where)
         try:
-            text = json.loads(line)["prompt"] if path.suffix == ".jsonl" else line.strip()
-            parse(text)
-        except (ValueError, KeyError, TypeError) as error:
-            reason = error if isinstance(error, ValueError) else 'a line must be an object with the field "prompt"'
-            raise ValueError(f"{path}, line {number}: {reason}") from None
-        prompts.append(text)
+            parse(prompt)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+        prompts.append(prompt)
     if not prompts:
-        raise ValueError(f"{path} holds no prompts; write one a line")
+        raise ValueError(f"{path} has no prompts; write one a line")
     return prompts

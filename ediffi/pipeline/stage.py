@@ -41,7 +41,7 @@ class Sampling:
         sigma_max: noise level of the start.
         rho: exponent of the grid.
         arguments: the sampler's own arguments.
-        guidance_interval: noise levels (above, up to and with) at which guidance works; None for all.
+        guidance_interval: (low, high]: guidance applies for low < sigma <= high; None for all noise levels.
         dynamic_threshold: quantile of Imagen's dynamic thresholding; None for off.
         paint_weight: w' of paint-with-words; 0 leaves the stage unpainted.
         grid: "karras" is uniform in sigma^(1/rho) (EDM, equation 5), "vp_time" in t^(1/rho), the time of the linear VP
@@ -64,10 +64,8 @@ class Sampling:
     grid: Grid = "karras"
 
     def __post_init__(self) -> None:
-        if self.num_inference_steps < 1:
-            raise ValueError(f"num_inference_steps must be at least 1, got {self.num_inference_steps}")
-        if not self.guidance_scale >= 0:
-            raise ValueError(f"guidance_scale must be at least 0 (1 is off), got {self.guidance_scale}")
+        check_steps(self.num_inference_steps)
+        check_guidance_scale(self.guidance_scale)
         if self.guidance_interval is not None:  # JSON has lists
             object.__setattr__(self, "guidance_interval", tuple(self.guidance_interval))
         if self.grid not in GRIDS:
@@ -107,6 +105,18 @@ class Sampling:
             )
         samplers.REGISTRY.factory(name)
         return dataclasses.replace(self, sampler=name, arguments={})
+
+
+def check_steps(num_inference_steps: int) -> None:
+    """Raise ValueError unless there is at least one step."""
+    if num_inference_steps < 1:
+        raise ValueError(f"num_inference_steps must be at least 1, got {num_inference_steps}")
+
+
+def check_guidance_scale(guidance_scale: float) -> None:
+    """Raise ValueError unless a guidance scale is at least 0."""
+    if not guidance_scale >= 0:
+        raise ValueError(f"guidance_scale must be at least 0 (1 is off), got {guidance_scale}")
 
 
 @dataclass(frozen=True)

@@ -21,18 +21,18 @@ from ediffi.evaluation.datasets.toybox import (
     Scene,
     accuracy,
     caption,
-    read_batch,
+    read,
     render,
     sample_scene,
     score,
 )
 from ediffi.evaluation.datasets.toybox.caption import NAMEABLE
-from ediffi.evaluation.datasets.toybox.oracle import Seen
+from ediffi.evaluation.datasets.toybox.oracle import DetectedObject
 from ediffi.evaluation.datasets.toybox.render import draw
 from ediffi.evaluation.datasets.toybox.scene import Placed, Slot, Split, radius
 from ediffi.io.images import to_images
 from ediffi.pipeline.cascade import Cascade
-from ediffi.pipeline.options import Style
+from ediffi.pipeline.options import SamplingOptions, Style
 from ediffi.pipeline.stage import Sampling, Steering
 from ediffi.registry.random import generators
 from ediffi.registry.types import Conditioning
@@ -145,7 +145,7 @@ def judge_paint(cascade: Cascade, cases: Sequence[Case], paint_weight: float, se
         Rates over all objects: `inside`, the right object with at least half of it in its area; `shape`, `colour`,
         `count` and `everything` (but the place) over all pictures; and the `images`.
     """
-    plan = cascade.plan(paint_weight=paint_weight)
+    plan = cascade.plan(SamplingOptions(paint_weight=paint_weight))
     conds = [cascade.encode([case.caption.text], regions=case.regions) for case in cases]
     images, readings = _paint(cascade, conds, plan, Steering(), seed)
     inside = [
@@ -180,7 +180,7 @@ def judge_style(
         assert case.reference is not None
         style = None if style_scale is None else Style(Image.fromarray(render(case.reference, REFERENCE)))
         conds.append(cascade.encode([case.caption.text], style))
-    plan = cascade.plan(guidance_scale=guidance_scale)
+    plan = cascade.plan(SamplingOptions(guidance_scale=guidance_scale))
     images, readings = _paint(cascade, conds, plan, Steering(style_scale=style_scale or 0.0), seed)
     styles = [
         case.reference.style == reading.style for case, reading in zip(cases, readings, strict=True) if case.reference
@@ -198,14 +198,14 @@ def _paint(
         randomness = generators(seed, range(first, min(first + CHUNK, len(conds))))
         pictures = cascade.sample(chunk, randomness, plan, steering=steering)
         images += to_images(pictures[cascade.stages[-1].name])
-    return images, read_batch([np.array(image) for image in images])
+    return images, [read(np.array(image)) for image in images]
 
 
-def _matches(thing: Object, seen: Seen) -> bool:
+def _matches(thing: Object, seen: DetectedObject) -> bool:
     return (thing.shape, thing.colour) == (seen.shape, seen.colour)
 
 
-def _share(seen: Seen, crowd: int, region: Region) -> float:
+def _share(seen: DetectedObject, crowd: int, region: Region) -> float:
     """How much of an object, as the oracle sees it, lies in a region: intersection over the object's area."""
     assert seen.shape is not None
     assert seen.colour is not None

@@ -15,8 +15,8 @@ from ediffi.data.shards import Sample, embedding_tensors, write_shards
 from ediffi.evaluation.datasets.toybox import Scene, caption, render, sample_scene
 from ediffi.evaluation.datasets.toybox.caption import NAMEABLE, Length
 from ediffi.evaluation.datasets.toybox.scene import Split
+from ediffi.hub.config import Part
 from ediffi.io.images import to_tensor
-from ediffi.pipeline.manifest import Part
 from ediffi.registry.encoders import reads_text
 from ediffi.registry.types import Encoder
 

@@ -1,4 +1,4 @@
-"""How a run begins that does not begin at random: from its parent's weights, fully trainable or with an adapter."""
+"""The first weights of a run: random, or those of a parent, trained whole or with an adapter."""
 
 import copy
 import json
@@ -10,17 +10,17 @@ from torch import nn
 
 from ediffi.diffusion.noise import NoiseInterval, contains, region_from
 from ediffi.diffusion.streaming import load_weights
-from ediffi.pipeline import folder
+from ediffi.pipeline.checkpoint import load_expert
 from ediffi.training import checkpoint as checkpoints
 from ediffi.training import lora
-from ediffi.training.convert import NOTE
+from ediffi.training.convert import METADATA
 from ediffi.training.lightning_module import DiffusionStage
 from ediffi.training.lora import Lora
 
 
 @dataclass(frozen=True)
 class InitialWeights:
-    """Where a run takes its first weights from, and what of them it trains.
+    """Where a run takes its first weights from, and which of them it trains.
 
     Args:
         checkpoint: a training checkpoint; its averaged weights are taken.
@@ -41,13 +41,13 @@ class InitialWeights:
     lora: Lora = field(default_factory=Lora)
 
     def __post_init__(self) -> None:
-        if sum(place is not None for place in (self.checkpoint, self.model, self.weights)) > 1:
+        if sum(source is not None for source in (self.checkpoint, self.model, self.weights)) > 1:
             raise ValueError("a run starts from one of checkpoint, model and weights, not from several")
         if (self.model is None) != (self.stage is None):
             raise ValueError(f"model and stage go together, got model {self.model!r} and stage {self.stage!r}")
 
     def __call__(self, module: DiffusionStage) -> None:
-        """Load the parent's weights into a stage and note the parent; add the adapter.
+        """Load the parent's weights into a stage, record the parent, and add the adapter.
 
         Raises:
             FileNotFoundError: the checkpoint, the model or the weights are missing.
@@ -56,19 +56,19 @@ class InitialWeights:
         if self.checkpoint is not None:
             _load_checkpoint(self.checkpoint, module)
         elif self.weights is not None:
-            check_fit(self.weights, module.denoiser)
-            module.parent = trained_on(self.weights)
+            _check_tensors(self.weights, module.denoiser)
+            module.parent = _recorded_interval(self.weights)
             _check_noise(self.weights, module.parent, module.region)
             load_weights(module.denoiser, self.weights)
         elif self.model is not None and self.stage is not None:
-            module.parent = folder.load_expert(self.model, self.stage, module.region, module.denoiser)
+            module.parent = load_expert(self.model, self.stage, module.region, module.denoiser)
         if self.lora.rank:
             module.lora = self.lora
             lora.add(module.denoiser, self.lora)
 
 
 def _load_checkpoint(path: Path, module: DiffusionStage) -> None:
-    """Load the averaged weights of a checkpoint, an adapter merged into them, and note the parent."""
+    """Load the averaged weights of a checkpoint, an adapter merged into them, and record the parent."""
     trained = checkpoints.read(path)
     _check_noise(path, trained.expert.region, module.region)
     module.parent = trained.expert.region
@@ -78,48 +78,41 @@ def _load_checkpoint(path: Path, module: DiffusionStage) -> None:
             weights = lora.merged(copy.deepcopy(module.denoiser), trained.lora, weights)
         module.denoiser.load_state_dict(weights)
     except RuntimeError:
-        raise ValueError(f"{path} does not hold the weights of the network it is for, but of another") from None
+        raise ValueError(f"{path} has the weights of another network than the recipe's denoiser") from None
 
 
 def _check_noise(path: Path, parent: NoiseInterval | None, region: NoiseInterval) -> None:
     if parent is not None and not contains(parent, region):
-        raise ValueError(f"{path} was trained on noise {parent}, which lacks {region}")
+        raise ValueError(f"{path} was trained on noise {parent}, which does not contain {region}")
 
 
-def check_fit(path: Path, denoiser: nn.Module) -> None:
-    """Make sure that a safetensors file holds just the tensors of a denoiser.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no safetensors file; or a tensor is missing, left over or of another shape, and which.
-    """
-    wanted = {name: list(tensor.shape) for name, tensor in denoiser.state_dict().items()}
+def _check_tensors(path: Path, denoiser: nn.Module) -> None:
+    """Compare the names and shapes in a safetensors file with those of a denoiser, before it is loaded."""
     if not path.is_file():
         raise FileNotFoundError(f"there are no weights {path} to start from")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            held = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118  (not a dict)
+            found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118  (not a dict)
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file ({error}); ediffi convert makes one of others") from None
-    for name, shape in wanted.items():
-        if name not in held:
+    for name, tensor in denoiser.state_dict().items():
+        if name not in found:
             raise ValueError(f"{path} does not fit the denoiser: it has no tensor {name!r}")
-        if held[name] != shape:
-            raise ValueError(f"{path} does not fit the denoiser: {name!r} is {held[name]} in it and should be {shape}")
-    if extra := sorted(held.keys() - wanted.keys()):
-        raise ValueError(f"{path} does not fit the denoiser, which has no tensor {extra[0]!r}")
+        if found[name] != list(tensor.shape):
+            raise ValueError(
+                f"{path} does not fit the denoiser: {name!r} has shape {found[name]}, expected {list(tensor.shape)}"
+            )
+        del found[name]
+    if found:
+        raise ValueError(f"{path} does not fit the denoiser, which has no tensor {min(found)!r}")
 
 
-def trained_on(path: Path) -> NoiseInterval | None:
-    """The noise that weights were trained on, where the file says so, as `ediffi convert` notes it of a checkpoint.
-
-    Raises:
-        ValueError: what it says is no noise interval.
-    """
+def _recorded_interval(path: Path) -> NoiseInterval | None:
+    """The noise that weights were trained on, if `ediffi convert` has recorded it."""
     with safetensors.safe_open(path, framework="pt") as file:
-        text = (file.metadata() or {}).get(NOTE, "{}")
+        text = (file.metadata() or {}).get(METADATA, "{}")
     try:
-        note = json.loads(text)
-        return region_from(note["interval"]) if "interval" in note else None
+        record = json.loads(text)
+        return region_from(record["interval"]) if "interval" in record else None
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} says wrongly what it was trained on: {error}") from None
+        raise ValueError(f"{path} records a broken noise interval: {error}") from None

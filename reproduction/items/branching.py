@@ -1,6 +1,6 @@
 """How many experts, and where to branch: the paper leaves it open whether other intervals than a binary tree's help."""
 
-from ediffi.pipeline import folder
+from ediffi.pipeline.checkpoint import load_cascade
 from reproduction import ensembles
 from reproduction.drawing import bars
 from reproduction.judging import BANDS, band_losses
@@ -54,7 +54,7 @@ def losses(shop: Workshop, split: str, seed: int) -> list[float]:
     place = ensembles.base(shop, split, seed)
 
     def measure() -> list[float]:
-        stage = folder.load(place).stages[0]
+        stage = load_cascade(place).stages[0]
         _, test = ensembles.shards(shop)
         return band_losses(stage.denoiser, ensembles.noise(place), test, stage.resolution, 2 * shop.budget.scenes)
 

@@ -4,9 +4,10 @@ import dataclasses
 import shutil
 from pathlib import Path
 
-from ediffi.pipeline import folder
+from ediffi.hub.config import Part, read_config
 from ediffi.pipeline.cascade import Cascade
-from ediffi.pipeline.manifest import Part
+from ediffi.pipeline.checkpoint import locate
+from ediffi.pipeline.trained_stage import save_cascade
 from reproduction.drawing import lines
 from reproduction.ensembles import model_stage
 from reproduction.judging import DISTANCE, EVERYTHING, Asked, judge
@@ -75,7 +76,7 @@ def guidance(shop: Workshop) -> Outcome:
 
 def guided(shop: Workshop, low: float, high: float) -> Path:
     """The budget's model with a guidance interval in its base stage's settings."""
-    source = folder.locate(shop.budget.model)
+    source = locate(shop.budget.model)
     place = shop.path("models", f"guidance-{low:g}-{high:g}")
     with shop.alone_at(place.name):
         if not place.is_dir():
@@ -83,7 +84,7 @@ def guided(shop: Workshop, low: float, high: float) -> Path:
             interval = None if (low, high) == INTERVALS[0] else (low, high)
             sampling = dataclasses.replace(stages[0].sampling, guidance_interval=interval)
             stages[0] = dataclasses.replace(stages[0], sampling=sampling)
-            config = folder.read_config(source)
+            config = read_config(source)
             parts = {name: Part(**entry) for name, entry in config["encoders"].items()}
-            folder.save(place, place.name, parts, source / "encoders", stages)
+            save_cascade(place, place.name, parts, source / "encoders", stages)
     return place

@@ -3,11 +3,11 @@
 import numpy as np
 import torch
 
-from ediffi.evaluation.datasets.toybox import prompts, read_batch, score
+from ediffi.evaluation.datasets.toybox import prompts, read, score
 from ediffi.io.images import to_images
 from ediffi.pipeline.attention_maps import NULL, attention_maps
 from ediffi.pipeline.cascade import Cascade
-from ediffi.pipeline.options import Switch
+from ediffi.pipeline.options import SamplingOptions, Switch
 from reproduction.drawing import lines, wall
 from reproduction.outcome import Figure, Outcome, Table
 from reproduction.workshop import Workshop
@@ -19,7 +19,7 @@ def figure3(shop: Workshop) -> Outcome:
     """The share of the attention that text gets, and the null token, over the noise."""
     cascade = Cascade.from_pretrained(shop.budget.model)
     texts = [caption.text for _, caption in prompts(3, max(2, shop.budget.cases // 4))]
-    watched = [attention_maps(cascade, text, seed) for seed, text in enumerate(texts)]
+    watched = [attention_maps(cascade, text, SamplingOptions(seed=seed)) for seed, text in enumerate(texts)]
     sigmas = watched[0].sigmas
     shares = {
         source: torch.stack([one.shares()[source] for one in watched]).mean(0).tolist()
@@ -56,7 +56,8 @@ def figure4(shop: Workshop) -> Outcome:
         for fraction in FRACTIONS:
             pictures = cascade(one[1].text, seed=number, switch=Switch(two[1].text, 1 - fraction))
             images.append(to_images(pictures.stages[cascade.stages[-1].name])[0])
-        for column, reading in enumerate(read_batch([np.array(image) for image in images])):
+        for column, image in enumerate(images):
+            reading = read(np.array(image))
             for name, (scene, caption) in zip(right, (one, two), strict=True):
                 right[name][number, column] = score(scene, caption, reading).everything
         shown.append(images)

@@ -13,9 +13,9 @@ from PIL import Image
 from ediffi.data.shards import Shard, decode, read_index, read_shard, whole_shard
 from ediffi.evaluation.datasets.toybox import held_out, render
 from ediffi.evaluation.datasets.toybox.scene import Object, Scene
+from ediffi.hub.models import SHIPPED
 from ediffi.io.files import sha256
 from ediffi.io.images import to_images, to_tensor
-from ediffi.pipeline.folder import SHIPPED
 from ediffi.registry import encoders
 from ediffi.toybox.shards import write_toybox
 

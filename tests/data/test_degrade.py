@@ -14,8 +14,8 @@ from jsonargparse import ArgumentParser
 from PIL import Image
 from torchvision.transforms.v2 import functional as transforms
 
-from ediffi import cli
 from ediffi.cli.data import sheet as sheet_command
+from ediffi.cli.parser import run
 from ediffi.data.degradation.degrade import Degradation, Plan, add_noise, jpeg, random_source, resize
 from ediffi.data.degradation.draws import MODES, Blur, Noise, Resize, Round
 from ediffi.data.degradation.kernels import SIZES, Kernel, draw_sinc
@@ -328,7 +328,7 @@ def test_a_sheet_is_written(tmp_path: Path) -> None:
     photograph, sheet = tmp_path / "photograph.png", tmp_path / "new" / "sheet.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (70, 90, 3), dtype=np.uint8)).save(photograph)
     words = [str(sheet), "--pictures", str(photograph), "--size", "48", "--strengths", "[0.5,1]", "--draws", "1"]
-    assert cli.run(sheet_command, words) == 0
+    assert run(sheet_command, words, "data sheet") == 0
     with Image.open(sheet) as drawn:
         assert min(drawn.size) > 400
     assert [path.name for path in sheet.parent.iterdir()] == ["sheet.png"]

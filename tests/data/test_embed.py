@@ -30,10 +30,10 @@ from ediffi.data.index import Index, check_embeddings, read_index
 from ediffi.data.shards import caption_of, decode, picture_of, read_shard, whole_shard
 from ediffi.data.stream import Picture, ShardStream
 from ediffi.data.tar import Tally, read_samples
+from ediffi.hub.config import Part
+from ediffi.hub.models import SHIPPED
 from ediffi.io import distributed
 from ediffi.io.files import sha256
-from ediffi.pipeline.folder import SHIPPED
-from ediffi.pipeline.manifest import Part
 from tests.data import img2dataset
 
 ENCODERS = SHIPPED / "toybox" / "encoders"

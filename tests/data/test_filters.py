@@ -20,8 +20,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from ediffi import cli
 from ediffi.cli.data import filter as filter_command
+from ediffi.cli.parser import run as run_command
 from ediffi.cli.recipes import path_of
 from ediffi.data.filtering.aesthetic import HIDDEN, LAYERS, load_head
 from ediffi.data.filtering.filters import DUPLICATE, Job, Keep, read_recipe
@@ -30,8 +30,8 @@ from ediffi.data.filtering.page import write_page
 from ediffi.data.filtering.report import EDGES, Report
 from ediffi.data.filtering.scorer import Head, Measuring, Scorer
 from ediffi.data.index import read_index
-from ediffi.evaluation.datasets.toybox import canonical, render, sample_scene
-from ediffi.pipeline.manifest import Part
+from ediffi.evaluation.datasets.toybox import caption, render, sample_scene
+from ediffi.hub.config import Part
 from ediffi.hub.models import SHIPPED
 from ediffi.io.distributed import DistributedContext
 from ediffi.io.images import to_tensor
@@ -263,7 +263,7 @@ def test_killed_at_any_moment_it_goes_on(tmp_path: Path, job: Callable[..., Job]
     job("once").run(ALONE)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("keep: {alignment: 0.1}\n")
-    code = "import sys; from ediffi import cli; from ediffi.cli.data import filter; cli.run(filter, sys.argv[1:])"
+    code = "import sys; from ediffi import cli; cli.main(['data', 'filter', *sys.argv[1:]])"
     command = [sys.executable, "-c", code, str(tmp_path / "raw"), "--config", str(recipe), "--no-page", "-o"]
     output, rng = tmp_path / "killed", np.random.default_rng(0)
     for _ in range(8):
@@ -289,7 +289,7 @@ def scenes() -> list[tuple[bytes, str]]:
         scene = sample_scene(rng)
         written = io.BytesIO()
         Image.fromarray(render(scene, size)).save(written, "png")
-        made.append((written.getvalue(), str(canonical(scene))))
+        made.append((written.getvalue(), caption(scene, rng).text))
     return made
 
 
@@ -521,7 +521,10 @@ def test_the_command_filters(tmp_path: Path, raw: list[str], capsys: pytest.Capt
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("keep: {alignment: 0.1}\n")
     pattern = str(tmp_path / "raw" / "{00000..00002}.tar")
-    assert cli.run(filter_command, [pattern, "--config", str(recipe), "-o", str(tmp_path / "out"), "--no-page"]) == 0
+    assert (
+        run_command(filter_command, [pattern, "--config", str(recipe), "-o", str(tmp_path / "out"), "--no-page"], "")
+        == 0
+    )
     assert "23 of 36 kept (63.9 %)" in capsys.readouterr().out
     assert sum(shard.samples for shard in read_index(tmp_path / "out")) == 23
     words = [
@@ -535,7 +538,7 @@ def test_the_command_filters(tmp_path: Path, raw: list[str], capsys: pytest.Capt
         "99999",
     ]
     with pytest.raises(ValueError, match=r"nothing is left of 3 shards: .* short side at most 99999"):
-        cli.run(filter_command, words)
+        run_command(filter_command, words, "data filter")
 
 
 def test_the_recipe_that_ships_keeps_what_the_paper_says() -> None:

@@ -11,7 +11,7 @@ from ediffi.cli import main
 from ediffi.cli.recipes import path_of
 from ediffi.data.index import Index
 from ediffi.data.shards import decode, read_shard
-from ediffi.pipeline.folder import SHIPPED
+from ediffi.hub.models import SHIPPED
 from tests.data import img2dataset
 
 SIZES = (48, 80, 96, 160)

@@ -105,4 +105,4 @@ def test_edit_and_upscale_at_the_command_line(
     assert main(["edit", str(tmp_path / "in.png"), PROMPT, "--strength", "2", *common]) == 1
     assert "strength must be in [0, 1], got 2.0" in capsys.readouterr().err
     assert main(["edit", str(tmp_path / "gone.png"), PROMPT, *common]) == 1
-    assert "no picture" in capsys.readouterr().err
+    assert "no image" in capsys.readouterr().err

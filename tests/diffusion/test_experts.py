@@ -153,25 +153,11 @@ def test_branching_clones_and_notes_the_parent(trunk: ExpertTree) -> None:
     assert weights[1].data_ptr() != weights[2].data_ptr()
 
 
-def test_pruning_hands_the_noise_to_the_heir(trunk: ExpertTree) -> None:
-    three = trunk.branch(ROOT, LOW, MIDDLE, HIGH)
-    three.denoisers[1] = network(seed=1)
-    two = three.prune(LOW, MIDDLE)
-    assert [expert.region for expert in two.experts] == [Complement((HIGH,)), HIGH]
-    assert two.denoisers[0] is three.denoisers[1]
-    one = two.prune(HIGH, Complement((HIGH,)))
-    assert [expert.region for expert in one.experts] == [ROOT]
-    assert torch.equal(
-        paint(one, Sampling("euler", 5)), paint(ExpertTree.trunk(three.denoisers[1], NOISE), Sampling("euler", 5))
-    )
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda tree: tree.branch(Interval(1, 0)), r"no expert owns just \(1, 0\)"),
         (lambda tree: tree.branch(ROOT, LOW, HIGH), r"not all of \(0, 0\)"),
-        (lambda tree: tree.prune(ROOT, ROOT), "its own heir"),
         (lambda tree: ExpertTree(NOISE, [Expert(LOW)], tree.denoisers), "no expert owns"),
         (lambda tree: ExpertTree(NOISE, tree.branch(ROOT).experts, tree.denoisers), "2 experts need as many"),
     ],

@@ -17,7 +17,8 @@ import torch
 from docs.command_lines import LIGHTNING, PLACES, check, parsers
 from docs.hooks import PLACE
 from ediffi.cli import UsageError
-from ediffi.pipeline.folder import CONFIG, SHIPPED
+from ediffi.hub.finding import CONFIG
+from ediffi.hub.models import SHIPPED
 from ediffi.registry.types import Conditioning, Embedding
 from reproduction.quoted import QUOTE
 

@@ -14,11 +14,12 @@ from huggingface_hub import constants
 
 from ediffi.cli import main
 from ediffi.diffusion.noise import ROOT
+from ediffi.hub.config import Part, read_config
+from ediffi.hub.finding import find
 from ediffi.hub.repository import Place, place_of
 from ediffi.hub.upload import Content, upload
-from ediffi.pipeline import folder
 from ediffi.pipeline.cascade import Cascade
-from ediffi.pipeline.manifest import Part, build
+from ediffi.pipeline.checkpoint import build_denoiser, load_expert, locate
 from tests.hub.conftest import REPO
 from tests.hub.loopback import Hub
 
@@ -69,9 +70,9 @@ def test_only_the_stages_asked_for_come(published: Hub, model_folder: Path) -> N
 
 
 def test_a_trunk_to_grow_from_is_one_file(published: Hub, model_folder: Path) -> None:
-    entry = folder.read_config(model_folder)["stages"][1]
-    network = build(Part(**entry["denoiser"]))
-    folder.load_expert(REPO, "sr64", ROOT, network)
+    entry = read_config(model_folder)["stages"][1]
+    network = build_denoiser(Part(**entry["denoiser"]))
+    load_expert(REPO, "sr64", ROOT, network)
     assert published.fetched() == ["config.json", "sr64.safetensors"]
 
 
@@ -92,9 +93,9 @@ def test_a_name_of_a_list_is_a_pinned_place(
     (tmp_path / "models.yaml").write_text(f"ours: {{place: {REPO}, revision: {commit}}}\n")
     monkeypatch.setenv("EDIFFI_MODELS", str(tmp_path / "models.yaml"))
     published.put(REPO, {**changed(content, name="moved on")})
-    assert folder.find("ours").folder.name == commit
-    assert folder.read_config(folder.locate("ours"))["name"] == "tiny"
-    assert folder.read_config(folder.locate(REPO))["name"] == "moved on"
+    assert find("ours").folder.name == commit
+    assert read_config(locate("ours"))["name"] == "tiny"
+    assert read_config(locate(REPO))["name"] == "moved on"
 
 
 def test_a_folder_here_wins_over_the_hub(
@@ -102,11 +103,11 @@ def test_a_folder_here_wins_over_the_hub(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(model_folder, tmp_path / REPO)
-    assert folder.find(REPO).folder == Path(REPO)
+    assert find(REPO).folder == Path(REPO)
     assert published.requests == []
-    assert folder.find(f"hf://{REPO}").place == Place(REPO)
+    assert find(f"hf://{REPO}").place == Place(REPO)
     with pytest.raises(ValueError, match="lab/tiny is a folder, and has no revision 'main'"):
-        folder.find(REPO, "main")
+        find(REPO, "main")
 
 
 @pytest.mark.parametrize(
@@ -146,14 +147,14 @@ def test_what_is_no_place_is_said(text: str, revision: str | None, message: str)
 def test_without_a_network_the_cache_answers_at_once(
     published: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder.locate(REPO)
+    locate(REPO)
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         nobody = f"http://127.0.0.1:{closed.getsockname()[1]}"
     monkeypatch.setattr(constants, "ENDPOINT", nobody)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", nobody + "/{repo_id}/resolve/{revision}/{filename}")
     begun = time.perf_counter()
-    commit = folder.locate(REPO).name
+    commit = locate(REPO).name
     assert capsys.readouterr().err == (
         f"the Hub cannot be reached; {REPO} is read from the cache, commit {commit[:12]}\n"
     )
@@ -164,37 +165,37 @@ def test_without_a_network_the_cache_answers_at_once(
 
 
 def test_offline_the_cache_answers_at_once(published: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder.locate(REPO)
+    locate(REPO)
     published.requests.clear()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     begun = time.perf_counter()
-    assert (folder.locate(REPO) / "sr64.safetensors").is_file()
+    assert (locate(REPO) / "sr64.safetensors").is_file()
     with pytest.raises(FileNotFoundError, match="lab/other is not in the cache of the Hub, and HF_HUB_OFFLINE=1"):
-        folder.locate("lab/other")
+        locate("lab/other")
     assert time.perf_counter() - begun < 1
     assert published.requests == []
 
 
 def test_a_commit_that_is_there_is_not_asked_for_again(published: Hub) -> None:
     commit = published.repositories[REPO].branches["main"]
-    folder.locate(REPO, commit)
+    locate(REPO, commit)
     published.requests.clear()
-    folder.locate(REPO, commit)
+    locate(REPO, commit)
     assert published.requests == []
     with pytest.raises(FileNotFoundError, match="no such revision of it: lab/tiny@v9"):
-        folder.locate(REPO, "v9")
+        locate(REPO, "v9")
 
 
 def test_half_a_cache_is_completed_with_the_rest(published: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    snapshot = folder.locate(REPO)
+    snapshot = locate(REPO)
     for path in (snapshot / "sr64.safetensors", snapshot / "encoders/clip/tokenizer.json"):
         path.resolve().unlink()
         path.unlink()
     published.requests.clear()
     with pytest.raises(FileNotFoundError, match=r"lacks sr64\.safetensors, encoders/clip/tokenizer\.json of lab/tiny"):
-        folder.locate(REPO, local_files_only=True)
+        locate(REPO, local_files_only=True)
     assert published.requests == []
-    assert folder.locate(REPO) == snapshot
+    assert locate(REPO) == snapshot
     assert sorted(published.fetched()) == ["encoders/clip/tokenizer.json", "sr64.safetensors"]
 
 
@@ -204,7 +205,7 @@ def test_a_download_that_is_cut_goes_on_where_it_was(
     published.cut_after = 500_000
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1 << 16)
     monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
-    snapshot = folder.locate(REPO)
+    snapshot = locate(REPO)
     ranges = [request.range for request in published.requests if request.range]
     assert ranges == [f"bytes={500_000 >> 16 << 16}-"], "from the last whole portion on"
     for name in names(content):
@@ -361,7 +362,7 @@ def test_saved_again_it_is_the_same_bytes(published: Hub, content: Content, tmp_
     with pytest.raises(FileExistsError):
         cascade.save_pretrained(place)
     base = cascade.up_to("base").save_pretrained(tmp_path / "base")
-    assert [entry["name"] for entry in folder.read_config(base)["stages"]] == ["base"]
+    assert [entry["name"] for entry in read_config(base)["stages"]] == ["base"]
 
 
 def test_what_was_changed_in_memory_is_what_is_saved(model_folder: Path, tmp_path: Path) -> None:

@@ -7,8 +7,10 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -22,23 +24,33 @@ from ediffi.diffusion.experts import Expert
 from ediffi.diffusion.noise import ROOT, Interval, LogNormal, NoiseInterval
 from ediffi.evaluation import model_index as entries
 from ediffi.evaluation import report
+from ediffi.hub.config import Part
+from ediffi.hub.models import SHIPPED
 from ediffi.hub.publish import Order, publication
 from ediffi.hub.upload import Content, upload
 from ediffi.io import png
 from ediffi.io.files import sha256
-from ediffi.pipeline import folder
 from ediffi.pipeline.cascade import Cascade
-from ediffi.pipeline.manifest import Part, TrainedExpert, TrainedStage
+from ediffi.pipeline.checkpoint import locate
 from ediffi.pipeline.stage import Sampling
+from ediffi.pipeline.trained_stage import TrainedExpert, TrainedStage, save_cascade
 from ediffi.registry import denoisers
 from ediffi.training.checkpoint import describe
+from ediffi.training.finished_run import model_folder as model_folder_of
 from tests.evaluation.evaluations import evaluation
-from tests.hub.conftest import REPO
+from tests.hub.conftest import REPO, paint
 from tests.hub.loopback import Hub, Request
 from tests.world import TINY_BASE
 
 PROMPT = "a red circle left of a blue square"
 ORDER = Order(REPO, "apache-2.0")
+
+
+@contextmanager
+def of_run(source: Path) -> Iterator[tuple[Content, list[str]]]:
+    """The publication of a folder of training, as `ediffi publish` makes it."""
+    with TemporaryDirectory() as beside, publication(model_folder_of(source, Path(beside)), ORDER, paint) as found:
+        yield found
 
 
 def complete(hub: Hub, content: Content, repository: str = REPO) -> bool:
@@ -73,7 +85,7 @@ def stage_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for half, network in zip(ROOT.children, networks, strict=True)
     ]
     stage = TrainedStage("base", 16, Part("unet_toybox", TINY_BASE), LogNormal(), halves, Sampling())
-    return folder.save(tmp_path_factory.mktemp("grown") / "stage", "base", {}, None, [stage])
+    return save_cascade(tmp_path_factory.mktemp("grown") / "stage", "base", {}, None, [stage])
 
 
 @pytest.mark.parametrize("how", [403, 500, "cut"])
@@ -224,16 +236,16 @@ def test_a_branch_is_made_and_main_stays(hub: Hub, content: Content) -> None:
     upload(content, REPO, revision="v2")
     assert set(hub.files(REPO)) == {".gitattributes"}
     assert set(hub.files(REPO, "v2")) == {".gitattributes", *content}
-    assert (folder.locate(f"{REPO}@v2") / "base.safetensors").read_bytes() == content["base.safetensors"]
+    assert (locate(f"{REPO}@v2") / "base.safetensors").read_bytes() == content["base.safetensors"]
 
 
 def test_private_is_private_or_refused(hub: Hub, content: Content, monkeypatch: pytest.MonkeyPatch) -> None:
     upload(content, REPO, private=True)
     assert hub.repositories[REPO].private
-    folder.locate(REPO)
+    locate(REPO)
     monkeypatch.setenv("HF_TOKEN", "hf_theirs")
     with pytest.raises(FileNotFoundError, match="or does not show it to you"):
-        folder.locate(REPO)
+        locate(REPO)
     monkeypatch.setenv("HF_TOKEN", "hf_ours")
     hub.put("lab/public", {})
     with pytest.raises(ValueError, match="lab/public exists and is public"):
@@ -305,7 +317,7 @@ def test_a_folder_that_is_not_tidy_is_refused(
 ) -> None:
     source = Path(shutil.copytree(model_folder, tmp_path / "mine"))
     (source / name).write_bytes(bytes(size))
-    with pytest.raises(ValueError, match=message), publication(source, ORDER):
+    with pytest.raises(ValueError, match=message), of_run(source):
         pass
 
 
@@ -314,7 +326,10 @@ def test_an_encoder_of_this_machine_is_refused(model_folder: Path, tmp_path: Pat
     config = json.loads((source / "config.json").read_text())
     config["encoders"]["t5"]["arguments"]["path"] = str(model_folder / "encoders" / "t5")
     (source / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=r"the encoder t5 reads '/.*' of this machine"), publication(source, ORDER):
+    with (
+        pytest.raises(ValueError, match=r"the encoder t5 reads '/.*' of this machine"),
+        publication(source, ORDER, paint),
+    ):
         pass
 
 
@@ -355,7 +370,10 @@ def test_results_go_into_card_and_repository(stage_folder: Path, tmp_path: Path)
     results = evaluation(model="tiny")
     results.write(tmp_path / "judged")
     report.write(results, tmp_path / "judged")
-    with publication(stage_folder, dataclasses.replace(ORDER, evaluations=[tmp_path / "judged"])) as (content, _):
+    with publication(stage_folder, dataclasses.replace(ORDER, evaluations=[tmp_path / "judged"]), paint) as (
+        content,
+        _,
+    ):
         card = ModelCard(content["README.md"].decode())
         assert card.data.eval_results == entries.eval_results(results)
         assert card.data.model_name == REPO
@@ -374,11 +392,11 @@ def test_numbers_of_another_model_are_refused(stage_folder: Path, tmp_path: Path
         results.write(tmp_path / "judged")
         order = dataclasses.replace(ORDER, evaluations=[tmp_path / "judged"])
         if fits:
-            with publication(stage_folder, order):
+            with publication(stage_folder, order, paint):
                 continue
         with (
             pytest.raises(ValueError, match=r"judged another model: .* sha256 abababababab"),
-            publication(stage_folder, order),
+            publication(stage_folder, order, paint),
         ):
             pass
 
@@ -414,7 +432,7 @@ def run(tmp_path: Path) -> Callable[..., Path]:
 
 
 def test_a_training_run_is_a_model_of_one_stage(run: Callable[..., Path], hub: Hub) -> None:
-    with publication(run(), ORDER) as (content, _):
+    with of_run(run()) as (content, _):
         assert set(content) == {"first.safetensors", "README.md", "config.json"}
         upload(content, REPO)
         card = ModelCard(content["README.md"].decode())
@@ -425,35 +443,35 @@ def test_a_training_run_is_a_model_of_one_stage(run: Callable[..., Path], hub: H
 
 
 def test_a_run_that_is_not_over_is_refused(run: Callable[..., Path]) -> None:
-    with pytest.raises(ValueError, match="first is at step 5 of 8"), publication(run(5), ORDER):
+    with pytest.raises(ValueError, match="first is at step 5 of 8"), of_run(run(5)):
         pass
     with (
         pytest.raises(ValueError, match="no expert owns the noise quantiles 1/2 to 1"),
-        publication(run(8, Interval(1, 0)), ORDER),
+        of_run(run(8, Interval(1, 0))),
     ):
         pass
     place = run()
     with (
         FileLock(place / "run.lock"),
         pytest.raises(ValueError, match=r"a training is at work in .*first"),
-        publication(place, ORDER),
+        of_run(place),
     ):
         pass
     (place / "checkpoints" / "last.ckpt").unlink()
-    with pytest.raises(FileNotFoundError, match=r"last\.ckpt is missing"), publication(place, ORDER):
+    with pytest.raises(FileNotFoundError, match=r"last\.ckpt is missing"), of_run(place):
         pass
 
 
 def test_a_grown_stage_is_taken_from_its_schedule(stage_folder: Path) -> None:
-    with publication(stage_folder.parent, ORDER) as (content, _):
+    with of_run(stage_folder.parent) as (content, _):
         assert set(content) == {"base-1-0.safetensors", "base-1-1.safetensors", "README.md", "config.json"}
         assert "| base | 16² | unet_toybox | 0 to 0.301 |" in content["README.md"].decode()
 
 
 def test_a_folder_of_nothing_is_said(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="is neither a model folder"), publication(tmp_path, ORDER):
+    with pytest.raises(FileNotFoundError, match="is neither a model folder"), of_run(tmp_path):
         pass
-    with pytest.raises(FileNotFoundError, match="is no folder"), publication(tmp_path / "none", ORDER):
+    with pytest.raises(FileNotFoundError, match="is no folder"), of_run(tmp_path / "none"):
         pass
 
 
@@ -467,13 +485,13 @@ def test_a_loaded_cascade_is_pushed(hub: Hub, stage_folder: Path) -> None:
 @pytest.mark.parametrize("listed", [True, False])
 def test_the_shipped_model_is_published_whole(listed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether its config lists its files or is of before files were listed; its README links what lies beside it."""
-    monkeypatch.setattr("ediffi.hub.samples.SIDE", 16)  # the base stage paints alone,
-    monkeypatch.setattr("ediffi.hub.samples.COUNT", 1)  # one picture: a second
-    model = shutil.copytree(folder.SHIPPED / "toybox", tmp_path / "toybox")
+    monkeypatch.setattr("ediffi.pipeline.samples.SIDE", 16)  # the base stage paints alone,
+    monkeypatch.setattr("ediffi.pipeline.samples.COUNT", 1)  # one picture: a second
+    model = shutil.copytree(SHIPPED / "toybox", tmp_path / "toybox")
     config = json.loads((model / "config.json").read_text())
     if not listed:
         (model / "config.json").write_text(json.dumps({key: config[key] for key in config if key != "files"}))
-    with publication(model, Order("lab/toybox", "apache-2.0")) as (content, rest):
+    with publication(model, Order("lab/toybox", "apache-2.0"), paint) as (content, rest):
         sent = content["config.json"]
         files = json.loads(sent.read_text() if isinstance(sent, Path) else sent)["files"]
         assert files["encoders/t5/model.safetensors"] == sha256(content["encoders/t5/model.safetensors"])

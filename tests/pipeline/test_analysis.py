@@ -10,6 +10,7 @@ from PIL import Image
 from ediffi.cli import main
 from ediffi.pipeline.attention_maps import NULL, attention_maps, switched
 from ediffi.pipeline.cascade import Cascade
+from ediffi.pipeline.options import SamplingOptions
 
 PROMPT = "a red circle left of a blue square"
 
@@ -20,7 +21,7 @@ def cascade(model_folder: Path) -> Cascade:
 
 
 def test_attention_is_shared_out_among_all_tokens(cascade: Cascade) -> None:
-    watched = attention_maps(cascade, PROMPT, seed=2)
+    watched = attention_maps(cascade, PROMPT, SamplingOptions(seed=2))
     words = PROMPT.split()
     read = [token.text for token in watched.tokens]
     assert read == [NULL, "<s>", *words, "</s>", *words, "</s>"]
@@ -38,7 +39,7 @@ def test_attention_is_shared_out_among_all_tokens(cascade: Cascade) -> None:
 
 def test_watching_changes_nothing_and_leaves_nothing(cascade: Cascade) -> None:
     before = cascade(PROMPT, seed=2).stages["base"]
-    attention_maps(cascade, PROMPT, seed=2)
+    attention_maps(cascade, PROMPT, SamplingOptions(seed=2))
     assert torch.equal(before, cascade(PROMPT, seed=2).stages["base"])
     hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for s in cascade.stages for m in s.denoiser.modules()]
     assert sum(hooks) == 0

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from ediffi.diffusion.guidance import ClassifierFreeGuidance
+from ediffi.hub.config import Part
 from ediffi.io.images import to_images
-from ediffi.pipeline import folder
 from ediffi.pipeline.cascade import Cascade
-from ediffi.pipeline.manifest import Part
+from ediffi.pipeline.options import SamplingOptions
 from ediffi.pipeline.stage import Sampling
+from ediffi.pipeline.trained_stage import save_cascade
 from ediffi.registry.types import Conditioning, Embedding, SamplerState
 
 PROMPT = "a red circle left of a blue square"
@@ -78,12 +79,12 @@ def test_settings_repeat_the_picture(cascade: Cascade) -> None:
 
 
 def test_presets_reach_each_kind_of_stage(cascade: Cascade) -> None:
-    assert [plan.nfe for plan in cascade.plan(sampler="paper-steps")] == [76, 31]
-    assert [plan.nfe for plan in cascade.plan(sampler="paper-nfe")] == [25, 10]
+    assert [plan.nfe for plan in cascade.plan(SamplingOptions(sampler="paper-steps"))] == [76, 31]
+    assert [plan.nfe for plan in cascade.plan(SamplingOptions(sampler="paper-nfe"))] == [25, 10]
 
 
 def test_one_number_is_for_the_base_stage(cascade: Cascade) -> None:
-    plan = cascade.plan(num_inference_steps=7, guidance_scale=4)
+    plan = cascade.plan(SamplingOptions(num_inference_steps=7, guidance_scale=4))
     assert [s.num_inference_steps for s in plan] == [7, 2]
     assert [s.guidance_scale for s in plan] == [4, 1.0]
 
@@ -138,12 +139,12 @@ def test_a_saved_folder_names_no_code(model_folder: Path) -> None:
 
 def test_saving_does_not_write_over(model_folder: Path) -> None:
     with pytest.raises(FileExistsError, match="exists"):
-        folder.save(model_folder, "x", {}, None, [])
+        save_cascade(model_folder, "x", {}, None, [])
 
 
 def test_a_save_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        folder.save(tmp_path / "new", "x", {"t5": Part("t5", {})}, tmp_path / "nowhere", [])
+        save_cascade(tmp_path / "new", "x", {"t5": Part("t5", {})}, tmp_path / "nowhere", [])
     assert list(tmp_path.iterdir()) == []
 
 

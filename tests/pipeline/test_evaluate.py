@@ -16,7 +16,7 @@ from torchvision.models import inception_v3
 from ediffi.cli import main
 from ediffi.evaluation.datasets.captioned import select
 from ediffi.evaluation.datasets.toybox import prompts, render
-from ediffi.evaluation.datasets.toybox.judged import Toybox
+from ediffi.evaluation.datasets.toybox.dataset import Toybox
 from ediffi.evaluation.results import Results
 from ediffi.evaluation.suite import read_suite, shipped
 from ediffi.pipeline.evaluation_run import SELECTION, at_size
@@ -245,7 +245,7 @@ def spoilt(folder: Path, kind: str) -> None:
     [
         ("fewer", "6 pictures were asked for"),
         ("cmyk", "00002.jpg is not a plain 8-bit RGB picture, but CMYK"),
-        ("truncated", "00002.png is a broken picture"),
+        ("truncated", "00002.png is a broken image"),
         ("empty", "00002.png is empty"),
         ("mixed", "00002.png is 32x64"),
         ("16-bit", "00002.png is not a plain 8-bit RGB picture, but 16-bit"),

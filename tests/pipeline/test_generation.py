@@ -24,7 +24,9 @@ from ediffi.io.distributed import launch
 from ediffi.io.png import settings_of
 from ediffi.pipeline.cascade import Cascade
 from ediffi.pipeline.generator import CascadeGenerator, identity
+from ediffi.pipeline.options import SamplingOptions
 
+OPTIONS = SamplingOptions()
 ROOT = Path(__file__).resolve().parents[2]
 COUNT = 30
 STEPS = ["--num-inference-steps", "[1,1]", "--batch-size", "4"]
@@ -35,6 +37,10 @@ def prompt_file(folder: Path, count: int = COUNT) -> Path:
     colours = ("red", "blue", "green", "yellow", "pink")
     path.write_text("".join(f"a {colours[k % 5]} circle and a {colours[k % 3]} square\n" for k in range(count)))
     return path
+
+
+def generator_of(model: Path, options: SamplingOptions = OPTIONS, threads: int = 1) -> CascadeGenerator:
+    return CascadeGenerator(Cascade.from_pretrained(model), options, identity(model), threads)
 
 
 def words(prompts: Path, output: Path, model: Path, *more: str) -> list[str]:
@@ -76,7 +82,7 @@ def copy(unbroken: Path, tmp_path: Path) -> Path:
 
 
 def test_a_generator_is_its_cascade(model_folder: Path) -> None:
-    generator = CascadeGenerator.from_pretrained(model_folder, seed=3, num_inference_steps=[1, 2], guidance_scale=3.0)
+    generator = generator_of(model_folder, SamplingOptions(seed=3, num_inference_steps=[1, 2], guidance_scale=3.0))
     images = generator(["a red circle", "a blue square"], 5)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -89,7 +95,7 @@ def test_a_generator_is_its_cascade(model_folder: Path) -> None:
 
 
 def test_settings_say_what_the_pictures_depend_on(model_folder: Path, tmp_path: Path) -> None:
-    settings = CascadeGenerator.from_pretrained(model_folder, seed=3, guidance_scale=3.0).settings
+    settings = generator_of(model_folder, SamplingOptions(seed=3, guidance_scale=3.0)).settings
     assert json.loads(json.dumps(settings)) == settings | {"stages": json.loads(json.dumps(settings["stages"]))}
     assert (settings["model"], settings["seed"], settings["threads"]) == ("tiny", 3, 1)
     assert (settings["guidance_scale"], settings["nfe"]) == (3.0, 4)
@@ -97,12 +103,12 @@ def test_settings_say_what_the_pictures_depend_on(model_folder: Path, tmp_path: 
     (other / "config.json").write_text((other / "config.json").read_text().replace(" ", "  ", 1))
     assert identity(other) != identity(model_folder) == {"model_sha256": settings["model_sha256"]}
     with pytest.raises(ValueError, match="threads must be at least 1, got 0"):
-        CascadeGenerator.from_pretrained(model_folder, threads=0)
+        generator_of(model_folder, threads=0)
 
 
 def test_threads_are_the_generator_s_own(model_folder: Path) -> None:
     before = torch.get_num_threads()
-    generator = CascadeGenerator.from_pretrained(model_folder, num_inference_steps=2)
+    generator = generator_of(model_folder, SamplingOptions(num_inference_steps=2))
     made = []
     for threads in (1, 3):  # with which these four pictures differ, where the generator does not see to it
         torch.set_num_threads(threads)

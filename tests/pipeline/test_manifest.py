@@ -13,10 +13,11 @@ from torch import nn
 from ediffi.cli import main
 from ediffi.diffusion.experts import Expert
 from ediffi.diffusion.noise import ROOT, Complement, Interval, LogNormal
-from ediffi.pipeline import folder
+from ediffi.hub.config import Part
 from ediffi.pipeline.cascade import Cascade
-from ediffi.pipeline.manifest import Part, TrainedExpert, TrainedStage
+from ediffi.pipeline.checkpoint import load_cascade
 from ediffi.pipeline.stage import Sampling
+from ediffi.pipeline.trained_stage import TrainedExpert, TrainedStage, save_cascade
 from ediffi.registry import denoisers
 from ediffi.registry.types import Conditioning, Embedding
 
@@ -42,7 +43,7 @@ def ensemble(regions=(HIGH, LOW, MIDDLE)) -> TrainedStage:
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return folder.save(tmp_path_factory.mktemp("stage") / "stage", "stage", {}, None, [ensemble()])
+    return save_cascade(tmp_path_factory.mktemp("stage") / "stage", "stage", {}, None, [ensemble()])
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def cond() -> Conditioning:
 
 
 def test_experts_come_back_as_they_were(saved: Path) -> None:
-    tree = folder.load(saved).stages[0].denoiser
+    tree = load_cascade(saved).stages[0].denoiser
     assert [expert.region for expert in tree.experts] == [LOW, MIDDLE, HIGH]
     assert [(expert.parent, expert.steps) for expert in tree.experts] == [(ROOT, 41), (ROOT, 42), (ROOT, 40)]
     for denoiser, seed in zip(tree.denoisers, (1, 2, 0), strict=True):
@@ -87,7 +88,7 @@ def test_streamed_and_resident_folders_paint_the_same_bits(saved: Path) -> None:
     told = cond()
     pictures = []
     for residency in ("resident", "stream"):
-        stage = folder.load(saved, residency=residency).stages[0]
+        stage = load_cascade(saved, residency=residency).stages[0]
         pictures.append(stage(told, [torch.Generator().manual_seed(0)]))
     assert torch.equal(*pictures)
 
@@ -140,14 +141,14 @@ def test_a_missing_expert_is_named(broken: Path) -> None:
 def test_an_expert_from_another_architecture_is_named(tmp_path: Path) -> None:
     stage = ensemble()
     stage.experts[0] = TrainedExpert(Expert(HIGH, ROOT, 1), state(0, channels=32))
-    made = folder.save(tmp_path / "mixed", "mixed", {}, None, [stage])
+    made = save_cascade(tmp_path / "mixed", "mixed", {}, None, [stage])
     with pytest.raises(ValueError, match=r"base-2-3\.safetensors does not hold the weights of the network it is for"):
         Cascade.from_pretrained(made)
 
 
 def test_a_stage_with_a_gap_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no expert owns"):
-        folder.save(tmp_path / "gap", "gap", {}, None, [ensemble((LOW, HIGH))])
+        save_cascade(tmp_path / "gap", "gap", {}, None, [ensemble((LOW, HIGH))])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -161,11 +162,12 @@ import resource, signal, sys
 from pathlib import Path
 sys.path[:0] = [{root!r}, {tests!r}]
 import test_manifest
-from ediffi import cli, folder
+from ediffi import cli
+from ediffi.pipeline.trained_stage import save_cascade
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 stage = test_manifest.ensemble()
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-cli._dispatch = lambda argv: folder.save(Path({place!r}), "full", {{}}, None, [stage])
+cli._dispatch = lambda argv: save_cascade(Path({place!r}), "full", {{}}, None, [stage])
 sys.exit(cli.main([]))
 """
 

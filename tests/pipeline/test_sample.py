@@ -62,7 +62,7 @@ def test_words_outside_the_vocabulary_are_told(
         (["sample", PROMPT, "--sampler", "hoin"], "hoin"),
         (["sample", PROMPT, "--num-inference-steps", "0"], "num_inference_steps must be at least 1, got 0"),
         (["sample", PROMPT, "--num-inference-steps", "-3"], "num_inference_steps must be at least 1, got -3"),
-        (["sample", PROMPT, "--num-images", "0"], "--num-images must be at least 1, got 0"),
+        (["sample", PROMPT, "--num-images", "0"], "images must be at least 1, got 0"),
         (["sample", PROMPT, "--num-images", "many"], "many"),
         (["sample", PROMPT, "-o", "no/such/folder/out.png"], "does not exist"),
         (["sample", PROMPT, "-o", "out.jpg"], "must end in .png"),
@@ -102,6 +102,6 @@ def test_a_picture_without_settings_says_so(tmp_path: Path, capsys: pytest.Captu
     Image.new("RGB", (4, 4)).save(tmp_path / "plain.png")
     assert main(["inspect", str(tmp_path / "plain.png")]) == 1
     assert "holds no settings" in capsys.readouterr().err
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.png").write_text("no image")
     assert main(["inspect", str(tmp_path / "text.png")]) == 1
-    assert "is not a picture" in capsys.readouterr().err
+    assert "is not an image" in capsys.readouterr().err

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import T5Config, T5EncoderModel
 
-from ediffi.pipeline.folder import SHIPPED
+from ediffi.hub.models import SHIPPED
 from ediffi.registry import encoders
 from ediffi.registry.encoders.clip import ClipTextEncoder
 from ediffi.registry.encoders.clip_files import PINNED, load_clip_named

@@ -19,7 +19,7 @@ from torchvision.models import inception_v3
 import ediffi.registry.samplers
 from ediffi.cli import main
 from ediffi.evaluation.datasets.toybox import prompts, render
-from ediffi.pipeline import folder
+from ediffi.pipeline.checkpoint import load_cascade
 from ediffi.pipeline.stage import Sampling
 from ediffi.registry.core import UnknownNameError
 from reproduction import ensembles, judging, page, run
@@ -175,7 +175,7 @@ def test_steps_are_shared_out_by_the_share_of_the_noise() -> None:
 
 def test_losses_are_of_equal_noise_in_every_band(shop: Workshop, model_folder: Path) -> None:
     _, test = ensembles.shards(shop)
-    stage = folder.load(model_folder).stages[0]
+    stage = load_cascade(model_folder).stages[0]
     noise = ensembles.noise(model_folder)
     once = band_losses(stage.denoiser, noise, test, stage.resolution, 100)
     assert once == band_losses(stage.denoiser, noise, test, stage.resolution, 100)

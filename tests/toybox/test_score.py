@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from ediffi.evaluation.datasets.toybox import prompts, render
+from ediffi.hub.models import SHIPPED
 from ediffi.io.images import to_images
-from ediffi.pipeline.cascade import Cascade, Pictures
-from ediffi.pipeline.folder import SHIPPED
+from ediffi.pipeline.cascade import Cascade, Images
 from ediffi.pipeline.stage import Sampling, Stage
 from ediffi.toybox.psnr import against_bicubic, psnr
 from ediffi.toybox.score import judge, write
@@ -28,12 +28,12 @@ class Painter(Cascade):
         self.scenes = {caption.text: index for index, (_, caption) in enumerate(prompts(0, 30))}
         self.shift = shift
 
-    def __call__(self, prompt: str | Sequence[str], **settings: object) -> Pictures:
+    def __call__(self, prompt: str | Sequence[str], **settings: object) -> Images:
         chosen = [prompts(0, 30)[(self.scenes[text] + self.shift) % 30][0] for text in prompt]
         pixels = torch.from_numpy(np.stack([render(scene, 64) for scene in chosen])).permute(0, 3, 1, 2)
         tensor = pixels.float() / 127.5 - 1
         stages = {"base": torch.zeros(len(chosen), 3, 16, 16), "sr64": tensor}
-        return Pictures(to_images(tensor), stages, {"stages": {}})
+        return Images(to_images(tensor), stages, {"stages": {}})
 
 
 def test_the_truth_is_right_in_everything(tmp_path: Path) -> None:

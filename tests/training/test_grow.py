@@ -18,10 +18,10 @@ import yaml
 from ediffi.cli import main
 from ediffi.cli.fit import QUIET
 from ediffi.diffusion.noise import ROOT, Complement, Interval, NoiseInterval
-from ediffi.pipeline import folder
-from ediffi.pipeline.manifest import build
+from ediffi.pipeline.checkpoint import build_denoiser, load_cascade
 from ediffi.training import checkpoint as checkpoints
-from ediffi.training.growth.compose import StageRecipe, read_run, trained_stage
+from ediffi.training.finished_run import read_run
+from ediffi.training.growth.compose import StageRecipe, trained_stage
 from ediffi.training.growth.grow import grow
 from ediffi.training.growth.schedule import GrowthNode, GrowthSchedule, TrunkStage
 from ediffi.training.lightning_module import DiffusionStage
@@ -60,7 +60,7 @@ def grown(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_leaves_become_a_stage_that_knows_its_tree(grown: Path) -> None:
-    tree = folder.load(grown / "stage").stages[0].denoiser
+    tree = load_cascade(grown / "stage").stages[0].denoiser
     assert [(e.region, e.parent, e.steps) for e in tree.experts] == [
         (Interval(1, 0), ROOT, 2),
         (Interval(1, 1), ROOT, 4),
@@ -279,7 +279,7 @@ def test_a_broken_checkpoint_is_named(grown: Path, tmp_path: Path) -> None:
 
 
 def regions(model: Path) -> list[NoiseInterval]:
-    return [expert.region for expert in folder.load(model).stages[0].denoiser.experts]
+    return [expert.region for expert in load_cascade(model).stages[0].denoiser.experts]
 
 
 @pytest.mark.parametrize("rank", [0, 2], ids=["full", "lora"])
@@ -306,13 +306,13 @@ def test_one_expert_of_a_published_ensemble_is_fine_tuned(
     assert regions(place) == [Interval(1, 0), Interval(1, 1)]
     if rank:
         trained = torch.load(tmp_path / "1-1/checkpoints/last.ckpt", weights_only=True)["current_model_state"]
-        base = folder.load(grown / "stage").stages[0].denoiser.denoisers[1].state_dict()
+        base = load_cascade(grown / "stage").stages[0].denoiser.denoisers[1].state_dict()
         frozen = {k: v for k, v in trained.items() if "lora_" not in k}
         for key, value in base.items():
             candidates = [f"denoiser.{key}", "denoiser." + ".base_layer.".join(key.rsplit(".", 1))]
             assert any(torch.equal(frozen[c], value) for c in candidates if c in frozen), key
         merged = read_run(tmp_path / "1-1")[0].weights
-        child = DiffusionStage(build(read_run(tmp_path / "1-1")[1]), interval=Interval(2, 3))
+        child = DiffusionStage(build_denoiser(read_run(tmp_path / "1-1")[1]), interval=Interval(2, 3))
         InitialWeights(checkpoint=tmp_path / "1-1" / "checkpoints" / "last.ckpt")(child)
         assert same(dict(child.denoiser.state_dict()), dict(merged)), "a child starts from the merged weights"
         changed = sum(not torch.equal(merged[k], v) for k, v in base.items())
@@ -358,7 +358,7 @@ def test_experts_are_listed_and_drawn(grown: Path, tmp_path: Path, capsys) -> No
     assert main(["experts", str(grown / "stage"), "--output", str(tmp_path / "tree.png")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "base, unet_toybox, ln sigma ~ N(-0.2, 1.2²)"
-    network = folder.load(grown / "stage").stages[0].denoiser.denoisers[0]
+    network = load_cascade(grown / "stage").stages[0].denoiser.denoisers[0]
     count = f"{sum(p.numel() for p in network.parameters()) / 1e6:.2f} M"
     assert lines[2].split() == [
         "1",

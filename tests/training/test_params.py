@@ -13,10 +13,10 @@ from ediffi.cli import main, recipes
 from ediffi.cli.params import readable
 from ediffi.diffusion.experts import Expert
 from ediffi.diffusion.noise import Interval, LogNormal
-from ediffi.pipeline import folder
-from ediffi.pipeline.folder import SHIPPED
-from ediffi.pipeline.manifest import Part, TrainedExpert, TrainedStage
+from ediffi.hub.config import Part
+from ediffi.hub.models import SHIPPED
 from ediffi.pipeline.stage import Sampling
+from ediffi.pipeline.trained_stage import TrainedExpert, TrainedStage, save_cascade
 from ediffi.registry import denoisers
 from ediffi.training.estimate.params import Encoders, Networks, count
 
@@ -148,7 +148,7 @@ def test_what_is_kept_of_a_trunk_is_counted(tmp_path: Path) -> None:
     state = denoisers.create("unet_toybox", **TINY).state_dict()
     experts = [TrainedExpert(Expert(Interval(1, index)), state) for index in (0, 1)]
     stage = TrainedStage("base", 16, Part("unet_toybox", TINY), LogNormal(), experts, Sampling())
-    trunk = folder.save(tmp_path / "trunk", "trunk", {}, None, [stage])
+    trunk = save_cascade(tmp_path / "trunk", "trunk", {}, None, [stage])
     recipe = fit_recipe(tmp_path / "tiny.yaml", **TINY)
     path = grow_recipe(tmp_path / "g.yaml", recipe, HALVES[1:], trunk={"model": str(trunk), "stage": "base"})
     assert networks(path).experts == ["(1, 0)", "(1, 1)"]

@@ -19,7 +19,8 @@ from PIL import Image
 from ediffi.cli import main, recipes
 from ediffi.cli.fit import QUIET
 from ediffi.data.shards import Sample, write_shards
-from ediffi.pipeline import folder
+from ediffi.hub.config import read_config
+from ediffi.pipeline.checkpoint import find_stage
 from ediffi.training import checkpoint as checkpoints
 
 TOP = recipes.folder().parent
@@ -250,7 +251,7 @@ def test_a_stage_trains_two_steps(name: str, run: Run) -> None:
 @pytest.mark.parametrize("name", quick_first("nodes"))
 def test_a_schedule_grows_its_experts(name: str, run: Run) -> None:
     stage = content(name)["stage"]
-    ((_, entry),) = [folder.find_stage(run(name))]
+    ((_, entry),) = [find_stage(run(name))]
     assert (entry["name"], entry["resolution"]) == (stage["name"], stage["resolution"])
     parents = [node.get("parent") for node in content(name)["nodes"]]
     leaves = [node["interval"] for node in content(name)["nodes"] if node["interval"] not in parents]
@@ -270,7 +271,7 @@ def test_a_node_s_rate_and_steps_are_its_schedule_s(run: Run, world: Path) -> No
 
 @pytest.mark.parametrize("name", quick_first("encoder_parts"))
 def test_the_runs_become_a_cascade(name: str, run: Run) -> None:
-    config = folder.read_config(run(name))
+    config = read_config(run(name))
     recipe = content(name)
     assert config["name"] == recipe["name"]
     assert [stage["name"] for stage in config["stages"]] == [stage["name"] for stage in recipe["stages"]]

@@ -12,10 +12,11 @@ import torch
 import yaml
 from torch import nn
 
+from ediffi.hub import models
+from ediffi.hub.config import Part, read_config
 from ediffi.hub.repository import place_of
 from ediffi.io.files import sha256
-from ediffi.pipeline import folder
-from ediffi.pipeline.manifest import Part
+from ediffi.pipeline.checkpoint import locate
 from ediffi.registry import encoders
 from ediffi.registry.types import Encoder
 
@@ -109,10 +110,10 @@ def _of_one(name: str) -> dict[str, Part] | None:
         return _of_yaml(path)
     if name in encoders.REGISTRY or "=" in name:
         return None
-    if not path.is_dir() and name not in folder.models() and place_of(name) is None:
+    if not path.is_dir() and name not in models.names() and place_of(name) is None:
         encoders.REGISTRY.factory(name)  # says what it could have been
-    place = folder.locate(name)
-    parts = {source: Part(**entry) for source, entry in folder.read_config(place)["encoders"].items()}
+    place = locate(name)
+    parts = {source: Part(**entry) for source, entry in read_config(place)["encoders"].items()}
     return {source: _anchored(part, place) for source, part in parts.items()}
 
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from ediffi.data.embedding.identity import build, identity
 from ediffi.data.filtering.aesthetic import find_head, head_width, load_head
+from ediffi.hub.config import Part
 from ediffi.io.files import sha256
 from ediffi.io.images import square
-from ediffi.pipeline.manifest import Part
 from ediffi.registry import encoders
 
 Scores = tuple[float | None, float | None]

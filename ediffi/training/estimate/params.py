@@ -14,7 +14,7 @@ import torch
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from ediffi.pipeline.manifest import Part
+from ediffi.hub.config import Part
 from ediffi.registry import encoders
 from ediffi.registry.denoisers.precondition import Preconditioned
 from ediffi.training.growth.compose import compose

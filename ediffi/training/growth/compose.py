@@ -1,21 +1,20 @@
-"""From finished training runs to a cascade folder."""
+"""From finished training runs to a model folder."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ediffi.diffusion.noise import LogNormal
-from ediffi.pipeline import folder
-from ediffi.pipeline.manifest import Part, TrainedExpert, TrainedStage, build
+from ediffi.hub.config import Part, read_config
+from ediffi.hub.finding import CONFIG
 from ediffi.pipeline.stage import Sampling
-from ediffi.registry import denoisers, encoders
-from ediffi.training import checkpoint as checkpoints
-from ediffi.training import lora
+from ediffi.pipeline.trained_stage import TrainedExpert, TrainedStage, read_trained_stage, save_cascade
+from ediffi.registry import encoders
+from ediffi.training.finished_run import FinishedRun, read_run
 
 TRAINING_ONLY = ("dropout", "gradient_checkpointing")
+"""Arguments of denoisers that may differ between the experts of a stage."""
 
 
 @dataclass
@@ -24,11 +23,11 @@ class StageRecipe:
 
     Args:
         name: "base", "sr64", ...
-        run: folder of the training run (`config.yaml` and `checkpoints/last.ckpt`), several for experts; or a model
-            folder, whose experts are taken as they are. None in a growth schedule, which makes the runs.
-        resolution: side of its pictures.
-        sampling: default settings.
-        aug_level: noise on the low-resolution picture at sampling; None in the base stage.
+        run: directory of the training run (`config.yaml` and `checkpoints/last.ckpt`), several for experts; or a model
+            folder, whose experts are copied as they are. None in a growth schedule, which makes the runs.
+        resolution: side of its images in pixels.
+        sampling: default sampling options.
+        aug_level: noise on the low-resolution image at sampling; None in the base stage.
     """
 
     name: str
@@ -51,83 +50,50 @@ def compose(
         FileNotFoundError: a run has no config or no checkpoint.
         FileExistsError: `output` exists.
         UnknownNameError: an encoder is not registered.
-        ValueError: a run's denoiser is not a registered one, or the experts of a stage do not share all noise out.
+        ValueError: the denoiser of a run is not registered, or the experts of a stage do not partition the noise.
     """
     for part in encoder_parts.values():
         encoders.REGISTRY.factory(part.name)
-    return folder.save(output, name, encoder_parts, encoder_files, [trained_stage(stage) for stage in stages])
+    return save_cascade(output, name, encoder_parts, encoder_files, [trained_stage(stage) for stage in stages])
 
 
-def trained_stage(stage: StageRecipe) -> TrainedStage:
-    """The stage of a recipe, from its runs or from a model folder; raises as `compose` does."""
-    if isinstance(stage.run, Path) and (stage.run / folder.CONFIG).is_file():
-        entries = [entry["name"] for entry in folder.read_config(stage.run)["stages"]]
-        found = folder.trained_stage(stage.run, stage.name if len(entries) > 1 else None)
-        return replace(
-            found,
-            name=stage.name,
-            resolution=stage.resolution,
-            sampling=stage.sampling,
-            aug_level=stage.aug_level,
-        )
-    runs = [stage.run] if isinstance(stage.run, Path) else stage.run or []
-    if not runs:
-        raise ValueError(f"stage {stage.name!r} has no run to compose it of")
-    trained = [read_run(run) for run in runs]
-    part, noise = same_model(trained, runs)
-    experts = [expert for expert, _, _ in trained]
+def trained_stage(stage: StageRecipe, kept: Sequence[TrainedExpert] = ()) -> TrainedStage:
+    """The stage of a recipe, from its runs and experts that are `kept` as they are, or from a model folder.
+
+    Raises:
+        FileNotFoundError: a run has no config or no checkpoint.
+        ValueError: the runs are missing or broken, or differ in architecture or training noise.
+    """
+    if isinstance(stage.run, Path) and (stage.run / CONFIG).is_file():
+        several = len(read_config(stage.run)["stages"]) > 1
+        found = read_trained_stage(stage.run, stage.name if several else None)
+        part, noise, experts = found.denoiser, found.noise, found.experts
+    else:
+        runs = [stage.run] if isinstance(stage.run, Path) else stage.run or []
+        if not runs:
+            raise ValueError(f"stage {stage.name!r} has no run to compose it of")
+        trained = [read_run(run) for run in runs]
+        part, noise = _shared(trained, runs)
+        experts = [*(run.expert for run in trained), *kept]
     return TrainedStage(stage.name, stage.resolution, part, noise, experts, stage.sampling, stage.aug_level)
 
 
-Run = tuple[TrainedExpert, Part, LogNormal]
-"""An expert as its training run tells it, its denoiser, and the noise it was trained on."""
-
-
-def read_run(run: Path) -> Run:
-    """The expert of a finished training run: averaged weights, an adapter merged into them.
-
-    Raises:
-        FileNotFoundError: it has no config or no checkpoint.
-        ValueError: its denoiser is not a registered one, or its checkpoint is broken.
-    """
-    config, checkpoint = run / "config.yaml", run / "checkpoints" / "last.ckpt"
-    for path in (config, checkpoint):
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing; is the run finished?")
-    part = _registered(yaml.safe_load(config.read_text())["model"]["denoiser"])
-    trained = checkpoints.read(checkpoint)
-    weights = trained.weights
-    if trained.lora is not None:
-        weights = lora.merged(build(part), trained.lora, weights)
-    return TrainedExpert(trained.expert, weights), part, trained.noise
-
-
-def same_model(trained: Sequence[Run], runs: Sequence[Path]) -> tuple[Part, LogNormal]:
-    """The denoiser and the training noise that the experts of a stage share.
-
-    Raises:
-        ValueError: they do not.
-    """
-    _, part, noise = trained[0]
-    for run, (_, other_part, other_noise) in zip(runs, trained, strict=True):
-        if _lasting(other_part) != _lasting(part):
+def _shared(trained: Sequence[FinishedRun], runs: Sequence[Path]) -> tuple[Part, LogNormal]:
+    """The denoiser and the training noise that the experts of a stage share."""
+    first = trained[0]
+    for run, other in zip(runs, trained, strict=True):
+        if _architecture(other.denoiser) != _architecture(first.denoiser):
             raise ValueError(
                 f"{run} trained another network than {runs[0]}; the experts of a stage share one architecture"
             )
-        if other_noise != noise:
-            raise ValueError(f"{run} has the training noise {other_noise}, {runs[0]} has {noise}; experts share one")
-    return part, noise
+        if other.noise != first.noise:
+            raise ValueError(
+                f"{run} has the training noise {other.noise}, {runs[0]} has {first.noise}; experts share it"
+            )
+    return first.denoiser, first.noise
 
 
-def _lasting(part: Part) -> tuple[str, dict[str, Any]]:
-    """A denoiser without the arguments that matter in training only; lists and tuples are one."""
+def _architecture(part: Part) -> tuple[str, dict[str, Any]]:
+    """Name and arguments of a denoiser without those of training; YAML has lists where Python has tuples."""
     arguments = {k: list(v) if isinstance(v, tuple) else v for k, v in part.arguments.items() if k not in TRAINING_ONLY}
     return part.name, arguments
-
-
-def _registered(config: Mapping[str, Any]) -> Part:
-    """The registry name and arguments of a `class_path` / `init_args` pair."""
-    name = config["class_path"].rpartition(".")[2]
-    if name not in denoisers.REGISTRY:
-        raise ValueError(f"the run's denoiser {config['class_path']} is not registered, so a folder cannot name it")
-    return Part(name, config.get("init_args", {}))

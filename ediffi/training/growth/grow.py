@@ -1,28 +1,29 @@
 """Growing a stage into experts: a declared schedule of nodes, one training run each (eDiff-I, section 4.1 and table 5).
 
-A node starts from its parent's averaged weights and trains on its own noise. Every node is a run of `ediffi fit` in a
-process (or a process group) of its own, from a config file that stands in its folder. Nodes that are finished are
-skipped, one that was cut goes on from its checkpoint, and the experts of the leaves become a stage.
+A node starts from its parent's averaged weights and trains on its own noise. Each node is a run of `ediffi fit` in a
+process, or process group, of its own, from a recipe that is written into its run directory. Finished nodes are skipped,
+an interrupted one resumes from its checkpoint, and the experts of the leaves become a stage.
 """
 
 import copy
+import dataclasses
+import logging
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ediffi.pipeline import folder
-from ediffi.pipeline.manifest import TrainedStage
-from ediffi.training.growth.compose import StageRecipe, read_run, same_model
+from ediffi.pipeline.trained_stage import save_cascade
+from ediffi.training.growth.compose import StageRecipe, trained_stage
 from ediffi.training.growth.schedule import GrowthNode, GrowthSchedule, TrunkStage
 
+logger = logging.getLogger(__name__)
 SCHEDULE_BAR = "ediffi.training.callbacks.schedule_bar.ScheduleBar"
 RunNode = Callable[[Sequence[str]], int]
 """Runs `ediffi` with these arguments and returns its exit code."""
@@ -40,17 +41,17 @@ def grow(
 ) -> Path | None:
     """Run a growth schedule and compose its leaves to a stage: `output/stage`, a model folder of one stage.
 
-    The leaves are the nodes that are no node's parent. With a published trunk, its experts that no leaf touches are
-    kept, byte for byte: so one expert of an ensemble is fine-tuned without the others.
+    The leaves are the nodes that are no node's parent. Experts of a published trunk whose noise no leaf trains on are
+    copied byte for byte: so one expert of an ensemble can be fine-tuned alone.
 
     Args:
-        output: folder of the runs, one a node, and of the composed stage.
+        output: folder of the run directories, one a node, and of the composed stage.
         recipe: of `ediffi fit`, that trains a node.
         nodes: in the order of their training, parents first.
         stage: name, resolution and sampling of the composed stage.
         trunk: published stage that nodes without a parent start from; random weights by default.
         overrides: settings of the recipe to change in every node, by dotted name (numbers count list items).
-        plan: only say what is done and what there is to do.
+        plan: only report which nodes are done and which are to do.
         run_node: runs `ediffi`; in a process of its own by default.
 
     Returns:
@@ -58,46 +59,46 @@ def grow(
 
     Raises:
         FileNotFoundError: the recipe or the trunk is missing.
-        ValueError: the schedule is no tree, its leaves overlap or leave a gap, or a folder holds another node's run.
-        ChildProcessError: a node failed; the same command goes on from its last checkpoint.
+        ValueError: the schedule is no tree, its leaves overlap or leave a gap, or a directory has another node's run.
+        ChildProcessError: a node failed; the same command resumes it from its last checkpoint.
     """
     schedule = GrowthSchedule(output, nodes, trunk)
-    settings_of_all = _read_recipe(recipe)
-    total = sum(node.steps for node in nodes)
+    shared = _read_recipe(recipe)
+    before, total = 0, sum(node.steps for node in nodes)
     for number, node in enumerate(nodes, 1):
         label, done = f"{node.interval}, node {number} of {len(nodes)}", schedule.steps_done(node)
-        state = "done" if done == node.steps else f"cut at {done}" if done else "to do"
-        print(f"{label}: {node.steps} steps from {node.parent or trunk or 'random weights'}, {state}", flush=True)
-        if plan or done == node.steps:
-            continue
-        run, before = schedule.run(node), sum(other.steps for other in nodes[: number - 1])
-        settings = node_settings(
-            settings_of_all, node, run, schedule.start(node), {**(overrides or {}), **node.overrides}
-        )
-        if settings["trainer"].get("enable_progress_bar") is not False:
-            bar = {"node": label, "before": before, "total": total}
-            settings["trainer"].setdefault("callbacks", []).append({"class_path": SCHEDULE_BAR, "init_args": bar})
-        run.mkdir(parents=True, exist_ok=True)
-        _write(run / "node.yaml", yaml.safe_dump(settings, sort_keys=False))
-        words = ["fit", "--config", str(run / "node.yaml")]
-        code = (run_node or _process)([*words, "--ckpt_path", str(schedule.checkpoint(node))] if done else words)
-        if code or schedule.steps_done(node) != node.steps:
-            raise ChildProcessError(f"{label} ended with code {code} (see above); the same command goes on from there")
+        state = "done" if done == node.steps else f"at step {done}" if done else "to do"
+        logger.info("%s: %d steps from %s, %s", label, node.steps, node.parent or trunk or "random weights", state)
+        if not plan and done < node.steps:
+            changes = {**(overrides or {}), **node.overrides}
+            settings = node_settings(shared, node, schedule.run(node), schedule.start(node), changes)
+            if settings["trainer"].get("enable_progress_bar") is not False:
+                bar = {"node": label, "before": before, "total": total}
+                settings["trainer"].setdefault("callbacks", []).append({"class_path": SCHEDULE_BAR, "init_args": bar})
+            words = ["fit", "--config", str(_write_recipe(schedule.run(node), settings))]
+            words += ["--ckpt_path", str(schedule.checkpoint(node))] if done else []
+            code = (run_node or _process)(words)
+            if code or schedule.steps_done(node) != node.steps:
+                raise ChildProcessError(f"{label} ended with code {code} (see above); the same command resumes it")
+        before += node.steps
     if plan or os.environ.get("NODE_RANK", "0") != "0":  # of several machines, the first composes
         return None
-    return _compose(schedule, stage)
+    runs = [schedule.run(leaf) for leaf in schedule.leaves]
+    composed = trained_stage(dataclasses.replace(stage, run=runs), schedule.kept())
+    shutil.rmtree(output / "stage", ignore_errors=True)
+    return save_cascade(output / "stage", stage.name, {}, None, [composed])
 
 
 def node_settings(
     recipe: Mapping[str, Any], node: GrowthNode, run: Path, start: Mapping[str, Any], overrides: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The settings of `ediffi fit` for a node: the recipe with its noise, steps, start and folders.
+    """The settings of `ediffi fit` for a node: the recipe with its noise, steps, first weights and directories.
 
     Raises:
         ValueError: an override names nothing in the recipe, or the last step would not be saved.
     """
     settings = copy.deepcopy(dict(recipe))
-    settings["model"]["interval"] = asdict(node.interval)
+    settings["model"]["interval"] = dataclasses.asdict(node.interval)
     for name, value in overrides.items():
         _set(settings, name, value)
     settings["start"] = {**settings.get("start", {}), **start}
@@ -147,24 +148,14 @@ def _read_recipe(path: Path) -> dict[str, Any]:
     return recipe
 
 
-def _write(path: Path, text: str) -> None:
-    """Write beside and rename: several machines write the same settings, and one may read them already."""
-    beside = path.with_suffix(f".{os.getpid()}.tmp")
-    beside.write_text(text)
-    os.replace(beside, path)
+def _write_recipe(run: Path, settings: Mapping[str, Any]) -> Path:
+    """Write `node.yaml` under a name of this process, then rename: several machines write it, and one may read it."""
+    run.mkdir(parents=True, exist_ok=True)
+    path, scratch = run / "node.yaml", run / f"node-{socket.gethostname()}-{os.getpid()}.tmp"
+    scratch.write_text(yaml.safe_dump(settings, sort_keys=False))
+    scratch.replace(path)
+    return path
 
 
 def _process(argv: Sequence[str]) -> int:
     return subprocess.run([sys.executable, "-m", "ediffi", *argv]).returncode
-
-
-def _compose(schedule: GrowthSchedule, stage: StageRecipe) -> Path:
-    runs = [schedule.run(leaf) for leaf in schedule.leaves]
-    trained = [read_run(run) for run in runs]
-    part, noise = same_model(trained, runs)
-    experts = [expert for expert, _, _ in trained] + schedule.kept()
-    whole = TrainedStage(stage.name, stage.resolution, part, noise, experts, stage.sampling, stage.aug_level)
-    place = schedule.output / "stage"
-    with suppress(FileNotFoundError):
-        shutil.rmtree(place)
-    return folder.save(place, stage.name, {}, None, [whole])

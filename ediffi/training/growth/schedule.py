@@ -1,4 +1,4 @@
-"""A growth schedule: which nodes of the tree are trained, in what order, from what weights, and how far each one is."""
+"""A growth schedule: the nodes of the tree to train, their order, their first weights, and how far each one is."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ediffi.diffusion.noise import Complement, Interval, NoiseInterval, check_partition, contains, overlap
-from ediffi.pipeline import folder
-from ediffi.pipeline.manifest import TrainedExpert
+from ediffi.pipeline.trained_stage import TrainedExpert, read_trained_stage
 from ediffi.training import checkpoint as checkpoints
+from ediffi.training.finished_run import LAST
 
 
 @dataclass(frozen=True)
@@ -17,10 +17,10 @@ class GrowthNode:
 
     Args:
         interval: the noise it trains on.
-        steps: for how many optimiser steps.
-        parent: the node it starts from; None for the published trunk, or for random weights.
+        steps: number of optimiser steps.
+        parent: the node whose averaged weights it starts from; None for the published trunk, or random weights.
         overrides: settings of the recipe to change for this node, by dotted name.
-        run: folder of the run; named after the interval, in the output folder, by default.
+        run: directory of the run; by default named after the interval, in the output folder.
     """
 
     interval: Interval | Complement
@@ -42,61 +42,61 @@ class TrunkStage:
 
 
 class GrowthSchedule:
-    """The nodes of a growth schedule and their folders.
+    """The nodes of a growth schedule and their run directories.
 
     Args:
-        output: folder of the runs.
+        output: folder of the run directories.
         nodes: parents first.
         trunk: published stage that nodes without a parent start from.
 
     Raises:
-        ValueError: a node is there twice, a parent is not there before its child or does not hold its noise, steps are
-            not positive, or the leaves and what is kept of the trunk overlap or leave a gap.
+        ValueError: a node is there twice, a parent does not come before its child or does not own all of its noise,
+            steps are not positive, or the leaves and what is kept of the trunk overlap or leave a gap.
     """
 
     def __init__(self, output: Path, nodes: Sequence[GrowthNode], trunk: TrunkStage | None) -> None:
         self.output, self.nodes, self.trunk = output, nodes, trunk
-        seen: list[NoiseInterval] = []
+        known: list[NoiseInterval] = []
         for node in nodes:
-            if node.interval in seen:
+            if node.interval in known:
                 raise ValueError(f"the schedule has node {node.interval} twice")
-            if node.parent is not None and node.parent not in seen:
+            if node.parent is not None and node.parent not in known:
                 raise ValueError(f"the parent {node.parent} of node {node.interval} is not among the nodes before it")
             if node.parent is not None and not contains(node.parent, node.interval):
                 raise ValueError(f"the parent {node.parent} of node {node.interval} does not own all of its noise")
             if node.steps < 1:
                 raise ValueError(f"steps of node {node.interval} must be at least 1, got {node.steps}")
-            seen.append(node.interval)
+            known.append(node.interval)
         self.leaves = [node for node in nodes if node.interval not in {other.parent for other in nodes}]
         check_partition([node.interval for node in self.leaves] + [trained.expert.region for trained in self.kept()])
 
     def kept(self) -> list[TrainedExpert]:
-        """The experts of the trunk that no leaf touches."""
+        """The experts of the trunk whose noise no leaf trains on."""
         if self.trunk is None:
             return []
-        experts = folder.trained_stage(self.trunk.model, self.trunk.stage).experts
+        experts = read_trained_stage(self.trunk.model, self.trunk.stage).experts
         return [one for one in experts if not any(overlap(one.expert.region, leaf.interval) for leaf in self.leaves)]
 
     def run(self, node: GrowthNode) -> Path:
-        """The folder of a node's run."""
+        """The run directory of a node."""
         return node.run or self.output / node.interval.label
 
     def checkpoint(self, node: GrowthNode) -> Path:
-        """The last checkpoint of a node's run."""
-        return self.run(node) / "checkpoints" / "last.ckpt"
+        """The last checkpoint of a node's run, there or not."""
+        return self.run(node) / LAST
 
     def start(self, node: GrowthNode) -> dict[str, Any]:
-        """Where a node's weights come from, as settings of `ediffi fit`."""
+        """Where the first weights of a node come from: the settings `start` of `ediffi fit`."""
         if node.parent is not None:
             parent = next(other for other in self.nodes if other.interval == node.parent)
             return {"checkpoint": str(self.checkpoint(parent))}
         return {} if self.trunk is None else asdict(self.trunk)
 
     def steps_done(self, node: GrowthNode) -> int:
-        """How far a node's run is.
+        """The step that the run of a node has reached.
 
         Raises:
-            ValueError: the run is another node's, or longer than the schedule says.
+            ValueError: the run is of another node, or has more steps than the schedule.
         """
         checkpoint = self.checkpoint(node)
         if not checkpoint.is_file():
@@ -104,9 +104,9 @@ class GrowthSchedule:
         expert = checkpoints.read(checkpoint).expert
         if expert.region != node.interval or (node.parent is not None and expert.parent != node.parent):
             raise ValueError(
-                f"{checkpoint} is of node {expert.region} grown from {expert.parent}, the schedule says {node.interval}"
-                f" from {node.parent}; remove that run or choose another output"
+                f"{checkpoint} is of node {expert.region} grown from {expert.parent}, the schedule has {node.interval} "
+                f"from {node.parent}; remove that run or choose another output"
             )
         if expert.steps > node.steps:
-            raise ValueError(f"{checkpoint} has {expert.steps} steps, the schedule says {node.steps}; remove that run")
+            raise ValueError(f"{checkpoint} has {expert.steps} steps, the schedule has {node.steps}; remove that run")
         return expert.steps

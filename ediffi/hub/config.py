@@ -1,0 +1,231 @@
+"""The `config.json` of a model folder: registry names and plain arguments, one weights file per expert, sha256 of all.
+
+Nothing in it names Python code, and nothing is unpickled: a folder from elsewhere can only choose among registered
+parts. Here it is read and checked as plain data; `ediffi.pipeline.checkpoint` builds a cascade from it.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ediffi.diffusion.experts import Expert
+from ediffi.diffusion.noise import region_from
+from ediffi.hub.finding import CONFIG
+from ediffi.io.files import sha256
+from ediffi.registry import denoisers, encoders, samplers
+from ediffi.registry.core import HOUSE, Registry, UnknownNameError
+
+FORMAT = "ediffi-cascade-2"
+WEIGHTS = re.compile(r"[A-Za-z0-9][\w.-]*\.safetensors")
+SUFFIXES = (".json", ".safetensors", ".model", ".txt")
+"""Files of an encoder: settings, weights, tokenizers. Nothing that would have to be unpickled."""
+PACKAGE = re.compile(r"[A-Za-z0-9][\w.-]* [0-9][\w.+!-]*|[A-Za-z0-9][\w.-]*")
+"""A distribution, with its version; a config comes from elsewhere, so no other text of it is shown to a user."""
+
+Entry = Mapping[str, Any]
+"""The whole config, or a stage in it."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A registered part by name, with its arguments."""
+
+    name: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ListedExpert:
+    """An expert as the config lists it, with its weights file and the sha256 of that file."""
+
+    expert: Expert
+    file: str
+    sha256: str
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The content of a folder's `config.json`.
+
+    Raises:
+        ValueError: it is not JSON, or has another format.
+    """
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        found = config.get("format") if isinstance(config, dict) else None
+        raise ValueError(f"{path} has the format {found!r}; this version reads {FORMAT!r}{_newer(found)}")
+    return config
+
+
+@contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Turn the errors of code that reads a config with a missing or misplaced key into one ValueError."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{folder / CONFIG} is not a complete {FORMAT}: {error}") from None
+
+
+def encoder_parts(config: Entry) -> dict[str, Part]:
+    """The encoders, by source."""
+    return {source: Part(**entry) for source, entry in config["encoders"].items()}
+
+
+def first_stages(config: Entry, names: Sequence[str] | None) -> list[Entry]:
+    """The entries of the named stages, base stage first; all stages by default.
+
+    Raises:
+        ValueError: a stage is unknown, or an earlier stage is left out: each stage enlarges the image of the one before.
+    """
+    entries: list[Entry] = list(config["stages"])
+    if names is None:
+        return entries
+    known = [entry["name"] for entry in entries]
+    wanted = [names] if isinstance(names, str) else list(names)
+    if unknown := [name for name in wanted if name not in known]:
+        raise ValueError(f"{config['name']} has no stage {unknown[0]!r}; its stages are {', '.join(known)}")
+    if not wanted or set(wanted) != set(known[: len(wanted)]) or len(set(wanted)) != len(wanted):
+        raise ValueError(
+            f"stages must be the first of {', '.join(known)}, since each enlarges the image of the one before; "
+            f"got {', '.join(wanted) or 'none'}"
+        )
+    return entries[: len(wanted)]
+
+
+def listed_experts(stage: Entry) -> list[ListedExpert]:
+    """The experts of a stage, from low to high noise."""
+    rows = []
+    for row in stage["experts"]:
+        parent = None if row["parent"] is None else region_from(row["parent"])
+        expert = Expert(region_from(row["interval"]), parent, row["steps"])
+        rows.append(ListedExpert(expert, row["file"], row["sha256"]))
+    return sorted(rows, key=lambda row: row.expert.region.spans)
+
+
+def verified_file(folder: Path, row: ListedExpert) -> Path:
+    """The weights file of an expert.
+
+    Raises:
+        FileNotFoundError: it is missing.
+        ValueError: it is not in the folder itself, or its sha256 differs from the listed one.
+    """
+    path = folder / row.file
+    if Path(row.file).name != row.file:
+        raise ValueError(f"the file of the expert of {row.expert.region} must be in {folder} itself, got {row.file!r}")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing, the expert of noise {row.expert.region}; the folder is incomplete")
+    _check_sha256(path, row.sha256)
+    return path
+
+
+def weight_files(stages: Sequence[Entry]) -> list[str]:
+    """The weights files of stages.
+
+    Raises:
+        ValueError: a name cannot be the name of a weights file.
+    """
+    names = [row.file for stage in stages for row in listed_experts(stage)]
+    for name in names:
+        if not WEIGHTS.fullmatch(name):
+            raise ValueError(f"{CONFIG} names {name!r} as weights; it must be a safetensors file beside {CONFIG}")
+    return names
+
+
+def encoder_files(config: Entry) -> list[str]:
+    """Paths in the folder of the encoders' files; patterns for a config of an older version, which lists none.
+
+    Raises:
+        ValueError: a path leads out of the folder.
+    """
+    paths = [part.arguments.get("path") for part in encoder_parts(config).values()]
+    places = [str(PurePosixPath(path)) for path in paths if isinstance(path, str)]
+    for place in places:
+        if place.startswith(("/", "~")) or ".." in place.split("/") or "*" in place:
+            raise ValueError(f"{CONFIG} names {place!r} as the path of an encoder, which leads out of its folder")
+    if "files" not in config:
+        return [f"{place}/*{suffix}" for place in dict.fromkeys(places) for suffix in SUFFIXES]
+    names = list(config["files"])
+    for name in names:
+        if not name.endswith(SUFFIXES) or ".." in name.split("/") or name.startswith("/") or "*" in name:
+            raise ValueError(f"{CONFIG} lists {name!r}, which is no file of an encoder in its folder")
+    return [name for name in names if name.startswith(tuple(f"{place}/" for place in places))]
+
+
+def inside(folder: Path, part: Part) -> Path | None:
+    """The folder of an encoder's files, if its `path` lies in the model folder."""
+    path = part.arguments.get("path")
+    if isinstance(path, str) and (folder / path).is_dir() and not Path(path).is_absolute():
+        return folder / path
+    return None
+
+
+def find_encoder_files(folder: Path, parts: Mapping[str, Part]) -> dict[str, str]:
+    """The sha256 of each encoder file that a folder has, by its path in the folder."""
+    places = sorted({place for part in parts.values() if (place := inside(folder, part)) is not None})
+    found = (path for place in places for path in sorted(place.rglob("*")))
+    return {p.relative_to(folder).as_posix(): sha256(p) for p in found if p.is_file() and p.suffix in SUFFIXES}
+
+
+def check_encoder_files(folder: Path, config: Entry) -> None:
+    """Make sure that the encoders' files are those that the config lists.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: the sha256 of a file differs from the listed one.
+    """
+    for name, digest in config.get("files", {}).items():
+        path = folder / name
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing, a file of an encoder; the folder is incomplete")
+        _check_sha256(path, str(digest))
+
+
+def check_registered(config: Entry, stages: Sequence[Entry], where: str) -> None:
+    """Make sure that every part is registered here.
+
+    Raises:
+        UnknownNameError: a part is not; the message names the package that the model's author had it from.
+    """
+    for registry, name in _names(stages, config["encoders"]):
+        try:
+            registry.factory(name)
+        except UnknownNameError as error:
+            package = config.get("packages", {}).get(f"{registry.kind}/{name}")
+            known = isinstance(package, str) and PACKAGE.fullmatch(package)
+            hint = f"install the plug-in {package}" if known else "the plug-in that has it may not be installed"
+            raise UnknownNameError(f"{where}: {error}; {hint}") from None
+
+
+def packages(stages: Sequence[Entry], encoders: Mapping[str, Entry]) -> dict[str, str]:
+    """The distribution of each part that is not ours, as `config.json` records it; read by people only."""
+    origins = {f"{r.kind}/{name}": r.origin(name) for r, name in _names(stages, encoders) if name in r}
+    return {name: origin for name, origin in origins.items() if origin != HOUSE}
+
+
+def _names(stages: Sequence[Entry], parts: Mapping[str, Entry]) -> Iterator[tuple[Registry[Any], str]]:
+    for stage in stages:
+        yield denoisers.REGISTRY, stage["denoiser"]["name"]
+        yield samplers.REGISTRY, stage["sampling"]["sampler"]
+    for part in parts.values():
+        yield encoders.REGISTRY, part["name"]
+
+
+def _check_sha256(path: Path, digest: str) -> None:
+    if (found := sha256(path)) != digest:
+        raise ValueError(f"{path} has sha256 {found[:12]}..., {CONFIG} says {digest[:12]}...: truncated or changed")
+
+
+def _newer(found: Any) -> str:
+    """What to do about a config of a newer version, or of another library."""
+    stem, _, number = FORMAT.rpartition("-")
+    other = re.fullmatch(rf"{stem}-(\d+)", found) if isinstance(found, str) else None
+    if other is None:
+        return ", so it is no model of ediffi"
+    return ", so it needs a newer one: pip install --upgrade ediffi" if int(other[1]) > int(number) else ""

@@ -1,0 +1,214 @@
+"""Trained stages, written as a model folder; the other direction is `ediffi.pipeline.checkpoint`."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from ediffi.diffusion.experts import Expert, expert_tree
+from ediffi.diffusion.noise import LogNormal, check_partition
+from ediffi.diffusion.streaming import StreamedDenoisers
+from ediffi.hub import config as hub_config
+from ediffi.hub.config import Part, listed_experts, read_config, verified_file
+from ediffi.hub.finding import CONFIG
+from ediffi.io.files import replacing_folder, sha256
+from ediffi.pipeline.checkpoint import find_stage
+from ediffi.pipeline.stage import Sampling, Stage
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedExpert:
+    """An expert to write, with its weights or the safetensors file that has them."""
+
+    expert: Expert
+    weights: Mapping[str, Tensor] | Path
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedStage:
+    """A stage to write.
+
+    Attributes:
+        name: "base", "sr64", ...
+        resolution: side of its images in pixels.
+        denoiser: registry name and arguments, the same for all experts.
+        noise: the training noise whose quantiles the experts' intervals are.
+        experts: together they own all noise.
+        sampling: its default settings.
+        aug_level: see `Stage`.
+    """
+
+    name: str
+    resolution: int
+    denoiser: Part
+    noise: LogNormal
+    experts: Sequence[TrainedExpert]
+    sampling: Sampling
+    aug_level: float | None = None
+
+
+def save_cascade(
+    folder: Path,
+    name: str,
+    encoder_parts: Mapping[str, Part],
+    encoder_files: Path | None,
+    stages: Sequence[TrainedStage],
+) -> Path:
+    """Write a model folder, weights in bfloat16.
+
+    Args:
+        folder: must not exist.
+        name: of the model.
+        encoder_parts: encoders by source; an argument `path` is relative to the folder.
+        encoder_files: a folder that is copied to `encoders/`; None if every encoder has its files elsewhere.
+        stages: base stage first.
+
+    Raises:
+        FileExistsError: `folder` exists.
+        FileNotFoundError: `encoder_files` does not exist.
+        ValueError: the experts of a stage do not partition the noise.
+        OSError: a file cannot be written; nothing is left behind.
+    """
+    files: dict[str, Path] = {}
+    if encoder_files is not None:
+        if not encoder_files.is_dir():
+            raise FileNotFoundError(f"encoder_files {encoder_files} is not a folder")
+        found = sorted(path for path in encoder_files.rglob("*") if path.is_file())
+        files = {f"encoders/{path.relative_to(encoder_files).as_posix()}": path for path in found}
+    return _write(folder, name, encoder_parts, files, stages)
+
+
+def save_again(source: Path, folder: Path, stages: Sequence[Stage]) -> Path:
+    """Write a loaded cascade as a model folder.
+
+    Files of encoders, and of experts whose weights are still the loaded ones, are copied byte for byte. Weights that
+    were changed since are written in bfloat16.
+
+    Args:
+        source: the folder that the cascade was loaded from.
+        folder: must not exist.
+        stages: the loaded stages.
+
+    Raises:
+        FileExistsError: `folder` exists.
+        ValueError: a file of the source has changed since it was loaded.
+        OSError: a file cannot be read or written; nothing is left behind.
+    """
+    config = read_config(source)
+    entries = {entry["name"]: entry for entry in config["stages"]}
+    parts = hub_config.encoder_parts(config)
+    hub_config.check_encoder_files(source, config)
+    files = {name: source / name for name in hub_config.find_encoder_files(source, parts)}
+    return _write(folder, config["name"], parts, files, [_trained_again(source, entries[s.name], s) for s in stages])
+
+
+def read_trained_stage(model: str | Path, stage: str | None = None) -> TrainedStage:
+    """A stage of a model folder, to be written into another byte for byte; arguments as `find_stage`."""
+    folder, entry = find_stage(model, stage)
+    experts = [TrainedExpert(row.expert, verified_file(folder, row)) for row in listed_experts(entry)]
+    return TrainedStage(
+        entry["name"],
+        entry["resolution"],
+        Part(**entry["denoiser"]),
+        LogNormal(**entry["noise"]),
+        experts,
+        Sampling(**entry["sampling"]),
+        entry["aug_level"],
+    )
+
+
+def _trained_again(folder: Path, entry: Mapping[str, Any], stage: Stage) -> TrainedStage:
+    """A loaded stage to be written again; an expert with unchanged weights is its file."""
+    tree = expert_tree(stage.denoiser)
+    if tree is None:
+        raise ValueError(f"stage {stage.name!r} is a {type(stage.denoiser).__name__}; only an ExpertTree can be saved")
+    files = {row.expert.region: verified_file(folder, row) for row in listed_experts(entry)}
+    experts = []
+    for index, expert in enumerate(tree.experts):
+        file = files.get(expert.region)
+        if file is not None and (isinstance(tree.denoisers, StreamedDenoisers) or _equal(file, tree.denoisers[index])):
+            experts.append(TrainedExpert(expert, file))
+        else:
+            experts.append(TrainedExpert(expert, tree.denoisers[index].state_dict()))
+    part = Part(**entry["denoiser"])
+    return TrainedStage(stage.name, stage.resolution, part, tree.noise, experts, stage.sampling, stage.aug_level)
+
+
+def _equal(path: Path, network: nn.Module) -> bool:
+    """Whether a file has the weights of a network, in the network's precision."""
+    state = network.state_dict()
+    with safetensors.safe_open(path, framework="pt") as file:
+        return set(file.keys()) == set(state) and all(
+            torch.equal(file.get_tensor(key).to(value.dtype), value.cpu()) for key, value in state.items()
+        )
+
+
+def _write(
+    folder: Path, name: str, parts: Mapping[str, Part], files: Mapping[str, Path], stages: Sequence[TrainedStage]
+) -> Path:
+    """Write a model folder; `files` are the encoders' files by their path in it."""
+    if folder.exists():
+        raise FileExistsError(f"{folder} exists; choose another folder or remove it")
+    with replacing_folder(folder) as new:
+        entries = [_write_stage(new, stage) for stage in stages]
+        for path, file in files.items():
+            (new / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, new / path)
+        written = {source: dataclasses.asdict(part) for source, part in parts.items()}
+        config = {
+            "format": hub_config.FORMAT,
+            "name": name,
+            "encoders": written,
+            "stages": entries,
+            "files": hub_config.find_encoder_files(new, parts),
+            "packages": hub_config.packages(entries, written),
+        }
+        (new / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    return folder
+
+
+def _write_stage(folder: Path, stage: TrainedStage) -> dict[str, Any]:
+    """Write the experts' files into `folder`, and return the stage's entry."""
+    experts = sorted(stage.experts, key=lambda trained: trained.expert.region.spans)
+    check_partition([trained.expert.region for trained in experts])
+    rows = []
+    for trained in experts:
+        region, parent = trained.expert.region, trained.expert.parent
+        path = folder / f"{stage.name}{f'-{region.label}' if len(experts) > 1 else ''}.safetensors"
+        _write_weights(path, trained.weights)
+        rows.append(
+            {
+                "interval": dataclasses.asdict(region),
+                "parent": None if parent is None else dataclasses.asdict(parent),
+                "steps": trained.expert.steps,
+                "file": path.name,
+                "sha256": sha256(path),
+            }
+        )
+    return {
+        "name": stage.name,
+        "resolution": stage.resolution,
+        "denoiser": dataclasses.asdict(stage.denoiser),
+        "noise": dataclasses.asdict(stage.noise),
+        "experts": rows,
+        "sampling": dataclasses.asdict(stage.sampling),
+        "aug_level": stage.aug_level,
+    }
+
+
+def _write_weights(path: Path, weights: Mapping[str, Tensor] | Path) -> None:
+    if isinstance(weights, Path):
+        shutil.copyfile(weights, path)
+        return
+    try:
+        safetensors.torch.save_file({key: v.to(torch.bfloat16).contiguous() for key, v in weights.items()}, path)
+    except safetensors.SafetensorError as error:
+        raise OSError(f"{path.name} could not be written: {error}") from None
+    path.chmod(0o644)  # safetensors writes files that only their owner may read
