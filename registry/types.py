@@ -289,10 +289,10 @@ class TextEncoder(Encoder, Protocol):
         """Positions of the tokens that cover characters [start, end) of a text."""
         ...
 
-    def pieces(self, text: str) -> list[str]:
+    def token_strings(self, text: str) -> list[str]:
         """What each token reads, for people."""
         ...
 
-    def cut(self, text: str) -> str:
+    def truncated_text(self, text: str) -> str:
         """The end of a text that is too long, which the encoder does not see."""
         ...

@@ -176,5 +176,5 @@ def _tokens(cascade: Cascade, prompt: str, denoiser: nn.Module) -> list[Token]:
     for name in network.embedding.tokens:  # type: ignore[union-attr]
         reader = cascade.readers.get(name)
         if isinstance(reader, TextEncoder):
-            tokens += [Token(name, piece) for piece in reader.pieces(text)]
+            tokens += [Token(name, piece) for piece in reader.token_strings(text)]
     return tokens

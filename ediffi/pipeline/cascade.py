@@ -335,9 +335,13 @@ class Cascade:
         lists = [encoder.unknown_words(text) for encoder in self.encoders.values() if hasattr(encoder, "unknown_words")]
         return [word for word in (lists[0] if lists else []) if all(word in words for words in lists)]
 
-    def cut(self, text: str) -> dict[str, str]:
+    def truncated_text(self, text: str) -> dict[str, str]:
         """What of a prompt each encoder does not see, because it is too long; by source, if not all is seen."""
-        lost = {name: encoder.cut(text) for name, encoder in self.readers.items() if isinstance(encoder, TextEncoder)}
+        lost = {
+            name: encoder.truncated_text(text)
+            for name, encoder in self.readers.items()
+            if isinstance(encoder, TextEncoder)
+        }
         return {name: rest for name, rest in lost.items() if rest}
 
     @property

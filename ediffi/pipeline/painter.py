@@ -35,7 +35,7 @@ class Painter:
         notices = []
         if ignored := self.cascade.unknown_words(prompt):
             notices.append(f"ignored, not in the vocabulary of {self.cascade.name}: {', '.join(ignored)}")
-        for source, rest in self.cascade.cut(prompt).items():
+        for source, rest in self.cascade.truncated_text(prompt).items():
             notices.append(f"too long for {source}, which does not read: {rest!r}")
         return notices
 

@@ -86,11 +86,11 @@ class ClipTextEncoder(nn.Module):
         offsets = clip_tokens.offsets(self.tokenizer, text)[: self._seen(text)]
         return covering([(0, 0)] * self.begin + offsets, self._length(text[:low]), self._length(text[:high]))
 
-    def pieces(self, text: str) -> list[str]:
+    def token_strings(self, text: str) -> list[str]:
         """What each token of `tokenize([text])` reads, for people."""
-        return clip_tokens.pieces(self.tokenizer, self.tokenize([text])[0][0].tolist())
+        return clip_tokens.token_strings(self.tokenizer, self.tokenize([text])[0][0].tolist())
 
-    def cut(self, text: str) -> str:
+    def truncated_text(self, text: str) -> str:
         """The end of a text that is too long, which the encoder does not see; empty if it sees all."""
         offsets, seen = clip_tokens.offsets(self.tokenizer, text), self._seen(text)
         return text[reached(text, offsets[seen][0], self._length) :].strip() if len(offsets) > seen else ""

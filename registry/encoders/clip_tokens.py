@@ -29,7 +29,7 @@ def offsets(tokenizer: Any, text: str) -> Offsets:
     return [(solid[start], solid[end]) for start, end in encoded["offset_mapping"]]
 
 
-def pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+def token_strings(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     """What each token reads, for people; half a character is shown as the replacement mark."""
     if not _is_own(tokenizer):
         return readable(tokenizer.tokenizer, ids)

@@ -122,11 +122,11 @@ class T5TextEncoder(nn.Module):
         pieces = self.tokenizer.convert_ids_to_tokens(encoded["input_ids"])
         return covering(without_space(text, pieces, encoded["offset_mapping"]), start, end)
 
-    def pieces(self, text: str) -> list[str]:
+    def token_strings(self, text: str) -> list[str]:
         """What each token of `tokenize([text])` reads, for people."""
         return readable(self.tokenizer, self.tokenize([text])[0][0].tolist())
 
-    def cut(self, text: str) -> str:
+    def truncated_text(self, text: str) -> str:
         """The end of a text that is too long, which the encoder does not see; empty if it sees all."""
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         offsets = encoded["offset_mapping"]

@@ -249,8 +249,8 @@ def test_a_phrase_under_a_weight_can_be_painted(cascade: Cascade) -> None:
 
 
 def test_what_is_cut_is_told(cascade: Cascade) -> None:
-    assert cascade.cut(PROMPT) == {}
-    lost = cascade.cut("a red circle " * 40)
+    assert cascade.truncated_text(PROMPT) == {}
+    lost = cascade.truncated_text("a red circle " * 40)
     assert lost.keys() == {"t5", "clip_text"}
     assert len(lost["clip_text"]) > len(lost["t5"]) > 0
     late = "a red circle " * 40 + "and a blue square"

@@ -99,17 +99,17 @@ def test_a_token_knows_the_word_before(encoder: Any) -> None:
 def test_a_phrase_has_the_tokens_of_its_words(encoder: Any, text: str, phrase: str, words: list[str]) -> None:
     start = text.index(phrase)
     found = encoder.token_range(text, start, start + len(phrase))
-    assert [encoder.pieces(text)[position] for position in found] == words
+    assert [encoder.token_strings(text)[position] for position in found] == words
 
 
 def test_a_text_that_is_too_long_is_cut_and_says_so(parts: Any, encoder: Any) -> None:
     short = parts.ngram_text(max_tokens=4)
     text = "one two three four five"
-    assert short.pieces(text) == ["one", "two", "three", "</s>"]
-    assert short.cut(text) == "four five"
+    assert short.token_strings(text) == ["one", "two", "three", "</s>"]
+    assert short.truncated_text(text) == "four five"
     assert short.token_range(text, 0, len(text)) == range(3)
     assert short.token_range(text, text.index("four"), len(text)) == range(0)
-    assert encoder.cut(text) == short.cut("one two three") == ""
+    assert encoder.truncated_text(text) == short.truncated_text("one two three") == ""
 
 
 @pytest.mark.parametrize(

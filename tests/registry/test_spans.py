@@ -330,7 +330,7 @@ def test_no_text_leads_out_of_its_tokens(readers: dict[str, Reader], kind: str, 
     found, everything = reader.token_range(text, start, end), reader.token_range(text, 0, len(text))
     assert not found or (found[0] in everything and found[-1] in everything)
     assert not everything or (everything[0] in own and everything[-1] in own)
-    assert reader.cut(text) == ""
+    assert reader.truncated_text(text) == ""
 
 
 @pytest.mark.parametrize(
@@ -347,7 +347,7 @@ def test_a_range_decodes_to_the_phrase(subwords: Reader, phrase: str, number: in
     assert wanted in read
     # a token may hold the punctuation beside a phrase as well ("),"), never a letter of another word
     assert sum(map(str.isalnum, read)) == sum(map(str.isalnum, wanted))
-    pieces = [subwords.pieces(TEXT)[k] for k in subwords.token_range(TEXT, *span)]
+    pieces = [subwords.token_strings(TEXT)[k] for k in subwords.token_range(TEXT, *span)]
     assert "".join("".join(pieces).replace("▁", "").split()).casefold() == read
 
 
@@ -361,25 +361,27 @@ def test_every_occurrence_has_its_own_tokens(reader: Reader) -> None:
 
 
 def test_pieces_are_for_people(readers: dict[str, Reader]) -> None:
-    assert readers["toybox clip"].pieces("a red circle") == ["<s>", "a", "red", "circle", "</s>"]
-    assert readers["toybox t5"].pieces("a red circle") == ["a", "red", "circle", "</s>"]
+    assert readers["toybox clip"].token_strings("a red circle") == ["<s>", "a", "red", "circle", "</s>"]
+    assert readers["toybox t5"].token_strings("a red circle") == ["a", "red", "circle", "</s>"]
     photorealistic = ["photo", "realistic"]
-    assert readers["clip_bpe"].pieces("Photorealistic") == ["<start_of_text>", *photorealistic, "<end_of_text>"]
-    assert readers["clip_hf"].pieces("Photorealistic") == ["<|startoftext|>", *photorealistic, "<|endoftext|>"]
+    assert readers["clip_bpe"].token_strings("Photorealistic") == ["<start_of_text>", *photorealistic, "<end_of_text>"]
+    assert readers["clip_hf"].token_strings("Photorealistic") == ["<|startoftext|>", *photorealistic, "<|endoftext|>"]
     assert (
-        readers["clip_bpe"].pieces("café &amp;")[1:-1] == readers["clip_hf"].pieces("café &amp;")[1:-1] == ["café", "&"]
+        readers["clip_bpe"].token_strings("café &amp;")[1:-1]
+        == readers["clip_hf"].token_strings("café &amp;")[1:-1]
+        == ["café", "&"]
     )
-    assert readers["t5_spiece"].pieces("cat </s>") == ["cat", "</s>", "</s>"]
-    assert readers["t5_spiece"].pieces("\u2603") == ["▁", "<unk>", "</s>"]
+    assert readers["t5_spiece"].token_strings("cat </s>") == ["cat", "</s>", "</s>"]
+    assert readers["t5_spiece"].token_strings("\u2603") == ["▁", "<unk>", "</s>"]
 
 
 def test_special_tokens_cover_nothing(reader: Reader) -> None:
     text = " a red circle\n"
     ids, mask = reader.tokenize([text])
     begin = int(isinstance(reader, ClipTextEncoder))
-    last = int(mask.sum()) - 1 - (reader.pieces(text)[-2] == "▁")  # white space at the end is a token to some
+    last = int(mask.sum()) - 1 - (reader.token_strings(text)[-2] == "▁")  # white space at the end is a token to some
     assert reader.token_range(text, 0, len(text)) == range(begin, last)
-    assert len(reader.pieces(text)) == ids.shape[1]
+    assert len(reader.token_strings(text)) == ids.shape[1]
     assert reader.token_range(text, 3, 3) == reader.token_range(text, 0, 1) == range(0, 0)
     assert reader.token_range("", 0, 0) == range(0, 0)
 
@@ -402,17 +404,20 @@ def test_what_is_cut_off_is_not_covered(reader: Reader) -> None:
     assert len(reader.token_range(text, *early)) > 0
     length = reader.tokenize([text])[0].shape[1]
     assert length in (77, 113)
-    assert reader.token_range(text, 0, len(text)).stop in (length - 1, length - 1 - (reader.pieces(text)[-2] == "▁"))
+    assert reader.token_range(text, 0, len(text)).stop in (
+        length - 1,
+        length - 1 - (reader.token_strings(text)[-2] == "▁"),
+    )
 
 
 def test_cut_is_what_is_not_covered(reader: Reader) -> None:
-    assert reader.cut("a red circle") == reader.cut("") == ""
+    assert reader.truncated_text("a red circle") == reader.truncated_text("") == ""
     text = "a red  circle &amp; a (photorealistic) café 🔴 " * 12 + "and one blue CROSS"
-    lost = reader.cut(text)
+    lost = reader.truncated_text(text)
     assert lost.endswith("and one blue CROSS")
     assert text.endswith(lost)
     seen = text.removesuffix(lost)
-    assert reader.cut(seen) == ""
+    assert reader.truncated_text(seen) == ""
     assert reader.token_range(text, len(seen), len(text)) == range(0, 0)
     everything = reader.token_range(text, 0, len(text))
     assert reader.token_range(text, 0, len(seen)) == everything
@@ -429,7 +434,7 @@ def test_a_word_may_be_partly_cut(readers: dict[str, Reader]) -> None:
     span = occurrences(text, "photorealistic")[0]
     for kind in ("clip_bpe", "clip_hf"):
         assert readers[kind].token_range(text, *span) == range(75, 76)
-        assert readers[kind].cut(text) == "realistic circle"
+        assert readers[kind].truncated_text(text) == "realistic circle"
 
 
 def test_a_clip_need_not_have_a_begin_token(tmp_path: Path) -> None:
@@ -437,15 +442,15 @@ def test_a_clip_need_not_have_a_begin_token(tmp_path: Path) -> None:
     tokenizer = open_clip.tokenizer.HFTokenizer(str(tmp_path), local_files_only=True)
     encoder = ClipTextEncoder(open_clip.CLIP(**TINY_CLIP), tokenizer)
     assert encoder.token_range("a red circle", 2, 5) == range(1, 2)
-    assert encoder.pieces("a red circle") == ["a", "red", "circle", "</s>"]
-    assert encoder.cut("a red circle " * 26) == "red circle"
+    assert encoder.token_strings("a red circle") == ["a", "red", "circle", "</s>"]
+    assert encoder.truncated_text("a red circle " * 26) == "red circle"
 
 
 def test_an_end_token_within_a_text_ends_it(clip_bpe: ClipTextEncoder) -> None:
     text = "a red circle <end_of_text> a cross"
     assert clip_bpe.token_range(text, *occurrences(text, "cross")[0]) == range(0, 0)
     assert clip_bpe.token_range(text, 0, len(text)) == range(1, 4)
-    assert clip_bpe.cut(text) == "<end_of_text> a cross"
+    assert clip_bpe.truncated_text(text) == "<end_of_text> a cross"
 
 
 # The paper's encoders

@@ -86,7 +86,7 @@ class NgramTextEncoder(nn.Module):
             ValueError: no texts, or one string instead of a list of them.
         """
         _, mask = self.tokenize(texts)
-        words = [self._vectors(self.pieces(text)) for text in texts]
+        words = [self._vectors(self.token_strings(text)) for text in texts]
         tokens = [torch.cat([own, F.pad(own, (0, 0, 1, 0))[:-1]], dim=1) for own in words]
         pooled = [F.normalize(own.mean(0), dim=0) * self.pooled_width**0.5 for own in words]
         return Embedding(pad_sequence(tokens, batch_first=True), mask.to(words[0].device), torch.stack(pooled))
@@ -99,7 +99,7 @@ class NgramTextEncoder(nn.Module):
         """
         if isinstance(texts, str) or not texts:
             raise ValueError(f"expected a list of at least one text, not {texts!r}")
-        rows = [torch.tensor([crc32(word.encode()) for word in self.pieces(text)]) for text in texts]
+        rows = [torch.tensor([crc32(word.encode()) for word in self.token_strings(text)]) for text in texts]
         ids = pad_sequence(rows, batch_first=True, padding_value=-1)
         return ids, ids >= 0
 
@@ -107,11 +107,11 @@ class NgramTextEncoder(nn.Module):
         """Positions of the words that cover characters [start, end) of a text."""
         return covering(self._spans(text)[: self.max_tokens - 1], start, end)
 
-    def pieces(self, text: str) -> list[str]:
+    def token_strings(self, text: str) -> list[str]:
         """The words that are read, in lower case, and the end mark."""
         return [text[start:end].lower() for start, end in self._spans(text)[: self.max_tokens - 1]] + [END]
 
-    def cut(self, text: str) -> str:
+    def truncated_text(self, text: str) -> str:
         """The end of a text that is too long; empty if all is read."""
         left = self._spans(text)[self.max_tokens - 1 :]
         return text[left[0][0] :].strip() if left else ""
