@@ -1,4 +1,4 @@
-"""Image files from anywhere, opened with care, and tensors in [-1, 1] made of them and back."""
+"""Image files, opened with care; tensors in [-1, 1] made of them, and images made of tensors."""
 
 import io
 from pathlib import Path
@@ -10,63 +10,61 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 MAX_PIXELS = 64_000_000
-"""More are refused before they are decoded: a file of a few kilobytes can unfold to gigabytes."""
-
-PLAIN = {"RGB", "L", "1"}
-"""Modes that become RGB without a choice of ours."""
+"""Larger images are refused before they are decoded: a file of a few kilobytes can hold gigabytes of pixels."""
 
 
 class BadImageError(ValueError):
-    """A file that holds no picture that could be judged; the message names it."""
+    """A file that is not an image that can be used; the message names it."""
 
 
-def open_image(source: Path | bytes, name: str | None = None, *, exif: bool = False) -> Image.Image:
-    """The image in a file, decoded, in its own mode; its first frame, if it has several.
+def open_image(
+    source: Path | bytes, name: str | None = None, *, exif: bool = False, decode: bool = True
+) -> Image.Image:
+    """The image in a file, in its own mode; the first frame if it has several.
 
     Args:
         source: a file, or its content.
-        name: what a message calls it; the path by default.
-        exif: turn it as its EXIF orientation says, as a person sees it. The judge leaves pixels as they are stored.
+        name: what messages call it; the path by default.
+        exif: turn it by its EXIF orientation, as viewers show it. Evaluation leaves pixels as they are stored.
+        decode: load the pixels; False reads the size and other facts from the header only.
 
     Raises:
         FileNotFoundError: there is no such file.
-        BadImageError: it is empty, not a picture, broken, or has more than `MAX_PIXELS` pixels.
+        BadImageError: it is empty, not an image, broken, or has more than `MAX_PIXELS` pixels.
     """
-    name = name or (str(source) if isinstance(source, Path) else "the picture")
+    name = name or (str(source) if isinstance(source, Path) else "the image")
     if isinstance(source, Path) and not source.is_file():
-        raise FileNotFoundError(f"no picture {name}")
+        raise FileNotFoundError(f"no image {name}")
     if not (len(source) if isinstance(source, bytes) else source.stat().st_size):
         raise BadImageError(f"{name} is empty")
+    limit = f"at most {MAX_PIXELS / 1e6:g} million pixels are allowed"
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise BadImageError(
-                    f"{name} is {image.width}x{image.height}; at most {MAX_PIXELS / 1e6:g} million pixels are allowed"
-                )
+                raise BadImageError(f"{name} is {image.width}x{image.height}; {limit}")
             image.info["frames"] = getattr(image, "n_frames", 1)
-            image.load()
+            if decode:
+                image.load()
             if exif:
                 ImageOps.exif_transpose(image, in_place=True)
             return image
     except Image.DecompressionBombError:
-        raise BadImageError(
-            f"{name} has far more than {MAX_PIXELS / 1e6:g} million pixels, which are allowed"
-        ) from None
+        raise BadImageError(f"{name} has too many pixels; {limit}") from None
     except UnidentifiedImageError:
-        raise BadImageError(f"{name} is not a picture") from None
+        raise BadImageError(f"{name} is not an image") from None
     except BadImageError:
         raise
-    except (OSError, SyntaxError, ValueError) as error:  # what PIL's decoders raise at truncated or broken data
-        raise BadImageError(f"{name} is a broken picture: {error}") from None
+    except (OSError, SyntaxError, ValueError) as error:  # PIL's decoders raise these at truncated or broken data
+        raise BadImageError(f"{name} is a broken image: {error}") from None
 
 
 def oddity(image: Image.Image) -> str | None:
-    """What is unusual about a decoded picture, so that making it 8-bit RGB would be a choice; None if nothing is."""
+    """Why converting a decoded image to 8-bit RGB would lose something ("transparent", "animated", ...); or None."""
     if image.info.get("frames", 1) > 1:
         return "animated"
     if image.mode.startswith(("I", "F")):
         return "16-bit or float"
-    if image.mode in PLAIN or (image.mode == "P" and "transparency" not in image.info):
+    if image.mode in {"RGB", "L", "1"} or (image.mode == "P" and "transparency" not in image.info):
         return None
     if image.mode in {"RGBA", "LA", "PA", "P"}:
         return None if image.convert("RGBA").getchannel("A").getextrema() == (255, 255) else "transparent"
@@ -74,16 +72,16 @@ def oddity(image: Image.Image) -> str | None:
 
 
 def rgb(image: Image.Image) -> Image.Image:
-    """A decoded picture as 8-bit RGB: 16-bit values lose their low byte, transparency is dropped, as PIL converts."""
+    """A decoded image as 8-bit RGB: 16-bit values lose their low byte, transparency is dropped, as PIL converts."""
     if image.mode.startswith("I;16") or image.mode == "I":
         image = image.point(lambda value: value / 256).convert("L")
     return image.convert("RGB")
 
 
 def square(image: Image.Image, size: int) -> Image.Image:
-    """The centre square of an RGB picture, `size` a side: shortest side first (bicubic, antialiased), then cut.
+    """An RGB image resized so that its shortest side is `size` (bicubic, antialiased), and its centre square.
 
-    Our choice, as in CLIP's own preparation; the paper does not say how the reference pictures were made square.
+    Our choice, as CLIP prepares images; the paper does not say how the reference images were made square.
     """
     short = min(image.size)
     if short != size:
@@ -97,29 +95,26 @@ def to_tensor(image: Image.Image, size: int) -> Float[Tensor, "3 size size"]:
     """Shortest side to `size` by area averaging, then the centre square (eDiff-I, section 5: resize, centre crop).
 
     Raises:
-        ValueError: the picture is smaller than `size`.
+        ValueError: the image is smaller than `size`.
     """
+    _check_size(image, size)
     short = min(image.size)
-    if short < size:
-        raise ValueError(f"a picture of {image.width}x{image.height} is smaller than the {size} pixels asked for")
     if short > size:
         image = image.resize((image.width * size // short, image.height * size // short), Image.Resampling.BOX)
     left, top = (image.width - size) // 2, (image.height - size) // 2
-    pixels = np.array(image.crop((left, top, left + size, top + size)))
-    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1
+    return _scaled(image.crop((left, top, left + size, top + size)))
 
 
 def crop_to_tensor(image: Image.Image, size: int, top: int, left: int, crop: int) -> Float[Tensor, "3 crop crop"]:
-    """`to_tensor(image, size)[:, top : top + crop, left : left + crop]`, made without the rest: far less work.
+    """`to_tensor(image, size)[:, top : top + crop, left : left + crop]`, computed from the crop alone: far less work.
 
-    Rounding decides whether a source pixel that ends where an averaged one begins belongs to it, and may decide
-    otherwise here; where nothing is resized, or by a whole number, both are equal.
+    Equal where nothing is resized, or by a whole factor. Otherwise rounding may assign a source pixel at the edge of an
+    averaged one differently.
 
     Raises:
-        ValueError: the picture is smaller than `size`, or the crop does not lie in the square of that size.
+        ValueError: the image is smaller than `size`, or the crop does not lie in the square of that size.
     """
-    if min(image.size) < size:
-        raise ValueError(f"a picture of {image.width}x{image.height} is smaller than the {size} pixels asked for")
+    _check_size(image, size)
     if crop < 1 or not (0 <= top <= size - crop and 0 <= left <= size - crop):
         raise ValueError(f"a crop of {crop} pixels at {top}, {left} does not lie in {size}x{size}")
     short = min(image.size)
@@ -127,11 +122,24 @@ def crop_to_tensor(image: Image.Image, size: int, top: int, left: int, crop: int
     left, top = left + (width - size) // 2, top + (height - size) // 2
     across, down = image.width / width, image.height / height
     box = (left * across, top * down, (left + crop) * across, (top + crop) * down)
-    pixels = np.array(image.resize((crop, crop), Image.Resampling.BOX, box=box))
-    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1
+    return _scaled(image.resize((crop, crop), Image.Resampling.BOX, box=box))
+
+
+def square_to_tensor(image: Image.Image, size: int) -> Float[Tensor, "3 size size"]:
+    """`square`, as a tensor in [-1, 1]."""
+    return _scaled(square(image, size))
 
 
 def to_images(tensor: Float[Tensor, "b 3 h w"]) -> list[Image.Image]:
-    """RGB pictures of tensors in [-1, 1]; values beyond are clipped."""
+    """RGB images of tensors in [-1, 1]; values outside are clipped."""
     pixels = ((tensor.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(picture) for picture in pixels]
+    return [Image.fromarray(image) for image in pixels]
+
+
+def _check_size(image: Image.Image, size: int) -> None:
+    if min(image.size) < size:
+        raise ValueError(f"an image of {image.width}x{image.height} is smaller than image_size, {size}")
+
+
+def _scaled(image: Image.Image) -> Float[Tensor, "3 h w"]:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1

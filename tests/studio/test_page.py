@@ -77,7 +77,7 @@ def test_painting_ends_with_the_picture_on_the_shelf(desk: Desk, page: Page, val
         ({"prompt": ""}, "the prompt is empty"),
         ({"seed": None}, "seed must be a whole number"),
         ({"canvas": {"brushes": [{"phrase": "star", "colour": "#e5484d"}]}}, "the phrase &#x27;star&#x27; is not in"),
-        ({"style": {"name": "0" * 16}}, "no picture"),
+        ({"style": {"name": "0" * 16}}, "no image"),
         ({"style": {"name": "../secret"}}, "16 hexadecimal digits"),
     ],
 )
@@ -137,7 +137,7 @@ def test_the_words_are_shown(desk: Desk, page: Page, values: dict[str, Any]) -> 
 def test_pictures_that_are_none_are_refused_by_name(shelf: Shelf, tmp_path: Path) -> None:
     wrong = tmp_path / "notes.png"
     wrong.write_text("not a picture")
-    with pytest.raises(ValueError, match=r"^notes\.png is not a picture"):
+    with pytest.raises(ValueError, match=r"^notes\.png is not an image"):
         uploaded(shelf, str(wrong))
     bomb = tmp_path / "bomb.png"
     Image.new("1", (MAX_PIXELS // 1000 + 1, 1000)).save(bomb)
