@@ -1,8 +1,7 @@
 """The parsers of the command line, found by asking each command for its own, which is then not run."""
 
 import importlib
-import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from types import ModuleType
@@ -12,6 +11,7 @@ from unittest.mock import patch
 from jsonargparse import ArgumentParser
 
 from ediffi.cli import COMMANDS, UsageError, recipe_check
+from ediffi.cli.parser import Command, call, command_parser, takes_words
 
 LIGHTNING = ("fit", "validate")
 """Commands whose parser is Lightning's: their recipes are looked at, and the parser itself is left out."""
@@ -26,8 +26,8 @@ class Asked(BaseException):
         self.parser, self.words = parser, list(words)
 
 
-def entry(command: str) -> tuple[ModuleType, Callable[[list[str]], int]]:
-    """The module of a command, and the function that its words are given to."""
+def entry(command: str) -> tuple[ModuleType, Command | Sequence[Command]]:
+    """The module of a command, and its function, or those of its group."""
     module, _, name = PLACES[command].partition(":")
     found = importlib.import_module(module)
     return found, getattr(found, name)
@@ -41,7 +41,7 @@ def asked(command: str, words: Sequence[str]) -> Asked | None:
     """
     with _stopped():
         try:
-            entry(command)[1](list(words))
+            call(entry(command)[1], words, command)
         except Asked as found:
             return found
     return None
@@ -49,17 +49,18 @@ def asked(command: str, words: Sequence[str]) -> Asked | None:
 
 def parsers(command: str) -> Iterator[ArgumentParser]:
     """The parser of a command, if it has one of its own, and those of the commands in its group."""
-    module, main = entry(command)
-    functions = [value for _, value in inspect.getmembers(module, inspect.isfunction)]
-    own = [f for f in functions if f.__module__ == module.__name__ and not f.__name__.startswith("_") and f is not main]
-    names = [f.__name__.replace("_", "-") for f in sorted(own, key=lambda f: inspect.unwrap(f).__code__.co_firstlineno)]
-    for words in ([], *([name] for name in names)):
-        try:
-            found = asked(command, words)
-        except UsageError:
-            continue
-        if found is not None and found.parser.prog == " ".join(["ediffi", command, *words]):
-            yield found.parser
+    found = entry(command)[1]
+    if not callable(found):
+        yield from (command_parser(one, f"{command} {one.__name__.replace('_', '-')}") for one in found)
+    elif not takes_words(found):
+        yield command_parser(found, command)
+    elif command == "evaluate":  # a command and a group
+        from ediffi.cli import evaluate
+
+        yield command_parser(evaluate.evaluate, command)
+        yield from (command_parser(one, f"{command} {one.__name__}") for one in evaluate.COMMANDS)
+    elif (own := asked(command, [])) is not None:
+        yield own.parser
 
 
 def check(words: Sequence[str]) -> None:

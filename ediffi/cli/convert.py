@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from ediffi.cli import UsageError, run
+from ediffi.cli.parser import UsageError
 
 
 def convert(
@@ -57,8 +57,3 @@ def _recipe(output: Path, name: str, arguments: dict[str, Any]) -> str:
         denoiser.pop("init_args")
     recipe = {"start": {"weights": str(output)}, "model": {"denoiser": denoiser}}
     return yaml.safe_dump(recipe, sort_keys=False)
-
-
-def main(argv: list[str]) -> int:
-    """Run `ediffi convert`."""
-    return run(convert, argv)

@@ -2,14 +2,6 @@
 
 from pathlib import Path
 
-from ediffi.cli import Command, run_group
-
-
-def main(argv: list[str]) -> int:
-    """Verify shards, tell what is in them, write their index, filter them; see what a degradation does."""
-    rooms: tuple[Command, ...] = (verify, stats, index, filter, sheet)
-    return run_group({room.__name__: room for room in rooms}, argv, "data")
-
 
 def verify(shards: list[str], /, *, decode: bool = True) -> None:
     """Read shards to the last byte, and compare them with their index if there is one.
@@ -160,3 +152,6 @@ def sheet(
     images = read_pictures(pictures, size) if pictures else render_pictures(3, size, seed)
     write_sheet(images, output, Degradation(scale), strengths, draws, seed)
     print(output)
+
+
+COMMANDS = (verify, stats, index, filter, sheet)

@@ -2,13 +2,6 @@
 
 from pathlib import Path
 
-from ediffi.cli import run
-
-
-def main(argv: list[str]) -> int:
-    """Embed the captions and pictures of shards."""
-    return run(embed, argv)
-
 
 def embed(
     *,

@@ -1,19 +1,115 @@
-"""`ediffi env`: what a bug report should begin with."""
+"""`ediffi env`: what is installed and what it runs on, for bug reports: no path, no host, no secret, and no failure."""
 
-from ediffi.cli import run
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, distribution, entry_points, version
+from pathlib import Path
+
+import ediffi
+
+PACKAGES = ("torch", "torchvision", "lightning", "transformers", "open_clip_torch", "huggingface_hub", "safetensors")
+KINDS = ("encoders", "denoisers", "samplers")
+SWITCHES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "EDIFFI_MODELS")
+"""Environment variables that change what happens; only whether they are set is told."""
 
 
 def env() -> None:
-    """Say what is installed and what it runs on: versions, extras, plug-ins, processor, devices.
+    """Print what is installed and what it runs on: versions, extras, plug-ins, processor, devices.
 
-    For bug reports: nothing in it is a path, a host's name or a secret.
+    For bug reports: the output contains no path, no host name and no secret.
     """
-    from ediffi.cli import environment
-
-    print(environment.block(environment.software() | environment.machine()), flush=True)  # before torch may crash
-    print(environment.block(environment.devices()))
+    print(block(software() | machine()), flush=True)  # before torch, which may crash
+    print(block(devices()))
 
 
-def main(argv: list[str]) -> int:
-    """Run `ediffi env`."""
-    return run(env, argv)
+def software() -> dict[str, str]:
+    """Versions, extras, plug-ins and switches, by what they are called; nothing of it is imported."""
+    rows = {"ediffi": ediffi.__version__, "python": f"{platform.python_version()} ({platform.python_implementation()})"}
+    rows |= {name: _version(name) for name in PACKAGES}
+    rows["extras"] = ", ".join(_extras()) or "none known"
+    rows["plug-ins"] = ", ".join(_plugins()) or "none"
+    rows["switches set"] = ", ".join(name for name in SWITCHES if os.environ.get(name)) or "none"
+    return rows
+
+
+def machine() -> dict[str, str]:
+    """The system and the processor, by what they are called."""
+    threads = os.cpu_count() or 0
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else threads
+    return {
+        "system": f"{platform.system()} {platform.release()} ({platform.machine()})",
+        "processor": f"{_processor()}, {usable} of {threads} threads",
+    }
+
+
+def devices() -> dict[str, str]:
+    """What torch computes on, and in what precision; where torch cannot be imported, why."""
+    try:
+        import torch
+
+        rows = {"cpu": f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"}
+        if torch.cuda.is_available():
+            rows["cuda"] = f"{torch.version.cuda or torch.version.hip}, cuDNN {torch.backends.cudnn.version()}"
+            for index in range(torch.cuda.device_count()):
+                rows[f"cuda:{index}"] = _card(torch.cuda.get_device_properties(index))
+            rows["bfloat16"] = "yes" if torch.cuda.is_bf16_supported(including_emulation=False) else "emulated"
+        elif torch.backends.mps.is_available():
+            rows["mps"] = "yes"
+        else:
+            rows["bfloat16"] = "yes" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "emulated"
+        return rows
+    except Exception as error:  # a broken torch is what a bug report may be about
+        return {"torch": f"cannot be used ({type(error).__name__})"}
+
+
+def block(rows: Mapping[str, str]) -> str:
+    """Rows as aligned lines."""
+    return "\n".join(f"{name + ':':<17} {text}" for name, text in rows.items())
+
+
+def _card(properties: object) -> str:
+    name, memory = getattr(properties, "name", "?"), getattr(properties, "total_memory", 0)
+    major, minor = getattr(properties, "major", "?"), getattr(properties, "minor", "?")
+    return f"{name}, {memory / 2**30:.0f} GiB, compute capability {major}.{minor}"
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _extras() -> Iterator[str]:
+    """Each extra of this package, with what it lacks."""
+    try:
+        from packaging.requirements import Requirement
+
+        own = distribution("ediffi")
+        wanted = [Requirement(text) for text in own.requires or []]
+        for extra in own.metadata.get_all("Provides-Extra") or []:
+            named = [one.name for one in wanted if one.marker and one.marker.evaluate({"extra": extra})]
+            plain = [one.name for one in wanted if one.marker is None or one.marker.evaluate({"extra": ""})]
+            missing = [name for name in named if name not in plain and _version(name) == "not installed"]
+            yield f"{extra} (without {', '.join(missing)})" if missing else extra
+    except (ImportError, PackageNotFoundError, ValueError):
+        return
+
+
+def _plugins() -> Iterator[str]:
+    """Parts of other packages, by entry point; none is loaded."""
+    for kind in KINDS:
+        for point in entry_points(group=f"ediffi.{kind}"):
+            bringer = f"{point.dist.name} {point.dist.version}" if point.dist is not None else "unknown"
+            yield f"{point.name} ({kind.removesuffix('s')}, {bringer})"
+
+
+def _processor() -> str:
+    """The processor's own name, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()

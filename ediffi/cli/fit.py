@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from ediffi.cli import UsageError, recipe_check
+from ediffi.cli import recipe_check
+from ediffi.cli.parser import UsageError
 
 QUIET = (
     r".*args parameter is intended to run from within Python.*",
@@ -76,6 +77,7 @@ def _stage_cli() -> Callable[[list[str]], Any]:
     from ediffi.data.module import ShardData
     from ediffi.training import resume
     from ediffi.training.callbacks.preemption import PreemptionCheckpoint
+    from ediffi.training.callbacks.run_directory import RunDirectory
     from ediffi.training.callbacks.throughput import Throughput
     from ediffi.training.lightning_module import DiffusionStage
     from ediffi.training.start import InitialWeights
@@ -99,7 +101,7 @@ def _stage_cli() -> Callable[[list[str]], Any]:
         def fit(self, ckpt_path: Any = None, **options: Any) -> None:
             trainer, parser = self.trainer, self._parser("fit")
             recipe = yaml.safe_load(parser.dump(self.config.fit, skip_none=False))
-            path, step = resume.where_to_go_on(trainer, recipe, ckpt_path)
+            path, step = resume.find_checkpoint(trainer, recipe, ckpt_path)
             say = print if trainer.is_global_zero else (lambda _: None)
             if path is not None and step >= trainer.max_steps > 0:
                 say(f"{path} is at step {step} of {trainer.max_steps}: this run is done")
@@ -115,7 +117,7 @@ def _stage_cli() -> Callable[[list[str]], Any]:
             ShardData,
             args=argv,
             seed_everything_default=0,
-            trainer_defaults={"callbacks": [PreemptionCheckpoint(), Throughput()]},
+            trainer_defaults={"callbacks": [RunDirectory(), PreemptionCheckpoint(), Throughput()]},
             parser_kwargs={"exit_on_error": False},
             save_config_callback=resume.SaveRecipe,
             save_config_kwargs={"save_to_log_dir": False},

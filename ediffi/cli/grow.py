@@ -1,15 +1,21 @@
-"""`ediffi grow`: a stage branches into experts, node by node, as a schedule says."""
+"""`ediffi grow` and `ediffi compose`: a stage branches into experts; finished stages become a cascade."""
 
-from ediffi.cli.recipe import run_recipe
+from ediffi.cli.parser import run_recipe
 
 
-def main(argv: list[str]) -> int:
+def grow(argv: list[str]) -> None:
     """Run a growth schedule: `ediffi grow --config recipes/toybox/experts_base.yaml`.
 
-    What is finished is skipped and what was cut goes on; `--plan true` only says which is which.
+    Finished runs are skipped and interrupted ones are resumed; `--plan true` only lists them.
     """
-    from ediffi.training.growth.grow import grow
+    from ediffi.training.growth import grow as growth
 
-    if (stage := run_recipe(grow, argv, "grow", main.__doc__ or "", skip={"run_node"})) is not None:
+    if (stage := run_recipe(growth.grow, argv, "grow", grow.__doc__ or "", skip={"run_node"})) is not None:
         print(stage)
-    return 0
+
+
+def compose(argv: list[str]) -> None:
+    """Write a cascade folder: `ediffi compose --config recipes/toybox/cascade.yaml --output DIR`."""
+    from ediffi.training.growth import compose as composition
+
+    print(run_recipe(composition.compose, argv, "compose", compose.__doc__ or ""))

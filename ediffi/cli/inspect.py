@@ -3,13 +3,6 @@
 import json
 from pathlib import Path
 
-from ediffi.cli import run
-
-
-def main(argv: list[str]) -> int:
-    """Print the settings stored in a picture."""
-    return run(inspect, argv)
-
 
 def inspect(picture: Path, /) -> None:
     """Print the settings a picture was made with, as JSON.

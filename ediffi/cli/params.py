@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ediffi.cli import UsageError
+from ediffi.cli.parser import UsageError
 from ediffi.cli.recipes import names, path_of
 from ediffi.registry.core import UnknownNameError
 
@@ -12,29 +12,21 @@ if TYPE_CHECKING:
     from ediffi.training.estimate.params import Encoders, Networks
 
 
-def main(argv: list[str]) -> int:
+def params(recipe: list[str], /) -> None:
     """Count the parameters that recipes build, on the meta device: nothing is loaded and nothing takes memory.
 
     A recipe of `ediffi fit` has a network, a growth schedule its experts, a recipe of `ediffi compose` the encoders.
-    The total counts text encoders, as table 1 of the paper does, and not the CLIP that reads pictures.
-    """
-    from jsonargparse import ArgumentError, ArgumentParser
+    The total counts text encoders, as table 1 of the paper does, and not the CLIP that reads images.
 
-    parser = ArgumentParser(prog="ediffi params", description=main.__doc__, exit_on_error=False)
-    parser.add_argument(
-        "recipes", nargs="+", type=str, metavar="RECIPE", help="files, or names as in ediffi recipes ls"
-    )
-    try:
-        recipes = parser.parse_args(argv).recipes
-    except ArgumentError as error:
-        raise UsageError(f"{' '.join(str(error).split())} (see ediffi params --help)") from None
-    paths = {name: find(name) for name in recipes}
-    if len({path.resolve() for path in paths.values()}) < len(recipes):
-        raise UsageError("a recipe is named twice, and would be counted twice")
+    Args:
+        recipe: files, or names as in ediffi recipes ls
+    """
+    paths = {name: find(name) for name in recipe}
+    if len({path.resolve() for path in paths.values()}) < len(recipe):
+        raise UsageError("the same recipe is given twice")
     from ediffi.training.estimate.params import count
 
     print(table({name: count(path) for name, path in paths.items()}))
-    return 0
 
 
 def find(name: str) -> Path:

@@ -5,7 +5,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ediffi.cli import run
 from ediffi.cli.params import find
 
 if TYPE_CHECKING:
@@ -19,11 +18,6 @@ PAPER = {
 """Samples a step, devices and steps, eDiff-I, tables 7 and 5. The paper says nothing of hours."""
 PAPER_SAMPLES = 1_000_000_000
 DAY, HOUR = 86400.0, 3600.0
-
-
-def main(argv: list[str]) -> int:
-    """Run the command."""
-    return run(plan, argv)
 
 
 def plan(

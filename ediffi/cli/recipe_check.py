@@ -13,7 +13,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from ediffi.cli import UsageError
+from ediffi.cli.parser import UsageError
 from ediffi.io import plain_yaml
 from ediffi.registry.core import UnknownNameError
 

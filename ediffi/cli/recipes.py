@@ -4,7 +4,6 @@ import shutil
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from ediffi.cli import Command, run_group
 from ediffi.registry.core import UnknownNameError
 
 _PACKAGE = Path(__file__).resolve().parent.parent
@@ -88,9 +87,4 @@ def cp(name: str, to: Path | None = None, /, *, force: bool = False) -> None:
     print(target)
 
 
-COMMANDS: dict[str, Command] = {"ls": ls, "show": show, "cp": cp}
-
-
-def main(argv: list[str]) -> int:
-    """Run `ediffi recipes ls|show|cp`."""
-    return run_group(COMMANDS, argv, "recipes")
+COMMANDS = (ls, show, cp)

@@ -2,13 +2,6 @@
 
 from pathlib import Path
 
-from ediffi.cli import run
-
-
-def main(argv: list[str]) -> int:
-    """Make the paper's tables and figures."""
-    return run(reproduce, argv)
-
 
 def reproduce(
     *,

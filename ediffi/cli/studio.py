@@ -3,13 +3,6 @@
 from pathlib import Path
 from typing import Literal
 
-from ediffi.cli import run
-
-
-def main(argv: list[str]) -> int:
-    """Open the page."""
-    return run(studio, argv)
-
 
 def studio(
     model: str = "toybox",
@@ -40,11 +33,11 @@ def studio(
 
     from ediffi.pipeline.painter import Painter
     from ediffi.studio.app import build
-    from ediffi.studio.desk import Desk
-    from ediffi.studio.shelf import Shelf
+    from ediffi.studio.backend import Backend
+    from ediffi.studio.gallery import Gallery
 
-    desk = Desk(Painter(model, device, expert_residency), Shelf(output))
+    backend = Backend(Painter(model, device, expert_residency), Gallery(output))
     try:
-        serve(build(desk), chosen, str(desk.shelf.folder))
+        serve(build(backend), chosen, str(backend.gallery.folder))
     finally:
-        desk.close()
+        backend.close()

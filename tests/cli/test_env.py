@@ -11,7 +11,7 @@ import pytest
 
 import ediffi
 from ediffi import cli
-from ediffi.cli import environment
+from ediffi.cli import env as environment
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -1,0 +1,208 @@
+"""A function as a command: its signature gives the arguments and options, its docstring the help."""
+
+import argparse
+import inspect
+import re
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+Command = Callable[..., int | None]
+SHORT_OPTIONS = {"output": "-o"}
+
+
+class UsageError(ValueError):
+    """The command line itself is wrong, whatever the files and models contain."""
+
+
+def call(command: Command | Sequence[Command], argv: Sequence[str], name: str) -> int:
+    """Run a command of `ediffi.cli.COMMANDS`.
+
+    Args:
+        command: a typed function, see `run`; several of them, which `argv[0]` chooses from by name; or a function with
+            the one parameter `argv`, which parses the words itself.
+        argv: the words after the name.
+        name: what follows `ediffi` on the command line.
+
+    Raises:
+        UsageError: `argv` does not fit the command.
+    """
+    if callable(command):
+        return (command(list(argv)) or 0) if takes_words(command) else run(command, argv, name)
+    commands = {one.__name__.replace("_", "-"): one for one in command}
+    if not argv or argv[0] in ("-h", "--help"):
+        summaries = {key: (inspect.getdoc(one) or "").partition("\n")[0] for key, one in commands.items()}
+        print(f"usage: ediffi {name} COMMAND [options]\n\n{table(summaries)}")
+        return 0
+    if argv[0] not in commands:
+        raise unknown(f"command of ediffi {name}", argv[0], commands)
+    return run(commands[argv[0]], argv[1:], f"{name} {argv[0]}")
+
+
+def takes_words(command: Command) -> bool:
+    """Whether a command parses its words itself."""
+    return list(inspect.signature(command).parameters) == ["argv"]
+
+
+def run(command: Command, argv: Sequence[str], name: str) -> int:
+    """Call `command` with the arguments that its signature makes of `argv`; returns the exit code.
+
+    Parameters without a default, and those before `/`, are positional; the others are options: `num_images` becomes
+    `--num-images`. A bool becomes a flag, a list may be one item, and a positional list is several words. Types are
+    checked, and a docstring in Google style is the help.
+
+    Raises:
+        UsageError: `argv` does not fit the signature.
+    """
+    from jsonargparse import ArgumentError
+
+    end = list(argv).index("--") if "--" in argv else len(argv)
+    dashed = [re.sub(r"^--[^=]+", lambda found: found[0].replace("_", "-"), word) for word in argv[:end]]
+    try:
+        values = command_parser(command, name).parse_args([*dashed, *argv[end:]])
+    except ArgumentError as error:
+        raise UsageError(f"{_one_sentence(error.message, command)} (see ediffi {name} --help)") from None
+    hints, bound = typing.get_type_hints(command), inspect.signature(command).bind_partial()
+    for key in bound.signature.parameters:
+        value = values[key]
+        bound.arguments[key] = [value] if _item(hints[key]) and not isinstance(value, list | None) else value
+    if isinstance(model := bound.arguments.get("model"), str):
+        from ediffi.hub import finding
+
+        finding.look(model)  # before anything heavy is imported
+    return command(*bound.args, **bound.kwargs) or 0
+
+
+def run_recipe(
+    function: Callable[..., Any], argv: Sequence[str], name: str, text: str, skip: set[str | int] | None = None
+) -> Any:
+    """Call `function` with the arguments that `--config RECIPE` and the options after it give; returns its result.
+
+    Args:
+        function: its parameters are the recipe's settings.
+        argv: the words after the command's name.
+        name: of the command.
+        text: its help.
+        skip: parameters that are not settings.
+
+    Raises:
+        UsageError: the recipe or an option does not fit the signature.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    parser = ArgumentParser(prog=f"ediffi {name}", description=text, exit_on_error=False)
+    parser.add_argument("--config", action="config", help="a recipe")
+    parser.add_function_arguments(function, skip=skip)
+    try:
+        values = parser.parse_args(list(argv))
+    except ArgumentError as error:
+        raise UsageError(" ".join(str(error).split())) from None
+    arguments = parser.instantiate(values).as_dict()
+    arguments.pop("config")
+    return function(**arguments)
+
+
+def command_parser(command: Command, name: str) -> "ArgumentParser":
+    """The parser that the signature and docstring of `command` describe."""
+    import docstring_parser
+    from jsonargparse import ArgumentParser
+
+    text = docstring_parser.parse(inspect.getdoc(command) or "", docstring_parser.DocstringStyle.GOOGLE)
+    parser = ArgumentParser(
+        prog=f"ediffi {name}",
+        description="\n\n".join(filter(None, [text.short_description, text.long_description])),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    helps = {parameter.arg_name: parameter.description or "" for parameter in text.params}
+    hints = typing.get_type_hints(command)
+    for parameter in inspect.signature(command).parameters.values():
+        _add_argument(parser, parameter, hints[parameter.name], helps.get(parameter.name, ""))
+    return parser
+
+
+def _add_argument(parser: "ArgumentParser", parameter: inspect.Parameter, hint: Any, text: str) -> None:
+    from jsonargparse import ActionYesNo
+
+    item, required = _item(hint), parameter.default is parameter.empty
+    text = " ".join(text.split()).replace("%", "%%")
+    if not required and (parameter.default or parameter.default == 0) and parameter.default is not False:
+        text += f" (default: {parameter.default})"
+    settings: dict[str, Any] = {"help": text} if required else {"help": text, "default": parameter.default}
+    if _is_positional(parameter):
+        settings |= {"nargs": "+"} if item else {} if required else {"nargs": "?"}
+        parser.add_argument(parameter.name, type=item or hint, metavar=parameter.name.upper(), **settings)
+        return
+    names = [SHORT_OPTIONS[parameter.name]] if parameter.name in SHORT_OPTIONS else []
+    names.append(_option(parameter))
+    if hint is bool:
+        parser.add_argument(*names, action=ActionYesNo(no_prefix="no-"), **settings)
+        return
+    kinds = [item] if item else _kinds(hint)
+    if not any(typing.get_origin(kind) for kind in kinds):
+        settings["metavar"] = "|".join(kind.__name__.upper() for kind in kinds)
+    parser.add_argument(*names, type=hint | item if item else hint, required=required, **settings)
+
+
+def _is_positional(parameter: inspect.Parameter) -> bool:
+    if parameter.kind is parameter.POSITIONAL_ONLY:
+        return True
+    return parameter.kind is parameter.POSITIONAL_OR_KEYWORD and parameter.default is parameter.empty
+
+
+def _option(parameter: inspect.Parameter) -> str:
+    return "--" + parameter.name.replace("_", "-")
+
+
+def _kinds(hint: Any) -> list[Any]:
+    """The types a value may have; None is left out, since it means that the option is not given."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return [kind for kind in typing.get_args(hint) if kind is not type(None)]
+    return [hint]
+
+
+def _item(hint: Any) -> Any:
+    """The T of `list[T]` and `list[T] | None`; None for another type."""
+    kinds = _kinds(hint)
+    return typing.get_args(kinds[0])[0] if [typing.get_origin(kind) for kind in kinds] == [list] else None
+
+
+def _one_sentence(message: str, command: Command) -> str:
+    """The parser's message, which has several lines and its own words, as one sentence about the command line."""
+    parameters = inspect.signature(command).parameters
+    wrong = re.match(r'Parser key "(\w+)":.*(?:Got|Given) value: (.*)', message, re.DOTALL)
+    if wrong and wrong[1] in parameters:
+        parameter = parameters[wrong[1]]
+        kinds = [_expected(kind) for kind in _kinds(typing.get_type_hints(command)[wrong[1]])]
+        subject = parameter.name.upper() if _is_positional(parameter) else _option(parameter)
+        return f"{subject} expects {' or '.join(kinds)}, got {wrong[2]!r}"
+    extra = re.match(r"unrecognized arguments: (?P<all>(?P<option>--[^\s=]+)?.*)", message)
+    if extra and extra["option"]:
+        options = [_option(parameter) for parameter in parameters.values() if not _is_positional(parameter)]
+        return str(unknown("option", extra["option"], options))
+    return f"unexpected argument {extra['all']!r}; quote a text of several words" if extra else message
+
+
+def _expected(kind: Any) -> str:
+    if typing.get_origin(kind) is Literal:
+        return f"one of {', '.join(map(str, typing.get_args(kind)))}"
+    if item := _item(kind):
+        return f"{_expected(item)} or [{_expected(item)},...]"
+    return str(kind) if typing.get_origin(kind) else kind.__name__.lower()
+
+
+def table(texts: Mapping[str, str]) -> str:
+    """Names and their texts, a line each."""
+    return "\n".join(f"  {name:<10} {text}" for name, text in texts.items())
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
+    """The error for `name`, which no `what` ("command") has; it lists the near names."""
+    from ediffi.registry.core import UnknownNameError
+
+    return UsageError(str(UnknownNameError.among(known, what, name)))
