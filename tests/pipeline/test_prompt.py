@@ -64,15 +64,24 @@ def test_many_prompts_from_a_file(tmp_path: Path) -> None:
     assert read_prompts(text) == read_prompts(lines) == ["a red circle", "a blue square"]
 
 
+@pytest.mark.parametrize(("name", "wrap"), [("a.txt", "{}"), ("a.jsonl", '{{"prompt": "{}"}}')])
+def test_a_byte_order_mark_and_line_ends_are_no_part_of_a_prompt(tmp_path: Path, name: str, wrap: str) -> None:
+    lines = "\r\n".join(wrap.format(text) for text in ("a red circle", "a\u2028b"))
+    (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + lines.encode())
+    assert read_prompts(tmp_path / name) == ["a red circle", "a\u2028b"]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.txt", b"\n \n", "holds no prompts"),
-        ("a.txt", b"\xff\xfe", "not a text in UTF-8"),
+        ("a.txt", b"\n \n", "no prompts"),
+        ("a.txt", b"\xff\xfe", "not UTF-8"),
         ("a.txt", b"fine\n(red:99) circle", "line 2: the weight of a word"),
         ("a.jsonl", b'{"prompt": "fine"}\n{broken', "line 2: "),
         ("a.jsonl", b'{"text": "no prompt"}', 'line 1: a line must be an object with the field "prompt"'),
         ("a.jsonl", b'["list"]', "line 1: a line must be an object"),
+        ("a.jsonl", b'{"prompt": 5}', "line 1: the prompt must be a text, got 5"),
+        ("a.jsonl", b'{"prompt": "a\\ud800"}', "line 1: .*surrogate"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
