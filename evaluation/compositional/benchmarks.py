@@ -1,72 +1,66 @@
-"""The compositional benchmarks: how many pictures they want, where their prompts are to be had, what scores them."""
+"""The compositional benchmarks: images per prompt, where their prompt files are, and the commands that score them."""
 
-import difflib
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ediffi.evaluation.compositional import layouts
-from ediffi.evaluation.compositional.layouts import Layout
-from ediffi.evaluation.compositional.prompt_set import PromptSet
+from ediffi.evaluation.compositional.layouts import ExportLayout
 from ediffi.evaluation.compositional.prompts import (
-    Prompt,
+    BenchmarkPrompt,
+    PromptSet,
     read_geneval,
     read_hpsv2,
     read_partiprompts,
     read_t2i_compbench,
 )
+from ediffi.registry.core import UnknownNameError
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A benchmark that other people score.
+    """A benchmark whose authors' scripts score the images.
 
     Attributes:
         name: on the command line.
         title: as its authors write it.
-        images_per_prompt: how many pictures of each prompt its protocol has.
-        prompts_at: where its prompt files are to be had, and which.
+        images_per_prompt: how many images of each prompt its protocol has.
+        prompts_at: the address of its prompt files, and their names.
         read: reads one.
-        layout: says where pictures go.
-        scoring: what to run on the folder of an export; takes that folder and the prompt file.
+        layout: the files of an export.
+        scoring: the commands that score an export, from its folder and the prompt file.
     """
 
     name: str
     title: str
     images_per_prompt: int
     prompts_at: str
-    read: Callable[[Path], list[Prompt]]
-    layout: Callable[[Sequence[Prompt], int], Layout]
+    read: Callable[[Path], list[BenchmarkPrompt]]
+    layout: Callable[[Sequence[BenchmarkPrompt], int], ExportLayout]
     scoring: Callable[[Path, Path], str]
 
 
-def named(name: str) -> Benchmark:
-    """A benchmark by its name.
-
-    Raises:
-        ValueError: there is none; the message lists those there are.
-    """
+def find_benchmark(name: str) -> Benchmark:
+    """The benchmark called `name`; raises UnknownNameError, which lists similar names."""
     if name not in BENCHMARKS:
-        near = difflib.get_close_matches(name, BENCHMARKS, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"no benchmark {name!r}: there are {', '.join(BENCHMARKS)}{hint}")
+        raise UnknownNameError.among(BENCHMARKS, "benchmark", name)
     return BENCHMARKS[name]
 
 
 def read_prompt_set(name: str, path: Path, images_per_prompt: int | None = None) -> PromptSet:
-    """The prompts of a benchmark's own file, as a data set.
+    """The prompts in a benchmark's prompt file, as a dataset.
 
     Args:
         name: of the benchmark.
-        path: its prompt file; HPSv2's may be the folder of its four.
-        images_per_prompt: by default what the benchmark's protocol has.
+        path: its prompt file; of HPSv2 also the folder of its four.
+        images_per_prompt: by default the number of the benchmark's protocol.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: there is no such benchmark, or the file is not a prompt file of it.
     """
-    benchmark = named(name)
+    benchmark = find_benchmark(name)
     count = benchmark.images_per_prompt if images_per_prompt is None else images_per_prompt
     return PromptSet(name, benchmark.read(path), count)
 
@@ -101,11 +95,11 @@ SCRIPTS: Mapping[str, Sequence[str]] = {
     ],
 }
 """Which script scores which category (Karine-Huang/T2I-CompBench, Readme.md); {} is the folder, without a "/" at its
-end, which 3D_spatial_eval.py would stumble over."""
+end, with which 3D_spatial_eval.py fails."""
 
 
 def _score_t2i_compbench(output: Path, prompts: Path) -> str:
-    """The commands of the category that the prompt file is named after, `color_val.txt`; of all if it is none."""
+    """The commands of the category that the prompt file is named after, `color_val.txt`; of all if there is none."""
     found = [category for category in SCRIPTS if f"{prompts.stem}_".startswith(f"{category}_")]
     lines = [
         "in a checkout of Karine-Huang/T2I-CompBench with its environment (it needs a GPU; weights: see its Readme.md):"
@@ -126,9 +120,9 @@ def _score_hpsv2(output: Path, prompts: Path) -> str:
 
 
 def _score_partiprompts(output: Path, prompts: Path) -> str:
-    """google-research/parti has no script; what reads the folder."""
+    """google-research/parti has no script; the command loads the folder."""
     call = f"from datasets import load_dataset; print(load_dataset('imagefolder', data_dir={str(output.resolve())!r}))"
-    return f"ask people: PartiPrompts has no script of its own. The folder is read by\n  python -c {shlex.quote(call)}"
+    return f"ask people: PartiPrompts has no script. This loads the folder:\n  python -c {shlex.quote(call)}"
 
 
 def _quoted(path: Path) -> str:
@@ -177,4 +171,5 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         ),
     )
 }
-"""GenEval's 4 is its README's, T2I-CompBench's 10 its Readme's, HPSv2's 1 its file names'; PartiPrompts says none."""
+"""`images_per_prompt` is the number in GenEval's README, T2I-CompBench's Readme and HPSv2's file names; PartiPrompts
+has none."""

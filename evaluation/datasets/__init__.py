@@ -1,1 +1,1 @@
-"""Captioned pictures to be judged on: COCO, Visual Genome, and Toybox, a rendered world with a ground truth."""
+"""Captioned images to evaluate on: COCO, Visual Genome, and Toybox, a rendered world with a ground truth."""

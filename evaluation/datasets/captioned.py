@@ -1,74 +1,115 @@
-"""What the judge wants of a data set: captions with ids, their pictures, and a selection that anyone can repeat."""
+"""Datasets of captioned images: the protocol, the reproducible selection, and datasets of photographs."""
 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from PIL import Image
 
+from ediffi.io.files import replace
 from ediffi.io.images import BadImageError, open_image, rgb, square
 
 
-@dataclass(frozen=True)
-class Item:
-    """A caption and its picture.
+class CaptionedImage(NamedTuple):
+    """A caption and the image it describes.
 
     Attributes:
-        key: id of the annotation, unique in its data set.
+        key: id of the annotation, unique in its dataset.
         caption: the prompt.
-        picture: id of the picture it describes; several captions may share one.
+        image_id: id of the image; several captions may share one.
     """
 
     key: str
     caption: str
-    picture: str
+    image_id: str
 
 
 @runtime_checkable
-class CaptionedPictures(Protocol):
-    """A data set that models are judged on.
+class CaptionDataset(Protocol):
+    """A dataset that models are evaluated on.
 
     Attributes:
         name: "coco2014", "visual-genome", "toybox".
-        protocol: plain JSON values that say what was read, and by which rules: files, counts, what was left out.
+        protocol: plain JSON values: what was read, and by which rules; files, counts, what was left out.
     """
 
     name: str
     protocol: Mapping[str, Any]
 
-    def items(self) -> Sequence[Item]:
+    def items(self) -> Sequence[CaptionedImage]:
         """Every caption."""
         ...
 
-    def reference(self, item: Item, size: int) -> Image.Image:
-        """The item's picture: RGB, the centre square, `size` a side.
+    def reference(self, item: CaptionedImage, size: int) -> Image.Image:
+        """The item's image: RGB, the centre square, `size` pixels a side.
 
         Raises:
-            ValueError: the picture is missing or broken.
+            ValueError: the image is missing or broken.
         """
         ...
 
-    def measure(self, item: Item, image: Image.Image) -> Mapping[str, float]:
-        """What else the data set can tell of a picture made from the caption, 0 to 1; nan where it does not apply.
+    def measure(self, item: CaptionedImage, image: Image.Image) -> Mapping[str, float]:
+        """The dataset's own measures of an image generated from the caption, 0 to 1; nan where one does not apply.
 
-        Empty for photographs. Toybox's oracle reads the picture back.
+        Empty for photographs. Toybox's oracle reads the image.
         """
         ...
 
 
-def select(items: Sequence[Item], count: int, seed: int = 0) -> list[Item]:
-    """`count` items with different pictures: a pure function of the seed and the ids, whatever the order of `items`.
+class PhotographDataset:
+    """Captioned photographs in image files; a `CaptionDataset` without measures.
 
-    Items are ordered by the SHA-256 of "seed:key"; a picture is represented by the first of its captions, and the first
-    `count` pictures are taken. So a selection of 5,000 begins a selection of 30,000. Our choice: the paper says "30K
-    random captions", and no two of the same picture keep the reference set as large as the generated one.
+    Args:
+        name: of the dataset.
+        protocol: see `CaptionDataset`.
+        items: every caption.
+        shapes: (width, height) of each photograph by `image_id`, as the annotations say.
+        path: gives the file of an `image_id`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        protocol: Mapping[str, Any],
+        items: Sequence[CaptionedImage],
+        shapes: Mapping[str, tuple[int, int]],
+        path: Callable[[str], Path],
+    ) -> None:
+        self.name, self.protocol, self.shapes, self.path = name, protocol, shapes, path
+        self._items = items
+
+    def items(self) -> Sequence[CaptionedImage]:
+        """Every caption."""
+        return self._items
+
+    def reference(self, item: CaptionedImage, size: int) -> Image.Image:
+        """The item's photograph: RGB, the centre square, `size` pixels a side.
+
+        Raises:
+            BadImageError: it is missing or broken.
+        """
+        try:
+            return square(rgb(open_image(self.path(item.image_id))), size)
+        except FileNotFoundError as error:
+            raise BadImageError(f"{error}; `ediffi evaluate prepare` says what is missing") from None
+
+    def measure(self, item: CaptionedImage, image: Image.Image) -> dict[str, float]:
+        """Nothing: photographs have no ground truth."""
+        return {}
+
+
+def select(items: Sequence[CaptionedImage], count: int, seed: int = 0) -> list[CaptionedImage]:
+    """`count` items with different images: a pure function of the seed and the keys, whatever the order of `items`.
+
+    Items are ordered by the SHA-256 of "seed:key"; an image is represented by the first of its captions, and the first
+    `count` images are taken. So a selection of 5,000 begins a selection of 30,000. Our choice: the paper says "30K
+    random captions", and no two of the same image keep the reference set as large as the generated one.
 
     Raises:
-        ValueError: fewer than `count` pictures, `count` below 1, or a key that stands for two items.
+        ValueError: fewer than `count` images, `count` below 1, or a key that stands for two items.
     """
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
@@ -78,35 +119,21 @@ def select(items: Sequence[Item], count: int, seed: int = 0) -> list[Item]:
             f"of {len(times)} annotation ids {len(twice)} stand for several captions, the first is {twice[0]!r}"
         )
     ordered = sorted(items, key=lambda item: hashlib.sha256(f"{seed}:{item.key}".encode()).digest())
-    first = {item.picture: item for item in reversed(ordered)}
-    chosen = [item for item in ordered if first[item.picture] is item]
-    if len(chosen) < count:
-        raise ValueError(f"{count} captions of different pictures were asked for, and there are {len(chosen)}")
-    return chosen[:count]
+    first: dict[str, CaptionedImage] = {}
+    for item in ordered:
+        first.setdefault(item.image_id, item)
+    if len(first) < count:
+        raise ValueError(f"count is {count}, and there are captions of only {len(first)} different images")
+    return list(first.values())[:count]
 
 
-def fingerprint(items: Sequence[Item]) -> str:
-    """SHA-256 of a selection, as a hexadecimal number: keys, captions and pictures, in order."""
-    digest = hashlib.sha256()
-    for item in items:
-        digest.update(json.dumps([item.key, item.caption, item.picture], ensure_ascii=False).encode() + b"\n")
-    return digest.hexdigest()
+def fingerprint(items: Sequence[CaptionedImage]) -> str:
+    """SHA-256 of a selection, as a hexadecimal number: keys, captions and image ids, in order."""
+    lines = (json.dumps([item.key, item.caption, item.image_id], ensure_ascii=False) + "\n" for item in items)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def write_selection(items: Sequence[Item], path: Path) -> None:
-    """Write a selection as JSON lines, the item of picture k in line k; written beside and renamed into place."""
-    beside = path.with_name(path.name + ".tmp")
-    beside.write_text("".join(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items), encoding="utf-8")
-    beside.replace(path)
-
-
-def photograph(path: Path, size: int) -> Image.Image:
-    """A photograph as a reference picture: RGB, the centre square, `size` a side.
-
-    Raises:
-        BadImageError: it is missing or broken.
-    """
-    try:
-        return square(rgb(open_image(path)), size)
-    except FileNotFoundError:
-        raise BadImageError(f"no picture {path}; `ediffi evaluate prepare` says what is missing") from None
+def write_selection(items: Sequence[CaptionedImage], path: Path) -> None:
+    """Write a selection as JSON lines: line k is the item of image k. The key "picture" is `image_id`."""
+    rows = ({"key": item.key, "caption": item.caption, "picture": item.image_id} for item in items)
+    replace(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

@@ -1,36 +1,265 @@
-"""The data sets by name: opened where a team keeps them."""
+"""The datasets by name: open one, or check which of its files are there and say what to download. Downloads nothing.
 
-from collections.abc import Mapping
+Sizes and hashes of archives are those that tensorflow/datasets (COCO) and huggingface/datasets (Visual Genome) recorded
+when they downloaded them; they are left out where neither has one. Unpacked files are checked against the annotations.
+"""
+
+import functools
+import shlex
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, NamedTuple
 
-from ediffi.evaluation.datasets.captioned import CaptionedPictures
+from PIL import Image
+from tqdm import tqdm
 
-ROOTS = {"coco2014": Path("data/coco2014"), "visual-genome": Path("data/visual-genome")}
-"""Where a data set is looked for if nobody says where."""
+from ediffi.evaluation.datasets import coco, visual_genome
+from ediffi.evaluation.datasets.captioned import CaptionDataset, PhotographDataset
+from ediffi.io.files import sha256
+from ediffi.io.images import open_image
+
+ODD_SHARE: Final = 1 / 1000
+"""Up to this share of the images may have another shape than the annotations say: they have errors, too."""
 
 
-def open_dataset(name: str, root: Path | None = None, options: Mapping[str, Any] | None = None) -> CaptionedPictures:
-    """A data set.
+@dataclass(frozen=True)
+class Archive:
+    """A zip file of a dataset.
+
+    Attributes:
+        url: its address.
+        unpacks: the needed file or folder in it, relative to the folder of the dataset.
+        size: in bytes, if it is known.
+        sha256: as a hexadecimal number, if it is known.
+    """
+
+    url: str
+    unpacks: str
+    size: int | None = None
+    sha256: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return self.url.rsplit("/", 1)[1]
+
+
+@dataclass(frozen=True)
+class PublishedDataset:
+    """A dataset as its authors published it.
+
+    Attributes:
+        title: its name in messages.
+        archives: its files.
+        read: opens it in a folder.
+        images: how many it has.
+        captions: how many it has, if that is known.
+    """
+
+    title: str
+    archives: Sequence[Archive]
+    read: Callable[[Path], PhotographDataset]
+    images: int
+    captions: int | None = None
+
+
+class Preparation(NamedTuple):
+    """Whether a dataset in a folder is complete, and lines to print: files found, files missing, what to download."""
+
+    complete: bool
+    lines: Sequence[str]
+
+
+PUBLISHED: Final[Mapping[str, PublishedDataset]] = {
+    "coco2014": PublishedDataset(
+        "COCO 2014 validation",
+        (
+            Archive(
+                "http://images.cocodataset.org/annotations/annotations_trainval2014.zip",
+                f"annotations/{coco.FILE}",
+                252_872_794,
+                "031296bbc80c45a1d1f76bf9a90ead27e94e99ec629208449507a4917a3bf009",
+            ),
+            Archive(
+                "http://images.cocodataset.org/zips/val2014.zip",
+                coco.FOLDER,
+                6_645_013_297,
+                "fe9be816052049c34717e077d9e34aa60814a55679f804cd043e3cbee3b9fde0",
+            ),
+        ),
+        coco.open_coco,
+        images=40_504,
+        captions=202_654,
+    ),
+    "visual-genome": PublishedDataset(
+        "Visual Genome",
+        (
+            Archive(
+                f"https://homes.cs.washington.edu/~ranjay/visualgenome/data/dataset/{visual_genome.IMAGES}.zip",
+                visual_genome.IMAGES,
+            ),
+            Archive(
+                f"https://homes.cs.washington.edu/~ranjay/visualgenome/data/dataset/{visual_genome.REGIONS}.zip",
+                visual_genome.REGIONS,
+            ),
+            Archive(
+                "https://cs.stanford.edu/people/rak248/VG_100K_2/images.zip",
+                visual_genome.FOLDERS[0],
+                9_731_705_982,
+                "51c682d2721f880150720bb416e0346a4c787e4c55d7f80dfd1bd3f73ba81646",
+            ),
+            Archive(
+                "https://cs.stanford.edu/people/rak248/VG_100K_2/images2.zip",
+                visual_genome.FOLDERS[1],
+                5_471_658_058,
+                "99da1a0ddf87011319ff3b05cf9176ffee2731cc3c52951162d9ef0d68e3cfb5",
+            ),
+        ),
+        functools.partial(visual_genome.open_visual_genome, exclude_coco=False),
+        # Of 108,077, less those that are known to be corrupt.
+        images=108_077 - len(visual_genome.CORRUPT),
+    ),
+}
+
+
+def default_root(name: str) -> Path:
+    """The folder of a dataset if none is given: "data/coco2014"."""
+    return Path("data") / name
+
+
+def open_dataset(name: str, root: Path | None = None, options: Mapping[str, Any] | None = None) -> CaptionDataset:
+    """Open a dataset.
 
     Args:
         name: "coco2014", "visual-genome" or "toybox".
-        root: its folder; one of `ROOTS` by default. Toybox needs none.
-        options: arguments of the data set's own.
+        root: its folder; `default_root(name)` by default. Toybox has none.
+        options: further arguments: of `Toybox`, `open_coco` or `open_visual_genome`.
 
     Raises:
-        ValueError: there is no such data set, it takes no such option, or its files are broken.
+        ValueError: there is no such dataset, it takes no such option, or its files are broken.
         OSError: a file is missing or cannot be read.
     """
-    from ediffi.evaluation.datasets.coco import Coco
-    from ediffi.evaluation.datasets.toybox.judged import Toybox
-    from ediffi.evaluation.datasets.visual_genome import VisualGenome
+    from ediffi.evaluation.datasets.toybox.dataset import Toybox
 
-    openers = {"coco2014": Coco.open, "visual-genome": VisualGenome, "toybox": Toybox}
+    folder = root or default_root(name)
+    openers: dict[str, Callable[..., CaptionDataset]] = {
+        "coco2014": functools.partial(coco.open_coco, folder),
+        "visual-genome": functools.partial(visual_genome.open_visual_genome, folder),
+        "toybox": Toybox,
+    }
     if name not in openers:
-        raise ValueError(f"no data set {name!r}: there are {', '.join(openers)}")
-    folder = [] if name == "toybox" else [root or ROOTS[name]]
+        raise ValueError(f"no dataset {name!r}: allowed are {', '.join(openers)}")
     try:
-        return openers[name](*folder, **(options or {}))  # type: ignore[operator]
+        return openers[name](**(options or {}))
     except TypeError as error:
         raise ValueError(f"dataset_options {dict(options or {})} are not for {name}: {error}") from None
+
+
+def prepare(name: str, root: Path | None = None, thorough: bool = False) -> Preparation:
+    """Check which files of a dataset are in a folder, and say what to download.
+
+    Args:
+        name: "coco2014" or "visual-genome".
+        root: the folder, which need not exist; `default_root(name)` by default.
+        thorough: also decode every image, and compute the hashes of archives that have to be unpacked: minutes.
+
+    Raises:
+        ValueError: there is no such dataset, or `root` is a file.
+    """
+    if name not in PUBLISHED:
+        raise ValueError(f"no dataset {name!r} to prepare; allowed: {', '.join(PUBLISHED)}")
+    return check(PUBLISHED[name], root or default_root(name), thorough)
+
+
+def check(dataset: PublishedDataset, root: Path, thorough: bool = False) -> Preparation:
+    """Check which files of a published dataset are in a folder; see `prepare`."""
+    if root.exists() and not root.is_dir():
+        raise ValueError(f"{root} is a file; the folder of the dataset is needed")
+    lines = [f"{dataset.title} in {root.resolve()}"]
+    needed = [archive for archive in dataset.archives if not _is_unpacked(archive, root)]
+    lines += [f"  missing: {archive.unpacks}" for archive in needed]
+    if not needed:
+        findings, needed = _inspect(dataset, root, thorough)
+        lines += findings
+    for archive in needed:
+        lines += _how_to_get(archive, root, thorough)
+    return Preparation(not needed, [*lines, "incomplete" if needed else "complete"])
+
+
+def _inspect(dataset: PublishedDataset, root: Path, thorough: bool) -> tuple[list[str], list[Archive]]:
+    """Lines about an unpacked dataset, and the archives that have to be unpacked again."""
+    annotations = [archive for archive in dataset.archives if archive.unpacks.endswith(".json")]
+    try:
+        found = dataset.read(root)
+    except (OSError, ValueError) as error:
+        return [f"  wrong: {error}"], annotations
+    captions = len(found.items()) + found.protocol.get("blank_captions_left_out", 0)
+    counts = [("images", len(found.shapes), dataset.images), ("captions", captions, dataset.captions)]
+    wrong = [
+        f"  wrong: the annotations have {here:,} {what}, and {published:,} were published"
+        for what, here, published in counts
+        if published is not None and here != published
+    ]
+    unusable, odd = _bad_images(found, thorough)
+    lines = [f"  there: {len(found.items()):,} captions, {len(found.shapes) - len(unusable):,} images", *wrong]
+    lines += [f"  wrong: missing or broken, {_some(unusable)}"] if unusable else []
+    tolerated = len(odd) <= ODD_SHARE * len(found.shapes)
+    verdict = "odd" if tolerated else "wrong"
+    lines += [f"  {verdict}: of another shape than in the annotations, {_some(odd)}"] if odd else []
+    folders = {found.path(name).parent.name for name in [*unusable, *([] if tolerated else odd)]}
+    needed = [*(annotations if wrong else []), *(archive for archive in dataset.archives if archive.unpacks in folders)]
+    return lines, needed
+
+
+def _is_unpacked(archive: Archive, root: Path) -> bool:
+    if Path(archive.unpacks).name == coco.FILE:
+        return coco.find_captions(root) is not None
+    return (root / archive.unpacks).exists()
+
+
+def _how_to_get(archive: Archive, root: Path, thorough: bool) -> list[str]:
+    """Commands that download and unpack an archive, as far as they are needed."""
+    here = root / archive.name
+    known = "" if archive.size is None else f", {archive.size:,} bytes"
+    hashed = "" if archive.sha256 is None else f", sha256 {archive.sha256}"
+    place, unpack = shlex.quote(str(here)), f"    unzip -o {shlex.quote(str(here))} -d {shlex.quote(str(root))}"
+    fetch = [
+        f"  download: {archive.url}{known}{hashed}",
+        f"    curl --create-dirs -L -C - -o {place} {archive.url}",
+        unpack,
+    ]
+    if not here.is_file():
+        return fetch
+    size = here.stat().st_size
+    if archive.size is not None and size < archive.size:
+        return [f"  wrong size: {here.name} has {size:,} of {archive.size:,} bytes; resume the download", *fetch]
+    if archive.size is None and not zipfile.is_zipfile(here):
+        return [f"  wrong: {here.name}, {size:,} bytes, is not a whole archive; resume the download", *fetch]
+    larger = archive.size is not None and size > archive.size
+    if larger or (thorough and archive.sha256 is not None and sha256(here) != archive.sha256):
+        return [f"  wrong: {here.name}, {size:,} bytes, is not the published file; remove it", *fetch]
+    return [f"  downloaded: {here.name}; unpack it", unpack]
+
+
+def _bad_images(found: PhotographDataset, thorough: bool) -> tuple[list[str], list[str]]:
+    """Names of files that are missing or not images, and of images with another shape than in the annotations."""
+    unusable, odd = [], []
+    for name, shape in tqdm(found.shapes.items(), "images", unit="image", disable=None, leave=False):
+        try:
+            if thorough:
+                size = open_image(found.path(name)).size
+            else:
+                with Image.open(found.path(name)) as image:
+                    size = image.size  # from its header
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # what PIL raises for other files
+            unusable.append(name)
+        else:
+            odd += [name] if size != shape else []
+    return unusable, odd
+
+
+def _some(names: Sequence[str], count: int = 3) -> str:
+    more = f" and {len(names) - count:,} more" if len(names) > count else ""
+    return f"{len(names):,} image{'s' if len(names) > 1 else ''}: {', '.join(names[:count])}{more}"

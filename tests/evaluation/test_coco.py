@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ediffi.evaluation.datasets.captioned import CaptionedPictures, select
-from ediffi.evaluation.datasets.coco import Coco
-from ediffi.evaluation.datasets.prepare import SOURCES, Archive, Source, check, prepare
+from ediffi.evaluation.datasets.captioned import CaptionDataset, select
+from ediffi.evaluation.datasets.catalogue import PUBLISHED, Archive, PublishedDataset, check, prepare
+from ediffi.evaluation.datasets.coco import open_coco
 from ediffi.evaluation.datasets.toybox import prompts, render
 from ediffi.io.images import BadImageError, rgb, square
 
 PICTURES, CAPTIONS = 6, 5
 SHAPES = [(64, 48), (48, 64), (64, 64), (50, 40), (80, 60), (40, 40)]
 SCENES = list(prompts(0, PICTURES))
-SMALL = dataclasses.replace(SOURCES["coco2014"], pictures=PICTURES, captions=PICTURES * CAPTIONS)
+SMALL = dataclasses.replace(PUBLISHED["coco2014"], images=PICTURES, captions=PICTURES * CAPTIONS)
 
 
 def file_name(image_id: int) -> str:
@@ -65,9 +65,9 @@ def write(root: Path, content: Any) -> None:
 
 
 def test_every_caption_is_an_item_with_its_annotation_and_picture(root: Path, content: dict[str, Any]) -> None:
-    data: CaptionedPictures = Coco.open(root)
+    data: CaptionDataset = open_coco(root)
     captions = {(str(a["id"]), a["caption"], file_name(a["image_id"])) for a in content["annotations"]}
-    assert {(item.key, item.caption, item.picture) for item in data.items()} == captions
+    assert {(item.key, item.caption, item.image_id) for item in data.items()} == captions
     assert len(data.items()) == PICTURES * CAPTIONS
     assert data.name == "coco2014"
 
@@ -75,7 +75,7 @@ def test_every_caption_is_an_item_with_its_annotation_and_picture(root: Path, co
 def test_the_protocol_says_what_was_read(root: Path) -> None:
     import hashlib
 
-    data = Coco.open(root)
+    data = open_coco(root)
     assert json.loads(json.dumps(dict(data.protocol))) == data.protocol
     sha256 = hashlib.sha256((root / "annotations" / "captions_val2014.json").read_bytes()).hexdigest()
     assert data.protocol["annotations"] == {"file": "captions_val2014.json", "sha256": sha256}
@@ -86,23 +86,23 @@ def test_the_protocol_says_what_was_read(root: Path) -> None:
 
 
 def test_the_captions_may_lie_beside_the_pictures(root: Path) -> None:
-    wanted = Coco.open(root).items()
+    wanted = open_coco(root).items()
     (root / "annotations" / "captions_val2014.json").rename(root / "captions_val2014.json")
-    assert Coco.open(root).items() == wanted
+    assert open_coco(root).items() == wanted
 
 
 def test_a_selection_does_not_depend_on_the_order_of_the_file(root: Path, content: dict[str, Any]) -> None:
-    wanted = select(Coco.open(root).items(), 4)
+    wanted = select(open_coco(root).items(), 4)
     write(root, content | {"annotations": content["annotations"][::-1], "images": content["images"][::-1]})
-    assert select(Coco.open(root).items(), 4) == wanted
+    assert select(open_coco(root).items(), 4) == wanted
 
 
 def test_the_reference_is_the_item_s_own_picture(root: Path) -> None:
     """JPEG keeps a rendered scene within a few values; a gray picture becomes gray RGB."""
-    data = Coco.open(root)
+    data = open_coco(root)
     names = list(data.shapes)
     for item in data.items():
-        found, own = data.reference(item, 24), names.index(item.picture)
+        found, own = data.reference(item, 24), names.index(item.image_id)
         assert (found.mode, found.size) == ("RGB", (24, 24))
         mode = "L" if own == 3 else "RGB"
         wanted = [Image.fromarray(render(scene, 96)).resize(SHAPES[own]).convert(mode) for scene, _ in SCENES]
@@ -115,7 +115,7 @@ def test_white_space_in_captions_is_tidied_and_blank_ones_are_counted(root: Path
     content["annotations"][0]["caption"] = "  A  red\n circle.\n"
     content["annotations"][1]["caption"] = " \n"
     write(root, content)
-    data = Coco.open(root)
+    data = open_coco(root)
     captions = {item.key: item.caption for item in data.items()}
     assert captions[str(content["annotations"][0]["id"])] == "A red circle."
     assert str(content["annotations"][1]["id"]) not in captions
@@ -125,10 +125,10 @@ def test_white_space_in_captions_is_tidied_and_blank_ones_are_counted(root: Path
 def test_pictures_without_captions_are_counted(root: Path, content: dict[str, Any]) -> None:
     left = content["images"][0]["id"]
     write(root, content | {"annotations": [a for a in content["annotations"] if a["image_id"] != left]})
-    data = Coco.open(root)
+    data = open_coco(root)
     assert data.protocol["pictures_without_captions"] == 1
     assert data.protocol["pictures"] == PICTURES - 1
-    assert file_name(left) not in {item.picture for item in data.items()}
+    assert file_name(left) not in {item.image_id for item in data.items()}
 
 
 def changed(change: Callable[[dict[str, Any]], object]) -> Any:
@@ -151,14 +151,14 @@ BAD = {
         changed(lambda c: c["annotations"][2].update(caption=3)),
         "196 of .* has no caption",
     ),
-    "half a character": (changed(lambda c: c["annotations"][2].update(caption="a \ud800")), "196 .* half a character"),
+    "half a character": (changed(lambda c: c["annotations"][2].update(caption="a \ud800")), "196 .* surrogate"),
     "an unknown image": (
         changed(lambda c: c["annotations"][2].update(image_id=5)),
         "196 .* image_id 5, and there is no",
     ),
-    "an id twice": (changed(lambda c: c["annotations"][3].update(id=196)), "annotation 196 of .* is there twice"),
-    "an image twice": (changed(lambda c: c["images"].append(c["images"][0])), "image 391895 .* is there twice"),
-    "a name twice": (changed(lambda c: c["images"][0].update(file_name=file_name(42))), "image 42 .* is there twice"),
+    "an id twice": (changed(lambda c: c["annotations"][3].update(id=196)), "annotation 196 of .* is listed twice"),
+    "an image twice": (changed(lambda c: c["images"].append(c["images"][0])), "image 391895 .* is listed twice"),
+    "a name twice": (changed(lambda c: c["images"][0].update(file_name=file_name(42))), "image 42 .* is listed twice"),
     "an id that is a text": (
         changed(lambda c: c["annotations"][2].update(id="a")),
         "annotation 2 of .* has the id 'a'",
@@ -173,7 +173,7 @@ BAD = {
     ),
     "no name": (changed(lambda c: c["images"][0].pop("file_name")), "image 391895 of .* has the file_name None"),
     "no width": (changed(lambda c: c["images"][0].pop("width")), "image 391895 of .* has the width None"),
-    "no height": (changed(lambda c: c["images"][0].update(height=0)), "height 0; a whole number of at least 1"),
+    "no height": (changed(lambda c: c["images"][0].update(height=0)), "height 0; an integer of at least 1"),
 }
 
 
@@ -182,7 +182,7 @@ def test_annotations_that_are_wrong_are_named_in_a_sentence(tmp_path: Path, cont
     (tmp_path / "val2014").mkdir()
     write(tmp_path, content)
     with pytest.raises(ValueError, match=message) as caught:
-        Coco.open(tmp_path)
+        open_coco(tmp_path)
     assert "captions_val2014.json" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -192,32 +192,32 @@ def test_annotations_that_are_wrong_are_named_in_a_sentence(tmp_path: Path, cont
 )
 def test_broken_json_is_named(root: Path, broken: bytes) -> None:
     (root / "annotations" / "captions_val2014.json").write_bytes(broken)
-    with pytest.raises(ValueError, match=r"captions_val2014\.json is broken, not whole JSON"):
-        Coco.open(root)
+    with pytest.raises(ValueError, match=r"captions_val2014\.json is broken"):
+        open_coco(root)
 
 
 @pytest.mark.parametrize("missing", ["annotations/captions_val2014.json", "val2014"])
 def test_what_is_missing_is_named(root: Path, missing: str) -> None:
     (root / missing).rename(root / "elsewhere")
     with pytest.raises(FileNotFoundError, match=rf"no {Path(missing).name} in .*; `ediffi evaluate prepare coco2014`"):
-        Coco.open(root)
+        open_coco(root)
 
 
 def test_a_missing_or_broken_picture_is_named(root: Path) -> None:
-    data = Coco.open(root)
+    data = open_coco(root)
     first, second = select(data.items(), 2)
-    data.path(first.picture).unlink()
-    data.path(second.picture).write_bytes(data.path(second.picture).read_bytes()[:300])
-    with pytest.raises(BadImageError, match=rf"no picture .*{first.picture}"):
+    data.path(first.image_id).unlink()
+    data.path(second.image_id).write_bytes(data.path(second.image_id).read_bytes()[:300])
+    with pytest.raises(BadImageError, match=rf"no image .*{first.image_id}"):
         data.reference(first, 16)
-    with pytest.raises(BadImageError, match=rf"{second.picture} is a broken picture"):
+    with pytest.raises(BadImageError, match=rf"{second.image_id} is a broken image"):
         data.reference(second, 16)
 
 
 # --- prepare --------------------------------------------------------------------------------------------------------
 
 
-def wrong(root: Path, source: Source = SMALL, thorough: bool = False) -> str:
+def wrong(root: Path, source: PublishedDataset = SMALL, thorough: bool = False) -> str:
     report = check(source, root, thorough)
     assert not report.complete
     assert report.lines[-1] == "incomplete"
@@ -228,7 +228,7 @@ def test_a_complete_data_set_is_complete(root: Path) -> None:
     for thorough in (False, True):
         report = check(SMALL, root, thorough)
         assert report.complete
-        assert [line.strip() for line in report.lines[1:]] == ["there: 30 captions, 6 pictures", "complete"]
+        assert [line.strip() for line in report.lines[1:]] == ["there: 30 captions, 6 images", "complete"]
 
 
 def test_an_empty_place_is_told_what_to_download_where(tmp_path: Path) -> None:
@@ -262,11 +262,11 @@ def test_archives_are_told_apart_by_size_and_hash(root: Path) -> None:
 
     assert "download: http" not in told(8, thorough=True)
     assert "downloaded: val2014.zip; unpack it" in told(8, thorough=True)
-    assert "wrong size: val2014.zip has 8 of 9 bytes; go on with the download" in told(9)
-    assert "wrong: val2014.zip, 8 bytes, is not what was published" in told(7)
+    assert "wrong size: val2014.zip has 8 of 9 bytes; resume the download" in told(9)
+    assert "wrong: val2014.zip, 8 bytes, is not the published file" in told(7)
     assert "download: http" in told(7)
     assert "unpack it" in told(8, "0" * 64)
-    assert "is not what was published" in told(8, "0" * 64, thorough=True)
+    assert "is not the published file" in told(8, "0" * 64, thorough=True)
 
 
 def test_pictures_that_are_missing_empty_or_no_pictures_are_named(root: Path) -> None:
@@ -276,8 +276,8 @@ def test_pictures_that_are_missing_empty_or_no_pictures_are_named(root: Path) ->
     (root / "val2014" / names[2]).write_text("<html>404</html>")
     (root / "val2014" / names[3]).unlink()
     told = wrong(root)
-    assert f"wrong: missing or broken, 4 pictures: {', '.join(names[:3])} and 1 more" in told
-    assert "there: 30 captions, 2 pictures" in told
+    assert f"wrong: missing or broken, 4 images: {', '.join(names[:3])} and 1 more" in told
+    assert "there: 30 captions, 2 images" in told
     assert "zips/val2014.zip" in told
     assert "annotations_trainval2014.zip" not in told
 
@@ -286,13 +286,13 @@ def test_a_truncated_picture_is_found_by_the_thorough(root: Path) -> None:
     path = root / "val2014" / file_name(42)
     path.write_bytes(path.read_bytes()[:-200])
     assert check(SMALL, root).complete
-    assert f"missing or broken, 1 picture: {path.name}" in wrong(root, thorough=True)
+    assert f"missing or broken, 1 image: {path.name}" in wrong(root, thorough=True)
 
 
 def test_pictures_of_another_shape_are_wrong_unless_they_are_rare(root: Path, content: dict[str, Any]) -> None:
     content["images"][1]["width"] += 1
     write(root, content)
-    assert f"wrong: of another shape than announced, 1 picture: {file_name(42)}" in wrong(root)
+    assert f"wrong: of another shape than in the annotations, 1 image: {file_name(42)}" in wrong(root)
     assert "zips/val2014.zip" in wrong(root)
 
 
@@ -301,7 +301,7 @@ def test_annotations_with_other_counts_are_refused(root: Path, content: dict[str
     told = wrong(root)
     assert "wrong: the annotations have 29 captions, and 30 were published" in told
     assert "annotations_trainval2014.zip" in told
-    assert "the annotations have 6 pictures, and 40,504 were published" in wrong(root, SOURCES["coco2014"])
+    assert "the annotations have 6 images, and 40,504 were published" in wrong(root, PUBLISHED["coco2014"])
 
 
 def test_a_blank_caption_counts_as_published(root: Path, content: dict[str, Any]) -> None:
@@ -316,8 +316,8 @@ def test_annotations_of_another_kind_are_named(root: Path, content: dict[str, An
 
 
 def test_what_cannot_be_prepared(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no data set 'coco' to prepare; allowed: coco2014, visual-genome"):
+    with pytest.raises(ValueError, match="no dataset 'coco' to prepare; allowed: coco2014, visual-genome"):
         prepare("coco", tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="is a file; the folder of the data set is needed"):
+    with pytest.raises(ValueError, match="is a file"):
         prepare("coco2014", tmp_path / "file")

@@ -20,21 +20,17 @@ from ediffi.evaluation.datasets.toybox import (
     STYLES,
     Object,
     Scene,
-    canonical,
     caption,
     held_out,
-    ignored_words,
-    novel_pair,
     phrases,
     prompts,
     render,
     sample_scene,
-    silhouettes,
-    specification,
     tokens,
     vocabulary,
 )
 from ediffi.evaluation.datasets.toybox.caption import NAMEABLE
+from ediffi.evaluation.datasets.toybox.render import draw
 from ediffi.evaluation.datasets.toybox.scene import (
     EXTENTS,
     HELD_OUT_PAIRS,
@@ -43,6 +39,7 @@ from ediffi.evaluation.datasets.toybox.scene import (
     _any_scene,
     layouts_of,
     radius,
+    specification,
 )
 
 
@@ -54,6 +51,14 @@ def draw_scenes(count: int, split: str = "train", seed: int = 0, num_objects: in
 REFUSED = (ValueError, TypeError)
 """What is outside a Literal is a ValueError for the user, and before that a TypeError under the tests' type checker."""
 ONE = Scene((Object("cross", "red", "large"),), "alone", "flat", "gray", ((0.0, 0.0),))
+
+
+def silhouettes(scene: Scene, size: int) -> np.ndarray:
+    """Where each object is: [k, size, size] coverage in [0, 1], in layout order."""
+    centres = ((np.arange(size) + 0.5) / size).astype(np.float32)
+    count = len(scene.objects)
+    return np.stack([draw(placed, scene.style, count, centres, centres, size).silhouette for placed in scene.placed()])
+
 
 # --- scenes ---------------------------------------------------------------------------------------------------------
 
@@ -105,6 +110,10 @@ def test_held_out_pairs_are_never_trained_but_their_parts_are():
     assert len(HELD_OUT_PAIRS) == 3
 
 
+def has_held_out_pair(scene: Scene) -> bool:
+    return any((thing.shape, thing.colour) in HELD_OUT_PAIRS for thing in scene.objects)
+
+
 def test_one_specification_in_eight_is_held_out_besides_the_pairs():
     pairs = [pair for pair in product(SHAPES, COLOURS) if pair not in HELD_OUT_PAIRS]
     scenes = [
@@ -114,7 +123,9 @@ def test_one_specification_in_eight_is_held_out_besides_the_pairs():
     assert np.mean([held_out(scene) for scene in scenes]) == pytest.approx(1 / 8, abs=0.02)
     for num_objects in (2, 3):
         rng = np.random.default_rng(0)
-        scenes = [scene for scene in (_any_scene(rng, num_objects) for _ in range(1500)) if not novel_pair(scene)]
+        scenes = [
+            scene for scene in (_any_scene(rng, num_objects) for _ in range(1500)) if not has_held_out_pair(scene)
+        ]
         assert np.mean([held_out(scene) for scene in scenes]) == pytest.approx(1 / 8, abs=0.03)
 
 
@@ -202,12 +213,11 @@ def test_any_size_is_drawn(size):
 
 @pytest.mark.parametrize("size", [7, 1025])
 def test_a_size_out_of_range_is_refused(size):
-    for function in (render, silhouettes):
-        with pytest.raises(ValueError, match=f"size is {size}; allowed: 8 to 1024"):
-            function(ONE, size)
+    with pytest.raises(ValueError, match=f"size is {size}"):
+        render(ONE, size)
 
 
-@pytest.mark.parametrize("size", [16, 64, 256])
+@pytest.mark.parametrize("size", [64, 256])
 def test_a_picture_is_background_exactly_where_no_silhouette_is(size):
     for scene in draw_scenes(30, seed=5):
         inside = silhouettes(scene, size).max(axis=0) > 0.05
@@ -256,11 +266,11 @@ WORDS_OF = {
 
 def test_the_vocabulary_is_closed_small_and_without_dead_words():
     words = vocabulary()
-    assert words == sorted(set(words))
+    assert list(words) == sorted(set(words))
     assert len(words) < 120
     assert {"one", "two", "three", ",", "."} <= set(words)
     pairs = CAPTIONS["short"] + CAPTIONS["long"]
-    used = {token for scene, told in pairs for token in [*tokens(told.text), *tokens(canonical(scene))]}
+    used = {token for _, told in pairs for token in tokens(told.text)}
     assert used == set(words)
 
 
@@ -379,20 +389,6 @@ def test_a_false_relation_would_be_noticed():
         assert not all(_claims(told.text, turned)), told.text
 
 
-def test_canonical_is_one_to_one_with_the_specification():
-    scenes = draw_scenes(500)
-    assert len({canonical(scene) for scene in scenes}) == len({specification(scene) for scene in scenes})
-    still = [replace(scene, offsets=((0.0, 0.0),) * len(scene.objects)) for scene in scenes]
-    assert [canonical(scene) for scene in scenes] == [canonical(scene) for scene in still]
-    assert canonical(ONE) == "one flat object on a gray background. middle, large red cross."
-
-
-def test_canonical_states_only_what_is_named():
-    for scene, told in CAPTIONS["short"][:100]:
-        words = set(tokens(canonical(scene, told.named)))
-        assert told.named - {"layout"} == {name for name, telling in WORDS_OF.items() if words & telling}
-
-
 def test_prompts_are_pure_and_cycle_the_number_of_objects():
     long, short = prompts(5, 12), prompts(5, 6)
     assert long[:6] == short
@@ -413,14 +409,3 @@ def test_prompts_do_not_depend_on_the_process():
         for seed in ("1", "2")
     }
     assert outputs == {f"{[told.text for _, told in prompts(5, 6)]}\n"}
-
-
-def test_ignored_words():
-    assert ignored_words("A Red dragon, left of a DRAGON's blue knight; don't!") == [
-        "dragon",
-        "dragon's",
-        "knight",
-        "don't",
-    ]
-    assert ignored_words("a large red circle, striped, on a pink background.") == []
-    assert ignored_words("") == []

@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ediffi.evaluation.datasets.annotations import stream
-from ediffi.evaluation.datasets.captioned import CaptionedPictures, select
-from ediffi.evaluation.datasets.prepare import SOURCES, check, prepare
+from ediffi.evaluation.datasets.captioned import CaptionDataset, select
+from ediffi.evaluation.datasets.catalogue import PUBLISHED, check, prepare
 from ediffi.evaluation.datasets.toybox import prompts, render
-from ediffi.evaluation.datasets.visual_genome import WORDS, Region, VisualGenome, join
+from ediffi.evaluation.datasets.visual_genome import WORDS, RegionDescription, join, open_visual_genome
 from ediffi.io.images import BadImageError, square
 
 SCENES = list(prompts(0, 6, length="long"))
 IDS = [1, 2, 1592, 2370463, 61512, 7]
-SMALL = dataclasses.replace(SOURCES["visual-genome"], pictures=5)
+SMALL = dataclasses.replace(PUBLISHED["visual-genome"], images=5)
 NOUNS = (
     "man",
     "clock",
@@ -113,18 +113,20 @@ def distances(image: Image.Image, others: list[Image.Image]) -> list[float]:
 # --- joining --------------------------------------------------------------------------------------------------------
 
 PHRASES = st.lists(st.sampled_from(["a", "man", "red", "Car", "the", "tree", "on", "of"]), max_size=7).map(" ".join)
-REGIONS = st.lists(st.builds(Region, st.integers(0, 99), st.integers(0, 9), PHRASES), max_size=30)
+REGIONS = st.lists(st.builds(RegionDescription, st.integers(0, 99), st.integers(0, 9), PHRASES), max_size=30)
 
 
 @given(REGIONS, st.floats(1, 80), st.randoms(use_true_random=False))
 def test_a_caption_does_not_depend_on_the_order_of_the_regions(
-    regions: list[Region], words: float, rng: random.Random
+    regions: list[RegionDescription], words: float, rng: random.Random
 ) -> None:
     assert join(rng.sample(regions, len(regions)), words) == join(regions, words)
 
 
 @given(REGIONS, st.floats(1, 80))
-def test_a_caption_is_made_of_distinct_phrases_the_large_ones_first(regions: list[Region], words: float) -> None:
+def test_a_caption_is_made_of_distinct_phrases_the_large_ones_first(
+    regions: list[RegionDescription], words: float
+) -> None:
     caption = join(regions, words)
     sentences = [sentence.casefold() for sentence in caption.removesuffix(".").split(". ")] if caption else []
     areas = {
@@ -136,7 +138,7 @@ def test_a_caption_is_made_of_distinct_phrases_the_large_ones_first(regions: lis
 
 
 @given(REGIONS, st.floats(1, 80))
-def test_a_caption_grows_with_its_target_and_comes_near_it(regions: list[Region], words: float) -> None:
+def test_a_caption_grows_with_its_target_and_comes_near_it(regions: list[RegionDescription], words: float) -> None:
     """Within half of the longest phrase, unless the regions say no more."""
     caption, whole = join(regions, words), join(regions, 1e9)
     assert whole.startswith(caption)
@@ -148,22 +150,24 @@ def test_a_caption_grows_with_its_target_and_comes_near_it(regions: list[Region]
 
 def test_a_known_caption() -> None:
     regions = [
-        Region(3, 900, "the clock is green in colour"),
-        Region(1, 5000, "a man on a wide street."),
-        Region(2, 5000, "trees"),
-        Region(4, 800, "A Street"),
-        Region(5, 700, "street with a man"),
+        RegionDescription(3, 900, "the clock is green in colour"),
+        RegionDescription(1, 5000, "a man on a wide street."),
+        RegionDescription(2, 5000, "trees"),
+        RegionDescription(4, 800, "A Street"),
+        RegionDescription(5, 700, "street with a man"),
     ]
     assert join(regions) == "A man on a wide street. Trees. The clock is green in colour. Street with a man."
     assert join(regions, 7) == "A man on a wide street. Trees."
     assert join(regions, 1) == "A man on a wide street."
-    assert join([]) == join([Region(1, 1, ""), Region(2, 1, " .")]) == ""
+    assert join([]) == join([RegionDescription(1, 1, ""), RegionDescription(2, 1, " .")]) == ""
 
 
 def test_captions_have_the_paper_s_number_of_words() -> None:
     rng = random.Random(0)
     lengths = [
-        len(join([Region(i, rng.randint(1, 10**5), phrase(rng)) for i in range(rng.randint(20, 80))]).split())
+        len(
+            join([RegionDescription(i, rng.randint(1, 10**5), phrase(rng)) for i in range(rng.randint(20, 80))]).split()
+        )
         for _ in range(500)
     ]
     assert np.mean(lengths) == pytest.approx(WORDS, abs=0.5)
@@ -174,26 +178,29 @@ def test_captions_have_the_paper_s_number_of_words() -> None:
 
 
 def test_a_picture_has_one_caption_joined_of_its_regions(root: Path) -> None:
-    data: CaptionedPictures = VisualGenome.open(root, exclude_coco=False)
-    assert [(item.key, item.picture) for item in data.items()] == [(str(i), f"{i}.jpg") for i in IDS if i != 1592]
+    data: CaptionDataset = open_visual_genome(root, exclude_coco=False)
+    assert [(item.key, item.image_id) for item in data.items()] == [(str(i), f"{i}.jpg") for i in IDS if i != 1592]
     for item in data.items():
-        regions = [Region(r["region_id"], r["width"] * r["height"], r["phrase"]) for r in regions_of(int(item.key), 40)]
+        regions = [
+            RegionDescription(r["region_id"], r["width"] * r["height"], r["phrase"])
+            for r in regions_of(int(item.key), 40)
+        ]
         assert item.caption == join(regions)
     assert data.name == "visual-genome"
 
 
 def test_pictures_that_coco_has_are_left_out_by_default(root: Path) -> None:
-    data = VisualGenome.open(root)
+    data = open_visual_genome(root)
     assert [item.key for item in data.items()] == ["1", "2370463", "7"]
     assert data.protocol["pictures_in_coco_left_out"] == 2
     assert data.protocol["pictures_known_corrupt_left_out"] == 1
-    assert VisualGenome.open(root, exclude_coco=False).protocol["pictures_in_coco_left_out"] == 0
+    assert open_visual_genome(root, exclude_coco=False).protocol["pictures_in_coco_left_out"] == 0
 
 
 def test_the_protocol_says_what_was_read(root: Path) -> None:
     import hashlib
 
-    protocol = VisualGenome.open(root, words=30).protocol
+    protocol = open_visual_genome(root, words=30).protocol
     assert json.loads(json.dumps(dict(protocol))) == protocol
     assert protocol["annotations"] == [
         {"file": name, "sha256": hashlib.sha256((root / name).read_bytes()).hexdigest()}
@@ -206,28 +213,28 @@ def test_the_protocol_says_what_was_read(root: Path) -> None:
 
 @pytest.mark.parametrize("key", ["id", "image_id", "both"])
 def test_both_keys_of_an_entry_are_understood(root: Path, key: str) -> None:
-    wanted = VisualGenome.open(root).items()
+    wanted = open_visual_genome(root).items()
     entries = [
         {"regions": entry["regions"], **{name: entry["id"] for name in ("id", "image_id") if key in {name, "both"}}}
         for entry in region_descriptions()
     ]
     write(root, entries)
-    assert VisualGenome.open(root).items() == wanted
+    assert open_visual_genome(root).items() == wanted
 
 
 def test_a_selection_does_not_depend_on_the_order_of_the_files(root: Path) -> None:
-    wanted = select(VisualGenome.open(root).items(), 2)
+    wanted = select(open_visual_genome(root).items(), 2)
     regions = [{**entry, "regions": entry["regions"][::-1]} for entry in region_descriptions()[::-1]]
     write(root, regions, image_data()[::-1])
-    assert select(VisualGenome.open(root).items(), 2) == wanted
+    assert select(open_visual_genome(root).items(), 2) == wanted
 
 
 def test_the_reference_is_the_item_s_own_picture_in_either_folder(root: Path) -> None:
-    data = VisualGenome.open(root, exclude_coco=False)
-    assert {data.path(item.picture).parent.name for item in data.items()} == {"VG_100K", "VG_100K_2"}
+    data = open_visual_genome(root, exclude_coco=False)
+    assert {data.path(item.image_id).parent.name for item in data.items()} == {"VG_100K", "VG_100K_2"}
     before = {item.key: data.reference(item, 24) for item in data.items()}
     for item in data.items():
-        shape = data.shapes[item.picture]
+        shape = data.shapes[item.image_id]
         scenes = [square(Image.fromarray(render(scene, 96)).resize(shape), 24) for scene, _ in SCENES]
         own, *others = distances(before[item.key], [scenes.pop(IDS.index(int(item.key))), *scenes])
         assert own < 6 < min(others)
@@ -235,7 +242,7 @@ def test_the_reference_is_the_item_s_own_picture_in_either_folder(root: Path) ->
     for path in (root / "VG_100K").iterdir():  # all in one folder, as some unpack them
         path.rename(root / "VG_100K_2" / path.name)
     (root / "VG_100K").rmdir()
-    data = VisualGenome.open(root, exclude_coco=False)
+    data = open_visual_genome(root, exclude_coco=False)
     assert {item.key: data.reference(item, 24) for item in data.items()} == before
 
 
@@ -244,9 +251,9 @@ def test_a_url_is_no_path(root: Path) -> None:
     images = image_data()
     images[0]["url"], images[1]["url"], images[3]["url"] = "https://127.0.0.1/../../etc/1.jpg", None, "VG_100K_3/7.jpg"
     write(root, images=images)
-    data = VisualGenome.open(root, exclude_coco=False)
-    assert {data.path(item.picture).parent for item in data.items()} == {root / "VG_100K", root / "VG_100K_2"}
-    assert all(data.path(item.picture).is_file() for item in data.items())
+    data = open_visual_genome(root, exclude_coco=False)
+    assert {data.path(item.image_id).parent for item in data.items()} == {root / "VG_100K", root / "VG_100K_2"}
+    assert all(data.path(item.image_id).is_file() for item in data.items())
 
 
 def test_white_space_is_tidied_and_what_is_blank_is_counted(root: Path) -> None:
@@ -256,7 +263,7 @@ def test_white_space_is_tidied_and_what_is_blank_is_counted(root: Path) -> None:
         region["phrase"] = text
     regions[3]["regions"] = []
     write(root, regions)
-    data = VisualGenome.open(root)
+    data = open_visual_genome(root)
     assert [item.key for item in data.items()] == ["1", "7"]
     assert data.items()[0].caption == "A red dog."
     assert data.protocol["blank_phrases_left_out"] == 3
@@ -278,7 +285,7 @@ def images(change: Callable[[Any], object]) -> Any:
 
 
 BAD = {
-    "an object": ((image_data()[0], None), "region_descriptions.json holds no list"),
+    "an object": ((image_data()[0], None), "region_descriptions.json is not a list"),
     "numbers": (([1, 2], None), "entry 0 of .*region_descriptions.json has no regions"),
     "the other file": ((image_data(), None), "entry 0 of .*region_descriptions.json has no regions"),
     "nothing": (([], None), "region_descriptions.json has no captions for the 3 photographs"),
@@ -288,7 +295,7 @@ BAD = {
         regions(lambda r: r[1].update(id=5)),
         "entry 1 of .* is of the image 5, which image_data.json",
     ),
-    "an image twice": (regions(lambda r: r.append(r[0])), "image 1 of .*region_descriptions.json is there twice"),
+    "an image twice": (regions(lambda r: r.append(r[0])), "image 1 of .*region_descriptions.json is listed twice"),
     "no list of regions": (regions(lambda r: r[0].update(regions={})), "regions of image 1 of .* must be a list"),
     "no region id": (regions(lambda r: r[0]["regions"][1].pop("region_id")), "region 1 of image 1 .* region_id None"),
     "a phrase of numbers": (
@@ -306,7 +313,7 @@ BAD = {
         images(lambda i: i[0].update(coco_id="a")),
         "image 1 of .*image_data.json has the coco_id 'a'",
     ),
-    "an entry twice": (images(lambda i: i.append(i[0])), "image 1 of .*image_data.json is there twice"),
+    "an entry twice": (images(lambda i: i.append(i[0])), "image 1 of .*image_data.json is listed twice"),
 }
 
 
@@ -314,7 +321,7 @@ BAD = {
 def test_annotations_that_are_wrong_are_named_in_a_sentence(root: Path, contents: Any, message: str) -> None:
     write(root, *contents)
     with pytest.raises(ValueError, match=message) as caught:
-        VisualGenome.open(root)
+        open_visual_genome(root)
     assert "\n" not in str(caught.value)
 
 
@@ -323,15 +330,15 @@ def test_annotations_that_are_wrong_are_named_in_a_sentence(root: Path, contents
 def test_broken_json_is_named(root: Path, name: str, share: float) -> None:
     content = (root / name).read_bytes()
     (root / name).write_bytes(content[: int(share * len(content))])
-    with pytest.raises(ValueError, match=rf"{name} is broken, not whole JSON") as caught:
-        VisualGenome.open(root)
+    with pytest.raises(ValueError, match=rf"{name} is broken") as caught:
+        open_visual_genome(root)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("broken", [b'[{"id": \xff\xfe}]', b"[1, 2] 3", b"[1, 2}", b'[{"id": 1} {"id": 2}]'])
 def test_a_stream_that_is_no_json_is_named(tmp_path: Path, broken: bytes) -> None:
     (tmp_path / "a.json").write_bytes(broken)
-    with pytest.raises(ValueError, match=r"a\.json is broken, not whole JSON: \S"):
+    with pytest.raises(ValueError, match=r"a\.json is broken .*: \S"):
         list(stream(tmp_path / "a.json"))
 
 
@@ -357,28 +364,28 @@ def test_a_stream_takes_little_memory(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(root: Path, missing: str) -> None:
     (root / missing).unlink()
     with pytest.raises(FileNotFoundError, match=rf"no {missing} in .*; `ediffi evaluate prepare visual-genome`"):
-        VisualGenome.open(root)
+        open_visual_genome(root)
 
 
 def test_missing_pictures_are_named(root: Path) -> None:
-    data = VisualGenome.open(root)
+    data = open_visual_genome(root)
     first, second = select(data.items(), 2)
-    data.path(first.picture).unlink()
-    data.path(second.picture).write_bytes(b"")
-    with pytest.raises(BadImageError, match=rf"no picture .*{first.picture}"):
+    data.path(first.image_id).unlink()
+    data.path(second.image_id).write_bytes(b"")
+    with pytest.raises(BadImageError, match=rf"no image .*{first.image_id}"):
         data.reference(first, 16)
-    with pytest.raises(BadImageError, match=rf"{second.picture} is empty"):
+    with pytest.raises(BadImageError, match=rf"{second.image_id} is empty"):
         data.reference(second, 16)
     for name in ("VG_100K", "VG_100K_2"):
         (root / name).rename(root / f"no {name}")
     with pytest.raises(FileNotFoundError, match="no VG_100K and VG_100K_2 in "):
-        VisualGenome.open(root)
+        open_visual_genome(root)
 
 
 @pytest.mark.parametrize("words", [0, -1, float("nan")])
 def test_a_target_below_a_word_is_refused(root: Path, words: float) -> None:
     with pytest.raises(ValueError, match="words must be at least 1"):
-        VisualGenome.open(root, words=words)
+        open_visual_genome(root, words=words)
 
 
 # --- prepare --------------------------------------------------------------------------------------------------------
@@ -388,7 +395,7 @@ def test_a_complete_data_set_is_complete(root: Path) -> None:
     """The picture that is known to be corrupt may be what it likes."""
     (root / "VG_100K" / "1592.jpg").write_bytes(b"corrupt")
     report = check(SMALL, root)
-    assert [line.strip() for line in report.lines[1:]] == ["there: 5 captions, 5 pictures", "complete"]
+    assert [line.strip() for line in report.lines[1:]] == ["there: 5 captions, 5 images", "complete"]
     assert report.complete
 
 
@@ -406,7 +413,7 @@ def test_only_the_folder_with_missing_pictures_is_downloaded_again(root: Path) -
     report = check(SMALL, root)
     told = "\n".join(report.lines)
     assert not report.complete
-    assert "missing or broken, 1 picture: 7.jpg" in told
+    assert "missing or broken, 1 image: 7.jpg" in told
     assert "images2.zip" in told
     assert "images.zip" not in told
 
@@ -419,17 +426,17 @@ def test_rare_pictures_of_another_shape_are_odd_and_many_are_wrong(root: Path) -
     for key in ids[8:]:
         (root / "VG_100K" / f"{key}.jpg").hardlink_to(root / "VG_100K" / "10001.jpg")
     write(root, images=image_data() + [entry | {"image_id": key} for key in ids[6:]])
-    source = dataclasses.replace(SMALL, pictures=len(ids) - 1)
+    source = dataclasses.replace(SMALL, images=len(ids) - 1)
     report = check(source, root)
     assert report.complete
-    assert "  odd: of another shape than announced, 1 picture: 10000.jpg" in report.lines
+    assert "  odd: of another shape than in the annotations, 1 image: 10000.jpg" in report.lines
     for key in (10_001, 10_002, 10_003):
         (root / "VG_100K" / f"{key}.jpg").unlink()
         Image.new("RGB", (8, 9)).save(root / "VG_100K" / f"{key}.jpg")
     report = check(source, root)
     assert not report.complete
     assert (
-        "  wrong: of another shape than announced, 4 pictures: 10000.jpg, 10001.jpg, 10002.jpg and 1 more"
+        "  wrong: of another shape than in the annotations, 4 images: 10000.jpg, 10001.jpg, 10002.jpg and 1 more"
         in report.lines
     )
 
@@ -443,7 +450,7 @@ def test_an_archive_of_unknown_size_is_whole_or_not(root: Path) -> None:
     assert "  downloaded: region_descriptions.json.zip; unpack it" in check(SMALL, root).lines
     here.write_bytes(here.read_bytes()[:-100])
     told = "\n".join(check(SMALL, root).lines)
-    assert "is no whole archive; go on with the download\n  download: https://" in told
+    assert "is not a whole archive; resume the download\n  download: https://" in told
 
 
 def test_broken_annotations_are_downloaded_again(root: Path) -> None:

@@ -1,24 +1,15 @@
-"""Toybox: a small world of coloured shapes: a grammar, a renderer, captions, and an oracle that reads pictures back.
+"""Toybox: a small world of coloured shapes: a grammar, a renderer, captions, and an oracle that reads images back.
 
 Example:
     >>> (scene, caption), *_ = prompts(seed=0, count=3)
     >>> image = render(scene, 64)
-    >>> reading = read(image)
-    >>> score(scene, caption, reading).everything
+    >>> score(scene, caption, read(image)).everything
     True
 """
 
-from ediffi.evaluation.datasets.toybox.caption import (
-    Caption,
-    canonical,
-    caption,
-    ignored_words,
-    prompts,
-    tokens,
-    vocabulary,
-)
-from ediffi.evaluation.datasets.toybox.oracle import Reading, Seen, read, read_batch
-from ediffi.evaluation.datasets.toybox.render import render, silhouettes
+from ediffi.evaluation.datasets.toybox.caption import NAMEABLE, Caption, Length, caption, prompts, tokens, vocabulary
+from ediffi.evaluation.datasets.toybox.oracle import DetectedObject, Reading, read
+from ediffi.evaluation.datasets.toybox.render import render
 from ediffi.evaluation.datasets.toybox.scene import (
     BACKGROUNDS,
     COLOURS,
@@ -28,40 +19,15 @@ from ediffi.evaluation.datasets.toybox.scene import (
     STYLES,
     Object,
     Scene,
+    Split,
     held_out,
-    novel_pair,
     sample_scene,
-    specification,
 )
 from ediffi.evaluation.datasets.toybox.scoring import Score, accuracy, score
 
+# fmt: off
 __all__ = [
-    "BACKGROUNDS",
-    "COLOURS",
-    "LAYOUTS",
-    "SHAPES",
-    "SIZES",
-    "STYLES",
-    "Caption",
-    "Object",
-    "Reading",
-    "Scene",
-    "Score",
-    "Seen",
-    "accuracy",
-    "canonical",
-    "caption",
-    "held_out",
-    "ignored_words",
-    "novel_pair",
-    "prompts",
-    "read",
-    "read_batch",
-    "render",
-    "sample_scene",
-    "score",
-    "silhouettes",
-    "specification",
-    "tokens",
-    "vocabulary",
+    "BACKGROUNDS", "COLOURS", "LAYOUTS", "NAMEABLE", "SHAPES", "SIZES", "STYLES", "Caption", "DetectedObject",
+    "Length", "Object", "Reading", "Scene", "Score", "Split", "accuracy", "caption", "held_out", "prompts", "read",
+    "render", "sample_scene", "score", "tokens", "vocabulary",
 ]

@@ -1,8 +1,8 @@
 """Captions: a scene in words, short or long, and the closed vocabulary they are made of.
 
-A caption always states every object's shape and colour, and how many there are; it may leave out the style, the
-background and the sizes, and if asked to, where the objects stand. `Caption.named` says which of these four it states.
-What a caption does not state is free: a picture may show either and be right.
+A caption always states the number of objects and every object's shape and colour. It may leave out the style, the
+background, the sizes and the layout; `Caption.named` says which of these four it states. An image may show anything
+where the caption states nothing.
 """
 
 import re
@@ -19,15 +19,15 @@ from ediffi.evaluation.datasets.toybox.scene import COLOURS, COUNTS, SHAPES, STY
 Length = Literal["short", "long"]
 
 NAMEABLE: Final[dict[str, float]] = {"style": 0.7, "background": 0.8, "size": 0.8, "layout": 1.0}
-"""What a caption may leave out, and the probability that it says it (size: of all objects or of none; layout: always
-said of one object alone, and in long captions)."""
+"""The probability that a caption names each optional attribute. Size: of all objects or of none. Layout: always named
+in long captions and for a single object."""
 LONG_WORDS: Final = (35, 65)
 """Fewest and most words of a long caption, punctuation not counted."""
 
 
 @dataclass(frozen=True)
 class Caption:
-    """A text and which of "style", "background", "size", "layout" it states."""
+    """A text, and which of "style", "background", "size", "layout" it names."""
 
     text: str
     named: frozenset[str]
@@ -39,10 +39,10 @@ def caption(
     """A random wording of a scene, in lower case.
 
     Args:
-        scene: what to describe.
+        scene: the scene to describe.
         rng: the source of all randomness.
         length: "short" is one phrase of 3 to 40 words, "long" several sentences of 35 to 65 words.
-        naming: probability of saying each thing that may be left out.
+        naming: the probability of naming each optional attribute.
 
     Raises:
         ValueError: `length` is neither.
@@ -56,41 +56,13 @@ def caption(
     return Caption(write(scene, named, rng), named)
 
 
-def canonical(scene: Scene, named: frozenset[str] = frozenset(NAMEABLE)) -> str:
-    """The one complete description of a scene: a function of its specification, with each object by its place.
-
-    With `named` it states only these of "style", "background", "size"; where things stand it always says.
-    """
-    count = len(scene.objects)
-    style = scene.style if "style" in named else ""
-    text = (
-        phrases.CANONICAL
-        if "background" in named
-        else phrases.CANONICAL.replace(" on {an} {background} background", "")
-    )
-    sentences = [
-        _fill(
-            text,
-            count=phrases.NUMERALS[count],
-            style=style,
-            noun=phrases.CANONICAL_NOUNS[count],
-            background=scene.background,
-        )
-    ]
-    for thing, slot in zip(scene.objects, scene.slots, strict=True):
-        size = thing.size if "size" in named else ""
-        words = {"where": slot.where, "size": size, "colour": thing.colour, "shape": thing.shape}
-        sentences.append(_fill(phrases.CANONICAL_OBJECT, **words))
-    return " ".join(sentences)
-
-
 def prompts(seed: int, count: int, split: Split = "test", length: Length = "short") -> list[tuple[Scene, Caption]]:
     """Scenes with captions, with 1, 2, 3, 1, 2, 3, ... objects: a pure function of its arguments.
 
-    The i-th depends on (seed, split, length, i) only, so a longer list begins with the shorter one.
+    Pair i depends on (seed, split, length, i) only, so a longer list begins with the shorter one.
 
     Raises:
-        ValueError: `count` is negative, or `split` or `length` is not allowed.
+        ValueError: `count` is negative, or `split` or `length` is not an allowed value.
     """
     if count < 0:
         raise ValueError(f"count is {count}; allowed: 0 or more")
@@ -103,34 +75,22 @@ def prompts(seed: int, count: int, split: Split = "test", length: Length = "shor
 
 
 @cache
-def _words() -> frozenset[str]:
+def vocabulary() -> tuple[str, ...]:
+    """Every token a caption can have, sorted: words, and "," and "." as tokens."""
     tables = [value for name, value in vars(phrases).items() if name.isupper()]
     texts: list[str] = [*SHAPES, *COLOURS, *STYLES, "a an"]
     while tables:
         table = tables.pop()
         if isinstance(table, str):
             texts.append(re.sub(r"{\w+}", " ", table))
-        elif isinstance(table, dict):
-            tables.extend(table.values())
         else:
-            tables.extend(table)
-    return frozenset(token for text in texts for token in tokens(text))
-
-
-def vocabulary() -> list[str]:
-    """Every token a caption can hold, sorted: words, and "," and "." as tokens of their own."""
-    return sorted(_words())
+            tables.extend(table.values() if isinstance(table, dict) else table)
+    return tuple(sorted({token for text in texts for token in tokens(text)}))
 
 
 def tokens(text: str) -> list[str]:
     """The words and punctuation marks of a text, lower case, in order."""
     return re.findall(r"[^\W_]+(?:['-][^\W_]+)*|[^\w\s]", text.lower())
-
-
-def ignored_words(text: str) -> list[str]:
-    """Words that Toybox does not know, in order and without repeats; punctuation is not reported."""
-    unknown = (token for token in tokens(text) if token not in _words() and any(map(str.isalnum, token)))
-    return list(dict.fromkeys(unknown))
 
 
 def _short(scene: Scene, named: frozenset[str], rng: np.random.Generator) -> str:
@@ -150,10 +110,10 @@ def _short(scene: Scene, named: frozenset[str], rng: np.random.Generator) -> str
 
 
 def _long(scene: Scene, named: frozenset[str], rng: np.random.Generator) -> str:
-    objects = list(zip(scene.objects, (phrases.PLACES[slot.where] for slot in scene.slots), strict=True))
-    sentences = [_choice(phrases.COUNT_SENTENCES[len(objects)], rng)]
-    for thing, where in objects:
-        sentences.append(_fill(_choice(phrases.PLACE_SENTENCES, rng), where=where, x=_noun_phrase(thing, named, rng)))
+    sentences = [_choice(phrases.COUNT_SENTENCES[len(scene.objects)], rng)]
+    for thing, slot in zip(scene.objects, scene.slots, strict=True):
+        template, where = _choice(phrases.PLACE_SENTENCES, rng), phrases.PLACES[slot.where]
+        sentences.append(_fill(template, where=where, x=_noun_phrase(thing, named, rng)))
     if "background" in named:
         template = _choice(phrases.BACKGROUND_SENTENCES, rng)
         sentences.append(_fill(template, background=_background_word(scene, rng)))
@@ -161,7 +121,7 @@ def _long(scene: Scene, named: frozenset[str], rng: np.random.Generator) -> str:
         sentences.append(_choice(phrases.STYLE_SENTENCES[scene.style], rng))
     fillers = _fillers(scene, rng)
     target = rng.integers(LONG_WORDS[0], LONG_WORDS[1] - 12)
-    while fillers and _word_count(sentences) < target:
+    while fillers and sum(len(sentence.split()) for sentence in sentences) < target:
         sentences.append(fillers.pop())
     # The count usually opens the caption; everything else comes in any order.
     first = 1 if rng.random() < 0.7 else 0
@@ -196,10 +156,5 @@ def _choice(options: tuple[str, ...], rng: np.random.Generator) -> str:
 
 def _fill(template: str, **words: str) -> str:
     """The template with its words put in; empty words vanish, and `{an}` agrees with what follows it."""
-    text = template.format(an="{an}", **words)
-    text = re.sub(r" +", " ", text)
+    text = re.sub(r" +", " ", template.format(an="{an}", **words))
     return re.sub(r"{an} (?=([a-z]))", lambda match: "an " if match[1] in "aeiou" else "a ", text)
-
-
-def _word_count(sentences: list[str]) -> int:
-    return sum(len(sentence.split()) for sentence in sentences)

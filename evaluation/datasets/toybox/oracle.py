@@ -1,15 +1,15 @@
-"""The oracle: reads a picture back into a scene.
+"""The oracle: reads the scene from an image.
 
 Analysis by synthesis. The background is the palette colour nearest to the median of the border; the connected regions
 that differ from it are the objects; each is explained by the template (shape, style, size, colour, place) of the least
 
-    E = sum over pixels |picture - background - sum over layers l of coverage_l * (paint_l - background)|^2,
+    E = sum over pixels |image - background - sum over layers l of coverage_l * (paint_l - background)|^2,
 
 where the coverages come from the renderer itself. E is quadratic in the paints, so one matrix product of the templates
 with the region gives it for every template, place and colour at once.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations, permutations, product
@@ -24,7 +24,6 @@ from ediffi.evaluation.datasets.toybox.render import Floats, draw
 from ediffi.evaluation.datasets.toybox.scene import (
     BACKGROUNDS,
     COLOURS,
-    COUNTS,
     EXTENTS,
     LAYOUTS,
     SHAPES,
@@ -39,32 +38,32 @@ from ediffi.evaluation.datasets.toybox.scene import (
 MIN_SIDE: Final = 16
 MAX_SIDE: Final = 1024
 WORKING_SIDE: Final = 64
-"""Larger pictures are averaged down to this side: enough to tell everything apart."""
+"""Larger images are averaged down to this side, which shows every detail."""
 NATIVE_SIDE: Final = 32
-"""Smaller pictures are enlarged to `WORKING_SIDE`, bicubic: at 16, neighbours may share a pixel."""
+"""Smaller images are enlarged to `WORKING_SIDE`, bicubic: at 16, two objects may share a pixel."""
 FOREGROUND: Final = 45.0
 """A pixel this far from the background (Euclidean, in 0..255 RGB) belongs to an object."""
-PARTING: Final = (75.0, 105.0, 150.0)
-"""Higher thresholds, which part objects that run into each other."""
+SPLITTING: Final = (75.0, 105.0, 150.0)
+"""Higher thresholds, which split a region of objects that touch each other."""
 UNKNOWN_BACKGROUND: Final = 60.0
 """A border further than this from every background is none of them."""
 MIN_AREA: Final = 0.012
-"""Regions smaller than this part of the frame are specks; the smallest object covers 0.04."""
+"""Smaller regions are ignored (share of the frame); the smallest object covers 0.04."""
 POOR: Final = 0.15
 UNEXPLAINED: Final = 0.25
-"""Part of a region's energy that the best template leaves: above `POOR` parting it is tried, above `UNEXPLAINED` it is
-no object that we know."""
+"""Share of a region's energy that the best template leaves: above `POOR` splitting is tried, above `UNEXPLAINED` the
+region is not a Toybox object."""
 BLURS: Final = (0.0, 1 / 64, 1 / 32)
-"""Templates come sharp and blurred: the standard deviation of the blur, frame units."""
+"""Templates are sharp and blurred: the standard deviation of the blur, frame units."""
 GAIN: Final = 0.9
-"""Parting must leave less than this part of the energy that the region as one object leaves."""
+"""Splitting must leave less than this share of the energy that the region as one object leaves."""
 PHASES: Final = tuple(product((0.0, 0.5), repeat=2))
 SHIFTS: Final = tuple(product((-1, 0, 1), repeat=2))
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One object as read from a picture; None where nothing that we know explains it. Centre in frame units."""
+class DetectedObject:
+    """One object read from an image: attributes (None if no template explains it) and centre in frame units."""
 
     shape: str | None
     colour: str | None
@@ -76,16 +75,16 @@ class Seen:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a picture shows.
+    """What the oracle reads from an image.
 
     Attributes:
-        objects: in layout order, or from top to bottom where the layout is unknown.
+        objects: in layout order, or from top to bottom where `layout` is None.
         layout: a key of `LAYOUTS`, or None: no object, too many, or a placement that is none of them.
-        style: the style of every object, or None: they differ, one is unknown, or there is none.
+        style: the style of every object, or None: they differ, one is unknown, or there is no object.
         background: a key of `BACKGROUNDS`, or None.
     """
 
-    objects: tuple[Seen, ...]
+    objects: tuple[DetectedObject, ...]
     layout: str | None
     style: str | None
     background: str | None
@@ -94,7 +93,7 @@ class Reading:
 class _Explained(NamedTuple):
     """An object, the energy that its template leaves, and the energy of its region."""
 
-    seen: Seen
+    detected: DetectedObject
     energy: float
     total: float
 
@@ -102,37 +101,31 @@ class _Explained(NamedTuple):
 class _Bank(NamedTuple):
     """Templates of one resolution, sharp and blurred, in each phase: t = (blur, phase, shape, style, size)."""
 
-    half: int
+    half: int  # pixels from the centre to the edge of a window
     coverages: Floats  # [t * 3, side * side], layers colour, black, white; side = 2 * half + 1
     gram: Floats  # [t, 3, 3] products of the layers of one template
 
 
 def read(image: NDArray[np.uint8]) -> Reading:
-    """Read one picture.
+    """Read the scene from one image.
 
     Args:
         image: [s, s, 3] RGB, 0 to 255, s from 16 to 1024. Meant for 64 and more; at 16 about 1 in 16 of the renderer's
-            own pictures is misread.
+            images is misread.
 
     Raises:
         ValueError: `image` has another shape or dtype.
     """
-    picture = _working_picture(image)
-    border = _border(picture)
-    background = _nearest_background(border)
-    seen = _objects(picture - border, border)
-    layout = _layout(seen)
-    objects = tuple(_in_order(seen, layout))
+    pixels = _at_working_side(image)
+    border = np.median(np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]), axis=0).astype(np.float32)
+    detected = _objects(pixels - border, border)
+    layout = next((name for name in layouts_of(len(detected)) if _arranged(by_slot(detected, name), name)), None)
+    objects = by_slot(detected, layout) if layout else sorted(detected, key=lambda thing: (thing.y, thing.x))
     styles = {thing.style for thing in objects}
-    return Reading(objects, layout, styles.pop() if len(styles) == 1 else None, background)
+    return Reading(tuple(objects), layout, styles.pop() if len(styles) == 1 else None, _nearest_background(border))
 
 
-def read_batch(images: Iterable[NDArray[np.uint8]]) -> list[Reading]:
-    """Read pictures, each as `read` does; they may differ in size."""
-    return [read(image) for image in images]
-
-
-def _working_picture(image: NDArray[np.uint8]) -> Floats:
+def _at_working_side(image: NDArray[np.uint8]) -> Floats:
     side = image.shape[0] if image.ndim == 3 else 0
     if image.dtype != np.uint8 or image.shape != (side, side, 3) or not MIN_SIDE <= side <= MAX_SIDE:
         raise ValueError(
@@ -149,34 +142,28 @@ def _working_picture(image: NDArray[np.uint8]) -> Floats:
     return np.asarray(Image.fromarray(image).resize((WORKING_SIDE, WORKING_SIDE), rule), np.float32)
 
 
-def _border(picture: Floats) -> Floats:
-    edge = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
-    median: Floats = np.median(edge, axis=0).astype(np.float32)
-    return median
-
-
 def _nearest_background(colour: Floats) -> str | None:
     distances = {name: float(np.linalg.norm(colour - np.array(value))) for name, value in BACKGROUNDS.items()}
     nearest = min(distances, key=distances.__getitem__)
     return nearest if distances[nearest] < UNKNOWN_BACKGROUND else None
 
 
-def _objects(foreground: Floats, border: Floats) -> list[Seen]:
-    """The objects, one per region, or several where a region that is poorly explained parts into better ones."""
+def _objects(foreground: Floats, border: Floats) -> list[DetectedObject]:
+    """The objects: one per region, or several where splitting a poorly explained region explains it better."""
     regions = _regions(foreground, FOREGROUND)
     explained: list[_Explained] = []
     for region in regions:
         whole = _explain(foreground, region, border, min(len(regions), 2))
         poor = whole.energy > POOR * whole.total
-        explained += _parted(foreground, region, border, whole) if poor else [whole]
-    return [one.seen for one in explained]
+        explained += _split(foreground, region, border, whole) if poor else [whole]
+    return [one.detected for one in explained]
 
 
-def _parted(foreground: Floats, region: NDArray[np.bool_], border: Floats, whole: _Explained) -> list[_Explained]:
-    """Two or more objects that explain a region, of all of it but little, or else the one `whole`."""
+def _split(foreground: Floats, region: NDArray[np.bool_], border: Floats, whole: _Explained) -> list[_Explained]:
+    """Two or more objects that explain nearly all of a region, or else the one object `whole`."""
     best = [whole]
     least = min(GAIN * whole.energy, UNEXPLAINED * whole.total)
-    for threshold in PARTING:
+    for threshold in SPLITTING:
         parts = _regions(foreground * region[..., None], threshold)
         explained = [_explain(foreground, part, border, 2) for part in parts]
         rest = whole.total - sum(one.total - one.energy for one in explained)
@@ -186,8 +173,9 @@ def _parted(foreground: Floats, region: NDArray[np.bool_], border: Floats, whole
 
 
 def _regions(foreground: Floats, threshold: float) -> list[NDArray[np.bool_]]:
-    """The objects as masks [s, s]; a row lost between stripes (red fading into white passes pink) is closed again."""
+    """The connected regions as masks [s, s]."""
     mask = np.linalg.norm(foreground, axis=2) > threshold
+    # A row between two stripes may be lost: red fading into white passes pink, a background. Closing restores it.
     mask = ndimage.binary_closing(mask, structure=np.ones((2, 1), bool))
     labels, count = ndimage.label(mask)
     areas = np.bincount(labels.ravel(), minlength=count + 1)
@@ -195,7 +183,7 @@ def _regions(foreground: Floats, threshold: float) -> list[NDArray[np.bool_]]:
 
 
 def _explain(foreground: Floats, region: NDArray[np.bool_], border: Floats, crowd: int) -> _Explained:
-    """The template of least energy for one region; `crowd` is 1 for an object alone, else 2."""
+    """The template of least energy for one region; `crowd` is 1 for a single object, else 2."""
     side = len(region)
     bank = _bank(side, crowd)
     rows, columns = (np.flatnonzero(region.any(axis=axis)) for axis in (1, 0))
@@ -212,16 +200,16 @@ def _explain(foreground: Floats, region: NDArray[np.bool_], border: Floats, crow
     y, x = (centre / side).tolist()
     energy = float(best.min())
     if energy > UNEXPLAINED * total:
-        return _Explained(Seen(None, None, None, None, x, y), total, total)
+        return _Explained(DetectedObject(None, None, None, None, x, y), total, total)
     shape, style, size, colour = np.unravel_index(best.argmin(), best.shape)
-    seen = Seen(SHAPES[shape], list(COLOURS)[colour], list(SIZES)[size], STYLES[style], x, y)
-    return _Explained(seen, energy, total)
+    detected = DetectedObject(SHAPES[shape], list(COLOURS)[colour], list(SIZES)[size], STYLES[style], x, y)
+    return _Explained(detected, energy, total)
 
 
 def _explained_energy(bank: _Bank, windows: Floats, border: Floats) -> Floats:
     """2 <window, template> - |template|^2, [shift, (blur, phase, shape, style, size), colour].
 
-    `windows` [side * side, shift * 3] are pictures less the background `border` [3].
+    `windows` [side * side, shift * 3] are pixels less the background `border` [3].
     """
     paints = np.zeros((len(COLOURS), 3, 3), np.float32)  # colour, layer, channel
     paints[:, 0] = list(COLOURS.values())
@@ -250,39 +238,20 @@ def _bank(side: int, crowd: int) -> _Bank:
     return _Bank(half, stack.reshape(3 * len(stack), -1), np.einsum("tlp,tmp->tlm", stack, stack))
 
 
-def _layout(seen: Sequence[Seen]) -> str | None:
-    """The layout whose slots the centres are arranged like, or None."""
-    if len(seen) not in COUNTS:
-        return None
-    if len(seen) == 1:
-        return "alone"
-    fitting = [name for name in layouts_of(len(seen)) if _arranged(_in_order(seen, name), name)]
-    return fitting[0] if fitting else None
-
-
-def _arranged(seen: Sequence[Seen], layout: str) -> bool:
-    """Whether every two objects stand as their slots do: left means dx > |dy|, above means dy > |dx|."""
-    slots = LAYOUTS[layout]
-    for i, j in combinations(range(len(seen)), 2):
-        dx, dy = seen[j].x - seen[i].x, seen[j].y - seen[i].y
-        level = slots[i].y == slots[j].y
-        if not (dx > abs(dy) if level else dy > abs(dx)):
-            return False
-    return True
-
-
-def _in_order(seen: Sequence[Seen], layout: str | None) -> list[Seen]:
-    """The objects in the order of the layout's slots; from top to bottom where there is no layout."""
-    if layout is None:
-        return sorted(seen, key=lambda thing: (thing.y, thing.x))
-    return by_slot(seen, layout)
-
-
-def by_slot(seen: Sequence[Seen], layout: str) -> list[Seen]:
-    """As many objects as the layout has slots, each at the slot it is nearest to: least sum of squared distances."""
+def by_slot(detected: Sequence[DetectedObject], layout: str) -> list[DetectedObject]:
+    """One object for each slot of the layout, in slot order: the assignment of least sum of squared distances."""
     slots = LAYOUTS[layout]
 
-    def cost(order: Sequence[Seen]) -> float:
+    def cost(order: Sequence[DetectedObject]) -> float:
         return sum((thing.x - slot.x) ** 2 + (thing.y - slot.y) ** 2 for thing, slot in zip(order, slots, strict=True))
 
-    return min(map(list, permutations(seen)), key=cost)
+    return min(map(list, permutations(detected)), key=cost)
+
+
+def _arranged(detected: Sequence[DetectedObject], layout: str) -> bool:
+    """Whether every two objects stand as their slots do: left means dx > |dy|, above means dy > |dx|."""
+    for (one, slot), (other, other_slot) in combinations(zip(detected, LAYOUTS[layout], strict=True), 2):
+        dx, dy = other.x - one.x, other.y - one.y
+        if not (dx > abs(dy) if slot.y == other_slot.y else dy > abs(dx)):
+            return False
+    return True

@@ -1,23 +1,17 @@
-"""The words of Toybox captions, as data: everything a caption can say is a template in this file.
+"""The templates of Toybox captions; every word a caption can have stands in this file.
 
-`{a}` `{b}` `{c}` are the objects in layout order (as noun phrases with an article), `{x}` the middle of the caption,
-`{style}` `{background}` `{size}` `{colour}` `{shape}` one word each, `{where}` the place of an object; the article
-`{an}` agrees with the word that follows it. The vocabulary is read off these tables, so it can not fall behind them.
+`{a}` `{b}` `{c}` are the objects in layout order (noun phrases with an article), `{x}` the caption so far, `{style}`
+`{background}` `{size}` `{colour}` `{shape}` one word each, `{where}` the place of an object; the article `{an}` agrees
+with the word that follows it. The vocabulary is collected from these tables, so it is always complete.
 """
 
 from typing import Final
 
 SIZE_WORDS: Final[dict[str, tuple[str, ...]]] = {"small": ("small", "little"), "large": ("large", "big")}
-BACKGROUND_WORDS: Final[dict[str, tuple[str, ...]]] = {
-    "gray": ("gray", "grey"),
-    "pink": ("pink",),
-    "mint": ("mint",),
-    "sky": ("sky",),
-}
-NUMERALS: Final[dict[int, str]] = {1: "one", 2: "two", 3: "three"}
+BACKGROUND_WORDS: Final = {"gray": ("gray", "grey"), "pink": ("pink",), "mint": ("mint",), "sky": ("sky",)}
 
 NOUN_PHRASES: Final = ("{an} {size} {colour} {shape}", "one {size} {colour} {shape}")
-"""How an object is called; the first is four times as frequent."""
+"""An object; the first is four times as frequent."""
 
 RELATIONS: Final[dict[str, tuple[str, ...]]] = {
     "alone": ("{a}", "{a} in the middle", "{a} alone", "only {a}"),
@@ -56,7 +50,7 @@ UNPLACED: Final[dict[int, tuple[str, ...]]] = {
     2: ("{a} and {b}", "{a}, {b}"),
     3: ("{a}, {b} and {c}", "{a} and {b} and {c}"),
 }
-"""Instead of a relation, when the caption does not say where things stand; the objects come in any order."""
+"""Used instead of a relation when the caption does not name the layout; the objects come in any order."""
 STYLED: Final = (
     "{x}, {style}",
     "{x}, in {style} style",
@@ -64,7 +58,7 @@ STYLED: Final = (
     "{an} {style} picture of {x}",
     "{an} {style} drawing of {x}",
 )
-"""Wrapped around the relation when the style is named; the last two come before the background is added."""
+"""Wrapped around the relation when the style is named; the last two are applied before the background."""
 ON_BACKGROUND: Final = (
     "{x} on {an} {background} background",
     "{x}, {background} background",
@@ -117,7 +111,7 @@ RELATION_SENTENCES: Final[dict[str, tuple[str, ...]]] = {
     "two above one": ("{a} is left of {b}.", "{b} is right of {a}.", "{c} is below {a}.", "{b} is above {c}."),
     "one above two": ("{b} is left of {c}.", "{c} is right of {b}.", "{a} is above {b}.", "{c} is below {a}."),
 }
-"""Said with definite noun phrases ("the red circle"), to fill a long caption."""
+"""Filled with definite noun phrases ("the red circle"), to lengthen a long caption."""
 REGION_SENTENCES: Final = (
     "the object {where} is {an} {shape}.",
     "the object {where} is {colour}.",
@@ -126,12 +120,8 @@ REGION_SENTENCES: Final = (
     "{an} {colour} shape is {where}.",
     "{where} there is {an} {shape}.",
 )
-"""Regions in the manner of Visual Genome: they repeat what is said of one object."""
+"""In the manner of Visual Genome's region descriptions: they repeat what is known of one object."""
 ALONE_SENTENCES: Final = (
     "there is nothing on the left and nothing on the right.",
     "nothing is above it and nothing is below it.",
 )
-
-CANONICAL: Final = "{count} {style} {noun} on {an} {background} background."
-CANONICAL_OBJECT: Final = "{where}, {size} {colour} {shape}."
-CANONICAL_NOUNS: Final[dict[int, str]] = {1: "object", 2: "objects", 3: "objects"}

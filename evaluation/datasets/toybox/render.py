@@ -1,9 +1,9 @@
-"""From a scene to a picture, and to the layers it is made of.
+"""Render a scene as an image, and an object as the layers it is made of.
 
 A pixel is background + sum over layers of coverage * (paint - background), where the coverage at an edge is a ramp one
-pixel wide in signed distance: coverage = clip(1/2 - distance * size, 0, 1). Small pictures are drawn at `FINE` or more
-and averaged over boxes, so a picture at 16 is the average of the same picture at 64. Values are blended as stored
-(sRGB), so that averaging pictures commutes with drawing them.
+pixel wide in signed distance: coverage = clip(1/2 - distance * size, 0, 1). Small images are drawn at `FINE` or more
+and averaged over boxes, so an image at 16 is the average of the same image at 64. Values are blended as stored (sRGB),
+so that averaging images commutes with drawing them.
 """
 
 from typing import Final, NamedTuple
@@ -18,11 +18,11 @@ Floats = NDArray[np.float32]
 OUTLINE: Final = 0.28
 """Thickness of the black outline, in radii; it lies inside the silhouette."""
 STRIPES: Final = 0.16
-"""Period of the stripes in frame units, `ALONE_SCALE` times that for an object alone; half colour, half white."""
+"""Period of the stripes in frame units, `ALONE_SCALE` times that for a single object; half colour, half white."""
 CROSS_ARM: Final = 0.46
 """Half the thickness of the arms of the cross, in radii."""
 FINE: Final = 64
-"""Pictures are drawn with at least this many pixels a side."""
+"""Images are drawn with at least this many pixels a side."""
 MIN_SIZE: Final = 8
 MAX_SIZE: Final = 1024
 
@@ -41,57 +41,40 @@ class Layers(NamedTuple):
 
 
 def render(scene: Scene, size: int) -> NDArray[np.uint8]:
-    """The picture of a scene, anti-aliased.
-
-    Args:
-        scene: what to draw.
-        size: pixels a side, 8 to 1024.
-
-    Returns:
-        [size, size, 3] RGB, 0 to 255.
+    """The anti-aliased image of a scene, [size, size, 3] RGB, 0 to 255.
 
     Raises:
-        ValueError: `size` is out of range.
+        ValueError: `size` is not from 8 to 1024.
     """
-    fine = size * _oversampling(size)
+    if not MIN_SIZE <= size <= MAX_SIZE:
+        raise ValueError(f"size is {size}; allowed: {MIN_SIZE} to {MAX_SIZE}")
+    factor = -(-FINE // size)
+    fine = size * factor
+    centres = ((np.arange(fine) + 0.5) / fine).astype(np.float32)
     background = np.array(BACKGROUNDS[scene.background], np.float32)
-    picture = np.empty((fine, fine, 3), np.float32)
-    picture[:] = background
+    image = np.empty((fine, fine, 3), np.float32)
+    image[:] = background
     for placed in scene.placed():
-        rows, columns = _box(placed, fine)
-        layers = draw(placed, scene.style, len(scene.objects), _pixels(rows, fine), _pixels(columns, fine), fine)
-        patch = picture[rows, columns]
+        rows, columns = _span(placed, placed.y, fine), _span(placed, placed.x, fine)
+        layers = draw(placed, scene.style, len(scene.objects), centres[rows], centres[columns], fine)
         paints = np.array([COLOURS[placed.object.colour], (0, 0, 0), (255, 255, 255)], np.float32)
         for coverage, paint in zip(layers, paints, strict=True):
-            patch += coverage[..., None] * (paint - background)
-    return np.rint(_box_average(picture, fine // size)).clip(0, 255).astype(np.uint8)
-
-
-def silhouettes(scene: Scene, size: int) -> Floats:
-    """Where each object is: [k, size, size] coverage in [0, 1], in layout order; the truth for paint-with-words.
-
-    Raises:
-        ValueError: `size` is out of range.
-    """
-    fine = size * _oversampling(size)
-    masks = np.zeros((len(scene.objects), fine, fine, 1), np.float32)
-    for mask, placed in zip(masks, scene.placed(), strict=True):
-        rows, columns = _box(placed, fine)
-        layers = draw(placed, scene.style, len(scene.objects), _pixels(rows, fine), _pixels(columns, fine), fine)
-        mask[rows, columns, 0] = layers.silhouette
-    return np.stack([_box_average(mask, fine // size)[..., 0] for mask in masks])
+            image[rows, columns] += coverage[..., None] * (paint - background)
+    if factor > 1:
+        image = image.reshape(size, factor, size, factor, 3).mean(axis=(1, 3))
+    return np.rint(image).clip(0, 255).astype(np.uint8)
 
 
 def draw(placed: Placed, style: str, num_objects: int, rows: Floats, columns: Floats, size: int) -> Layers:
-    """The layers of one object on the pixels with those centres.
+    """The layers of one object on a grid of pixels.
 
     Args:
         placed: the object, its centre and its radius (frame units).
         style: one of `STYLES`.
-        num_objects: how many objects the scene has: the stripes of one alone are wider.
+        num_objects: how many objects the scene has: the stripes of a single object are wider.
         rows: [h] y of the pixel centres, frame units.
         columns: [w] x of the pixel centres, frame units.
-        size: pixels a frame, which sets the width of the edges.
+        size: pixels in a side of the frame; it sets the width of the edges.
     """
     x, y = columns[None, :] - np.float32(placed.x), rows[:, None] - np.float32(placed.y)
     distance = _distance(placed.object.shape, x, y, placed.radius)
@@ -119,7 +102,7 @@ def _distance(shape: str, x: Floats, y: Floats, radius: float) -> Floats:
         arm = np.float32(CROSS_ARM * radius)
         flat = np.maximum(np.abs(x) - half, np.abs(y) - arm)
         return np.minimum(flat, np.maximum(np.abs(x) - arm, np.abs(y) - half))
-    # The triangle stands on its base: corners (-half, half), (half, half), (0, -half), sides of slope 2; its sharp
+    # The triangle stands on its base: corners (-half, half), (half, half), (0, -half), sides of slope 2. Its sharp
     # corners are cut off at the box, or the edge's ramp would run on past them.
     return np.maximum(box, (2 * np.abs(x) - y - half) / np.float32(5**0.5))
 
@@ -128,28 +111,7 @@ def _ramp(distance: Floats, size: int) -> Floats:
     return np.clip(0.5 - distance * np.float32(size), 0, 1)
 
 
-def _oversampling(size: int) -> int:
-    if not MIN_SIZE <= size <= MAX_SIZE:
-        raise ValueError(f"size is {size}; allowed: {MIN_SIZE} to {MAX_SIZE}")
-    return -(-FINE // size)
-
-
-def _pixels(span: slice, size: int) -> Floats:
-    """Centres, in frame units, of the pixels of a row or column."""
-    return ((np.arange(span.start, span.stop) + 0.5) / size).astype(np.float32)
-
-
-def _box(placed: Placed, size: int) -> tuple[slice, slice]:
-    """The rows and columns that the object reaches."""
+def _span(placed: Placed, centre: float, size: int) -> slice:
+    """The pixels that the object reaches along the axis with that centre, and one more."""
     half = EXTENTS[placed.object.shape] * placed.radius * size + 1.0
-    first = [max(int(np.floor(centre * size - half)), 0) for centre in (placed.y, placed.x)]
-    last = [min(int(np.ceil(centre * size + half)), size) for centre in (placed.y, placed.x)]
-    return slice(first[0], last[0]), slice(first[1], last[1])
-
-
-def _box_average(picture: Floats, factor: int) -> Floats:
-    if factor == 1:
-        return picture
-    side = picture.shape[0] // factor
-    mean: Floats = picture.reshape(side, factor, side, factor, -1).mean(axis=(1, 3))
-    return mean
+    return slice(max(int(np.floor(centre * size - half)), 0), min(int(np.ceil(centre * size + half)), size))

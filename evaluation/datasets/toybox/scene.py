@@ -1,12 +1,12 @@
-"""The Toybox grammar: which scenes exist, where their objects stand, and which of them training never sees.
+"""The Toybox grammar: which scenes exist, where their objects stand, and which scenes training never sees.
 
 Units: lengths are fractions of the frame; x grows to the right, y grows downwards, (0, 0) is the top left corner.
-A scene's discrete specification is everything but its jitter: layout, style, background, each object in layout order.
 """
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 
@@ -28,23 +28,24 @@ BACKGROUNDS: Final[dict[str, tuple[int, int, int]]] = {
     "sky": (150, 200, 255),
 }
 STYLES: Final = ("flat", "outlined", "striped")
+COUNTS: Final = (1, 2, 3)
 SIZES: Final[dict[str, float]] = {"small": 0.14, "large": 0.21}
-"""Radius of an object among others; `ALONE_SCALE` times that when it is alone."""
+"""Radius of an object in a scene of several; a single object is `ALONE_SCALE` times as large."""
 ALONE_SCALE: Final = 1.35
 
 EXTENTS: Final[dict[str, float]] = {"circle": 1.0, "square": 0.9, "triangle": 1.05, "cross": 1.05}
-"""Half the side of the box around a shape, in radii: chosen so that the shapes weigh about the same to the eye."""
+"""Half the side of the bounding box of a shape, in radii: chosen so that all shapes have about the same area."""
 JITTER: Final = 0.03
-"""Largest offset of an object from its slot's centre, per axis."""
+"""Largest offset of an object from the centre of its slot, per axis."""
 MARGIN: Final = 0.018
-"""An object keeps this far from the edges of its slot, so two objects are at least twice this apart."""
+"""Least distance of an object from the edges of its slot, so two objects are at least twice this apart."""
 
 HELD_OUT_PAIRS: Final = frozenset({("circle", "purple"), ("square", "orange"), ("triangle", "green")})
 """(shape, colour) pairs that training never sees."""
 
 
 class Slot(NamedTuple):
-    """A rectangle that one object has for itself: centre and half extents, and the words that say where it is."""
+    """A rectangle for one object: centre, half extents, and the words that say where it is."""
 
     x: float
     y: float
@@ -69,26 +70,11 @@ LAYOUTS: Final[dict[str, tuple[Slot, ...]]] = {
     ),
 }
 """The slots of each layout, in layout order: the order in which a scene lists its objects."""
-COUNTS: Final = (1, 2, 3)
-
-
-def _check(argument: str, value: object, allowed: object) -> None:
-    if value not in allowed:  # type: ignore[operator]
-        raise ValueError(f"{argument} is {value!r}; allowed: {', '.join(map(repr, allowed))}")  # type: ignore[call-overload]
 
 
 @dataclass(frozen=True)
 class Object:
-    """One thing in a scene.
-
-    Attributes:
-        shape: one of `SHAPES`.
-        colour: a key of `COLOURS`.
-        size: a key of `SIZES`.
-
-    Raises:
-        ValueError: an attribute is none of the allowed ones.
-    """
+    """One object of a scene: `shape` of `SHAPES`, `colour` of `COLOURS`, `size` of `SIZES`; else a ValueError."""
 
     shape: str
     colour: str
@@ -101,7 +87,7 @@ class Object:
 
 
 class Placed(NamedTuple):
-    """An object where it stands: centre and radius in frame units."""
+    """An object with its centre and radius, in frame units."""
 
     object: Object
     x: float
@@ -111,17 +97,17 @@ class Placed(NamedTuple):
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows.
+    """The content of an image.
 
     Attributes:
         objects: 1 to 3 in layout order (left before right, above before below), no two of the same shape and colour.
-        layout: a key of `LAYOUTS` with as many slots as there are objects.
+        layout: a key of `LAYOUTS` with one slot for each object.
         style: one of `STYLES`, shared by all objects.
         background: a key of `BACKGROUNDS`.
         offsets: (dx, dy) of each object from the centre of its slot, within +-`JITTER`.
 
     Raises:
-        ValueError: an attribute is none of the allowed ones, or they do not fit together.
+        ValueError: an attribute is not an allowed value, or two attributes contradict each other.
     """
 
     objects: tuple[Object, ...]
@@ -134,13 +120,12 @@ class Scene:
         _check("layout", self.layout, LAYOUTS)
         _check("style", self.style, STYLES)
         _check("background", self.background, BACKGROUNDS)
-        slots = len(LAYOUTS[self.layout])
-        if len(self.objects) != slots or len(self.offsets) != slots:
+        if not len(self.objects) == len(self.offsets) == len(self.slots):
             raise ValueError(
-                f"layout is {self.layout!r}, which has {slots} slots; objects has {len(self.objects)}"
+                f"layout is {self.layout!r}, which has {len(self.slots)} slots; objects has {len(self.objects)}"
                 f" and offsets {len(self.offsets)}"
             )
-        if len({(thing.shape, thing.colour) for thing in self.objects}) != slots:
+        if len({(thing.shape, thing.colour) for thing in self.objects}) != len(self.objects):
             raise ValueError(f"objects is {self.objects}; allowed: no two of the same shape and colour")
         if any(not abs(shift) <= JITTER for offset in self.offsets for shift in offset):
             raise ValueError(f"offsets is {self.offsets}; allowed: within +-{JITTER}")
@@ -159,7 +144,7 @@ class Scene:
 
 
 def radius(size: str, num_objects: int) -> float:
-    """Radius in frame units of an object of that size in a scene with that many objects."""
+    """Radius in frame units of an object of that size in a scene with `num_objects` objects."""
     return SIZES[size] * (ALONE_SCALE if num_objects == 1 else 1.0)
 
 
@@ -169,23 +154,19 @@ def layouts_of(num_objects: int) -> tuple[str, ...]:
 
 
 def specification(scene: Scene) -> str:
-    """The discrete specification as text: equal for two scenes that differ in jitter only."""
+    """The scene without its offsets, as text: layout, style, background, and each object in layout order."""
     things = (f"{thing.size} {thing.colour} {thing.shape}" for thing in scene.objects)
     return "|".join((scene.layout, scene.style, scene.background, *things))
 
 
-def novel_pair(scene: Scene) -> bool:
-    """Whether an object has a shape and a colour that training never sees together (`HELD_OUT_PAIRS`)."""
-    return any((thing.shape, thing.colour) in HELD_OUT_PAIRS for thing in scene.objects)
-
-
 def held_out(scene: Scene) -> bool:
-    """Whether training never sees this specification: its objects are a novel pair, or its hash says so.
+    """Whether the scene belongs to the test split: it has a pair of `HELD_OUT_PAIRS`, or its hash is held out.
 
-    The hash holds out 1/8 of all specifications: those whose SHA-256 begins with a byte that leaves 4 modulo 8 (of the
-    eight remainders one that holds out 1/8 of the 576 scenes of one object too; 0 would hold out 1/13 of them).
+    The hash holds out 1/8 of all specifications: those whose SHA-256 begins with a byte that leaves remainder 4
+    modulo 8. Remainder 4 holds out 1/8 of the 576 scenes of one object too; remainder 0 would hold out 1/13 of them.
     """
-    return novel_pair(scene) or hashlib.sha256(specification(scene).encode()).digest()[0] % 8 == 4
+    pair = any((thing.shape, thing.colour) in HELD_OUT_PAIRS for thing in scene.objects)
+    return pair or hashlib.sha256(specification(scene).encode()).digest()[0] % 8 == 4
 
 
 def sample_scene(rng: np.random.Generator, split: Split = "train", num_objects: int | None = None) -> Scene:
@@ -197,14 +178,14 @@ def sample_scene(rng: np.random.Generator, split: Split = "train", num_objects: 
         num_objects: 1, 2 or 3; None draws it uniformly.
 
     Raises:
-        ValueError: `split` or `num_objects` is none of the allowed ones.
+        ValueError: `split` or `num_objects` is not an allowed value.
     """
     _check("split", split, ("train", "test"))
-    if num_objects is not None:
-        _check("num_objects", num_objects, COUNTS)
-    count = num_objects if num_objects is not None else int(rng.integers(1, 4))
+    if num_objects is None:
+        num_objects = int(rng.integers(1, 4))
+    _check("num_objects", num_objects, COUNTS)
     while True:
-        scene = _any_scene(rng, count)
+        scene = _any_scene(rng, num_objects)
         if held_out(scene) == (split == "test"):
             return scene
 
@@ -231,3 +212,8 @@ def _any_scene(rng: np.random.Generator, count: int) -> Scene:
 def _room(thing: Object, half: float, count: int) -> float:
     """How far the object may move along one axis of a slot with that half extent, at most `JITTER`."""
     return min(JITTER, half - MARGIN - EXTENTS[thing.shape] * radius(thing.size, count))
+
+
+def _check(argument: str, value: object, allowed: Collection[Any]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{argument} is {value!r}; allowed: {', '.join(map(repr, allowed))}")

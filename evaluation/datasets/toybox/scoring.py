@@ -1,4 +1,4 @@
-"""Whether a picture, as the oracle read it, shows what a caption names."""
+"""Whether an image, as the oracle read it, shows what a caption names."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -7,13 +7,13 @@ from itertools import permutations
 import numpy as np
 
 from ediffi.evaluation.datasets.toybox.caption import Caption
-from ediffi.evaluation.datasets.toybox.oracle import Reading, Seen, by_slot
-from ediffi.evaluation.datasets.toybox.scene import Object, Scene
+from ediffi.evaluation.datasets.toybox.oracle import DetectedObject, Reading, by_slot
+from ediffi.evaluation.datasets.toybox.scene import Scene
 
 
 @dataclass(frozen=True)
 class Score:
-    """Whether a picture is right, field by field; None where the caption does not name it.
+    """Whether an image is right, field by field; None where the caption does not name the field.
 
     `shape`, `colour`, `size`, `style` are True only if every object is right, `everything` only if no field is False.
     """
@@ -31,37 +31,33 @@ class Score:
 def score(scene: Scene, caption: Caption, reading: Reading) -> Score:
     """Compare a reading with what `caption` says of `scene`.
 
-    Objects are matched by place: each to the slot of the scene's layout that it is nearest to, all slots taken. Where
-    the caption does not name the layout, they are matched so that most is right. With a wrong count nothing can be
-    matched, and shape, colour, size, style and layout are all wrong.
+    Objects are matched by place: each to the slot of the scene's layout that it is nearest to, one object a slot. Where
+    the caption does not name the layout, the match with the most right attributes counts. With a wrong count nothing
+    can be matched, and shape, colour, size, style and layout are all wrong.
     """
     right = len(reading.objects) == len(scene.objects)
     match = by_slot(reading.objects, scene.layout) if right and "layout" in caption.named else _likest(scene, reading)
     pairs = list(zip(scene.objects, match, strict=True)) if right else []
-
-    def named(name: str, value: bool) -> bool | None:
-        return value if name in caption.named else None
-
     fields: dict[str, bool | None] = {
-        "background": named("background", reading.background == scene.background),
+        "background": reading.background == scene.background,
         "count": right,
-        "layout": named("layout", right and reading.layout == scene.layout),
-        "shape": right and all(thing.shape == seen.shape for thing, seen in pairs),
-        "colour": right and all(thing.colour == seen.colour for thing, seen in pairs),
-        "size": named("size", right and all(thing.size == seen.size for thing, seen in pairs)),
-        "style": named("style", right and reading.style == scene.style),
+        "layout": right and reading.layout == scene.layout,
+        "shape": right and all(thing.shape == detected.shape for thing, detected in pairs),
+        "colour": right and all(thing.colour == detected.colour for thing, detected in pairs),
+        "size": right and all(thing.size == detected.size for thing, detected in pairs),
+        "style": right and reading.style == scene.style,
     }
+    for name in {"background", "layout", "size", "style"} - caption.named:
+        fields[name] = None
     return Score(**fields, everything=all(value is not False for value in fields.values()))  # type: ignore[arg-type]
 
 
-def _likest(scene: Scene, reading: Reading) -> Sequence[Seen]:
-    """The objects of a picture in the order in which most of them is what the scene says."""
+def _likest(scene: Scene, reading: Reading) -> Sequence[DetectedObject]:
+    """The detected objects in the order in which most of their attributes are those of the scene."""
 
-    def alike(thing: Object, seen: Seen) -> int:
-        return (thing.shape == seen.shape) + (thing.colour == seen.colour) + (thing.size == seen.size)
-
-    def total(order: Sequence[Seen]) -> int:
-        return sum(alike(thing, seen) for thing, seen in zip(scene.objects, order, strict=False))
+    def total(order: Sequence[DetectedObject]) -> int:
+        pairs = zip(scene.objects, order, strict=False)
+        return sum((a.shape == b.shape) + (a.colour == b.colour) + (a.size == b.size) for a, b in pairs)
 
     return max(permutations(reading.objects), key=total)
 
