@@ -19,6 +19,7 @@ from ediffi.evaluation.suite import Suite, read_suite
 from ediffi.io.distributed import DistributedContext
 from ediffi.pipeline.evaluation_run import Evaluation
 from ediffi.pipeline.options import SamplingOptions
+from ediffi.training.loss import sum_by_band, weighted_losses
 from reproduction.workshop import Workshop
 
 ALONE = DistributedContext(0, 1, "cpu", alone)
@@ -91,14 +92,11 @@ def band_losses(denoiser: Any, noise: LogNormal, shards: Path, resolution: int, 
         scenes: how many samples are asked for, in batches of 50.
     """
     data = ShardData(shards, shards, image_size=resolution, batch_size=50)
-    edges = noise.quantile(torch.arange(1, BANDS, dtype=torch.float64) / BANDS)
-    sums, counts = torch.zeros(BANDS), torch.zeros(BANDS)
+    sigmas, losses = [], []
     for batch in islice(data.train_dataloader(), max(1, scenes // 50)):
         generator = torch.Generator().manual_seed(batch.index)
-        sigma = noise.sample(len(batch.images), generator)
-        noisy = batch.images + sigma.view(-1, 1, 1, 1) * torch.randn(batch.images.shape, generator=generator)
-        errors = (denoiser(noisy, sigma, batch.cond) - batch.images).square().flatten(1).mean(1)
-        losses, band = denoiser.loss_weight(sigma) * errors, torch.bucketize(sigma.double(), edges)
-        sums.index_add_(0, band, losses)
-        counts.index_add_(0, band, torch.ones_like(losses))
-    return [float(value) for value in sums / counts.clamp(min=1)]
+        sigmas.append(noise.sample(len(batch.images), generator))
+        drawn = torch.randn(batch.images.shape, generator=generator)
+        losses.append(weighted_losses(denoiser, batch.images, drawn, sigmas[-1], batch.cond))
+    sums, counts = sum_by_band(torch.cat(losses), torch.cat(sigmas), noise, BANDS)
+    return (sums / counts.clamp(min=1)).tolist()

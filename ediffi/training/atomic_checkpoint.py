@@ -1,8 +1,7 @@
-"""Checkpoint files that are whole or not there."""
+"""Checkpoints as files that are complete or absent."""
 
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,62 +9,55 @@ import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
-from ediffi.io import pickles
+from ediffi.io import files, pickles
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """Writes a checkpoint beside its place, onto the disk, and then renames it into it.
+    """Writes a checkpoint beside its place, waits for the disk, and renames it into place.
 
-    Lightning's own way collects it in memory and then in the system's folder for temporary files; from there to another
-    file system it is copied, which a kill or a full disk can cut in the middle, over the last good checkpoint. Places
-    that are no local path (s3://...) are still written by Lightning: object stores replace whole objects.
+    Lightning writes into memory and the system's temporary directory, and copies from there: a kill or a full disk in
+    between would cut the last good checkpoint. Remote paths (s3://...) are left to Lightning; object stores replace
+    whole objects.
     """
 
     def __init__(self) -> None:
         self.lightning = TorchCheckpointIO()
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """Save; what stood at `path` stays until all of the new one is on the disk.
+        """Save a checkpoint; the file at `path` stays as it is until the new one is on the disk.
 
         Raises:
-            OSError: it cannot be written, with the path; nothing is left of the attempt.
+            OSError: it cannot be written; no part of it is left.
         """
         if "://" in str(path):
             self.lightning.save_checkpoint(checkpoint, path, storage_options)
             return
         place = Path(path)
-        beside = place.with_name(place.name + ".tmp")
         place.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with beside.open("wb") as file:
+            with files.replacing(place) as beside, beside.open("wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(beside, place)
-        except BaseException as error:
-            with suppress(OSError):
-                beside.unlink()
-            cause = error.__context__ if isinstance(error, RuntimeError) else error  # torch's, over the system's own
+        except (OSError, RuntimeError) as error:
+            cause = error.__context__ if isinstance(error, RuntimeError) else error  # torch hides the system's error
             if isinstance(cause, OSError):
                 raise OSError(cause.errno, cause.strerror, str(place)) from error
             raise
         folder = os.open(place.parent, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            os.fsync(folder)  # or the rename itself may be lost with the power
         finally:
             os.close(folder)
 
     def load_checkpoint(
-        self,
-        path: str | Path,
-        map_location: Callable[..., Any] | None = None,
-        weights_only: bool | None = None,
+        self, path: str | Path, map_location: Callable[..., Any] | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Load tensors and plain values, and nothing else, onto the CPU.
+        """Load tensors and plain values onto the CPU.
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: it is broken, or holds code.
+            ValueError: it is broken or contains code.
         """
         if "://" not in str(path):
             content: dict[str, Any] = pickles.read(Path(path))

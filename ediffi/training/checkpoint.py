@@ -1,4 +1,4 @@
-"""What a training checkpoint says of the expert it holds: its noise, its parent, its averaged weights."""
+"""The expert in a training checkpoint: its noise, its parent, its averaged weights."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,17 +13,18 @@ from ediffi.io import pickles
 from ediffi.training.lora import Lora
 
 KEY = "expert"
+"""Entry of a checkpoint that describes its expert."""
 
 
 @dataclass(frozen=True)
 class ExpertCheckpoint:
-    """An expert as its checkpoint tells it.
+    """What a checkpoint has of its expert.
 
     Attributes:
         expert: its noise, parent and steps.
-        noise: the training noise whose quantiles its region is.
+        noise: the training noise whose quantiles its interval is.
         lora: the low-rank adapter it was trained with, or None.
-        weights: the denoiser's averaged weights: what Lightning's EMA callback saves as the checkpoint's state dict.
+        weights: the averaged weights of the denoiser: averaging callbacks save them as the `state_dict`.
     """
 
     expert: Expert
@@ -35,7 +36,7 @@ class ExpertCheckpoint:
 def describe(
     noise: LogNormal, region: NoiseInterval, parent: NoiseInterval | None, lora: Lora | None
 ) -> dict[str, Any]:
-    """The entry of a checkpoint, plain values only."""
+    """The entry `expert` of a checkpoint, plain values only."""
     return {
         "noise": asdict(noise),
         "interval": asdict(region),
@@ -48,7 +49,7 @@ def parse(checkpoint: Mapping[str, Any]) -> ExpertCheckpoint:
     """The expert of a checkpoint's content.
 
     Raises:
-        ValueError: it is not the checkpoint of a stage.
+        ValueError: it is not the checkpoint of a `DiffusionStage`.
     """
     try:
         entry = checkpoint[KEY]
@@ -61,15 +62,15 @@ def parse(checkpoint: Mapping[str, Any]) -> ExpertCheckpoint:
             {key.removeprefix("denoiser."): value for key, value in state.items() if key.startswith("denoiser.")},
         )
     except (KeyError, TypeError) as error:
-        raise ValueError(f"not the checkpoint of a stage: {error}") from None
+        raise ValueError(f"not a checkpoint of a DiffusionStage: {error}") from None
 
 
 def read(path: Path) -> ExpertCheckpoint:
-    """The expert of a checkpoint file, its weights memory-mapped; nothing is unpickled but tensors and plain values.
+    """The expert of a checkpoint file, its weights memory-mapped; only tensors and plain values are unpickled.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is broken, or not the checkpoint of a stage.
+        ValueError: it is broken, or not the checkpoint of a `DiffusionStage`.
     """
     content = pickles.read(path)
     try:

@@ -1,12 +1,11 @@
-"""Weights from elsewhere as safetensors: a training checkpoint, a pickled state dict, the published ADM-64.
+"""Other files of weights as safetensors: a training checkpoint, a pickled state dict, the published ADM-64.
 
-Nothing is unpickled but tensors and plain values (`ediffi.io.pickles`), and what is written is whole or not there.
+Only tensors and plain values are unpickled (`ediffi.io.pickles`).
 """
 
 import json
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from ediffi.io import pickles
+from ediffi.io import files, pickles
 from ediffi.registry import denoisers
 from ediffi.registry.denoisers.adm import AttentionOrder, from_adm
 from ediffi.registry.denoisers.unet import UNet
@@ -22,34 +21,34 @@ from ediffi.training import checkpoint as checkpoints
 
 ENDING = ".safetensors"
 WRAPPED = "state_dict"
-"""The entry that Lightning and many others keep weights in."""
+"""The entry in which Lightning and many others save weights."""
 ADM = "unet_adm64"
 SEED = 0
-"""Of the layers that a published network does not have."""
+"""Of the layers that the published network does not have."""
 Weights = dict[str, Tensor]
-NOTE = "ediffi"
-"""Where a safetensors file of ours says, in JSON, what its weights are of."""
+METADATA = "ediffi"
+"""Key of the safetensors metadata that describes, in JSON, what the weights are of."""
 
 
 def convert(source: Path, output: Path, key: str | None = None) -> int:
     """Write the weights of a file as safetensors, unchanged; of a checkpoint of ours, the averaged ones.
 
     Args:
-        source: what `torch.save` wrote.
-        output: must not exist.
-        key: the entry of the file that holds the weights, where it holds more.
+        source: a file of `torch.save`.
+        output: a `.safetensors` file that does not exist.
+        key: the entry of the file that has the weights, if it has more.
 
     Returns:
-        How many numbers were written.
+        The number of parameters written.
 
     Raises:
         FileNotFoundError: there is no `source`.
         FileExistsError: `output` exists.
-        ValueError: `source` is broken, holds code, or holds no weights where they are looked for.
+        ValueError: `source` is broken, contains code, or has no weights under `key`.
     """
     _check_output(output)
     content = _read(source)
-    note: dict[str, Any] = {}
+    record: dict[str, Any] = {}
     if key is None and isinstance(content, Mapping) and checkpoints.KEY in content:
         try:
             trained = checkpoints.parse(content)
@@ -58,10 +57,10 @@ def convert(source: Path, output: Path, key: str | None = None) -> int:
         if trained.lora is not None:
             raise ValueError(f"{source} was trained with a low-rank adapter, which ediffi compose merges into weights")
         weights = dict(trained.weights)
-        note = {**content[checkpoints.KEY], "steps": trained.expert.steps}
+        record = {**content[checkpoints.KEY], "steps": trained.expert.steps}
     else:
         weights = _weights(source, content, key)
-    return _write(output, weights, note)
+    return _write(output, weights, record)
 
 
 def convert_adm(
@@ -73,26 +72,26 @@ def convert_adm(
 ) -> int:
     """Write a published ADM as the whole state of `unet_adm64`, for `start: {weights: ...}` in a recipe.
 
-    The layers that it does not have are drawn from a fixed seed, and say nothing at first; see `from_adm`.
+    The layers that it does not have are drawn from a fixed seed, and have no effect at first; see `from_adm`.
 
     Args:
         source: a state dict in guided-diffusion's layout, of `torch.save` or as safetensors.
-        output: must not exist.
+        output: a `.safetensors` file that does not exist.
         arguments: of `unet_adm64`, where they are not its defaults.
-        attention: how q, k and v lie in the published qkv, see `from_adm`.
-        key: the entry of the file that holds the weights, where it holds more.
+        attention: the order of q, k and v in the published qkv, see `from_adm`.
+        key: the entry of the file that has the weights, if it has more.
 
     Returns:
-        How many numbers were written.
+        The number of parameters written.
 
     Raises:
         FileNotFoundError: there is no `source`.
         FileExistsError: `output` exists.
-        ValueError: `source` is broken, holds code, or is not an ADM of this size, or an argument is wrong.
+        ValueError: `source` is broken, contains code, or is not an ADM of this size, or an argument is wrong.
     """
     _check_output(output)
     weights = _weights(source, _read(source), key)
-    values = adm_arguments(arguments)
+    values = _adm_arguments(arguments)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         try:
@@ -104,16 +103,12 @@ def convert_adm(
         fitted = from_adm(weights, network, attention)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
-    note = {"denoiser": {"name": ADM, "arguments": dict(arguments)}}
-    return _write(output, {f"network.{name}": tensor for name, tensor in fitted.items()}, note)
+    record = {"denoiser": {"name": ADM, "arguments": dict(arguments)}}
+    return _write(output, {f"network.{name}": tensor for name, tensor in fitted.items()}, record)
 
 
-def adm_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """All arguments of `unet_adm64`, of the types it wants.
-
-    Raises:
-        ValueError: it has no such argument, or not with such a value.
-    """
+def _adm_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """All arguments of `unet_adm64`, parsed to the types of its signature."""
     from jsonargparse import ArgumentError, ArgumentParser
 
     parser = ArgumentParser(exit_on_error=False)
@@ -126,9 +121,9 @@ def adm_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_output(output: Path) -> None:
     if output.suffix != ENDING:
-        raise ValueError(f"the output is a file that ends in {ENDING}, got {output}")
+        raise ValueError(f"output must end in {ENDING}, got {output}")
     if output.exists():
-        raise FileExistsError(f"{output} is there already; choose another name or remove it")
+        raise FileExistsError(f"{output} exists already; choose another name or remove it")
 
 
 def _read(source: Path) -> Any:
@@ -141,7 +136,7 @@ def _read(source: Path) -> Any:
 
 
 def _weights(source: Path, content: Any, key: str | None) -> Weights:
-    """The names and tensors in the content of a file."""
+    """The weights by name in the content of a file."""
     if not isinstance(content, Mapping):
         raise ValueError(f"{source} holds a {type(content).__name__}, not weights by name")
     entries = ", ".join(sorted(map(str, content))[:12]) or "none"
@@ -160,33 +155,29 @@ def _weights(source: Path, content: Any, key: str | None) -> Weights:
     return dict(chosen)
 
 
-def _write(output: Path, weights: Weights, note: Mapping[str, Any]) -> int:
-    """Write beside, then rename; mapped tensors go from file to file without a copy in memory."""
-    metadata = {NOTE: json.dumps(note)} if note else {"format": "pt"}  # one entry: of several, the order is by chance
-    plain, beside = _plain(output, weights), output.with_name(f"{output.name}.tmp")
+def _write(output: Path, weights: Weights, record: Mapping[str, Any]) -> int:
+    """Write a safetensors file; mapped tensors go from file to file without a copy in memory."""
+    metadata = {METADATA: json.dumps(record)} if record else {"format": "pt"}  # one entry: the order of more is random
+    plain = _plain(output, weights)
     try:
-        safetensors.torch.save_file(plain, beside, metadata)
-        beside.chmod(0o644)  # safetensors writes files that only their owner may read
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
-        beside.replace(output)
-    except BaseException as error:
-        with suppress(OSError):
-            beside.unlink()
-        if isinstance(error, safetensors.SafetensorError):
-            raise OSError(f"{output} could not be written: {error}") from None
-        raise
+        with files.replacing(output) as beside:
+            safetensors.torch.save_file(plain, beside, metadata)
+            beside.chmod(0o644)  # safetensors writes files that only their owner may read
+            with beside.open("rb") as file:
+                os.fsync(file.fileno())
+    except safetensors.SafetensorError as error:
+        raise OSError(f"{output} could not be written: {error}") from None
     return sum(tensor.numel() for tensor in plain.values())
 
 
 def _plain(output: Path, weights: Weights) -> Weights:
-    """Each tensor contiguous and in memory of its own, as safetensors wants them: tied ones are written twice."""
-    plain, seen = {}, set()
+    """Each tensor contiguous and in memory of its own, as safetensors requires; tied ones are written twice."""
+    plain, storages = {}, set()
     for name, tensor in weights.items():
         if tensor.layout is not torch.strided or tensor.is_quantized:
             raise ValueError(f"{output} cannot hold {name!r}, a sparse or quantised tensor")
         tensor = tensor.detach().contiguous()
-        place = tensor.untyped_storage().data_ptr()
-        plain[name] = tensor.clone() if place in seen else tensor
-        seen.add(place)
+        storage = tensor.untyped_storage().data_ptr()
+        plain[name] = tensor.clone() if storage in storages else tensor
+        storages.add(storage)
     return plain

@@ -12,7 +12,7 @@ class Lora:
     """A low-rank adapter on every linear and convolution layer: `W + alpha/rank·B·A`; only A and B are trained.
 
     Args:
-        rank: of the update; 0 trains all weights instead.
+        rank: of the update; 0 trains all weights, without an adapter.
         alpha: scale of the update, in multiples of 1/rank.
 
     Raises:
@@ -24,16 +24,16 @@ class Lora:
 
     def __post_init__(self) -> None:
         if self.rank < 0:
-            raise ValueError(f"rank of the low-rank adapter must not be negative (0 is none), got {self.rank}")
+            raise ValueError(f"rank of the low-rank adapter must be at least 0 (no adapter), got {self.rank}")
         if not self.alpha > 0:
             raise ValueError(f"alpha of the low-rank adapter must be positive, got {self.alpha}")
 
 
 def add(denoiser: nn.Module, lora: Lora) -> None:
-    """Put adapters on a denoiser, in place, and freeze everything else; the first output is still the old one.
+    """Put adapters on a denoiser, in place, and freeze everything else; its output does not change yet.
 
     Raises:
-        ModuleNotFoundError: peft is not installed.
+        ValueError: peft is not installed.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
@@ -45,11 +45,11 @@ def add(denoiser: nn.Module, lora: Lora) -> None:
 
 @torch.no_grad()
 def merged(denoiser: nn.Module, lora: Lora, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The plain weights of a denoiser whose trained `weights` are with adapters.
+    """The weights of a denoiser with its adapters merged into them.
 
     Args:
         denoiser: the architecture without adapters; changed in place.
-        lora: as it was trained with.
+        lora: the adapter that it was trained with.
         weights: the state of the denoiser with adapters.
     """
     from peft.tuners.lora import LoraLayer

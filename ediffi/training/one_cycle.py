@@ -1,4 +1,4 @@
-"""A learning rate that is said once: by the optimiser. And a run's length: by the trainer."""
+"""The learning rate's schedule, with peak and length taken from where the recipe has them already."""
 
 from functools import partial
 from typing import Any
@@ -10,19 +10,19 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 class OneCycle(OneCycleLR):
     """Up to the optimiser's own learning rate, then down to almost nothing (Smith & Topin, arXiv 1708.07120).
 
-    torch's `OneCycleLR` with what a recipe has said already as the default; it leaves the optimiser's momentum alone. A
-    subclass, because Lightning takes no other schedule from YAML.
+    torch's `OneCycleLR` with defaults from the recipe, and without cycling the momentum. A subclass, because Lightning
+    accepts no other schedule from YAML.
 
     Args:
         optimizer: whose learning rate it sets.
         max_lr: the highest rate; the optimiser's own by default.
-        total_steps: how long it takes; in a recipe the steps of the run (`trainer.max_steps`) by default.
+        total_steps: length; in a recipe the steps of the run (`trainer.max_steps`) by default.
         pct_start: share of the steps that go up.
         div_factor: the highest rate over the first one.
         final_div_factor: the first rate over the last one.
 
     Raises:
-        ValueError: nobody says how many steps there are, or a value is out of range.
+        ValueError: `total_steps` is missing, or a value is out of range.
     """
 
     def __init__(
@@ -47,25 +47,25 @@ class OneCycle(OneCycleLR):
 
 
 def over(schedule: Any, optimizer: Optimizer, max_steps: int) -> LRScheduler:
-    """The schedule of a run: its `total_steps`, where it takes any and the recipe says none, are those of the run.
+    """The schedule of a run; its `total_steps`, if it has any and the recipe gives none, are those of the run.
 
     Args:
-        schedule: makes it of an optimiser; from YAML a `partial` of what the recipe says.
+        schedule: from the optimiser to its schedule; from YAML a `partial` with the recipe's arguments.
         optimizer: of the run.
         max_steps: of the run; -1 for no end.
 
     Raises:
-        ValueError: it ends before the run, or the run has no end.
+        ValueError: the schedule ends before the run, or the run has no end.
     """
-    said = schedule.keywords if isinstance(schedule, partial) else {}
-    if said.get("total_steps", 0) is None and said.get("epochs") is None:
+    given = schedule.keywords if isinstance(schedule, partial) else {}
+    if given.get("total_steps", 0) is None and given.get("epochs") is None:
         if max_steps < 1:
             raise ValueError("trainer.max_steps must be given, since the learning rate ends with it")
         schedule = partial(schedule, total_steps=max_steps)
     made: LRScheduler = schedule(optimizer)
     if isinstance(made, OneCycleLR) and made.total_steps < max_steps:
         raise ValueError(
-            f"the learning rate's schedule ends after total_steps {made.total_steps}, the run goes on to "
+            f"the schedule of the learning rate ends after total_steps {made.total_steps}, the run after "
             f"trainer.max_steps {max_steps}; leave total_steps out, and it is as long as the run"
         )
     return made

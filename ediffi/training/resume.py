@@ -1,4 +1,4 @@
-"""The same command again: where a run stands, and whether this recipe is the one it began with."""
+"""Resuming a run: where its last checkpoint is, and whether the recipe is the one that it started with."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -10,12 +10,16 @@ import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import SaveConfigCallback
 
+from ediffi.io import files
 from ediffi.training import checkpoint as checkpoints
+from ediffi.training import class_paths
+from ediffi.training.finished_run import RECIPE
 
-CONFIG = "config.yaml"
 LAST = "last"
 TOTAL_STEPS = "model.lr_scheduler.init_args.total_steps"
-"""How long the learning rate's schedule is; None is as long as the run."""
+"""Length of the learning rate's schedule; None is the length of the run."""
+AVERAGES = ("WeightAveraging", "ShardedEMA")
+"""Endings of the class paths of callbacks that average weights."""
 FREE = (
     "data.val",
     "data.val_batches",
@@ -25,27 +29,25 @@ FREE = (
     "model.compile",
     "model.denoiser.init_args.gradient_checkpointing",
 )
-"""Settings that may change from start to start: no sample is trained on otherwise for them."""
-HELD = ("model.", "data.", "start.", "seed_everything", "trainer.precision", "trainer.gradient_clip_", "average")
-"""Settings that may not, and what they begin with."""
+"""Settings that may change when a run is resumed: they change neither the samples nor the loss of a step."""
+FIXED = ("model.", "data.", "start.", "seed_everything", "trainer.precision", "trainer.gradient_clip_", "average")
+"""Beginnings of the settings that may not."""
 
 
 class SaveRecipe(SaveConfigCallback):
-    """Writes the recipe of a run, with all defaults, into its folder as `config.yaml`, whole or not at all."""
+    """Writes the recipe of a run, with all defaults, into the run directory as `config.yaml`."""
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Write it when a run begins; measuring a checkpoint leaves it alone."""
+        """Write it before training; validation leaves it as it is."""
         if stage != "fit":
             return
-        place = Path(trainer.default_root_dir) / CONFIG
+        place = Path(trainer.default_root_dir) / RECIPE
         place.parent.mkdir(parents=True, exist_ok=True)
-        beside = place.with_suffix(".tmp")
-        beside.write_text(self.parser.dump(self.config, skip_none=False))
-        os.replace(beside, place)
+        files.replace(place, self.parser.dump(self.config, skip_none=False))
 
 
 def last_checkpoint(trainer: L.Trainer) -> Path | None:
-    """Where the last checkpoint of a run is, or will be; in the run's folder unless the recipe says other."""
+    """The path of a run's last checkpoint, there or not; in the run directory, unless the recipe names another."""
     saver = trainer.checkpoint_callback
     if not isinstance(saver, ModelCheckpoint) or not saver.save_last:
         return None
@@ -53,64 +55,66 @@ def last_checkpoint(trainer: L.Trainer) -> Path | None:
     return Path(saver.dirpath) / (saver.CHECKPOINT_NAME_LAST + saver.FILE_EXTENSION)
 
 
-def where_to_go_on(trainer: L.Trainer, recipe: Mapping[str, Any], asked: str | Path | None) -> tuple[str | None, int]:
-    """The checkpoint that a run goes on from, and its step; None and 0 to begin.
+def find_checkpoint(
+    trainer: L.Trainer, recipe: Mapping[str, Any], ckpt_path: str | Path | None
+) -> tuple[str | None, int]:
+    """The checkpoint that a run resumes from, and its step; None and 0 to start.
 
     Args:
         trainer: of the run.
         recipe: its settings, with all defaults.
-        asked: what the command line asks for: a path; "last"; or None, for the run's last checkpoint if there is one,
-            provided that the recipe is that of the run.
+        ckpt_path: of the command line: a path; "last"; or None, which is the last checkpoint if there is one, provided
+            that the recipe is the one that the run started with.
 
     Raises:
-        FileNotFoundError: "last" is asked for, and there is none.
-        ValueError: the folder holds a run of another recipe, or its checkpoint is broken.
+        FileNotFoundError: "last", and there is none.
+        ValueError: the run directory is of another recipe, or its checkpoint is broken.
     """
     last = last_checkpoint(trainer)
-    if asked is not None and asked != LAST:
-        return str(asked), 0
+    if ckpt_path is not None and ckpt_path != LAST:
+        return str(ckpt_path), 0
     if last is None or not last.is_file():
-        if asked == LAST:
-            raise FileNotFoundError(f"there is no last checkpoint to go on from in {trainer.default_root_dir}")
+        if ckpt_path == LAST:
+            raise FileNotFoundError(f"--ckpt_path {LAST}: there is no last checkpoint in {trainer.default_root_dir}")
         return None, 0
-    if asked is None:
+    if ckpt_path is None:
         check_same_recipe(Path(trainer.default_root_dir), recipe)
     return str(last), checkpoints.read(last).expert.steps
 
 
 def check_same_recipe(folder: Path, recipe: Mapping[str, Any]) -> None:
-    """Make sure that the run in a folder is of this recipe.
+    """Make sure that the run in a directory started with this recipe.
 
     Raises:
-        ValueError: it is of another, or of none that is known.
+        ValueError: it started with another, or its recipe is not known.
     """
-    config = folder / CONFIG
     try:
-        begun = yaml.safe_load(config.read_text())
+        started = yaml.safe_load(class_paths.current((folder / RECIPE).read_text()))
     except (OSError, yaml.YAMLError):
-        begun = None
-    if not isinstance(begun, dict):
+        started = None
+    if not isinstance(started, dict):
         raise ValueError(
-            f"{folder} holds a checkpoint but no {CONFIG} that tells of which recipe; say --ckpt_path {LAST} to go on "
-            "from it, or train into another folder"
+            f"{folder} has a checkpoint but no {RECIPE} with its recipe; pass --ckpt_path {LAST} to resume it with "
+            "this recipe, or train into another directory"
         )
-    old, new = dict(settings(begun)), dict(settings(recipe))
+    old, new = dict(settings(started)), dict(settings(recipe))
     changed = [key for key, value in old.items() if key in new and new[key] != value]
     if changed:
         key = changed[0]
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         raise ValueError(
-            f"{folder} holds a run with {key} {old[key]}, this recipe has {new[key]}{more}; train into another folder, "
-            f"or say --ckpt_path {LAST} to go on from it with this recipe"
+            f"{folder} has a run with {key} {old[key]}, this recipe has {new[key]}{more}; train into another "
+            f"directory, or pass --ckpt_path {LAST} to resume the run with this recipe"
         )
 
 
 def settings(recipe: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """What decides the weights that a run ends with, by dotted name."""
+    """The settings that the weights depend on, by dotted name."""
     trainer = recipe.get("trainer") or {}
-    average = [c.get("init_args") for c in trainer.get("callbacks") or [] if "Averag" in c.get("class_path", "")]
+    callbacks = trainer.get("callbacks") or []
+    average = [c.get("init_args") for c in callbacks if c.get("class_path", "").endswith(AVERAGES)]
     for key, value in _flat("", {**recipe, "average": average}):
-        if key.startswith(HELD) and key not in FREE:
+        if key.startswith(FIXED) and key not in FREE:
             yield key, value
             if key == TOTAL_STEPS and value is None:
                 yield "trainer.max_steps", trainer.get("max_steps")

@@ -136,10 +136,10 @@ def test_files_are_not_overwritten_or_left_behind(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, output = saved(tmp_path / "w.pt", {"a": torch.ones(1)}), tmp_path / "w.safetensors"
-    assert "ends in .safetensors, got " in fails(capsys, source, tmp_path / "w.bin")
+    assert "must end in .safetensors, got " in fails(capsys, source, tmp_path / "w.bin")
     assert "No such file" in fails(capsys, tmp_path / "none.pt", output)
     output.write_text("mine")
-    assert "is there already" in fails(capsys, source, output)
+    assert "exists already" in fails(capsys, source, output)
     assert output.read_text() == "mine"
     output.unlink()
     assert "--arguments and --attention go with --layout adm64" in fails(
@@ -180,7 +180,7 @@ def test_a_run_starts_from_a_converted_checkpoint_as_from_the_checkpoint(tmp_pat
         stages.append(stage.state_dict())
     assert stages[0].keys() == stages[1].keys()
     assert all(torch.equal(tensor, stages[1][name]) for name, tensor in stages[0].items())
-    with pytest.raises(ValueError, match=r"was trained on noise .*, which lacks"):
+    with pytest.raises(ValueError, match=r"was trained on noise .*, which does not contain"):
         InitialWeights(weights=tmp_path / "w.safetensors")(DiffusionStage(small(), interval=Interval(1, 1)))
 
 
@@ -197,7 +197,7 @@ def test_an_adapter_is_not_taken_for_weights(tmp_path: Path) -> None:
         (lambda state: state.update(more=torch.ones(1)), "the denoiser, which has no tensor 'more'"),
         (
             lambda state: state.update({"network.stem.bias": torch.ones(7)}),
-            r"'network.stem.bias' is \[7\] in it and should be \[32\]",
+            r"'network.stem.bias' has shape \[7\], expected \[32\]",
         ),
     ],
     ids=["missing", "left over", "shape"],
@@ -221,7 +221,7 @@ def test_a_run_starts_from_one_thing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is not a safetensors file .*; ediffi convert makes one"):
         InitialWeights(weights=tmp_path / "w.safetensors")(DiffusionStage(small()))
     save_file({k: v.contiguous() for k, v in small().state_dict().items()}, tmp_path / "x.safetensors", {"ediffi": "["})
-    with pytest.raises(ValueError, match="says wrongly what it was trained on"):
+    with pytest.raises(ValueError, match="records a broken noise interval"):
         InitialWeights(weights=tmp_path / "x.safetensors")(DiffusionStage(small()))
 
 

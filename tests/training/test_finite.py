@@ -95,8 +95,7 @@ def test_a_step_is_skipped_before_optimiser_and_average(
 
 
 def test_only_the_samples_to_blame_are_named() -> None:
-    from ediffi.training.callbacks.non_finite import explain
-    from ediffi.training.lightning_module import SampleLosses
+    from ediffi.training.callbacks.non_finite import SampleLosses, explain
 
     seen = [SampleLosses(["a", "b"], torch.tensor([1.0, 2.0]), torch.tensor([0.5, torch.nan]))]
     assert explain(seen, 1.0) == "the loss is not finite; samples b (sigma 2, loss nan)"

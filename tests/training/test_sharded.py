@@ -17,7 +17,7 @@ from lightning.pytorch.strategies import FSDPStrategy
 from ediffi.cli.fit import QUIET
 from ediffi.data.module import ShardData
 from ediffi.registry import denoisers
-from ediffi.training.callbacks.preemption import PreemptionCheckpoint
+from ediffi.training.callbacks.run_directory import RunDirectory
 from ediffi.training.callbacks.sharded_ema import ShardedEMA
 from ediffi.training.lightning_module import DiffusionStage
 
@@ -60,7 +60,7 @@ def train(
         val_check_interval=2,
         num_sanity_val_steps=0,
         default_root_dir=folder,
-        callbacks=[average, Poison([4]), PreemptionCheckpoint(), saver],
+        callbacks=[average, Poison([4]), RunDirectory(), saver],
         **options,
     )
     data = ShardData(shards, shards, 16, batch_size=8 // processes, val_batches=1)
@@ -104,9 +104,9 @@ def test_two_processes_that_share_the_weights_train_as_one(tmp_path: Path, shard
 import runpy, sys
 from pathlib import Path
 module = runpy.run_path({__file__!r})
-OnCpu, ShardedAverage, train = module["OnCpu"], module["ShardedAverage"], module["train"]
+OnCpu, ShardedEMA, train = module["OnCpu"], module["ShardedEMA"], module["train"]
 folder, steps, start = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] if len(sys.argv) > 3 else None
-train(folder, Path({str(shard_folder)!r}), steps, ShardedAverage(0.9), start, devices=2, strategy=OnCpu())
+train(folder, Path({str(shard_folder)!r}), steps, ShardedEMA(0.9), start, devices=2, strategy=OnCpu())
 """
     script = tmp_path / "program.py"
     script.write_text(program)

@@ -19,7 +19,8 @@ from ediffi.registry import denoisers
 from ediffi.registry.denoisers.precondition import Preconditioned
 from ediffi.registry.random import generators
 from ediffi.registry.types import Conditioning, Embedding
-from ediffi.training.lightning_module import DiffusionStage, drop_sources, low_resolution
+from ediffi.training.lightning_module import DiffusionStage
+from ediffi.training.loss import drop_sources, low_resolution
 
 QUIET = [
     "ignore:.*does not have many workers.*",
@@ -171,9 +172,7 @@ def test_low_resolution_pictures_that_the_data_brings_are_used() -> None:
         last, last_level = low_resolution(noisy, images[3:], None if some is None else some[3:], generators(0, [3]))
         torch.testing.assert_close(low_res[3:], last)
         assert torch.equal(level[3:], last_level)
-    with pytest.raises(
-        ValueError, match=r"brings low-resolution pictures of 2x2, and the stage enlarges 4x4 \(scale 4"
-    ):
+    with pytest.raises(ValueError, match=r"has low-resolution images of 2x2, and the stage enlarges 4x4 \(scale 4"):
         low_resolution(noisy, images, given[..., :2, :2], generators(0, range(4)))
     with pytest.raises(ValueError, match="the stage has no low_res that says how noisy"):
         low_resolution(None, images, given, generators(0, range(4)))

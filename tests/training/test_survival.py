@@ -22,8 +22,11 @@ from filelock import FileLock
 
 from ediffi.cli import main
 from ediffi.cli.fit import QUIET
+from ediffi.io import locks
 from ediffi.training.atomic_checkpoint import AtomicCheckpointIO
-from ediffi.training.callbacks import preemption
+from ediffi.training.callbacks import run_directory
+from ediffi.training.callbacks.sharded_ema import prepare_sharding
+from ediffi.training.finished_run import LOCK
 
 pytestmark = [pytest.mark.filterwarnings(f"ignore:{line}") for line in (*QUIET, ".*Checkpoint directory.*")]
 HERE = Path(__file__).resolve().parent
@@ -188,8 +191,8 @@ def done(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = write(recipe, tmp_path_factory.mktemp("done"), 2, data={"batch_size": 8})
     expected: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
-        ask = preemption.checkpoint_bytes
-        patch.setattr(preemption, "checkpoint_bytes", lambda *args: expected.append(ask(*args)) or expected[-1])
+        ask = run_directory.checkpoint_bytes
+        patch.setattr(run_directory, "checkpoint_bytes", lambda *args: expected.append(ask(*args)) or expected[-1])
         assert fit(path) == 0
     (path.parent / "expected").write_text(str(expected[0]))
     return path
@@ -212,15 +215,13 @@ def test_another_recipe_is_refused_in_the_folder_of_a_run(done: Path, capsys) ->
     before = last(done).read_bytes(), config.read_bytes()
     assert fit(done, "--data.seed", "5", "--model.optimizer.init_args.lr", "0.5") == 1
     line = error(capsys)
-    assert (
-        "base holds a run with model.optimizer.init_args.lr 0.002, this recipe has 0.5 and 1 more; train into" in line
-    )
+    assert "base has a run with model.optimizer.init_args.lr 0.002, this recipe has 0.5 and 1 more" in line
     assert (last(done).read_bytes(), config.read_bytes()) == before
     assert fit(done, "--trainer.max_steps", "4", "--data.batch_size", "4") == 1
     assert "the checkpoint is of a run with 8 samples a step, this one has 4" in error(capsys)
     config.rename(config.with_suffix(".away"))
     assert fit(done) == 1
-    assert "holds a checkpoint but no config.yaml that tells of which recipe" in error(capsys)
+    assert "has a checkpoint but no config.yaml" in error(capsys)
     config.with_suffix(".away").rename(config)
 
 
@@ -238,36 +239,35 @@ def test_a_run_goes_on_dealt_otherwise_or_with_another_recipe_if_told(tiny: Tiny
 
 def test_last_is_asked_for_and_there_is_none(tiny: Tiny, capsys) -> None:
     assert fit(tiny("run"), "--ckpt_path", "last") == 1
-    assert "there is no last checkpoint to go on from in " in error(capsys)
+    assert "there is no last checkpoint in " in error(capsys)
 
 
-def test_a_second_run_in_a_folder_is_told_who_holds_it(tiny: Tiny, capsys) -> None:
+def test_a_second_run_in_a_directory_is_refused(tiny: Tiny, capsys) -> None:
     path = tiny("run", 2)
     folder = path.parent / "base"
     folder.mkdir()
-    holder = {"process": os.getpid(), "machine": preemption.MACHINE, "since": "2022-11-02 10:00:00"}
-    (folder / preemption.HOLDER).write_text(json.dumps(holder))
-    with FileLock(folder / preemption.LOCK):
+    with locks.hold(folder / LOCK):
         assert fit(path) == 1
-    who = f"process {os.getpid()} on {preemption.MACHINE}, since 2022-11-02 10:00:00"
-    assert f"base is in use by {who}; wait for that run, or train into another folder" in error(capsys)
+    assert f"base is in use by process {os.getpid()} on " in error(capsys)
     assert not last(path).exists()
+    assert fit(path) == 0
+    assert not locks.note_of(folder / LOCK).exists(), "the lock is released"
 
 
-def test_the_folder_of_a_killed_run_is_waited_for(tmp_path: Path) -> None:
-    """Its loader processes may hold it for a moment; and one that nobody lets go of is refused."""
-    (tmp_path / preemption.HOLDER).write_text(
-        json.dumps({"process": 2**22 + 1, "machine": preemption.MACHINE, "since": ""})
-    )
-    lock = FileLock(tmp_path / preemption.LOCK, thread_local=False)
+def test_the_lock_of_a_killed_run_is_waited_for(tmp_path: Path) -> None:
+    """Its loader processes may have it for a moment longer."""
+    trainer = L.Trainer(accelerator="cpu", logger=False, default_root_dir=tmp_path)
+    lock = FileLock(tmp_path / LOCK, thread_local=False)
     lock.acquire()
-    assert "is in use by process" in preemption.PreemptionCheckpoint(patience=0.1)._hold(tmp_path)
+    with pytest.raises(BlockingIOError, match="in use"):
+        run_directory.RunDirectory(patience=0.1).setup(trainer, L.LightningModule(), "fit")
     threading.Timer(0.3, lock.release).start()
-    waiting = preemption.PreemptionCheckpoint(patience=10)
-    assert waiting._hold(tmp_path) == ""
-    assert json.loads((tmp_path / preemption.HOLDER).read_text())["process"] == os.getpid()
-    waiting._let_go()
-    assert not (tmp_path / preemption.HOLDER).exists()
+    waiting = run_directory.RunDirectory(patience=10)
+    waiting.setup(trainer, L.LightningModule(), "fit")
+    assert f"process {os.getpid()} " in locks.holder(tmp_path / LOCK)
+    waiting.teardown(trainer, L.LightningModule(), "fit")
+    with locks.try_hold(tmp_path / LOCK) as free:
+        assert free
 
 
 def test_sigterm_saves_the_step_that_runs(tiny: Tiny, capsys) -> None:
@@ -276,7 +276,7 @@ def test_sigterm_saves_the_step_that_runs(tiny: Tiny, capsys) -> None:
     with pytest.raises(SystemExit) as stopped:
         fit(path)
     assert stopped.value.code == 143
-    assert "stopped by SIGTERM at step 7; the same command goes on from there" in capsys.readouterr().out
+    assert "stopped by SIGTERM at step 7; the same command resumes the run" in capsys.readouterr().out
     assert content(path)["global_step"] == 7
     assert fit(whole) == fit(path) == 0
     assert_equal(whole, path)
@@ -338,10 +338,10 @@ def test_a_checkpoint_is_whole_or_not_there(tmp_path: Path) -> None:
 
 def test_too_little_room_is_said_before_the_first_step(tiny: Tiny, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tiny("run", 2)
-    monkeypatch.setattr(preemption, "checkpoint_bytes", lambda trainer, module: 10**18)
+    monkeypatch.setattr(run_directory, "checkpoint_bytes", lambda trainer, module: 10**18)
     assert fit(path) == 1
     line = error(capsys)
-    assert "checkpoints of this run take about 1e+09 GB each, and 2e+09 GB have to be free in " in line
+    assert "checkpoints of this run take about 1e+09 GB each and need 2e+09 GB of free disk space in " in line
     assert not last(path).exists()
 
 
@@ -393,11 +393,11 @@ def test_lightning_s_average_is_refused_where_weights_are_sharded() -> None:
         """Lightning has it on GPUs only; what is refused here is refused before anything runs."""
 
     trainer = L.Trainer(accelerator="cpu", strategy=OnCpu(), logger=False, callbacks=[EMAWeightAveraging()])
-    with pytest.raises(ValueError, match=r"cannot average weights that fsdp shards.*sharded_average\.ShardedAverage"):
-        preemption.check_sharding(trainer)
+    with pytest.raises(ValueError, match=r"cannot average weights that fsdp shards.*sharded_ema\.ShardedEMA"):
+        prepare_sharding(trainer, L.LightningModule())
     sharded = L.Trainer(accelerator="cpu", strategy=OnCpu(state_dict_type="sharded"), logger=False)
-    with pytest.raises(ValueError, match="fsdp needs state_dict_type full, and not sharded"):
-        preemption.check_sharding(sharded)
+    with pytest.raises(ValueError, match="state_dict_type"):
+        prepare_sharding(sharded, L.LightningModule())
 
 
 def test_compiled_or_not_a_checkpoint_has_the_same_names(tiny: Tiny) -> None:

@@ -1,4 +1,4 @@
-"""A callback that shows what a stage paints: a grid in TensorBoard, or in Weights & Biases, at every validation."""
+"""A grid of samples in TensorBoard, or in Weights & Biases, at every validation."""
 
 from typing import Any
 
@@ -18,18 +18,18 @@ from ediffi.training.lightning_module import DiffusionStage
 
 
 class SampleGrid(L.Callback):
-    """Paints the captions of the first validation batch, with the averaged weights that validation uses.
+    """Samples the captions of the first validation batch, with the averaged weights that validation uses.
 
-    Not under fsdp, where no process has all weights. Rows: what the data shows, in super-resolution its low-resolution
-    picture enlarged, and what the stage paints.
+    Rows: the images of the dataset; in super-resolution, the upsampled low-resolution images; the samples. No grid
+    under fsdp, where no process has all weights.
 
     Args:
-        sampling: settings of the sampler.
-        num_images: pictures in the grid.
-        seed: of their noise; the same at every validation.
+        sampling: sampling options.
+        num_images: columns of the grid.
+        seed: of the noise; the same at every validation.
 
     Raises:
-        ValueError: `num_images` is not positive.
+        ValueError: `num_images` is below 1.
     """
 
     def __init__(self, sampling: Sampling, num_images: int = 8, seed: int = 0) -> None:
@@ -46,28 +46,27 @@ class SampleGrid(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Add the grid as the image "samples", and its captions as a text."""
-        shown = any(isinstance(logger, TensorBoardLogger | WandbLogger) for logger in trainer.loggers)
-        if batch_idx > 0 or not shown or not trainer.is_global_zero or isinstance(trainer.strategy, FSDPStrategy):
+        """Log the grid as the image "samples", and its captions as a text."""
+        logged = any(isinstance(logger, TensorBoardLogger | WandbLogger) for logger in trainer.loggers)
+        if batch_idx > 0 or not logged or not trainer.is_global_zero or isinstance(trainer.strategy, FSDPStrategy):
             return
         assert isinstance(pl_module, DiffusionStage)
         rows = self._rows(pl_module, batch)
         grid = make_grid((torch.cat(rows).float().cpu().nan_to_num().clamp(-1, 1) + 1) / 2, nrow=len(rows[0]))
         for logger in trainer.loggers:
-            show(logger, grid, "  \n".join(batch.captions[: self.num_images]), trainer.global_step)
+            _log(logger, grid, "  \n".join(batch.captions[: self.num_images]), trainer.global_step)
 
     def _rows(self, module: DiffusionStage, batch: Batch) -> list[torch.Tensor]:
         images, cond = batch.images[: self.num_images], batch.cond[: self.num_images]
         low_res = None if module.low_res is None else F.avg_pool2d(images, module.low_res.scale)
         aug_level = None if low_res is None else 0.0
         stage = Stage("samples", images.shape[-1], module.denoiser, self.sampling, aug_level)
-        painted = stage(cond, generators(self.seed, range(len(images))), low_res=low_res)
+        samples = stage(cond, generators(self.seed, range(len(images))), low_res=low_res)
         size = (images.shape[-2], images.shape[-1])
-        return [images, painted] if low_res is None else [images, upsample(low_res, size), painted]
+        return [images, samples] if low_res is None else [images, upsample(low_res, size), samples]
 
 
-def show(logger: Logger, grid: Float[torch.Tensor, "3 h w"], captions: str, step: int) -> None:
-    """Add a picture in [0, 1] and its captions to a log that takes pictures."""
+def _log(logger: Logger, grid: Float[torch.Tensor, "3 h w"], captions: str, step: int) -> None:
     if isinstance(logger, TensorBoardLogger):
         logger.experiment.add_image("samples", grid, step)
         logger.experiment.add_text("captions", captions, step)

@@ -1,4 +1,4 @@
-"""A progress bar that counts the steps of a whole growth schedule, of which this run is one node."""
+"""A progress bar over a whole growth schedule, of which this run is one node."""
 
 from typing import Any
 
@@ -13,12 +13,12 @@ class ScheduleBar(ProgressBar):
     """Steps, rate and time left of the schedule, with the loss of this node.
 
     Args:
-        node: what the bar calls this run.
-        before: steps of the schedule that the other runs have done already.
+        node: label of the bar.
+        before: steps of the nodes before this one.
         total: steps of the whole schedule.
 
     Raises:
-        ValueError: `before` is negative, or not below `total`.
+        ValueError: not 0 <= before < total.
     """
 
     def __init__(self, node: str, before: int, total: int) -> None:
@@ -30,18 +30,18 @@ class ScheduleBar(ProgressBar):
         self._bar: tqdm[Any] | None = None
 
     def disable(self) -> None:
-        """Show nothing: another process shows it."""
+        """Show no bar; Lightning calls it on all processes but the first."""
         self._enabled = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Open the bar where the schedule stands."""
+        """Open the bar at the step of the schedule."""
         done = self.before + trainer.global_step
         self._bar = tqdm(total=self.total, initial=done, desc=self.node, unit="step", disable=not self._enabled)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Move to the step the trainer is at."""
+        """Move to the step of the trainer."""
         if self._bar is not None and (moved := self.before + trainer.global_step - self._bar.n):
             if trainer.global_step % SHOW_LOSS_EVERY == 0:
                 loss = trainer.callback_metrics.get("train/loss")

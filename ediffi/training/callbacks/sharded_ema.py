@@ -1,20 +1,21 @@
-"""An exponential moving average of weights that also works where every process holds a part of them (fsdp)."""
+"""An exponential moving average (EMA) of weights that also works where fsdp shards them."""
 
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.strategies import FSDPStrategy
+from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 
 
 class ShardedEMA(L.Callback):
-    """Averages the weights that this process holds: `average <- decay·average + (1 - decay)·weights` after each step.
+    """Averages the shard of the weights on this process: `average <- decay·average + (1 - decay)·weights` each step.
 
-    Lightning's `EMAWeightAveraging` copies the module before fsdp shards it, so its copy and the weights have other
-    shapes, and no average comes of it. An average goes element by element, so each process can keep that of its own
-    part, in its own memory: this callback does. Validation uses the average, and checkpoints are those of Lightning's
-    callback (`state_dict` is the average, `current_model_state` the weights), so either can go on with the other's.
+    Lightning's `EMAWeightAveraging` copies the module before fsdp shards it, so the shapes of its copy and of the
+    weights differ. An average goes element by element, so here each process averages its own shard. Validation uses the
+    average. Checkpoints are those of Lightning's callback (`state_dict` is the average, `current_model_state` the
+    weights), so a run may change from one callback to the other.
 
     Args:
         decay: of the average, per step.
@@ -31,12 +32,12 @@ class ShardedEMA(L.Callback):
         self._updated = 0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Forget the run before."""
+        """Start without an average."""
         self._average = []
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin with the weights, which are sharded by now; or with the average that a checkpoint brought before."""
-        weights = held(pl_module)
+        """Start from the weights, sharded by now, or from the average that a checkpoint has brought."""
+        weights = local_tensors(pl_module)
         averages = self._average or [weight.detach().clone() for weight in weights]
         self._average = [average.to(weight) for average, weight in zip(averages, weights, strict=True)]
 
@@ -44,10 +45,10 @@ class ShardedEMA(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Average after an optimiser step; the first weights are taken as they are, as in `AveragedModel`."""
-        if trainer.global_step <= self._updated:
+        """Average after an optimiser step; the first weights are copied, as torch's `AveragedModel` does."""
+        if trainer.global_step <= self._updated:  # a batch that is accumulated, or a skipped step
             return
-        weights = [weight.detach() for weight in held(pl_module)]
+        weights = [weight.detach() for weight in local_tensors(pl_module)]
         share = 1 - self.decay if self._updated else 1.0
         for average, weight in zip(self._average, weights, strict=True):
             average.lerp_(weight, share)
@@ -58,7 +59,7 @@ class ShardedEMA(L.Callback):
         self._swap(trainer)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Train on with the weights."""
+        """Continue training with the weights."""
         self._swap(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -71,11 +72,11 @@ class ShardedEMA(L.Callback):
         return {"latest_update_step": self._updated}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on after that step."""
+        """Resume after that step."""
         self._updated = state_dict["latest_update_step"]
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Put the average beside the weights; every process takes part in gathering it."""
+        """Save average and weights; every process takes part in gathering them."""
         if not self._average:
             return
         checkpoint["current_model_state"] = {key: value.clone() for key, value in checkpoint["state_dict"].items()}
@@ -86,13 +87,13 @@ class ShardedEMA(L.Callback):
         checkpoint["averaging_state"] = {"n_averaged": torch.tensor(self._updated)}
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Take the average from the module, into which it has been loaded, and load the weights."""
+        """Take the average out of the module, which has loaded `state_dict`, and load the weights into it."""
         if trainer.state.fn != "fit":
             return
-        self._average = [weight.detach().clone() for weight in held(pl_module)]
+        self._average = [weight.detach().clone() for weight in local_tensors(pl_module)]
         if "current_model_state" not in checkpoint:
             return
-        self._updated = max(self._updated, checkpoint["global_step"])  # Lightning's callback keeps its own count
+        self._updated = max(self._updated, checkpoint["global_step"])  # Lightning's callback has a count of its own
         if isinstance(trainer.strategy, FSDPStrategy):
             from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
@@ -104,24 +105,42 @@ class ShardedEMA(L.Callback):
 
     @torch.no_grad()
     def _swap(self, trainer: L.Trainer) -> None:
-        for average, weight in zip(self._average, held(trainer.lightning_module), strict=True):
+        """Exchange average and weights."""
+        for average, weight in zip(self._average, local_tensors(trainer.lightning_module), strict=True):
             kept = weight.detach().clone()
             weight.copy_(average)
             average.copy_(kept)
-        forget_gathered(trainer)
+        if isinstance(trainer.strategy, FSDPStrategy):  # which would validate the weights that it has gathered before
+            from torch.distributed.fsdp import FullyShardedDataParallel
+
+            assert trainer.strategy.model is not None
+            for module in FullyShardedDataParallel.fsdp_modules(trainer.strategy.model):
+                if module._handle is not None:
+                    module._handle.reshard(True)
 
 
-def forget_gathered(trainer: L.Trainer) -> None:
-    """After the weights have changed: fsdp must gather them anew, where it would use what it gathered to validate."""
-    if isinstance(trainer.strategy, FSDPStrategy):
-        from torch.distributed.fsdp import FullyShardedDataParallel
-
-        assert trainer.strategy.model is not None
-        for module in FullyShardedDataParallel.fsdp_modules(trainer.strategy.model):
-            if module._handle is not None:
-                module._handle.reshard(True)
-
-
-def held(module: nn.Module) -> list[Tensor]:
-    """The parameters and buffers of a module, as far as this process holds them."""
+def local_tensors(module: nn.Module) -> list[Tensor]:
+    """Parameters and buffers of a module; under fsdp the shards on this process."""
     return [*module.parameters(), *module.buffers()]
+
+
+def prepare_sharding(trainer: L.Trainer, module: L.LightningModule) -> None:
+    """Check the recipe against a strategy that shards the weights, and fit a stage to fsdp.
+
+    Raises:
+        ValueError: the average or the format of checkpoints does not go with shards.
+    """
+    if not isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy):
+        return
+    if any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+        raise ValueError(
+            "EMAWeightAveraging cannot average weights that fsdp shards, since it copies them before; use "
+            f"{ShardedEMA.__module__}.{ShardedEMA.__name__} with the same decay, or train with ddp"
+        )
+    if getattr(trainer.strategy, "_state_dict_type", "full") != "full":
+        raise ValueError("state_dict_type of fsdp must be full, since a checkpoint is one file; got sharded")
+    if isinstance(trainer.strategy, FSDPStrategy):
+        # Lightning would cast the batch and refuses frozen dataclasses, as ours are; they are float32 already.
+        trainer.strategy.precision_plugin.convert_input = lambda data: data  # type: ignore[method-assign]
+        # fsdp flattens weights in the order of memory, and optimiser states in the order of indices: make them agree.
+        module.to(memory_format=torch.contiguous_format)

@@ -1,4 +1,4 @@
-"""How fast a run is, and how much of its time it waits for data."""
+"""How fast a run is, and how long it waits for data."""
 
 import time
 from typing import Any
@@ -9,24 +9,21 @@ from ediffi.data.stream import Batch
 
 
 class Throughput(L.Callback):
-    """Logs samples a second, of all processes, and the share of the time that this one waited for a batch.
+    """Logs `train/samples_per_s`, of all processes, and `train/data_wait`, the share of time without a batch here.
 
-    Time spent on validating and saving is left out. Means over `log_every_n_steps`.
+    Means over `log_every_n_steps`, without the time of validation and saving. Ours, because Lightning's
+    `ThroughputMonitor` measures no waiting.
     """
 
     def __init__(self) -> None:
-        self._clear()
-        self._ended: float | None = None
-        self._logged_at = 0
-
-    def _clear(self) -> None:
         self._waited = self._worked = 0.0
-        self._samples = 0
+        self._samples = self._logged_at = 0
+        self._ended: float | None = None
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
-        """A batch has come."""
+        """End the wait for a batch."""
         self._started = time.perf_counter()
         if self._ended is not None:
             self._waited += self._started - self._ended
@@ -34,23 +31,23 @@ class Throughput(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """A batch is done."""
-        whole = self._ended is not None  # the first batch after a break has no beginning
+        """Start the wait for the next batch."""
+        waited_for = self._ended is not None  # not so for the first batch after a break
         self._ended = time.perf_counter()
-        if whole:
+        if waited_for:
             self._worked += self._ended - self._started
             self._samples += len(batch.images) * trainer.world_size
         step, every = trainer.global_step, trainer.log_every_n_steps  # type: ignore[attr-defined]
         if self._samples and step != self._logged_at and step % every == 0:
-            self._logged_at, spent = step, self._waited + self._worked
+            spent = self._waited + self._worked
             pl_module.log("train/samples_per_s", self._samples / spent)
             pl_module.log("train/data_wait", self._waited / spent)
-            self._clear()
+            self._logged_at, self._waited, self._worked, self._samples = step, 0.0, 0.0, 0
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """A break."""
+        """Start a break."""
         self._ended = None
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """A break."""
+        """Start a break."""
         self._ended = None

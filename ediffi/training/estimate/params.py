@@ -17,6 +17,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from ediffi.hub.config import Part
 from ediffi.registry import encoders
 from ediffi.registry.denoisers.precondition import Preconditioned
+from ediffi.training import class_paths
 from ediffi.training.growth.compose import compose
 from ediffi.training.growth.grow import grow, node_settings
 from ediffi.training.growth.schedule import GrowthSchedule
@@ -101,7 +102,7 @@ def count(path: Path) -> Networks | Encoders:
 
 def _content(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(class_paths.current(path.read_text(encoding="utf-8")))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not YAML: {error}") from None
     if not isinstance(content, dict):

@@ -1,0 +1,39 @@
+"""Class paths that recipes and runs of earlier versions contain, and where those classes are now."""
+
+import logging
+import re
+from functools import cache
+
+logger = logging.getLogger(__name__)
+
+SHORT = re.compile(r"(?<![\w./-])registry\.(?=(?:denoisers|encoders|samplers)\.\w)")
+"""`registry.denoisers.NAME`, which may be written for `ediffi.registry.denoisers.NAME`."""
+MOVED = {
+    "ediffi.stages.finite.SkipNonFinite": "ediffi.training.callbacks.non_finite.SkipNonFinite",
+    "ediffi.stages.keeper.Keeper": "ediffi.training.callbacks.preemption.PreemptionCheckpoint",
+    "ediffi.stages.one_cycle.OneCycle": "ediffi.training.one_cycle.OneCycle",
+    "ediffi.stages.pace.Pace": "ediffi.training.callbacks.throughput.Throughput",
+    "ediffi.stages.sample_grid.SampleGrid": "ediffi.training.callbacks.sample_grid.SampleGrid",
+    "ediffi.stages.schedule_bar.ScheduleBar": "ediffi.training.callbacks.schedule_bar.ScheduleBar",
+    "ediffi.stages.sharded_average.ShardedAverage": "ediffi.training.callbacks.sharded_ema.ShardedEMA",
+}
+
+
+def current(text: str, warn: bool = False) -> str:
+    """The YAML, or word of a command line, with every class path as it is now.
+
+    Args:
+        text: read as text, so that a path is found wherever it stands.
+        warn: log a warning about each class that has moved, once a process.
+    """
+    for old, new in MOVED.items():
+        if old in text:
+            text = text.replace(old, new)
+            if warn:
+                _warn(old, new)
+    return SHORT.sub("ediffi.registry.", text)
+
+
+@cache
+def _warn(old: str, new: str) -> None:
+    logger.warning(f"{old} has moved: write {new} in the recipe")

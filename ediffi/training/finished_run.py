@@ -1,0 +1,105 @@
+"""Run directories of `ediffi fit`: the expert that a run trained, and what `ediffi publish` takes from it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from ediffi.diffusion.noise import LogNormal
+from ediffi.hub.config import Part
+from ediffi.hub.finding import CONFIG
+from ediffi.io import locks
+from ediffi.pipeline.checkpoint import build_denoiser
+from ediffi.pipeline.stage import Sampling
+from ediffi.pipeline.trained_stage import TrainedExpert, TrainedStage, save_cascade
+from ediffi.registry import denoisers
+from ediffi.training import checkpoint as checkpoints
+from ediffi.training import lora
+
+RECIPE = "config.yaml"
+"""The recipe of a run in its directory, with all defaults."""
+LAST = Path("checkpoints", "last.ckpt")
+LOCK = "run.lock"
+"""A training holds this lock of its directory while it runs."""
+
+
+class FinishedRun(NamedTuple):
+    """The expert of a run, its denoiser, and the training noise whose quantiles its interval is."""
+
+    expert: TrainedExpert
+    denoiser: Part
+    noise: LogNormal
+
+
+def read_run(run: Path) -> FinishedRun:
+    """The averaged weights of a run, an adapter merged into them.
+
+    Raises:
+        FileNotFoundError: the directory has no recipe or no checkpoint.
+        ValueError: its denoiser is not registered, or its checkpoint is broken.
+    """
+    for path in (run / RECIPE, run / LAST):
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing; is the run finished?")
+    config = yaml.safe_load((run / RECIPE).read_text(encoding="utf-8"))["model"]["denoiser"]
+    name = config["class_path"].rpartition(".")[2]
+    if name not in denoisers.REGISTRY:
+        raise ValueError(f"the denoiser of {run}, {config['class_path']}, is not registered, so no folder can name it")
+    part = Part(name, config.get("init_args", {}))
+    trained = checkpoints.read(run / LAST)
+    weights = trained.weights
+    if trained.lora is not None:
+        weights = lora.merged(build_denoiser(part), trained.lora, weights)
+    return FinishedRun(TrainedExpert(trained.expert, weights), part, trained.noise)
+
+
+def model_folder(source: Path, scratch: Path) -> Path:
+    """The model folder to publish: `source`, its folder `stage`, or one written into `scratch` from a training run.
+
+    Raises:
+        FileNotFoundError: it is none of them.
+        ValueError: a training runs in it, or has not reached its last step, or a file is incomplete.
+    """
+    if not source.is_dir():
+        raise FileNotFoundError(f"{source} is not a directory; pass a model folder or the directory of a training run")
+    grown = source / "stage"
+    place = grown if (grown / CONFIG).is_file() and not (source / CONFIG).is_file() else source
+    if (place / LOCK).is_file():
+        with locks.try_hold(place / LOCK) as free:
+            if not free:
+                raise ValueError(f"a training runs in {place}; publish it when the training has ended")
+    if incomplete := sorted(place.rglob("*.tmp")):
+        raise ValueError(f"{incomplete[0]} is incomplete: remove it, or wait for the process that writes it")
+    if (place / CONFIG).is_file():
+        return place
+    if not (place / RECIPE).is_file():
+        raise FileNotFoundError(
+            f"{source} is neither a model folder ({CONFIG}) nor the directory of a training run ({RECIPE})"
+        )
+    return save_cascade(scratch / place.resolve().name, place.resolve().name, {}, None, [finished_stage(place)])
+
+
+def finished_stage(run: Path) -> TrainedStage:
+    """The stage that a run trained, named after its directory, with the sampling options of its `SampleGrid`.
+
+    A super-resolution stage gets `aug_level` 0, as in those grids.
+
+    Raises:
+        FileNotFoundError: the directory has no recipe or no checkpoint.
+        ValueError: the run has not reached its last step, or a file is broken.
+    """
+    expert, part, noise = read_run(run)
+    config = yaml.safe_load((run / RECIPE).read_text(encoding="utf-8"))
+    last = config["trainer"].get("max_steps") or -1
+    if expert.expert.steps < last:
+        raise ValueError(f"{run} is at step {expert.expert.steps} of {last}: run the same `ediffi fit` command again")
+    aug_level = None if config["model"].get("low_res") is None else 0.0
+    name, size = run.resolve().name, int(config["data"]["image_size"])
+    return TrainedStage(name, size, part, noise, [expert], _sampling(config), aug_level)
+
+
+def _sampling(config: Mapping[str, Any]) -> Sampling:
+    callbacks = [c for c in config["trainer"].get("callbacks") or [] if isinstance(c, dict)]
+    options = [c["init_args"]["sampling"] for c in callbacks if c.get("class_path", "").endswith(".SampleGrid")]
+    return Sampling(**options[0]) if options else Sampling()

@@ -1,0 +1,85 @@
+"""What a training step computes: the conditioning of a batch, its weighted losses, and their means by noise level."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ediffi.diffusion.experts import ExpertTree
+from ediffi.diffusion.low_res import LowResolution, augment
+from ediffi.diffusion.noise import LogNormal
+from ediffi.registry.denoisers.precondition import Preconditioned
+from ediffi.registry.random import randn
+from ediffi.registry.types import Conditioning
+
+
+def weighted_losses(
+    denoiser: Preconditioned | ExpertTree,
+    images: Float[Tensor, "b 3 h w"],
+    noise: Float[Tensor, "b 3 h w"],
+    sigma: Float[Tensor, " b"],
+    cond: Conditioning,
+) -> Float[Tensor, " b"]:
+    """`lambda(sigma)·mean (D(y + sigma·n; sigma, cond) - y)²` of each image y (EDM, equation 2 and table 1)."""
+    denoised = denoiser(images + sigma.view(-1, 1, 1, 1) * noise, sigma, cond)
+    errors = (denoised - images).square().flatten(1).mean(1)
+    return denoiser.loss_weight(sigma) * errors
+
+
+def sum_by_band(
+    losses: Float[Tensor, " b"], sigma: Float[Tensor, " b"], noise: LogNormal, bands: int
+) -> tuple[Float[Tensor, " bands"], Float[Tensor, " bands"]]:
+    """Sums and numbers of the losses in equal shares of the training noise, the least noisy first.
+
+    Band k owns the noise levels between the quantiles k/bands and (k + 1)/bands. Numbers stay where `sigma` is.
+    """
+    edges = noise.quantile(torch.arange(1, bands, dtype=torch.float64) / bands)
+    band = torch.bucketize(sigma.double(), edges.to(sigma.device))
+    sums = losses.new_zeros(bands).index_add_(0, band.to(losses.device), losses)
+    return sums, torch.bincount(band, minlength=bands).float()
+
+
+def drop_sources(
+    cond: Conditioning, dropout: Mapping[str, float], generators: Sequence[torch.Generator]
+) -> Conditioning:
+    """Drop each source of each sample with its own probability, independently; a source without one is kept."""
+    names = sorted(cond.sources)
+    drawn = torch.stack([torch.rand(len(names), generator=generator) for generator in generators])
+    for name, draws in zip(names, drawn.T, strict=True):
+        cond = cond.drop(name, (draws < dropout.get(name, 0.0)).to(cond.sources[name].mask.device))
+    return cond
+
+
+def low_resolution(
+    low_res: LowResolution | None,
+    images: Float[Tensor, "b 3 H W"],
+    given: Float[Tensor, "b 3 h w"] | None,
+    generators: Sequence[torch.Generator],
+) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, " b"]]:
+    """The noisy low-resolution images of a batch and their noise levels [b], each from its own generator.
+
+    Args:
+        low_res: degrades images, and says how noisy the result is.
+        images: the training images.
+        given: low-resolution images of the dataset, degraded already; None to make them from `images`.
+        generators: one an image.
+
+    Raises:
+        ValueError: `given` comes without `low_res`, or has another size than its `scale` says.
+    """
+    if low_res is None:
+        raise ValueError("the dataset has low-resolution images, and the stage has no low_res that says how noisy")
+    if given is None:
+        made = [low_res(image[None], generator) for image, generator in zip(images, generators, strict=True)]
+        return torch.cat([image for image, _ in made]), torch.cat([level for _, level in made])
+    size = [side // low_res.scale for side in images.shape[2:]]
+    if list(given.shape[2:]) != size:
+        raise ValueError(
+            f"the dataset has low-resolution images of {given.shape[3]}x{given.shape[2]}, and the stage enlarges "
+            f"{size[1]}x{size[0]} (scale {low_res.scale})"
+        )
+    level = low_res.max_aug_level * torch.cat([torch.rand(1, generator=generator) for generator in generators])
+    noise = randn(given.shape, list(generators), given.device)
+    level = level.to(given.device)
+    return augment(given, level, noise), level
