@@ -1,9 +1,9 @@
-"""The parts of a recipe, by name: encoders, denoisers and samplers.
+"""Encoders, denoisers and samplers by name.
 
-    from registry import denoisers
+    from ediffi.registry import denoisers
     denoisers.names("unet*")
     denoisers.create("unet_toybox", channels=96)
 
-Each menu is a module with the factories themselves (`ediffi.registry.denoisers.unet_toybox`, the form YAML recipes use) and
-the methods of its `Registry` (`names`, `create`, `describe`).
+Each of the three modules has its factories (`ediffi.registry.denoisers.unet_toybox`, as YAML recipes write it) and the
+methods of its `Registry`: `names`, `create`, `describe`, `register`.
 """

@@ -1,32 +1,40 @@
-"""A registry: names for the parts of a recipe.
+"""A registry of factories by name, and factories that are variants of others.
 
-A part is a factory function; its name is its registered name. Registering is one decorator, and a factory so
-registered is listed, described, built by name and addressed in YAML as `class_path: ediffi.registry.denoisers.unet_toybox`.
+The registered name of a factory is its function's name. Registering takes one decorator; then the factory is listed,
+described, built by name, and usable in YAML as `class_path: ediffi.registry.denoisers.NAME`.
 """
 
 import difflib
+import functools
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 T = TypeVar("T")
+P = ParamSpec("P")
 Factory = TypeVar("Factory", bound=Callable[..., Any])
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-"""What names a repository of the Hub: "organisation/name"."""
-HOUSE = "ediffi"
-"""The distribution that this package is a part of."""
+"""Matches the name of a repository on the Hub: "organisation/name"."""
+DISTRIBUTION = "ediffi"
+"""The distribution that this package belongs to."""
 
 
 class UnknownNameError(ValueError):
-    """A name that nothing is known under."""
+    """A name that is not known."""
 
     @classmethod
     def among(cls, known: Iterable[str], what: str, name: str) -> "UnknownNameError":
-        """The error for `name`: no such `what` ("denoiser"), and the near names, or all that are known if none is."""
+        """The error for `name`; it lists the near names among `known`, or all of them if none is near.
+
+        Args:
+            known: the names that exist.
+            what: what they name, in the singular ("denoiser").
+            name: the unknown one.
+        """
         known = sorted(known)
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known) or 'none'}"
@@ -34,11 +42,11 @@ class UnknownNameError(ValueError):
 
 
 class Registry(Generic[T]):
-    """Factories of one kind of part, by name.
+    """Factories by name.
 
     Args:
-        kind: what the parts are, in the plural ("denoisers"); used in messages and as the entry-point group
-            `ediffi.<kind>`, from which other installed packages are picked up at the first look-up.
+        kind: what the factories build, in the plural ("denoisers"). Plug-ins of installed packages are found in the
+            entry-point group `ediffi.<kind>`, at the first look-up.
 
     Example:
         >>> colours = Registry[str]("colours")
@@ -59,7 +67,7 @@ class Registry(Generic[T]):
         """Register `factory` under its own name, and return it unchanged.
 
         Raises:
-            ValueError: the name is taken by another factory.
+            ValueError: another factory has the name.
         """
         name = factory.__name__
         taken = self._factories.get(name)
@@ -80,11 +88,11 @@ class Registry(Generic[T]):
         return self._factories[name]
 
     def create(self, name: str, /, **overrides: Any) -> T:
-        """Build the part called `name`, with its own defaults except for `overrides`.
+        """Call the factory `name` with its defaults, except for `overrides`.
 
         Raises:
             UnknownNameError: no such name.
-            ValueError: an override the factory does not take; the message lists those it takes.
+            ValueError: the factory has no such argument; the message lists those it has.
         """
         factory = self.factory(name)
         parameters = inspect.signature(factory).parameters
@@ -100,29 +108,28 @@ class Registry(Generic[T]):
         return sorted(name for name in self._factories if fnmatchcase(name, pattern))
 
     def describe(self, name: str) -> str:
-        """One text about the part: where it comes from, what it needs, its arguments, and its docstring."""
+        """The factory's origin, requirements, arguments and docstring."""
         factory = self.factory(name)
-        signature = inspect.signature(factory)
-        arguments = [f"  {parameter}" for parameter in signature.parameters.values()]
-        bringer = self._distributions.get(name)
-        heading = f"{name} ({self.kind}, from {factory.__module__}{f' of {bringer}' if bringer else ''})"
+        arguments = [f"  {parameter}" for parameter in inspect.signature(factory).parameters.values()]
+        plugin = self._distributions.get(name)
+        heading = f"{name} ({self.kind}, from {factory.__module__}{f' of {plugin}' if plugin else ''})"
         needs = [f"needs {self.needs(name)}"] if self.needs(name) else []
         return "\n".join([heading, *needs, *arguments, "", inspect.getdoc(factory) or "(no description)"])
 
     def arguments(self, name: str) -> list[str]:
-        """What the part takes, by name."""
+        """Names of the factory's arguments."""
         return list(inspect.signature(self.factory(name)).parameters)
 
     def origin(self, name: str) -> str:
-        """The distribution that brings the part, with the version of a plug-in; its package, if none says so."""
+        """The distribution that has the factory, with the version of a plug-in; its package if there is no such."""
         package = self.factory(name).__module__.partition(".")[0]
-        return self._distributions.get(name, HOUSE if package == __name__.partition(".")[0] else package)
+        return self._distributions.get(name, DISTRIBUTION if package == __name__.partition(".")[0] else package)
 
     def needs(self, name: str) -> str:
-        """What the part cannot be built without, as its signature tells it: files, the Hub, or nothing ("").
+        """What the factory needs, as its signature tells: files, the Hub, or nothing ("").
 
-        A `path` without a default is asked for; a default "organisation/name" is a repository of the Hub; what takes a
-        `revision` looks there when nobody says otherwise.
+        A `path` without a default means files of the user; a default "organisation/name" is a repository of the Hub; a
+        `revision` means that the Hub is read by default.
         """
         parameters = inspect.signature(self.factory(name)).parameters
         if "path" in parameters and parameters["path"].default is inspect.Parameter.empty:
@@ -151,12 +158,49 @@ class Registry(Generic[T]):
                 if entry_point.dist is not None:
                     self._distributions[entry_point.name] = f"{entry_point.dist.name} {entry_point.dist.version}"
         except ValueError:
-            self._plugins_loaded = False  # so that the next look-up says it again, rather than missing a part
+            self._plugins_loaded = False  # so that the next look-up fails again, instead of missing a factory
             raise
 
 
+def variant(
+    parent: Callable[P, T], *, without: Sequence[str] = (), **defaults: Any
+) -> Callable[[Callable[..., T]], Callable[P, T]]:
+    """Decorate a factory `def NAME(**arguments)` that takes the arguments of `parent`, with other defaults.
+
+    The decorated factory has the signature of `parent`, for `inspect`, for recipes and for type checkers. Its body gets
+    all arguments, the defaults among them, by name.
+
+    Args:
+        parent: the factory whose signature is taken.
+        without: arguments of `parent` that the variant does not have.
+        defaults: by argument.
+
+    Raises:
+        TypeError: `parent` has no such argument.
+    """
+    parameters = dict(inspect.signature(parent).parameters)
+    if unknown := [name for name in (*defaults, *without) if name not in parameters]:
+        raise TypeError(f"{parent.__name__} has no argument {unknown[0]!r}")
+    kept = [p.replace(default=defaults.get(n, p.default)) for n, p in parameters.items() if n not in without]
+
+    def decorate(factory: Callable[..., T]) -> Callable[P, T]:
+        signature = inspect.signature(factory).replace(parameters=kept)
+
+        @functools.wraps(factory)
+        def build(*args: P.args, **kwargs: P.kwargs) -> T:
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            return factory(**bound.arguments)
+
+        build.__annotations__ = {p.name: p.annotation for p in kept} | {"return": signature.return_annotation}
+        vars(build)["__signature__"] = signature
+        return build
+
+    return decorate
+
+
 def _load(entry_point: EntryPoint) -> Callable[..., Any]:
-    """The factory a plug-in offers, or a ValueError that names the plug-in."""
+    """The factory of a plug-in; a ValueError names the plug-in."""
     plugin = f"the plug-in entry point {entry_point.name!r} ({entry_point.value})"
     try:
         factory: Callable[..., Any] = entry_point.load()

@@ -9,7 +9,7 @@ from typing import Any
 
 from ediffi.cli.params import readable
 from ediffi.hub import models
-from ediffi.registry.core import HOUSE, Registry, UnknownNameError
+from ediffi.registry.core import DISTRIBUTION, Registry, UnknownNameError
 
 MENUS = ("encoders", "denoisers", "samplers")
 HEAD = ("NAME", "KIND", "FROM", "NEEDS", "TAKES")
@@ -78,7 +78,7 @@ def _part(menu: Registry[object], name: str) -> str:
 def _origin(model: models.Model) -> str:
     if model.revision is not None:
         return f"{model.place}@{model.revision[:12]}"
-    return HOUSE if Path(model.place).parent == models.SHIPPED else model.place
+    return DISTRIBUTION if Path(model.place).parent == models.SHIPPED else model.place
 
 
 def _needs(model: models.Model) -> str:

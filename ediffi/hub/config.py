@@ -17,7 +17,7 @@ from ediffi.diffusion.noise import region_from
 from ediffi.hub.finding import CONFIG
 from ediffi.io.files import sha256
 from ediffi.registry import denoisers, encoders, samplers
-from ediffi.registry.core import HOUSE, Registry, UnknownNameError
+from ediffi.registry.core import DISTRIBUTION, Registry, UnknownNameError
 
 FORMAT = "ediffi-cascade-2"
 WEIGHTS = re.compile(r"[A-Za-z0-9][\w.-]*\.safetensors")
@@ -206,7 +206,7 @@ def check_registered(config: Entry, stages: Sequence[Entry], where: str) -> None
 def packages(stages: Sequence[Entry], encoders: Mapping[str, Entry]) -> dict[str, str]:
     """The distribution of each part that is not ours, as `config.json` records it; read by people only."""
     origins = {f"{r.kind}/{name}": r.origin(name) for r, name in _names(stages, encoders) if name in r}
-    return {name: origin for name, origin in origins.items() if origin != HOUSE}
+    return {name: origin for name, origin in origins.items() if origin != DISTRIBUTION}
 
 
 def _names(stages: Sequence[Entry], parts: Mapping[str, Entry]) -> Iterator[tuple[Registry[Any], str]]:

@@ -1,20 +1,19 @@
-"""The denoisers, by name: the paper's three networks, and the same classes at Toybox size.
+"""The denoisers by name: the three networks of the paper, and the same classes at Toybox size.
 
-Each factory returns a `Preconditioned` network, that is `denoiser(x, sigma, cond) -> denoised`. In YAML:
+Each factory returns a `Preconditioned` network: `denoiser(x, sigma, cond) -> denoised`. In YAML:
 
     denoiser:
       class_path: ediffi.registry.denoisers.unet_toybox
       init_args: {channels: 96}
 
-A plug-in's denoiser has such a path too, whatever package it comes from. A variant is its parent with other defaults:
-it hands all of its arguments on (`**locals()`).
+A plug-in's denoiser has such a path too, whatever package it comes from.
 """
 
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from ediffi.registry.core import Registry, UnknownNameError
+from ediffi.registry.core import Registry, UnknownNameError, variant
 from ediffi.registry.denoisers.adm import IDDPM, Sinusoids
 from ediffi.registry.denoisers.conditioning import ConditionEmbedding
 from ediffi.registry.denoisers.efficient_unet import EfficientUNet
@@ -24,15 +23,22 @@ from ediffi.registry.denoisers.unet import UNet
 REGISTRY: Registry[nn.Module] = Registry("denoisers")
 register, create, names, describe = REGISTRY.register, REGISTRY.create, REGISTRY.names, REGISTRY.describe
 
+# Widths of T5-XXL and CLIP ViT-L/14.
 PAPER_TOKENS = {"clip_text": 768, "t5": 4096, "clip_image": 768}
 PAPER_POOLED = {"clip_text": 768, "clip_image": 768}
-TOYBOX_TOKENS = {"clip_text": 128, "t5": 128, "clip_image": 128}
-TOYBOX_POOLED = {"clip_text": 128, "clip_image": 128}
+TOYBOX: dict[str, Any] = {
+    "head_channels": 32,
+    "context_width": 128,
+    "tokens": {"clip_text": 128, "t5": 128, "clip_image": 128},
+    "pooled": {"clip_text": 128, "clip_image": 128},
+}
 
-if not TYPE_CHECKING:  # or the type checker would believe in every name
+TOYBOX_SR = TOYBOX | {"channel_mults": (1, 2, 2), "cross_attention_levels": (2,), "patch_size": 2, "residual": True}
+
+if not TYPE_CHECKING:  # a type checker would accept any name
 
     def __getattr__(name: str) -> Any:
-        """The denoiser of a plug-in, asked for where all are: `class_path: ediffi.registry.denoisers.NAME`."""
+        """The denoiser of a plug-in, for `class_path: ediffi.registry.denoisers.NAME`."""
         if name.startswith("_"):
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         try:
@@ -56,7 +62,7 @@ def unet_base64(
     tokens: dict[str, int] = PAPER_TOKENS,
     pooled: dict[str, int] = PAPER_POOLED,
 ) -> Preconditioned:
-    """The base stage of the paper: ADM U-Net for 64² pictures (eDiff-I, appendix A).
+    """The base stage of the paper: ADM U-Net for 64² images (eDiff-I, appendix A).
 
     Our choices where the paper is silent: `head_channels` 64 as in ADM, `context_width` 1024, global embedding of four
     times `channels`.
@@ -70,7 +76,7 @@ def unet_base64(
         norm_groups: groups of the group norms; with few channels, groups of 16 or more are far faster on a CPU.
         context_width: common width of the cross-attention tokens.
         dropout: inside residual blocks.
-        sigma_data: standard deviation of the training pictures, in [-1, 1] units.
+        sigma_data: standard deviation of the training images, in [-1, 1] units.
         gradient_checkpointing: trade a second forward pass for memory.
         tokens: width of the tokens of each source that feeds cross-attention.
         pooled: width of the pooled embedding of each source that feeds the global path.
@@ -91,47 +97,26 @@ def unet_base64(
 
 
 @register
-def unet_adm64(
-    channels: int = 192,
-    channel_mults: tuple[int, ...] = (1, 2, 3, 4),
-    num_res_blocks: int = 3,
-    attention_levels: tuple[int, ...] = (1, 2, 3),
-    head_channels: int = 64,
-    norm_groups: int = 32,
-    context_width: int = 1024,
-    dropout: float = 0.0,
-    gradient_checkpointing: bool = False,
-    tokens: dict[str, int] = PAPER_TOKENS,
-    pooled: dict[str, int] = PAPER_POOLED,
-) -> Preconditioned:
+@variant(unet_base64, without=["sigma_data"], channels=192, channel_mults=(1, 2, 3, 4))
+def unet_adm64(**arguments: Any) -> Preconditioned:
     """The published ADM-64 with cross-attention added: a trunk to fine-tune (`ediffi convert`).
 
     Sizes are those of guided-diffusion's 64x64 model; arguments as `unet_base64`.
     """
-    network = unet_base64(**locals()).network
+    network = unet_base64(**arguments).network
     noise = network.get_submodule("embedding.noise")
     assert isinstance(noise, nn.Sequential)
-    noise[0] = Sinusoids(channels)
+    noise[0] = Sinusoids(arguments["channels"])
     return Preconditioned(network, scaling=IDDPM())
 
 
 @register
-def unet_toybox(
-    channels: int = 64,
-    channel_mults: tuple[int, ...] = (1, 2),
-    num_res_blocks: int = 1,
-    attention_levels: tuple[int, ...] = (1,),
-    head_channels: int = 32,
-    norm_groups: int = 4,
-    context_width: int = 128,
-    dropout: float = 0.0,
-    sigma_data: float = 0.5,
-    gradient_checkpointing: bool = False,
-    tokens: dict[str, int] = TOYBOX_TOKENS,
-    pooled: dict[str, int] = TOYBOX_POOLED,
-) -> Preconditioned:
-    """`unet_base64` at Toybox size: 16² pictures, minutes of CPU. Arguments as there."""
-    return unet_base64(**locals())
+@variant(
+    unet_base64, channels=64, channel_mults=(1, 2), num_res_blocks=1, attention_levels=(1,), norm_groups=4, **TOYBOX
+)
+def unet_toybox(**arguments: Any) -> Preconditioned:
+    """`unet_base64` at Toybox size: 16² images, minutes of CPU. Arguments as there."""
+    return unet_base64(**arguments)
 
 
 @register
@@ -157,14 +142,14 @@ def efficient_sr256(
         channels: channels at full resolution.
         channel_mults: channels of each level in multiples of `channels`.
         num_res_blocks: residual blocks of each level; the paper's 2 times 1, 2, 4, 4.
-        self_attention_levels: levels with self-attention; level 3 of a 256² picture is 32².
+        self_attention_levels: levels with self-attention; level 3 of a 256² image is 32².
         cross_attention_levels: levels with cross-attention.
         head_channels: channels an attention head.
         norm_groups: groups of the group norms; with few channels, groups of 16 or more are far faster on a CPU.
         context_width: common width of the cross-attention tokens.
         patch_size: fold pixels into channels by this factor; 1 in the paper.
-        sigma_data: standard deviation of the training pictures, or of the residual over bicubic.
-        residual: predict the residual over the bicubically upsampled picture; off in the paper.
+        sigma_data: standard deviation of the training images, or of the residual over bicubic.
+        residual: predict the residual over the bicubically upsampled image; off in the paper.
         gradient_checkpointing: trade a second forward pass for memory.
         tokens: width of the tokens of each source that feeds cross-attention.
         pooled: width of the pooled embedding of each source that feeds the global path.
@@ -186,64 +171,32 @@ def efficient_sr256(
 
 
 @register
-def efficient_sr1024(
-    channels: int = 128,
-    channel_mults: tuple[int, ...] = (1, 2, 4, 4),
-    num_res_blocks: tuple[int, ...] = (2, 4, 8, 8),
-    cross_attention_levels: tuple[int, ...] = (3,),
-    head_channels: int = 64,
-    norm_groups: int = 32,
-    context_width: int = 1024,
-    patch_size: int = 1,
-    sigma_data: float = 0.5,
-    residual: bool = False,
-    gradient_checkpointing: bool = False,
-    tokens: dict[str, int] = PAPER_TOKENS,
-    pooled: dict[str, int] = PAPER_POOLED,
-) -> Preconditioned:
+@variant(efficient_sr256, without=["self_attention_levels"], channel_mults=(1, 2, 4, 4))
+def efficient_sr1024(**arguments: Any) -> Preconditioned:
     """The last stage of the paper: 256² to 1024², trained on 256² crops, hence without self-attention.
 
     Arguments as `efficient_sr256`.
     """
-    return efficient_sr256(self_attention_levels=(), **locals())
+    return efficient_sr256(self_attention_levels=(), **arguments)
 
 
 @register
-def efficient_toybox64(
-    channels: int = 48,
-    channel_mults: tuple[int, ...] = (1, 2, 2),
-    num_res_blocks: tuple[int, ...] = (1, 2, 2),
-    self_attention_levels: tuple[int, ...] = (),
-    cross_attention_levels: tuple[int, ...] = (2,),
-    head_channels: int = 32,
-    norm_groups: int = 3,
-    context_width: int = 128,
-    patch_size: int = 2,
-    sigma_data: float = 0.2,
-    residual: bool = True,
-    gradient_checkpointing: bool = False,
-    tokens: dict[str, int] = TOYBOX_TOKENS,
-    pooled: dict[str, int] = TOYBOX_POOLED,
-) -> Preconditioned:
+@variant(
+    efficient_sr256,
+    channels=48,
+    norm_groups=3,
+    num_res_blocks=(1, 2, 2),
+    sigma_data=0.2,
+    self_attention_levels=(),
+    **TOYBOX_SR,
+)
+def efficient_toybox64(**arguments: Any) -> Preconditioned:
     """`efficient_sr256` at Toybox size, 16² to 64². Arguments as there."""
-    return efficient_sr256(**locals())
+    return efficient_sr256(**arguments)
 
 
 @register
-def efficient_toybox256(
-    channels: int = 32,
-    channel_mults: tuple[int, ...] = (1, 2, 2),
-    num_res_blocks: tuple[int, ...] = (1, 1, 2),
-    cross_attention_levels: tuple[int, ...] = (2,),
-    head_channels: int = 32,
-    norm_groups: int = 4,
-    context_width: int = 128,
-    patch_size: int = 2,
-    sigma_data: float = 0.1,
-    residual: bool = True,
-    gradient_checkpointing: bool = False,
-    tokens: dict[str, int] = TOYBOX_TOKENS,
-    pooled: dict[str, int] = TOYBOX_POOLED,
-) -> Preconditioned:
+@variant(efficient_sr1024, channels=32, norm_groups=4, num_res_blocks=(1, 1, 2), sigma_data=0.1, **TOYBOX_SR)
+def efficient_toybox256(**arguments: Any) -> Preconditioned:
     """`efficient_sr1024` at Toybox size, 64² to 256², trained on crops. Arguments as there."""
-    return efficient_sr1024(**locals())
+    return efficient_sr1024(**arguments)

@@ -7,11 +7,10 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from ediffi.registry.denoisers.attention import Context, CrossAttention, SelfAttention, zeroed
+from ediffi.registry.denoisers.attention import zeroed
 from ediffi.registry.denoisers.conditioning import ConditionEmbedding
-from ediffi.registry.denoisers.layers import Block, ResidualBlock
+from ediffi.registry.denoisers.layers import Block, run
 from ediffi.registry.denoisers.precondition import upsample
 from ediffi.registry.types import Conditioning
 
@@ -21,10 +20,10 @@ class EfficientUNet(nn.Module):
 
     Against ADM: more residual blocks at the coarse levels, a strided convolution *before* the blocks on the way down, a
     convolution and upsampling *after* them on the way up, and one skip a level, scaled by 1/√2. The upsampled
-    low-resolution picture enters beside the noisy one.
+    low-resolution image enters beside the noisy one.
 
     Our choice where the paper is silent: level `i` works at `1/2^i` of the output, so that the paper's four levels of a
-    256² picture end at 32², the resolution its table names for attention.
+    256² image end at 32², the resolution its table names for attention.
 
     Args:
         embedding: builds the global embedding and the cross-attention context.
@@ -65,20 +64,19 @@ class EfficientUNet(nn.Module):
         self.gradient_checkpointing = gradient_checkpointing
 
         def level_blocks(level: int, channels_in: int, takes_skip: bool) -> nn.ModuleList:
-            width, count = widths[level], num_res_blocks[level]
-            last_self, last_cross = level in self_attention_levels, level in cross_attention_levels
+            width, last = widths[level], num_res_blocks[level] - 1
             return nn.ModuleList(
                 Block(
-                    ResidualBlock(
-                        channels_in if index == 0 else width, width, embedding.width, norm_groups=norm_groups
-                    ),
-                    SelfAttention(width, head_channels, norm_groups) if last_self and index == count - 1 else None,
-                    CrossAttention(width, embedding.context_width, head_channels, norm_groups)
-                    if last_cross and index == count - 1
-                    else None,
+                    channels_in if index == 0 else width,
+                    width,
+                    embedding,
+                    head_channels,
+                    norm_groups,
+                    self_attention=index == last and level in self_attention_levels,
+                    cross_attention=index == last and level in cross_attention_levels,
                     takes_skip=takes_skip and index == 0,
                 )
-                for index in range(count)
+                for index in range(last + 1)
             )
 
         widths = [channels * mult for mult in channel_mults]
@@ -102,25 +100,18 @@ class EfficientUNet(nn.Module):
         if cond.low_res is None:
             raise ValueError("a super-resolution denoiser needs cond.low_res, and it is None")
         low_res = upsample(cond.low_res, (x.shape[-2], x.shape[-1])).to(x.dtype)
-        embedding, context = self.embedding(c_noise, cond)
+        told = (*self.embedding(c_noise, cond), self.gradient_checkpointing)
         h = F.pixel_unshuffle(torch.cat([x, low_res], dim=1), self.patch_size)
         h = self.stem(h.contiguous(memory_format=torch.channels_last))
         skips = []
         for level, blocks in enumerate(self.down):
             h = h if level == 0 else self.halving[level - 1](h)
-            h = self._run(blocks, h, embedding, context)
+            for block in blocks:
+                h = run(block, h, *told)
             skips.append(h)
         for level in reversed(range(len(self.up))):
             h = torch.cat([h, skips.pop() / math.sqrt(2)], dim=1)
-            h = self._run(self.up[level], h, embedding, context)
+            for block in self.up[level]:
+                h = run(block, h, *told)
             h = h if level == 0 else F.interpolate(self.doubling[level - 1](h), scale_factor=2.0, mode="nearest")
         return F.pixel_shuffle(self.out(F.silu(self.norm(h))), self.patch_size)
-
-    def _run(self, blocks: nn.Module, h: Tensor, embedding: Tensor, context: Context) -> Tensor:
-        assert isinstance(blocks, nn.ModuleList)
-        for block in blocks:
-            if self.gradient_checkpointing and torch.is_grad_enabled():
-                h = checkpoint(block, h, embedding, context, use_reentrant=False)
-            else:
-                h = block(h, embedding, context)
-        return h

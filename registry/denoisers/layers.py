@@ -1,29 +1,32 @@
-"""The residual block both U-Nets are made of, with the attention that may follow it."""
+"""The block of both U-Nets: a residual block, then self-attention and cross-attention if they are on."""
 
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ediffi.registry.denoisers.attention import Context, CrossAttention, SelfAttention, zeroed
+from ediffi.registry.denoisers.conditioning import ConditionEmbedding
 
 Resample = Literal["down", "up"]
 
 
 def resample(x: Float[Tensor, "b c h w"], how: Resample | None) -> Float[Tensor, "b c H W"]:
-    """Halve by averaging, double by repeating, or leave the resolution."""
+    """Halve the resolution by averaging, double it by repeating, or keep it."""
     if how == "down":
         return F.avg_pool2d(x, 2)
     return F.interpolate(x, scale_factor=2.0, mode="nearest") if how == "up" else x
 
 
 class ResidualBlock(nn.Module):
-    """Norm, SiLU, 3x3 convolution, twice; the second norm is scaled and shifted by the global embedding (ADM).
+    """Norm, SiLU, 3x3 convolution, twice; the global embedding scales and shifts the second norm (ADM).
 
     Args:
-        in_channels: channels in.
-        out_channels: channels out.
+        in_channels: channels of the input.
+        out_channels: channels of the output.
         embedding_width: width of the global embedding.
         how: change the resolution inside the block, on both branches.
         dropout: probability before the second convolution.
@@ -50,7 +53,7 @@ class ResidualBlock(nn.Module):
         self.skip = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Float[Tensor, "b c h w"], embedding: Float[Tensor, "b width"]) -> Float[Tensor, "b out H W"]:
-        """The picture after the block, at the resolution the block leaves it in."""
+        """Features [b, out_channels, H, W]; H and W are halved or doubled where `how` says so."""
         h = self.conv1(resample(F.silu(self.norm1(x)), self.how))
         scale, shift = self.scale_shift(embedding)[:, :, None, None].chunk(2, dim=1)
         h = F.silu(self.norm2(h) * (1 + scale) + shift)
@@ -58,33 +61,57 @@ class ResidualBlock(nn.Module):
 
 
 class Block(nn.Module):
-    """A residual block; where its level attends, self-attention follows, and then cross-attention.
+    """A residual block, followed by self-attention and cross-attention if they are on.
 
     Args:
-        residual: the residual block.
-        self_attention: or None.
-        cross_attention: or None.
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        embedding: says how wide the global embedding and the context are.
+        head_channels: channels of an attention head.
+        norm_groups: groups of the group norms.
+        self_attention: whether it has self-attention.
+        cross_attention: whether it has cross-attention.
+        how: change the resolution inside the residual block.
+        dropout: inside the residual block.
         takes_skip: whether the decoder concatenates an encoder's output to the input of this block.
     """
 
     def __init__(
         self,
-        residual: ResidualBlock,
-        self_attention: SelfAttention | None = None,
-        cross_attention: CrossAttention | None = None,
+        in_channels: int,
+        out_channels: int,
+        embedding: ConditionEmbedding,
+        head_channels: int,
+        norm_groups: int,
+        *,
+        self_attention: bool = False,
+        cross_attention: bool = False,
+        how: Resample | None = None,
+        dropout: float = 0.0,
         takes_skip: bool = False,
     ) -> None:
         super().__init__()
-        self.residual = residual
-        self.self_attention = self_attention
-        self.cross_attention = cross_attention
+        self.residual = ResidualBlock(in_channels, out_channels, embedding.width, how, dropout, norm_groups)
+        self.self_attention = SelfAttention(out_channels, head_channels, norm_groups) if self_attention else None
+        self.cross_attention = (
+            CrossAttention(out_channels, embedding.context_width, head_channels, norm_groups)
+            if cross_attention
+            else None
+        )
         self.takes_skip = takes_skip
 
     def forward(
         self, x: Float[Tensor, "b c h w"], embedding: Float[Tensor, "b width"], context: Context
     ) -> Float[Tensor, "b out H W"]:
-        """The picture after the block."""
+        """Features [b, out_channels, H, W]."""
         x = self.residual(x, embedding)
         if self.self_attention is not None:
             x = self.self_attention(x)
         return x if self.cross_attention is None else self.cross_attention(x, context)
+
+
+def run(block: nn.Module, x: Tensor, embedding: Tensor, context: Context, checkpointing: bool) -> Tensor:
+    """The block's output; with `checkpointing` its activations are recomputed in the backward pass, not stored."""
+    if checkpointing and torch.is_grad_enabled():
+        return checkpoint(block, x, embedding, context, use_reentrant=False)
+    return block(x, embedding, context)

@@ -1,15 +1,16 @@
 """The ADM U-Net (Dhariwal & Nichol 2021, arXiv 2105.05233) with text: the base stage of eDiff-I."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from ediffi.registry.denoisers.attention import Context, CrossAttention, SelfAttention, zeroed
+from ediffi.registry.denoisers.attention import zeroed
 from ediffi.registry.denoisers.conditioning import ConditionEmbedding
-from ediffi.registry.denoisers.layers import Block, Resample, ResidualBlock
+from ediffi.registry.denoisers.layers import Block, run
 from ediffi.registry.types import Conditioning
 
 
@@ -17,7 +18,7 @@ class UNet(nn.Module):
     """`F(x; c_noise, cond)`: residual blocks at halving resolutions, skips across, attention at the coarse levels.
 
     Level `i` works at `1/2^i` of the input's resolution. Resolution changes inside residual blocks, as in ADM. The
-    paper's "attention at 32, 16, 8" for 64² pictures is `attention_levels=(1, 2, 3)`.
+    paper's "attention at 32, 16, 8" for 64² images is `attention_levels=(1, 2, 3)`.
 
     Args:
         embedding: builds the global embedding and the cross-attention context.
@@ -25,7 +26,7 @@ class UNet(nn.Module):
         channel_mults: channels of each level, in multiples of `channels`.
         num_res_blocks: residual blocks a level in the encoder; the decoder has one more.
         attention_levels: levels with self-attention followed by cross-attention; the middle always has them.
-        head_channels: channels an attention head; our choice 64, as in ADM.
+        head_channels: channels of an attention head; our choice 64, as in ADM.
         dropout: inside residual blocks.
         norm_groups: groups of the group norms; 32 in ADM.
         gradient_checkpointing: recompute each block in the backward pass instead of storing its activations.
@@ -52,16 +53,10 @@ class UNet(nn.Module):
         self.embedding = embedding
         self.gradient_checkpointing = gradient_checkpointing
 
-        def block(
-            channels_in: int, channels_out: int, attention: bool, how: Resample | None = None, takes_skip: bool = False
-        ) -> Block:
+        def block(channels_in: int, channels_out: int, attention: bool = False, **rest: Any) -> Block:
+            on = {"self_attention": attention, "cross_attention": attention}
             return Block(
-                ResidualBlock(channels_in, channels_out, embedding.width, how, dropout, norm_groups),
-                SelfAttention(channels_out, head_channels, norm_groups) if attention else None,
-                CrossAttention(channels_out, embedding.context_width, head_channels, norm_groups)
-                if attention
-                else None,
-                takes_skip,
+                channels_in, channels_out, embedding, head_channels, norm_groups, dropout=dropout, **on, **rest
             )
 
         widths = [channels * mult for mult in channel_mults]
@@ -70,19 +65,19 @@ class UNet(nn.Module):
         skips, width = [widths[0]], widths[0]
         for level, level_width in enumerate(widths):
             if level > 0:
-                self.down.append(block(width, width, attention=False, how="down"))
+                self.down.append(block(width, width, how="down"))
                 skips.append(width)
             for _ in range(num_res_blocks):
                 self.down.append(block(width, level_width, level in attention_levels))
                 width = level_width
                 skips.append(width)
-        self.middle = nn.ModuleList([block(width, width, attention=True), block(width, width, attention=False)])
+        self.middle = nn.ModuleList([block(width, width, attention=True), block(width, width)])
         for level, level_width in reversed(list(enumerate(widths))):
             for _ in range(num_res_blocks + 1):
                 self.up.append(block(width + skips.pop(), level_width, level in attention_levels, takes_skip=True))
                 width = level_width
             if level > 0:
-                self.up.append(block(width, width, attention=False, how="up"))
+                self.up.append(block(width, width, how="up"))
         self.norm = nn.GroupNorm(norm_groups, width)
         self.out = zeroed(nn.Conv2d(width, 3, 3, padding=1))
 
@@ -90,20 +85,15 @@ class UNet(nn.Module):
         self, x: Float[Tensor, "b 3 h w"], c_noise: Float[Tensor, " b"], cond: Conditioning
     ) -> Float[Tensor, "b 3 h w"]:
         """The raw output [b, 3, h, w]; h and w are multiples of `2^(levels-1)`."""
-        embedding, context = self.embedding(c_noise, cond)
+        told = (*self.embedding(c_noise, cond), self.gradient_checkpointing)
         h = self.stem(x.contiguous(memory_format=torch.channels_last))
         skips = [h]
         for block in self.down:
-            h = self._run(block, h, embedding, context)
+            h = run(block, h, *told)
             skips.append(h)
         for block in self.middle:
-            h = self._run(block, h, embedding, context)
+            h = run(block, h, *told)
         for block in self.up:
             h = torch.cat([h, skips.pop()], dim=1) if block.takes_skip else h
-            h = self._run(block, h, embedding, context)
-        return self.out(nn.functional.silu(self.norm(h)))
-
-    def _run(self, block: nn.Module, h: Tensor, embedding: Tensor, context: Context) -> Tensor:
-        if self.gradient_checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, h, embedding, context, use_reentrant=False)
-        return block(h, embedding, context)
+            h = run(block, h, *told)
+        return self.out(F.silu(self.norm(h)))

@@ -1,9 +1,11 @@
 """The registry: a factory's name is its name; what is unknown, taken or mistyped is refused in words."""
 
 import importlib
+import inspect
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonargparse import ArgumentError, ArgumentParser
 
-from ediffi.registry.core import Registry, UnknownNameError
+from ediffi.registry.core import Registry, UnknownNameError, variant
 
 
 def crimson(strength: float = 1.0) -> str:
@@ -222,3 +224,45 @@ def test_a_wrong_option_is_refused_at_parse_time(
 def test_an_unknown_part_is_refused_at_parse_time(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="unet_toybx"):
         parse(tmp_path, "{}", "ediffi.registry.denoisers.unet_toybx")
+
+
+# Variants
+
+
+def parent(size: int = 1, depth: int = 2, *, name: str = "p") -> tuple[Any, ...]:
+    """A parent."""
+    return size, depth, name
+
+
+@variant(parent, size=5)
+def child(**arguments: Any) -> tuple[Any, ...]:
+    """A child."""
+    return parent(**arguments)
+
+
+@variant(child, without=["depth"], name="g")
+def grandchild(**arguments: Any) -> tuple[Any, ...]:
+    """Its child."""
+    return child(depth=0, **arguments)
+
+
+def test_a_variant_is_its_parent_with_other_defaults() -> None:
+    assert (
+        str(inspect.signature(child)) == "(size: int = 5, depth: int = 2, *, name: str = 'p') -> tuple[typing.Any, ...]"
+    )
+    assert str(inspect.signature(grandchild)) == "(size: int = 5, *, name: str = 'g') -> tuple[typing.Any, ...]"
+    assert (child(), child(7, name="x"), grandchild(), grandchild(3)) == (
+        (5, 2, "p"),
+        (7, 2, "x"),
+        (5, 0, "g"),
+        (3, 0, "g"),
+    )
+    assert (child.__name__, child.__doc__) == ("child", "A child.")
+    with pytest.raises(TypeError, match="depth"):
+        grandchild(depth=1)
+
+
+def test_a_variant_of_an_argument_that_is_not_there() -> None:
+    for arguments in ({"dept": 1}, {"without": ["dept"]}):
+        with pytest.raises(TypeError, match="parent has no argument 'dept'"):
+            variant(parent, **arguments)  # type: ignore[arg-type]
