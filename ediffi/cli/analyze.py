@@ -24,15 +24,15 @@ def attention(
         words: only these words in the overlays, as in "red,circle,null"; all by default.
     """
     from ediffi.pipeline.attention_maps import attention_maps
-    from ediffi.pipeline.attention_plot import curve, overlays
     from ediffi.pipeline.cascade import Cascade
+    from ediffi.pipeline.figures import attention_curve, overlays
     from ediffi.pipeline.options import SamplingOptions
 
     watched = attention_maps(Cascade.from_pretrained(model), prompt, SamplingOptions(seed=seed), stage)
     output.mkdir(parents=True, exist_ok=True)
     chosen = watched.words() if words is None else [word.strip() for word in words.split(",")]
     overlays(watched, chosen, output / "overlays.png")
-    curve(watched, output / "curve.png")
+    attention_curve(watched, output / "curve.png")
     shares = {source: [round(value, 5) for value in share.tolist()] for source, share in watched.shares().items()}
     content = {"prompt": prompt, "seed": seed, "sigmas": watched.sigmas, "shares": shares}
     (output / "attention.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -64,11 +64,12 @@ def prompt_switch(
     from tqdm import tqdm
 
     from ediffi.io.png import check_writable
-    from ediffi.pipeline.attention_maps import switched
-    from ediffi.pipeline.attention_plot import strip
     from ediffi.pipeline.cascade import Cascade
+    from ediffi.pipeline.figures import strip
+    from ediffi.pipeline.options import SamplingOptions, Switch
     from ediffi.registry.types import SamplerState
 
+    options = [SamplingOptions(seed=seed, switch=Switch(switch_prompt, 1 - share)) for share in shares]
     check_writable(output)
     cascade = Cascade.from_pretrained(model)
     steps = sum(sampling.num_inference_steps for sampling in cascade.plan())
@@ -77,7 +78,7 @@ def prompt_switch(
         def progress(stage: str, state: SamplerState) -> None:
             bar.update()
 
-        images = switched(cascade, prompt, switch_prompt, shares, seed, progress)
+        images = [cascade.generate(prompt, chosen, progress).images[0] for chosen in options]
     strip(images, [f"{100 * share:g} %" for share in shares], output)
     print(output)
 

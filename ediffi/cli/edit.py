@@ -39,13 +39,15 @@ def edit(
     from ediffi.diffusion.editing import Edit
     from ediffi.io import png
     from ediffi.io.images import open_image
+    from ediffi.pipeline.cascade import Cascade
+    from ediffi.pipeline.image_files import sample_to_files
     from ediffi.pipeline.options import SamplingOptions
-    from ediffi.pipeline.painter import Painter
     from ediffi.pipeline.prompt import parse
 
     parse(prompt)
     change = Edit(open_image(image, exif=True), strength, None if mask is None else open_image(mask, exif=True))
-    Painter(model, device).paint(
+    sample_to_files(
+        Cascade.from_pretrained(model, device),
         prompt,
         png.numbered(output, num_images),
         SamplingOptions(
@@ -86,12 +88,14 @@ def upscale(
     """
     from ediffi.io import png
     from ediffi.io.images import open_image
+    from ediffi.pipeline.cascade import Cascade
+    from ediffi.pipeline.image_files import sample_to_files
     from ediffi.pipeline.options import SamplingOptions
-    from ediffi.pipeline.painter import Painter
     from ediffi.pipeline.prompt import parse
 
     parse(prompt)
-    Painter(model, device).paint(
+    sample_to_files(
+        Cascade.from_pretrained(model, device),
         prompt,
         png.numbered(output, 1),
         SamplingOptions(

@@ -34,9 +34,9 @@ def experts(model: str, /, stage: str | None = None, output: Path | None = None)
         _print([HEAD, *(_cells(place, noise, row) for row in rows)])
         drawn.append((entry["name"], noise, [row.expert for row in rows], Sampling(**entry["sampling"]).sigmas()))
     if output is not None:
-        from ediffi.pipeline.expert_plot import plot
+        from ediffi.pipeline.figures import expert_noise
 
-        plot(drawn, output)
+        expert_noise(drawn, output)
         print(output)
 
 

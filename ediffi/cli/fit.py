@@ -3,13 +3,13 @@
 import pickle
 import re
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import yaml
 
 from ediffi.cli import recipe_check
 from ediffi.cli.parser import UsageError
+from ediffi.training import class_paths
 
 QUIET = (
     r".*args parameter is intended to run from within Python.*",
@@ -26,51 +26,59 @@ PROCESS_DIED = re.compile(
     r"DataLoader worker \(pid[^\n]*|(ConnectionResetError|BrokenPipeError|EOFError|ConnectionRefusedError): [^\n]*"
     r"|Connection (closed|reset) by peer[^\n]*"
 )
-"""What a loader process, or another one of the group, leaves behind when it is killed."""
+"""The messages that other processes of a run get when one of them, or a loader process, is killed."""
 
 
-def fit(argv: list[str]) -> int:
+def fit(argv: list[str]) -> None:
     """Train one stage: `ediffi fit --config recipes/toybox/base.yaml [--model....]`.
 
-    The same command again goes on from the last checkpoint of the run's folder (`trainer.default_root_dir`), after a
-    kill too. A folder with a run of another recipe is refused; `--ckpt_path last` or a file says to go on all the same.
+    The same command again resumes from the last checkpoint in the run directory (`trainer.default_root_dir`), also
+    after a kill. A directory with a run of another recipe is refused; `--ckpt_path last`, or a file, resumes anyway.
     """
-    return _lightning("fit", argv)
+    _lightning("fit", argv)
 
 
-def validate(argv: list[str]) -> int:
-    """Measure one stage: `ediffi validate --config recipes/toybox/base.yaml --ckpt_path last.ckpt`."""
-    return _lightning("validate", argv)
+def validate(argv: list[str]) -> None:
+    """Compute the validation loss: `ediffi validate --config recipes/toybox/base.yaml --ckpt_path last.ckpt`."""
+    _lightning("validate", argv)
 
 
-def _lightning(subcommand: str, argv: list[str]) -> int:
-    recipe_check.look(argv)
+def _lightning(subcommand: str, argv: list[str]) -> None:
+    recipe_check.check(argv)
     for message in QUIET:
         warnings.filterwarnings("ignore", message)
     try:
-        _stage_cli()([subcommand, *argv])
+        _run_lightning_cli([subcommand, *(class_paths.current(word, warn=True) for word in argv)])
     except Exception as error:
-        if type(error).__name__ == "ArgumentError":
-            raise UsageError(_one_sentence(str(error))) from None
-        if type(error).__name__ == "MisconfigurationException":  # Lightning's word for settings that do not go together
-            raise ValueError(str(error)) from None
-        if isinstance(error, pickle.UnpicklingError):  # of a checkpoint that --ckpt_path names
-            from ediffi.io import pickles
-
-            raise ValueError(pickles.refusal("the checkpoint to go on from", error)) from None
-        if died := PROCESS_DIED.search(f"{type(error).__name__}: {error}"):
-            raise ChildProcessError(
-                f"a process of this run has died ({died[0]}); the same command goes on from the last checkpoint"
-            ) from None
-        if isinstance(error, ValueError | OSError) and str(error).startswith("Caught "):
-            raise ValueError(str(error).strip().splitlines()[-1].partition(": ")[2]) from None
-        raise
-    return 0
+        if (explained := _explained(error)) is None:
+            raise
+        raise explained from None
 
 
-def _stage_cli() -> Callable[[list[str]], Any]:
-    """Lightning's command line over a stage, with what makes every run survive."""
+def _explained(error: Exception) -> Exception | None:
+    """The error as one sentence for the user; None if it is not about the recipe, its files or other processes."""
+    text = str(error)
+    if type(error).__name__ == "ArgumentError":
+        return UsageError(" ".join(text.split()))
+    if type(error).__name__ == "MisconfigurationException":  # Lightning: settings that exclude each other
+        return ValueError(text)
+    if isinstance(error, pickle.UnpicklingError):  # the checkpoint of --ckpt_path
+        from ediffi.io import pickles
+
+        return ValueError(pickles.refusal("the checkpoint to resume from", error))
+    if died := PROCESS_DIED.search(f"{type(error).__name__}: {text}"):
+        return ChildProcessError(
+            f"a process of this run has died ({died[0]}); the same command resumes from the last checkpoint"
+        )
+    if isinstance(error, ValueError | OSError) and text.startswith("Caught "):  # raised in a loader process
+        return ValueError(text.strip().splitlines()[-1].partition(": ")[2])
+    return None
+
+
+def _run_lightning_cli(argv: list[str]) -> None:
+    """LightningCLI over a stage, with the callbacks and the resuming that every run has."""
     import lightning as L
+    from jsonargparse import get_loader, set_loader
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
     from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -83,13 +91,13 @@ def _stage_cli() -> Callable[[list[str]], Any]:
     from ediffi.training.start import InitialWeights
 
     class StageCLI(LightningCLI):
-        """`--start.*` says what weights a run begins with; a run that has begun goes on."""
+        """Adds `--start.*`, the initial weights of a run, and resumes a run that has started."""
 
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
             parser.add_class_arguments(InitialWeights, "start")
 
         def instantiate_trainer(self, **options: Any) -> L.Trainer:
-            """Curves go where the run is, unless the recipe says what else logs."""
+            """Log to the run directory, unless the recipe names a logger."""
             trainer = self.config[str(self.subcommand)].trainer
             if trainer.logger is None and trainer.default_root_dir is not None:
                 options["logger"] = TensorBoardLogger(trainer.default_root_dir, name="", version="")
@@ -102,30 +110,20 @@ def _stage_cli() -> Callable[[list[str]], Any]:
             trainer, parser = self.trainer, self._parser("fit")
             recipe = yaml.safe_load(parser.dump(self.config.fit, skip_none=False))
             path, step = resume.find_checkpoint(trainer, recipe, ckpt_path)
-            say = print if trainer.is_global_zero else (lambda _: None)
-            if path is not None and step >= trainer.max_steps > 0:
-                say(f"{path} is at step {step} of {trainer.max_steps}: this run is done")
-                return
-            if step:
-                say(f"going on from {path}, step {step} of {trainer.max_steps}")
-            trainer.fit(ckpt_path=path, **options)
+            done = path is not None and step >= trainer.max_steps > 0
+            if step and trainer.is_global_zero:
+                print(f"{path} is at step {step} of {trainer.max_steps}: {'this run is done' if done else 'resuming'}")
+            if not done:
+                trainer.fit(ckpt_path=path, **options)
 
-    def run(argv: list[str]) -> Any:
-        cli: Callable[..., Any] = StageCLI
-        return cli(
-            DiffusionStage,
-            ShardData,
-            args=argv,
-            seed_everything_default=0,
-            trainer_defaults={"callbacks": [RunDirectory(), PreemptionCheckpoint(), Throughput()]},
-            parser_kwargs={"exit_on_error": False},
-            save_config_callback=resume.SaveRecipe,
-            save_config_kwargs={"save_to_log_dir": False},
-        )
-
-    return run
-
-
-def _one_sentence(message: str) -> str:
-    """The parser's indented lines as one sentence."""
-    return re.sub(r"\s*\n\s*", " ", message).strip()
+    set_loader("recipe", lambda text: get_loader("yaml")(class_paths.current(text, warn=True)), (yaml.YAMLError,))
+    StageCLI(
+        DiffusionStage,
+        ShardData,
+        args=argv,
+        seed_everything_default=0,
+        trainer_defaults={"callbacks": [RunDirectory(), PreemptionCheckpoint(), Throughput()]},
+        parser_kwargs={"exit_on_error": False, "parser_mode": "recipe"},
+        save_config_callback=resume.SaveRecipe,
+        save_config_kwargs={"save_to_log_dir": False},
+    )

@@ -1,12 +1,9 @@
 """`ediffi sample "PROMPT"`, and `ediffi sample --prompts FILE`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from ediffi.cli.parser import UsageError
-
-if TYPE_CHECKING:
-    from ediffi.evaluation.images.numbered import Store
 
 
 def sample(
@@ -78,15 +75,15 @@ def sample(
     if prompts is None and (devices * num_nodes > 1 or shard_size is not None):
         raise UsageError("--devices, --num-nodes and --shard-size are for many prompts; give a file with --prompts")
 
-    from ediffi.diffusion.paint import read_layout
-    from ediffi.evaluation.images.generate import generate
+    from ediffi.diffusion.layout import read_layout
+    from ediffi.evaluation.images.generate import generate, open_store
     from ediffi.io import png
     from ediffi.io.distributed import launch
     from ediffi.io.images import open_image
     from ediffi.pipeline.cascade import Cascade
     from ediffi.pipeline.generator import CascadeGenerator, identity
+    from ediffi.pipeline.image_files import sample_to_files
     from ediffi.pipeline.options import SamplingOptions, Style, Switch
-    from ediffi.pipeline.painter import Painter
     from ediffi.pipeline.prompt import parse, read_prompts
 
     options = SamplingOptions(
@@ -105,24 +102,15 @@ def sample(
     if prompt is not None:
         parse(prompt)
         paths = png.numbered(output or Path("out.png"), num_images)
-        Painter(model, device, expert_residency).paint(prompt, paths, options)
+        sample_to_files(Cascade.from_pretrained(model, device, expert_residency), prompt, paths, options)
         return
     assert prompts is not None
     texts = [text for text in read_prompts(prompts) for _ in range(num_images)]
-    store = _store(output or Path(prompts.stem), len(texts), batch_size, shard_size)
+    store = open_store(output or Path(prompts.stem), len(texts), shard_size)
+    store.unit(batch_size)  # before any process is started: batches must fill a shard
     fleet = launch(device, devices, num_nodes)
     cascade = Cascade.from_pretrained(model, fleet.device, expert_residency)
     generator = CascadeGenerator(cascade, options, identity(model), threads)
-    made = generate(generator, texts, store, batch_size=batch_size, **fleet.share)
+    made = generate(generator, texts, store, batch_size=batch_size, context=fleet)
     if fleet.rank == 0:
         print(f"{made}: {store.folder.resolve()}")
-
-
-def _store(folder: Path, count: int, batch_size: int, shard_size: int | None) -> "Store":
-    """Where pictures go, one way or the other; found out to go with the size of batches."""
-    from ediffi.evaluation.images.folder import PictureFolder
-    from ediffi.evaluation.images.shards import PictureShards
-
-    store = PictureFolder(folder, count) if shard_size is None else PictureShards(folder, count, shard_size)
-    store.unit(batch_size)
-    return store

@@ -31,12 +31,12 @@ def studio(
     if port not in (0, chosen):
         print(f"port {port} is in use; taking {chosen}", file=sys.stderr)
 
-    from ediffi.pipeline.painter import Painter
+    from ediffi.pipeline.cascade import Cascade
     from ediffi.studio.app import build
     from ediffi.studio.backend import Backend
     from ediffi.studio.gallery import Gallery
 
-    backend = Backend(Painter(model, device, expert_residency), Gallery(output))
+    backend = Backend(Cascade.from_pretrained(model, device, expert_residency), Gallery(output))
     try:
         serve(build(backend), chosen, str(backend.gallery.folder))
     finally:

@@ -78,7 +78,7 @@ def test_a_misspelt_setting_is_named(tmp_path: Path, change: Change, sentence: s
     path = changed(tmp_path, change)
     for words in (["--config", path], [f"--config={path}"], ["--trainer.max_steps", "1", "-c", path]):
         with pytest.raises(UsageError) as error:
-            recipe_check.look(words)
+            recipe_check.check(words)
         assert str(error.value).startswith(path)
         assert sentence in str(error.value)
 
@@ -90,7 +90,7 @@ def test_a_misspelt_setting_is_named(tmp_path: Path, change: Change, sentence: s
 def test_what_is_no_recipe_is_said(tmp_path: Path, text: str, sentence: str) -> None:
     (tmp_path / "r.yaml").write_text(text)
     with pytest.raises(UsageError, match=rf"r\.yaml is not a recipe: .*{sentence}"):
-        recipe_check.look(["--config", str(tmp_path / "r.yaml")])
+        recipe_check.check(["--config", str(tmp_path / "r.yaml")])
 
 
 @pytest.mark.parametrize(
@@ -105,12 +105,12 @@ def test_what_is_no_recipe_is_said(tmp_path: Path, text: str, sentence: str) -> 
     ],
 )
 def test_what_it_cannot_be_certain_of_it_leaves_to_the_parser(tmp_path: Path, change: Change) -> None:
-    recipe_check.look(["--config", changed(tmp_path, change)])
+    recipe_check.check(["--config", changed(tmp_path, change)])
 
 
 @pytest.mark.parametrize("words", [["--config", "{seed_everything: 3}"], ["--config"], ["--config="], [], ["-h"]])
 def test_settings_in_the_place_of_a_file_are_left_to_the_parser(words: list[str]) -> None:
-    recipe_check.look(words)
+    recipe_check.check(words)
 
 
 @pytest.mark.parametrize("subcommand", ["fit", "validate"])
@@ -124,7 +124,7 @@ def test_it_knows_every_setting_that_the_parser_knows(
     for group in recipe_check.GROUPS:
         assert set(whole[group]) == recipe_check.parameters(*recipe_check.GROUPS[group]), group
     (tmp_path / "whole.yaml").write_text(yaml.safe_dump(whole))
-    recipe_check.look(["--config", str(tmp_path / "whole.yaml")])
+    recipe_check.check(["--config", str(tmp_path / "whole.yaml")])
     names = recipe_check.names("ediffi.registry.denoisers")
     assert names is not None
     assert {"unet_toybox", "unet_base64", "Preconditioned"} <= names
@@ -134,4 +134,4 @@ def test_it_knows_every_setting_that_the_parser_knows(
 def test_no_shipped_recipe_alarms_it(path: Path) -> None:
     content = yaml.safe_load(path.read_text())
     if "trainer" in content or "model" in content:
-        recipe_check.look(["--config", str(path)])
+        recipe_check.check(["--config", str(path)])

@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from ediffi.pipeline.trained_stage import save_cascade
+from ediffi.training import class_paths
 from ediffi.training.growth.compose import StageRecipe, trained_stage
 from ediffi.training.growth.schedule import GrowthNode, GrowthSchedule, TrunkStage
 
@@ -140,7 +141,7 @@ def _read_recipe(path: Path) -> dict[str, Any]:
             f"the recipe of the nodes does not exist: {path} (ediffi recipes cp copies those that ship)"
         )
     try:
-        recipe = yaml.safe_load(path.read_text())
+        recipe = yaml.safe_load(class_paths.current(path.read_text()))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {error}") from None
     if not isinstance(recipe, dict) or not {"model", "data", "trainer"} <= set(recipe):
