@@ -4,7 +4,7 @@
 const find = (name) => element.querySelector(name);
 while (!document.querySelector("#phrases .legend")) await new Promise(requestAnimationFrame);
 const [sentence, legend] = [".sentence", ".legend"].map((name) => document.querySelector(`#phrases ${name}`));
-const [board, hint, complaint] = [".board", ".hint", ".complaint"].map(find);
+const [board, hint, message] = [".board", ".hint", ".message"].map(find);
 const [canvas, ring, size, weight] = ["canvas", ".ring", ".size input", ".weight input"].map(find);
 const pen = canvas.getContext("2d", { willReadFrequently: true });
 const PALETTE = props.palette;
@@ -36,9 +36,9 @@ function show(image) {
   pen.clearRect(0, 0, canvas.width, canvas.height);
   painted = image !== "";
   if (!painted) return draw();
-  const picture = new Image();
-  picture.onload = () => { pen.drawImage(picture, 0, 0, canvas.width, canvas.height); draw(); };
-  picture.src = image;
+  const drawing = new Image();
+  drawing.onload = () => { pen.drawImage(drawing, 0, 0, canvas.width, canvas.height); draw(); };
+  drawing.src = image;
 }
 
 // The prompt as words, those of a phrase in its colour.
@@ -115,7 +115,7 @@ function add(text, occurrence) {
   const same = brushes.findIndex((b) => b.phrase.toLowerCase() === phrase.toLowerCase() && b.occurrence === occurrence);
   if (same >= 0) { active = same; return draw(); }
   const free = PALETTE.find((colour) => brushes.every((brush) => brush.colour !== colour));
-  if (!free) return complain(`There are only ${PALETTE.length} brush colours; remove a phrase before you add ${JSON.stringify(phrase)}.`);
+  if (!free) return warn(`There are only ${PALETTE.length} brush colours; remove a phrase before you add ${JSON.stringify(phrase)}.`);
   brushes.push({ phrase, colour: free, weight: 1, ...(occurrence ? { occurrence } : {}) });
   [active, erasing] = [brushes.length - 1, false];
   draw();
@@ -195,7 +195,7 @@ function line([x0, y0], [x1, y1]) {
 
 canvas.addEventListener("pointerdown", (event) => {
   if (event.button !== 0) return;
-  if (!brushes.length) return complain("Give some words a brush first: drag over them under the prompt.");
+  if (!brushes.length) return warn("Give some words a brush first: drag over them under the prompt.");
   event.preventDefault();
   canvas.setPointerCapture(event.pointerId);
   remember();
@@ -273,11 +273,11 @@ document.addEventListener("keydown", (event) => {
 });
 
 let quiet = null;
-function complain(text) {
-  complaint.textContent = text;
-  complaint.classList.add("on");
+function warn(text) {
+  message.textContent = text;
+  message.classList.add("on");
   clearTimeout(quiet);
-  quiet = setTimeout(() => complaint.classList.remove("on"), 6000);
+  quiet = setTimeout(() => message.classList.remove("on"), 6000);
 }
 
 function draw() {

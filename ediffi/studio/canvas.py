@@ -1,8 +1,8 @@
-"""The canvas: phrases of the prompt, a brush for each, and where a visitor painted with it."""
+"""The layout of an image as drawn on the page: phrases of the prompt, a brush colour for each, and one drawing."""
 
 import base64
 import binascii
-import io
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,32 +12,31 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image
 
-from ediffi.diffusion.paint import Region
+from ediffi.diffusion.layout import Region
+from ediffi.io.images import open_image
 
 PALETTE = ("#e5484d", "#0a84ff", "#f5a524", "#2f9e5b", "#8e4ec6", "#e45ba6", "#12a5b5", "#8d6e52")
-"""The colours of the brushes; a layout has at most as many phrases."""
+"""Brush colours; also the largest number of phrases in a layout."""
 MAX_SIDE = 1024
-"""The page draws at 512 pixels; much more is not from the page."""
-HEAD = "data:image/png;base64,"
-KINDS = ("html", "css", "js")
+"""Largest side of a drawing in pixels. The page draws at 512."""
+DATA_URL = "data:image/png;base64,"
 PHRASES = (
     '<div class="sentence" role="group" aria-label="words of the prompt: drag over some to give them a brush"></div>'
     '<div class="legend" role="group" aria-label="brushes"></div>'
 )
-"""Where the canvas shows the words and the brushes; stands elsewhere on the page, as `#phrases`."""
+"""HTML that canvas.js fills with the words of the prompt and the brushes; it finds it by the id `phrases`."""
 
 
 @dataclass(frozen=True)
 class Brush:
-    """A phrase of the prompt and the colour it is painted with.
+    """A phrase of the prompt and the colour it is drawn with.
 
     Args:
         phrase: words of the prompt.
         colour: one of `PALETTE`.
-        weight: factor on the paint weight, for this phrase.
-        occurrence: which of several places in the prompt is meant, from 1; None for all.
+        weight: factor on the paint weight for this phrase.
+        occurrence: which occurrence in the prompt is meant, from 1; None for all.
 
     Raises:
         ValueError: the colour is not in the palette.
@@ -52,22 +51,17 @@ class Brush:
         if self.colour not in PALETTE:
             raise ValueError(f"the colour of {self.phrase!r} must be one of {', '.join(PALETTE)}, got {self.colour!r}")
 
-    @property
-    def rgb(self) -> tuple[int, ...]:
-        """Red, green and blue, 0 to 255."""
-        return tuple(bytes.fromhex(self.colour.removeprefix("#")))
-
 
 @dataclass(frozen=True)
-class Layout:
-    """What is painted: the brushes, and one picture with all of their colours.
+class CanvasLayout:
+    """Brushes, and a drawing with their colours.
 
     Args:
-        brushes: with different colours.
-        image: a square PNG as a data URL, transparent where nothing is painted; empty for nothing.
+        brushes: of different colours.
+        image: a square PNG as a data URL, transparent where nothing is drawn; empty for no drawing.
 
     Raises:
-        ValueError: there are more brushes than colours, or two of one colour.
+        ValueError: there are more brushes than colours, or two brushes of one colour.
     """
 
     brushes: tuple[Brush, ...] = ()
@@ -80,11 +74,11 @@ class Layout:
             raise ValueError("two phrases have the same brush colour; each needs its own")
 
     @classmethod
-    def from_value(cls, value: Any) -> "Layout":
-        """The layout of what the page sends: `{brushes: [{phrase, colour, weight, occurrence}], image: data URL}`.
+    def from_json(cls, value: Any) -> "CanvasLayout":
+        """The layout in `{brushes: [{phrase, colour, weight, occurrence}], image: data URL}`; empty for no mapping.
 
         Raises:
-            ValueError: it is not of that form.
+            ValueError: a brush has no phrase or colour, or a value of a wrong type.
         """
         content = value if isinstance(value, Mapping) else {}
         try:
@@ -98,29 +92,27 @@ class Layout:
                 for entry in content.get("brushes") or []
             )
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"the canvas holds no layout: {error!r}") from None
+            raise ValueError(f"the canvas sent a broken layout: {error!r}") from None
         return cls(brushes, str(content.get("image") or ""))
 
-    def value(self) -> dict[str, Any]:
-        """What `from_value` reads, as plain JSON values."""
-        entries = [{"phrase": b.phrase, "colour": b.colour, "weight": b.weight} for b in self.brushes]
-        for entry, brush in zip(entries, self.brushes, strict=True):
-            if brush.occurrence is not None:
-                entry["occurrence"] = brush.occurrence
-        return {"brushes": entries, "image": self.image}
+    def to_json(self) -> dict[str, Any]:
+        """What `from_json` reads."""
+        fields = [dataclasses.asdict(brush) for brush in self.brushes]
+        brushes = [{name: value for name, value in brush.items() if value is not None} for brush in fields]
+        return {"brushes": brushes, "image": self.image}
 
     @cached_property
     def regions(self) -> list[Region]:
-        """A region for each brush that painted something; a pixel belongs to the brush of the nearest colour.
+        """A region for each brush that drew something. A pixel belongs to the brush of the nearest colour.
 
         Raises:
-            ValueError: the picture is broken, not square or too large, or a weight is out of range.
+            ValueError: the drawing is broken, not square or too large, or a weight is out of range.
         """
         if not self.image or not self.brushes:
             return []
-        pixels = _decoded(self.image)
+        pixels = _decode(self.image)
         colours, places = np.unique(pixels.reshape(-1, 4), axis=0, return_inverse=True)
-        brushes = np.array([brush.rgb for brush in self.brushes])
+        brushes = np.array([list(bytes.fromhex(brush.colour.removeprefix("#"))) for brush in self.brushes])
         distances = ((colours[:, None, :3].astype(np.int64) - brushes) ** 2).sum(-1)
         nearest = np.where(colours[:, 3] >= 128, distances.argmin(-1), -1)
         owner = nearest[places.reshape(pixels.shape[:2])]
@@ -132,31 +124,25 @@ class Layout:
 
     @property
     def unpainted(self) -> list[str]:
-        """The phrases whose brush painted nothing."""
+        """The phrases whose brush drew nothing."""
         painted = {(region.phrase, region.occurrence) for region in self.regions}
         return [brush.phrase for brush in self.brushes if (brush.phrase, brush.occurrence) not in painted]
 
 
-def _decoded(url: str) -> UInt8[np.ndarray, "h w 4"]:
+def _decode(url: str) -> UInt8[np.ndarray, "h w 4"]:
     """The RGBA pixels of a PNG data URL."""
     try:
-        data = base64.b64decode(url.removeprefix(HEAD), validate=True)
-        with Image.open(io.BytesIO(data), formats=["png"]) as image:
-            if image.width != image.height or image.width > MAX_SIDE:
-                raise ValueError(
-                    f"a layout is square and at most {MAX_SIDE} pixels wide, got {image.width}x{image.height}"
-                )
-            return np.asarray(image.convert("RGBA"))
-    except (binascii.Error, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"the picture of the layout is broken: {error}") from None
+        data = base64.b64decode(url.removeprefix(DATA_URL), validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"the drawing of the layout is broken: {error}") from None
+    image = open_image(data, "the drawing of the layout")
+    if image.width != image.height or image.width > MAX_SIDE:
+        size = f"{image.width}x{image.height}"
+        raise ValueError(f"the drawing of the layout must be square and at most {MAX_SIDE} pixels wide, got {size}")
+    return np.asarray(image.convert("RGBA"))
 
 
 def assets() -> dict[str, Any]:
-    """The canvas as `gradio.HTML` takes it: template, style, script and palette."""
-    texts = {kind: Path(__file__).with_name(f"canvas.{kind}").read_text(encoding="utf-8") for kind in KINDS}
-    return {
-        "html_template": texts["html"],
-        "css_template": texts["css"],
-        "js_on_load": texts["js"],
-        "palette": list(PALETTE),
-    }
+    """The canvas as arguments of `gradio.HTML`."""
+    html, css, js = (Path(__file__).with_name(f"canvas.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
+    return {"html_template": html, "css_template": css, "js_on_load": js, "palette": list(PALETTE)}

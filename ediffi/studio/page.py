@@ -1,23 +1,69 @@
-"""The page while it is used: its components, and what they show after each event."""
+"""The page while it is used: the values of its form, and what its components show after each event."""
 
 import html
+import logging
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from ediffi.pipeline.stage import Sampling
-from ediffi.studio.catalogue import catalogue, label, prompt_of
-from ediffi.studio.desk import Desk
-from ediffi.studio.easel import Easel
-from ediffi.studio.form import Form
-from ediffi.studio.order import lost, order_of
-from ediffi.studio.run import Finished, Stopped, Waiting
-from ediffi.studio.sheet import file_url, sheet
-from ediffi.studio.shelf import Entry
+from ediffi.io.images import open_image
+from ediffi.studio.backend import Backend
+from ediffi.studio.gallery import STYLES, Gallery
+from ediffi.studio.jobs import Finished, Stopped, Waiting
+from ediffi.studio.progress import JobProgress
+from ediffi.studio.request import GenerationRequest, missing_inputs
+from ediffi.studio.views import file_url, gallery_grid, image_details, image_panel, prompt_of
 
+logger = logging.getLogger(__name__)
+MODEL_SAMPLER = "the model's own"
+"""The entry of the sampler list that stands for no choice."""
 Updates = dict[Any, Any]
-"""New values of components; the others stay."""
+"""New values of components; the other components keep theirs."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """The components that a request is read from.
+
+    Attributes:
+        fields: by the name of their field in `GenerationRequest`; without the steps and the layout.
+        steps: one for each stage.
+        canvas: the layout.
+    """
+
+    fields: Mapping[str, Any]
+    steps: tuple[Any, ...]
+    canvas: Any
+
+    def request(self, values: Mapping[Any, Any]) -> GenerationRequest:
+        """The request in the components' values; raises as `GenerationRequest.from_json`."""
+        content = {name: values[field] for name, field in self.fields.items()}
+        return GenerationRequest.from_json(
+            {
+                **content,
+                "sampler": "" if content["sampler"] == MODEL_SAMPLER else content["sampler"],
+                "style": (content["style"] or {}).get("name"),
+                "num_inference_steps": [values[field] for field in self.steps],
+                "layout": values[self.canvas],
+            }
+        )
+
+    def values(self, request: GenerationRequest, gallery: Gallery) -> Updates:
+        """The components' values for a request."""
+        content = request.to_json()
+        content |= {"sampler": request.sampler or MODEL_SAMPLER, "style": style_value(gallery, request.style)}
+        return {
+            **{field: content[name] for name, field in self.fields.items()},
+            **dict(zip(self.steps, request.num_inference_steps, strict=False)),
+            self.canvas: {"prompt": request.prompt, **content["layout"]},
+        }
+
+    @property
+    def inputs(self) -> set[Any]:
+        """All components."""
+        return {*self.fields.values(), *self.steps, self.canvas}
 
 
 @dataclass(frozen=True)
@@ -25,128 +71,153 @@ class Page:
     """The components that change, and how.
 
     Attributes:
-        form: the fields.
-        canvas: phrases and paint.
-        sheet: the picture.
+        backend: the model and the gallery.
+        form: the fields and the canvas.
+        generate: button that starts a job.
+        stop: button that stops it.
+        panel: the current images.
         stages: the cards of the stages.
-        shelf: the list of pictures.
-        label: what is known of the chosen one.
-        words: where its words went.
-        look: finds that out.
-        chosen: the name of the chosen picture, for each tab.
+        gallery: the stored images.
+        details: the settings of the chosen image.
+        attention: its attention maps.
+        show_attention: button that computes them.
+        chosen: name of the chosen image; each browser tab has its own.
     """
 
+    backend: Backend
     form: Form
-    canvas: Any
-    sheet: Any
+    generate: Any
+    stop: Any
+    panel: Any
     stages: Any
-    shelf: Any
-    label: Any
-    words: Any
-    look: Any
+    gallery: Any
+    details: Any
+    attention: Any
+    show_attention: Any
     chosen: Any
 
     @property
-    def seen(self) -> list[Any]:
-        """The components that show a picture and what is known of it."""
-        return [self.sheet, self.stages, self.shelf, self.label, self.look, self.words, self.chosen]
+    def outputs(self) -> list[Any]:
+        """The components that show an image and its settings."""
+        return [
+            self.panel, self.stages, self.gallery, self.details, self.attention, self.show_attention, self.chosen,
+        ]  # fmt: skip
 
-    def painted(self, desk: Desk, values: Mapping[Any, Any], visitor: str) -> Iterator[Updates]:
-        """Paint what the form says: the updates of the page, from the first estimate to the picture on the shelf."""
-        before = _sources(desk, [values[self.chosen]])  # stays on the sheet until there is something newer
+    def run(self, values: Mapping[Any, Any], session: str) -> Iterator[Updates]:
+        """Generate images from the form: the updates of the page until they are in the gallery."""
+        backend = self.backend
+        before = self._urls([values[self.chosen]])  # shown until the first estimate
         try:
-            order = self.form.order(values, values[self.canvas])
-            order.check(desk.cascade)
-            easel = Easel(desk.cascade, order.plan(desk.cascade), desk.pace, order.num_images, desk.notices(order))
+            request = self.form.request(values)
+            events = backend.generate(session, request)
+            plan = backend.cascade.plan(request.options())
+            notices = backend.notices(request)
         except (ValueError, OSError) as error:
-            yield {self.sheet: sheet(before, "nothing is painted", error=str(error))}
+            yield {self.panel: image_panel(before, "no image", error=str(error))}
             return
-        yield {self.sheet: easel.picture(before), self.stages: easel.stages(), **self._busy(True)}
+        progress = JobProgress(backend.cascade, plan, backend.step_times, request.num_images, notices)
+        yield {self.panel: progress.panel(before), self.stages: progress.stages(), **self._buttons(busy=True)}
         try:
-            for event in desk.paint(visitor, order):
-                easel.show(event)
+            for event in events:
+                progress.update(event)
                 if isinstance(event, Finished):
-                    pictures = sheet(_sources(desk, event.result), order.prompt, detail=f"seed {order.seed}")
-                    done = {self.sheet: pictures, self.stages: easel.stages(over=True), **self._busy(False)}
-                    yield {**self.put_up(desk, event.result[0]), **done}
+                    images = image_panel(self._urls(event.result), request.prompt, detail=f"seed {request.seed}")
+                    done = {self.panel: images, self.stages: progress.stages(over=True), **self._buttons(busy=False)}
+                    yield {**self.show(event.result[0]), **done}
                 else:
-                    yield {self.sheet: easel.picture(before), self.stages: easel.stages()}
+                    yield {self.panel: progress.panel(before), self.stages: progress.stages()}
         except Stopped:
-            yield {self.sheet: sheet(before, "stopped"), self.stages: easel.stages(over=True), **self._busy(False)}
+            shown = {self.panel: image_panel(before, "stopped"), self.stages: progress.stages(over=True)}
+            yield {**shown, **self._buttons(busy=False)}
         except Exception as error:
-            yield {self.sheet: sheet(before, "nothing is painted", error=_reason(error)), **self._busy(False)}
+            panel = image_panel(before, "no image", error=_reason(error))
+            yield {self.panel: panel, **self._buttons(busy=False)}
 
-    def looked(self, desk: Desk, name: str, visitor: str) -> Iterator[Updates]:
-        """Find out where the words of a picture went: the updates of the page."""
-        yield {self.words: "<p>Sampling the base stage once more, and watching …</p>", **self._busy(True)}
+    def attend(self, name: str, session: str) -> Iterator[Updates]:
+        """Compute the attention maps of an image: the updates of the page."""
+        shown = "<p>Sampling the base stage again and recording its attention …</p>"
+        yield {self.attention: shown, **self._buttons(busy=True)}
         try:
-            for event in desk.words(visitor, name):
+            for event in self.backend.attention(session, name):
                 if isinstance(event, Waiting):
-                    yield {self.words: f"<p>Waiting, runs before this one: {event.ahead}</p>"}
+                    yield {self.attention: f"<p>Waiting for earlier jobs: {event.ahead}</p>"}
                 elif isinstance(event, Finished):
-                    yield {self.words: event.result.page()}
-            yield self._busy(False)
+                    shown = event.result.html()
         except Stopped:
-            yield {self.words: "<p>Stopped.</p>", **self._busy(False)}
+            shown = "<p>Stopped.</p>"
         except Exception as error:
-            yield {self.words: f'<p class="alert" role="alert">{html.escape(_reason(error))}</p>', **self._busy(False)}
+            shown = f'<p class="alert" role="alert">{html.escape(_reason(error))}</p>'
+        yield {self.attention: shown, **self._buttons(busy=False)}
 
-    def put_up(self, desk: Desk, name: str) -> Updates:
-        """The page with a picture of the shelf on the easel; with none if `name` is empty, or it is gone."""
+    def show(self, name: str = "") -> Updates:
+        """The page with an image of the gallery; without one if `name` is empty or the image does not exist."""
         import gradio as gr
 
-        entries = desk.shelf.entries()
-        entry: Entry | None = next((entry for entry in entries if entry.name == name), None)
-        plan, notices = _known(desk, entry)
-        found = {
-            self.shelf: catalogue(desk.shelf, entries, name),
-            self.label: label(desk.shelf, entry, notices),
-            self.look: gr.Button(interactive=entry is not None),
-            self.words: "",
-            self.chosen: "" if entry is None else name,
-            self.stages: Easel(desk.cascade, plan, desk.pace).stages(),
-        }
-        if entry is None:
-            return {**found, self.sheet: sheet([], "")}
-        detail = f"seed {entry.settings.get('seed', '?')}"
-        return {**found, self.sheet: sheet(_sources(desk, [name]), prompt_of(entry), detail=detail)}
-
-    def filled(self, desk: Desk, name: str) -> Updates:
-        """The form with the order behind a picture: its words, paint, seed and settings."""
-        sources = _sources(desk, [name])
+        gallery, cascade = self.backend.gallery, self.backend.cascade
+        images = gallery.images()
+        image = next((image for image in images if image.name == name), None)
+        settings = {} if image is None else image.settings
         try:
-            settings = desk.shelf.entry(name).settings
-            order = order_of(settings, desk.cascade)
-        except (ValueError, TypeError, KeyError, OSError) as error:
-            return {self.sheet: sheet(sources, "", error=f"the settings of {name} cannot be put back: {error}")}
-        notices = [f"not in the picture, so not put back: {', '.join(outside)}"] if (outside := lost(settings)) else []
-        told = {self.sheet: sheet(sources, order.prompt, detail=f"seed {order.seed}", notices=notices)}
-        value = {"prompt": order.prompt, **order.layout.value()}
-        return {**told, **self.form.filled(order, desk.shelf), self.canvas: value}
+            request = GenerationRequest.from_settings(settings, cascade)
+            plan, notices = cascade.plan(request.options()), self.backend.notices(request) if request.prompt else []
+        except (ValueError, TypeError, KeyError):  # another model's settings, or another version's
+            plan, notices = cascade.plan(), []
+        panel = image_panel([], "")
+        if image is not None:
+            panel = image_panel(self._urls([name]), prompt_of(image), detail=f"seed {settings.get('seed', '?')}")
+        return {
+            self.panel: panel,
+            self.stages: JobProgress(cascade, plan, self.backend.step_times).stages(),
+            self.gallery: gallery_grid(gallery, images, name),
+            self.details: image_details(gallery, image, notices),
+            self.attention: "",
+            self.show_attention: gr.Button(interactive=image is not None),
+            self.chosen: "" if image is None else name,
+        }
 
-    def _busy(self, busy: bool) -> Updates:
-        """The buttons while a run goes, and after."""
+    def show_newest(self) -> Updates:
+        """The page with the newest image of the gallery."""
+        return self.show(*(image.name for image in self.backend.gallery.images(1)))
+
+    def restore(self, name: str) -> Updates:
+        """The form with the request of an image."""
+        try:
+            settings = self.backend.gallery.image(name).settings
+            request = GenerationRequest.from_settings(settings, self.backend.cascade)
+        except (ValueError, TypeError, KeyError, OSError) as error:
+            message = f"the settings of {name} cannot be restored: {error}"
+            return {self.panel: image_panel(self._urls([name]), "", error=message)}
+        missing = ", ".join(missing_inputs(settings))
+        notices = [f"not stored in the image, so not restored: {missing}"] if missing else []
+        panel = image_panel(self._urls([name]), request.prompt, detail=f"seed {request.seed}", notices=notices)
+        return {self.panel: panel, **self.form.values(request, self.backend.gallery)}
+
+    def _urls(self, names: Sequence[str]) -> list[str]:
+        return [file_url(self.backend.gallery, name) for name in names if name]
+
+    def _buttons(self, *, busy: bool) -> Updates:
         import gradio as gr
 
-        return {self.form.paint: gr.Button(interactive=not busy), self.form.stop: gr.Button(interactive=busy)}
+        return {self.generate: gr.Button(interactive=not busy), self.stop: gr.Button(interactive=busy)}
 
 
-def _sources(desk: Desk, names: Sequence[str]) -> list[str]:
-    return [file_url(desk.shelf, name) for name in names if name]
+def style_value(gallery: Gallery, name: str) -> dict[str, str]:
+    """The value of the style field for a style image of the gallery; empty for no name."""
+    return {"name": name, "url": file_url(gallery, f"{STYLES}/{name}.png")} if name else {}
 
 
-def _known(desk: Desk, entry: Entry | None) -> tuple[list[Sampling], list[str]]:
-    """How a picture was sampled, and what had no effect; the model's own plan if another model made it."""
-    try:
-        order = order_of(entry.settings if entry is not None else {}, desk.cascade)
-        return order.plan(desk.cascade), desk.notices(order) if order.prompt else []
-    except (ValueError, TypeError, KeyError):
-        return desk.cascade.plan(), []
+def upload_style(gallery: Gallery, path: str) -> dict[str, str]:
+    """Store an uploaded style image; returns the value of the style field.
+
+    Raises:
+        ValueError: the file is not an image, is broken, or has too many pixels.
+    """
+    return style_value(gallery, gallery.add_style(open_image(Path(path), Path(path).name, exif=True)))
 
 
 def _reason(error: Exception) -> str:
-    """Why there is no picture: a sentence; a bug shows its stack trace in the terminal."""
+    """The message for the user; the stack trace of a bug is logged."""
     if isinstance(error, ValueError | OSError):
         return str(error)
-    traceback.print_exception(error)
+    logger.error("".join(traceback.format_exception(error)).rstrip())
     return f"this is a bug, {type(error).__name__}: {error}; the terminal shows more"

@@ -1,35 +1,33 @@
-"""The server: the page on this machine's own address, until it is interrupted."""
+"""The server of the page, on an address that only this machine can reach."""
 
 import importlib.util
+import logging
 import os
 import socket
 import threading
 from typing import Any
 
+logger = logging.getLogger(__name__)
 HOST = "127.0.0.1"
-TRIES = 100
-"""How many ports after a taken one are tried."""
+PORTS_TRIED = 100
+"""How many ports after a used one are tried."""
 
 
 def check_gradio() -> None:
-    """Make sure that the page can be shown.
-
-    Raises:
-        ValueError: Gradio is not installed.
-    """
+    """Raise `ValueError` if Gradio is not installed."""
     if importlib.util.find_spec("gradio") is None:
         raise ValueError("the studio needs Gradio: pip install 'ediffi[studio]'")
 
 
 def free_port(port: int) -> int:
-    """The port, or the next one that nobody uses; any one for 0.
+    """`port`, or the next one that is free; any free one for 0.
 
     Raises:
-        ValueError: it is no port, or all that were tried are taken.
+        ValueError: `port` is not from 0 to 65535, or all ports tried are in use.
     """
     if not 0 <= port <= 65535:
         raise ValueError(f"--port must be from 0 to 65535, got {port}")
-    last = min(port + TRIES, 65535) if port else 0
+    last = min(port + PORTS_TRIED, 65535) if port else 0
     for candidate in range(port, last + 1):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -46,10 +44,10 @@ def serve(blocks: Any, port: int, folder: str) -> None:
 
     Args:
         blocks: the page.
-        port: a free one.
-        folder: whose files the page may show.
+        port: a free port.
+        folder: the page may show files in it.
     """
-    from ediffi.studio.theme import style, theme
+    from ediffi.studio.theme import style_sheet, theme
 
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     blocks.launch(
@@ -60,15 +58,15 @@ def serve(blocks: Any, port: int, folder: str) -> None:
         share=False,
         inbrowser=False,
         theme=theme(),
-        css=style(),
+        css=style_sheet(),
         allowed_paths=[folder],
         footer_links=[],
         run_history=False,
         enable_monitoring=False,
         max_file_size="50mb",
     )
-    print(f"http://{HOST}:{port}", flush=True)
+    logger.info("http://%s:%s", HOST, port)
     try:
         threading.Event().wait()
     except KeyboardInterrupt:  # the server's threads end with the process; waiting for open tabs would take seconds
-        print("closed")
+        logger.info("closed")

@@ -1,4 +1,4 @@
-"""A visitor at the page, in a real browser: words, paint, errors, stopping, two tabs, and nothing from elsewhere."""
+"""The page in a real browser: phrases, drawing, errors, stopping, two tabs, and no request to another host."""
 
 import shutil
 import signal
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ediffi.io.png import settings_of
-from ediffi.studio.canvas import PALETTE, Layout
+from ediffi.studio.canvas import PALETTE, CanvasLayout
 from tests.studio.conftest import PROMPT
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -24,17 +24,17 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 STEPS = {"base": 4, "sr64": 2, "sr256": 1}
-READY = "#paint:not([disabled])"
+READY = "#generate:not([disabled])"
 
 
 class Studio(NamedTuple):
-    """A page that runs, and the folder of its pictures."""
+    """The address of a running page, and the folder of its images."""
 
     url: str
     folder: Path
 
     @property
-    def pictures(self) -> set[Path]:
+    def images(self) -> set[Path]:
         return set(self.folder.glob("*.png"))
 
 
@@ -42,9 +42,9 @@ class Studio(NamedTuple):
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
     folder = tmp_path_factory.mktemp("studio")
     command = [sys.executable, "-m", "ediffi", "studio", "--port", "0", "--output", str(folder)]
-    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a job in the background would ignore an interrupt
+    interruptible = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # background jobs ignore interrupts
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, preexec_fn=heard, **pipes)
+    process = subprocess.Popen(command, preexec_fn=interruptible, **pipes)
     assert process.stdout is not None
     try:
         url = process.stdout.readline().strip()
@@ -69,19 +69,19 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def open_tab(studio: Studio, browser: Any) -> Iterator[Any]:
-    """Opens the page in a tab, ready with few steps; in the end no tab asked for anything but the page's own."""
-    contexts, asked, complaints = [], [], []
+    """A function that opens the page with few steps. At the end: no script error, no request to another host."""
+    contexts, requests, errors = [], [], []
 
     def open_one(prompt: str = PROMPT, steps: dict[str, int] = STEPS) -> Any:
         context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
         contexts.append(context)
         tab = context.new_page()
         tab.set_default_timeout(20_000)
-        tab.on("request", lambda request: asked.append(request.url))
-        tab.on("pageerror", lambda error: complaints.append(str(error)))
+        tab.on("request", lambda request: requests.append(request.url))
+        tab.on("pageerror", lambda error: errors.append(str(error)))
         tab.goto(studio.url)
         tab.wait_for_selector("#phrases [data-word]")
-        tab.wait_for_selector("#shelf .shelf")
+        tab.wait_for_selector("#grid .grid")
         write(tab, prompt)
         for stage, count in steps.items():
             number(tab, f"{stage} steps", count)
@@ -90,8 +90,8 @@ def open_tab(studio: Studio, browser: Any) -> Iterator[Any]:
     yield open_one
     for context in contexts:
         context.close()
-    assert not [url for url in asked if not url.startswith((studio.url, "data:", "blob:"))]
-    assert not complaints
+    assert not [url for url in requests if not url.startswith((studio.url, "data:", "blob:"))]
+    assert not errors
 
 
 def write(tab: Any, prompt: str) -> None:
@@ -106,7 +106,7 @@ def number(tab: Any, name: str, value: int) -> None:
     field.blur()
 
 
-def choose_words(tab: Any, first: str, last: str) -> None:
+def select_words(tab: Any, first: str, last: str) -> None:
     """Drag over words of the prompt."""
     boxes = [tab.locator("#phrases [data-word]", has_text=word).first.bounding_box() for word in (first, last)]
     (x0, y0), (x1, y1) = [(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2) for box in boxes]
@@ -127,40 +127,40 @@ def stroke(tab: Any, *points: tuple[float, float]) -> None:
     tab.mouse.up()
 
 
-def paint(tab: Any) -> None:
-    tab.click("#paint")
-    tab.wait_for_selector("#paint[disabled]")
+def generate(tab: Any) -> None:
+    tab.click("#generate")
+    tab.wait_for_selector("#generate[disabled]")
     tab.wait_for_selector(READY)
 
 
-def test_two_phrases_are_painted_and_the_picture_carries_them(studio: Studio, open_tab: Any, tmp_path: Path) -> None:
-    tab, before = open_tab(), studio.pictures
-    choose_words(tab, "red", "circle")
+def test_two_phrases_are_drawn_and_stored_in_the_image(studio: Studio, open_tab: Any, tmp_path: Path) -> None:
+    tab, before = open_tab(), studio.images
+    select_words(tab, "red", "circle")
     stroke(tab, (0.15, 0.5), (0.35, 0.5))
-    choose_words(tab, "blue", "square")
+    select_words(tab, "blue", "square")
     stroke(tab, (0.65, 0.3), (0.85, 0.3))
     assert tab.locator("#phrases .chip .text").all_inner_texts() == ["red circle", "blue square"]
-    paint(tab)
-    (made,) = studio.pictures - before
-    tab.wait_for_selector(f'#sheet img[src*="{made.name}"]')
-    shown = "document.querySelector('#sheet img')"
+    generate(tab)
+    (made,) = studio.images - before
+    tab.wait_for_selector(f'#panel img[src*="{made.name}"]')
+    shown = "document.querySelector('#panel img')"
     tab.wait_for_function(f"{shown}.complete && {shown}.naturalWidth === 256")
     assert tab.locator("#stages .stage.done img").count() == 3
 
     with tab.expect_download() as download:
-        tab.click("#label a")
+        tab.click("#details a")
     download.value.save_as(tmp_path / "downloaded.png")
     order = settings_of(tmp_path / "downloaded.png")["order"]
     assert order["num_inference_steps"] == list(STEPS.values())
-    layout = Layout.from_value(order["layout"])
+    layout = CanvasLayout.from_json(order["layout"])
     assert [(b.phrase, b.colour) for b in layout.brushes] == [("red circle", PALETTE[0]), ("blue square", PALETTE[1])]
     centres = [np.argwhere(region.mask.numpy()).mean(0) / len(region.mask) for region in layout.regions]
     assert np.allclose(centres, [(0.5, 0.25), (0.3, 0.75)], atol=0.01)
 
-    tab.get_by_role("tab", name="Where the words went").click()
-    tab.click("#look")
-    tab.wait_for_selector("#words figure")
-    assert "circle" in tab.inner_text("#words")
+    tab.get_by_role("tab", name="Attention").click()
+    tab.click("#show-attention")
+    tab.wait_for_selector("#maps figure")
+    assert "circle" in tab.inner_text("#maps")
 
 
 def test_the_brush_its_eraser_and_undo(open_tab: Any) -> None:
@@ -174,8 +174,8 @@ def test_the_brush_its_eraser_and_undo(open_tab: Any) -> None:
       return [count, [...seen]];
     }"""
     stroke(tab, (0.5, 0.5), (0.6, 0.5))
-    assert "Give some words a brush first" in tab.inner_text("#canvas .complaint")
-    choose_words(tab, "red", "circle")
+    assert "Give some words a brush first" in tab.inner_text("#canvas .message")
+    select_words(tab, "red", "circle")
     stroke(tab, (0.3, 0.5), (0.6, 0.6))
     whole, colours = tab.evaluate(inked)
     assert colours == [",".join(map(str, (*bytes.fromhex(PALETTE[0][1:]), 255)))]  # no soft edges
@@ -192,87 +192,87 @@ def test_the_brush_its_eraser_and_undo(open_tab: Any) -> None:
     assert tab.evaluate(inked)[0] == 0
 
 
-def test_wrong_words_are_said_on_the_page(studio: Studio, open_tab: Any) -> None:
-    tab, before = open_tab("a fluffy red circle"), studio.pictures
+def test_wrong_input_is_an_alert(studio: Studio, open_tab: Any) -> None:
+    tab, before = open_tab("a fluffy red circle"), studio.images
     tab.fill("#phrases input", "green star")
     tab.press("#phrases input", "Enter")
     assert tab.locator("#phrases .chip.lost").count() == 1
-    tab.click("#paint")
-    alert = tab.wait_for_selector("#sheet [role=alert]")
+    tab.click("#generate")
+    alert = tab.wait_for_selector("#panel [role=alert]")
     assert alert.inner_text() == "the phrase 'green star' is not in the prompt 'a fluffy red circle'"
     for k in range(8):
         tab.fill("#phrases input", f"phrase {k}")
         tab.press("#phrases input", "Enter")
     assert tab.locator("#phrases .chip").count() == 8
-    assert "only 8 brush colours" in tab.inner_text("#canvas .complaint")
+    assert "only 8 brush colours" in tab.inner_text("#canvas .message")
     for _ in range(8):
         tab.locator("#phrases .chip button").first.click()
     write(tab, " ")
-    tab.click("#paint")
-    tab.wait_for_selector("#sheet [role=alert]:has-text('the prompt is empty')")
-    assert studio.pictures == before
+    tab.click("#generate")
+    tab.wait_for_selector("#panel [role=alert]:has-text('the prompt is empty')")
+    assert studio.images == before
     write(tab, "a fluffy red circle")
-    paint(tab)
-    assert "not in the vocabulary of toybox: fluffy" in tab.inner_text("#label")
+    generate(tab)
+    assert "not in the vocabulary of toybox: fluffy" in tab.inner_text("#details")
 
 
 def test_stopping_frees_the_model(studio: Studio, open_tab: Any) -> None:
-    before, tab = studio.pictures, open_tab(steps={"base": 500})
-    tab.click("#paint")
-    tab.wait_for_selector("#sheet .line:has-text('base: step')")
+    before, tab = studio.images, open_tab(steps={"base": 500})
+    tab.click("#generate")
+    tab.wait_for_selector("#panel .line:has-text('base: step')")
     assert tab.locator("#stages .stage.running .expert.lit").count() == 1
     tab.click("#stop")
-    tab.wait_for_selector("#sheet .line:has-text('stopped')")
+    tab.wait_for_selector("#panel .line:has-text('stopped')")
     tab.wait_for_selector(READY)
-    assert studio.pictures == before
+    assert studio.images == before
     number(tab, "base steps", 3)
-    paint(tab)
-    assert len(studio.pictures - before) == 1
+    generate(tab)
+    assert len(studio.images - before) == 1
 
 
-def test_pictures_survive_a_reload_and_are_made_again(studio: Studio, open_tab: Any) -> None:
-    tab, before = open_tab("a green triangle"), studio.pictures
+def test_images_survive_a_reload_and_can_be_repeated(studio: Studio, open_tab: Any) -> None:
+    tab, before = open_tab("a green triangle"), studio.images
     number(tab, "Seed", 77)
-    number(tab, "Pictures", 2)
-    choose_words(tab, "green", "triangle")
+    number(tab, "Images", 2)
+    select_words(tab, "green", "triangle")
     stroke(tab, (0.5, 0.5), (0.5, 0.7))
-    paint(tab)
-    made = sorted(studio.pictures - before)
+    generate(tab)
+    made = sorted(studio.images - before)
     assert len(made) == 2
     tab.reload()
-    tab.wait_for_selector(f'#shelf [data-name="{made[1].name}"]')
+    tab.wait_for_selector(f'#grid [data-name="{made[1].name}"]')
     assert tab.input_value("#prompt textarea") != "a green triangle"
-    tab.click(f'#shelf [data-name="{made[1].name}"]')
-    tab.wait_for_selector("#label:has-text('77, picture 2')")
-    tab.click("[data-deed=again]")
+    tab.click(f'#grid [data-name="{made[1].name}"]')
+    tab.wait_for_selector("#details:has-text('77, image 2')")
+    tab.click("[data-action=restore]")
     tab.wait_for_selector("#phrases .chip:has-text('green triangle')")
     assert tab.input_value("#prompt textarea") == "a green triangle"
     assert tab.get_by_label("Seed", exact=True).input_value() == "77"
-    paint(tab)
-    again = sorted(studio.pictures - before - set(made))
+    generate(tab)
+    again = sorted(studio.images - before - set(made))
     assert [path.read_bytes() for path in again] == [path.read_bytes() for path in made]
 
 
-def test_two_tabs_are_served_in_turn(studio: Studio, open_tab: Any) -> None:
-    before = studio.pictures
+def test_two_tabs_take_turns(studio: Studio, open_tab: Any) -> None:
+    before = studio.images
     one, two = open_tab("a green triangle", {"base": 80}), open_tab("a yellow cross")
-    one.click("#paint")
-    one.wait_for_selector("#sheet .line:has-text('base: step')")
-    two.click("#paint")
-    two.wait_for_selector("#sheet .line:has-text('waiting: 1 run before this one')")
+    one.click("#generate")
+    one.wait_for_selector("#panel .line:has-text('base: step')")
+    two.click("#generate")
+    two.wait_for_selector("#panel .line:has-text('waiting for 1 earlier job')")
     one.wait_for_selector(READY)
     two.wait_for_selector(READY)
-    made = {settings_of(path)["prompt"]: path.name for path in studio.pictures - before}
+    made = {settings_of(path)["prompt"]: path.name for path in studio.images - before}
     for tab, prompt in ((one, "a green triangle"), (two, "a yellow cross")):
-        assert prompt in tab.inner_text("#sheet .line")
-        assert made[prompt] in tab.get_attribute("#sheet img", "src")
+        assert prompt in tab.inner_text("#panel .line")
+        assert made[prompt] in tab.get_attribute("#panel img", "src")
 
 
-def test_leaving_stops_the_run(studio: Studio, open_tab: Any) -> None:
+def test_closing_the_tab_stops_the_job(studio: Studio, open_tab: Any) -> None:
     gone, stays = open_tab(steps={"base": 500}), open_tab()
-    gone.click("#paint")
-    gone.wait_for_selector("#sheet .line:has-text('base: step')")
+    gone.click("#generate")
+    gone.wait_for_selector("#panel .line:has-text('base: step')")
     gone.close()
-    before = studio.pictures
-    paint(stays)
-    assert len(studio.pictures - before) == 1
+    before = studio.images
+    generate(stays)
+    assert len(studio.images - before) == 1

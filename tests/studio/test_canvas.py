@@ -1,4 +1,4 @@
-"""What is painted on the canvas becomes regions, pixel for pixel, and nothing else does."""
+"""A drawing on the canvas becomes regions, pixel for pixel; a broken layout is refused."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from ediffi.studio.canvas import HEAD, PALETTE, PHRASES, Brush, Layout, assets
+from ediffi.studio.canvas import DATA_URL, PALETTE, Brush, CanvasLayout, assets
 from tests.studio.conftest import url
 
-Draw = Callable[..., Layout]
+Draw = Callable[..., CanvasLayout]
 
 
 def test_each_phrase_owns_the_pixels_of_its_colour(drawn: Draw) -> None:
@@ -27,77 +27,79 @@ def test_soft_edges_lose_no_pixel() -> None:
     large = Image.new("RGB", (512, 512), PALETTE[0])
     ImageDraw.Draw(large).ellipse((100, 100, 400, 400), fill=PALETTE[1])
     soft = large.resize((64, 64), Image.Resampling.BICUBIC).convert("RGBA")
-    layout = Layout((Brush("ground", PALETTE[0]), Brush("disc", PALETTE[1])), url(soft))
+    layout = CanvasLayout((Brush("ground", PALETTE[0]), Brush("disc", PALETTE[1])), url(soft))
     ground, disc = (region.mask for region in layout.regions)
     assert torch.equal(ground + disc, torch.ones(64, 64))
     assert disc.sum() == pytest.approx(torch.pi * (150 / 8) ** 2, rel=0.03)
 
 
-def test_half_transparent_is_painted_from_one_half_on() -> None:
+def test_a_pixel_counts_from_an_alpha_of_one_half() -> None:
     image = Image.new("RGBA", (2, 2))
-    colour = Brush("a", PALETTE[0]).rgb
     for at, alpha in enumerate((0, 127, 128, 255)):
-        image.putpixel((at % 2, at // 2), (*colour, alpha))
-    (region,) = Layout((Brush("a", PALETTE[0]),), url(image)).regions
+        image.putpixel((at % 2, at // 2), (*bytes.fromhex(PALETTE[0][1:]), alpha))
+    (region,) = CanvasLayout((Brush("a", PALETTE[0]),), url(image)).regions
     assert region.mask.tolist() == [[0, 0], [1, 1]]
 
 
-def test_a_brush_that_painted_nothing_has_no_region(drawn: Draw) -> None:
-    layout = drawn({"red circle": (0, 0, 9, 9), "blue square": (0, 0, 9, 9)})  # the second over all of the first
+def test_a_brush_that_drew_nothing_has_no_region(drawn: Draw) -> None:
+    layout = drawn({"red circle": (0, 0, 9, 9), "blue square": (0, 0, 9, 9)})  # the second covers the first
     assert [region.phrase for region in layout.regions] == ["blue square"]
     assert layout.unpainted == ["red circle"]
-    assert Layout((Brush("a", PALETTE[0]),)).regions == []
+    assert CanvasLayout((Brush("a", PALETTE[0]),)).regions == []
 
 
-def test_the_value_of_the_page_goes_there_and_back(drawn: Draw) -> None:
+def test_a_layout_survives_json(drawn: Draw) -> None:
     layout = drawn({"red": (0, 0, 9, 9), "blue": (10, 10, 20, 20)})
     heavy = dataclasses.replace(layout.brushes[1], weight=2.5, occurrence=2)
-    layout = Layout((layout.brushes[0], heavy), layout.image)
-    assert Layout.from_value({"prompt": "ignored", **layout.value()}) == layout
-    assert layout.regions[1].weight == 2.5
-    assert layout.regions[1].occurrence == 2
+    layout = CanvasLayout((layout.brushes[0], heavy), layout.image)
+    content = layout.to_json()
+    assert content["brushes"] == [
+        {"phrase": "red", "colour": PALETTE[0], "weight": 1.0},
+        {"phrase": "blue", "colour": PALETTE[1], "weight": 2.5, "occurrence": 2},
+    ]
+    assert CanvasLayout.from_json({"prompt": "ignored", **content}) == layout
+    assert (layout.regions[1].weight, layout.regions[1].occurrence) == (2.5, 2)
     for empty in (None, {}, "", {"brushes": None, "image": None}):
-        assert Layout.from_value(empty) == Layout()
+        assert CanvasLayout.from_json(empty) == CanvasLayout()
 
 
 @pytest.mark.parametrize(
-    ("value", "sentence"),
+    ("brushes", "message"),
     [
-        ({"brushes": [{"phrase": "a", "colour": "#123456"}]}, "the colour of 'a' must be one of #e5484d, "),
-        ({"brushes": [{"phrase": "a"}]}, "the canvas holds no layout: KeyError"),
-        ({"brushes": ["a"]}, "the canvas holds no layout"),
-        ({"brushes": [{"phrase": "a", "colour": PALETTE[0], "weight": []}]}, "the canvas holds no layout"),
-        ({"brushes": [{"phrase": w, "colour": PALETTE[0]} for w in "ab"]}, "the same brush colour"),
-        ({"brushes": [{"phrase": w, "colour": PALETTE[0]} for w in "abcdefghi"]}, "9 phrases are too many"),
+        ([{"phrase": "a", "colour": "#123456"}], "colour of 'a'"),
+        ([{"phrase": "a"}], "KeyError"),
+        (["a"], "broken layout"),
+        ([{"phrase": "a", "colour": PALETTE[0], "weight": []}], "broken layout"),
+        ([{"phrase": phrase, "colour": PALETTE[0]} for phrase in "ab"], "same brush colour"),
+        ([{"phrase": phrase, "colour": PALETTE[0]} for phrase in "abcdefghi"], "9 phrases are too many"),
     ],
 )
-def test_what_is_no_layout_is_refused(value: Any, sentence: str) -> None:
-    with pytest.raises(ValueError, match=sentence):
-        Layout.from_value(value)
+def test_broken_brushes_are_refused(brushes: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CanvasLayout.from_json({"brushes": brushes})
 
 
 @pytest.mark.parametrize(
-    ("image", "sentence"),
+    ("image", "message"),
     [
-        (HEAD + "no base64!", "is broken"),
-        (HEAD + "aGVsbG8=", "is broken"),
+        (DATA_URL + "no base64!", "is broken"),
+        (DATA_URL + "aGVsbG8=", "drawing of the layout"),
         (url(Image.new("RGBA", (8, 9))), "got 8x9"),
         (url(Image.new("RGBA", (2000, 2000))), "at most 1024 pixels wide, got 2000x2000"),
-        (url(Image.new("RGBA", (64, 64), "red"))[:-40], "is broken"),
+        (url(Image.new("RGBA", (64, 64), "red"))[:-40], "drawing of the layout"),
     ],
 )
-def test_a_broken_picture_is_refused(image: str, sentence: str) -> None:
-    with pytest.raises(ValueError, match=sentence):
-        _ = Layout((Brush("a", PALETTE[0]),), image).regions
+def test_a_broken_drawing_is_refused(image: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        _ = CanvasLayout((Brush("a", PALETTE[0]),), image).regions
 
 
 def test_the_canvas_is_in_the_package() -> None:
     parts = assets()
     assert "<canvas" in parts["html_template"]
     assert parts["palette"] == list(PALETTE)
-    for name in (".board", ".hint", ".complaint", ".ring"):
+    for name in (".board", ".hint", ".message", ".ring"):
         assert name in parts["css_template"]
         assert name in parts["js_on_load"]
     for kind in ("html_template", "css_template"):  # Gradio evaluates both as templates
         assert not any(mark in parts[kind] for mark in ("${", "{{", "`", "\\"))
-    assert "sentence" in PHRASES

@@ -1,6 +1,7 @@
-"""The page's updates, and the server: what each event shows, and on which address."""
+"""The updates of the page after each event, and the server."""
 
 import dataclasses
+import logging
 import socket
 import subprocess
 import sys
@@ -12,32 +13,30 @@ import pytest
 from PIL import Image
 
 from ediffi.io.images import MAX_PIXELS
-from ediffi.studio.canvas import Layout
-from ediffi.studio.desk import Desk
-from ediffi.studio.form import OWN, Form, uploaded
-from ediffi.studio.order import Order
-from ediffi.studio.page import Page
+from ediffi.studio.backend import Backend
+from ediffi.studio.canvas import CanvasLayout
+from ediffi.studio.gallery import Gallery
+from ediffi.studio.page import MODEL_SAMPLER, Form, Page, upload_style
+from ediffi.studio.request import GenerationRequest
 from ediffi.studio.server import HOST, check_gradio, free_port
-from ediffi.studio.shelf import Shelf
 
 pytest.importorskip("gradio")
 
-FIELDS = ("prompt", "negative_prompt", "seed", "num_images", "guidance_scale", "paint_weight", "sampler")
-FIELDS += ("style", "style_scale")
+COMPONENTS = ("generate", "stop", "panel", "stages", "gallery", "details", "attention", "show_attention", "chosen")
 
 
 @pytest.fixture
-def page() -> Page:
+def page(backend: Backend) -> Page:
     """The page with names in the place of its components."""
-    steps = tuple(f"steps {k}" for k in range(3))
-    form = Form({name: name for name in FIELDS}, steps, "upload", "dice", "paint", "stop")
-    return Page(form, "canvas", "sheet", "stages", "shelf", "label", "words", "look", "chosen")
+    names = {field.name for field in dataclasses.fields(GenerationRequest)} - {"layout", "num_inference_steps"}
+    form = Form({name: name for name in names}, ("steps 0", "steps 1", "steps 2"), "canvas")
+    return Page(backend, form, **{name: name for name in COMPONENTS})
 
 
 @pytest.fixture
-def values(page: Page, order: Order, shelf: Shelf) -> dict[str, Any]:
-    """What the components send for an order."""
-    return {**page.form.filled(order, shelf), "canvas": {"prompt": order.prompt, **order.layout.value()}, "chosen": ""}
+def values(page: Page, wanted: GenerationRequest) -> dict[str, Any]:
+    """What the components send for a request."""
+    return {**page.form.values(wanted, page.backend.gallery), "chosen": ""}
 
 
 def merged(updates: Iterator[dict[Any, Any]]) -> dict[str, Any]:
@@ -48,122 +47,136 @@ def merged(updates: Iterator[dict[Any, Any]]) -> dict[str, Any]:
     return shown
 
 
-def test_the_form_goes_to_an_order_and_back(page: Page, values: dict[str, Any], order: Order, shelf: Shelf) -> None:
-    assert page.form.order(values, values["canvas"]) == order
-    assert values["sampler"] == OWN
-    named = dataclasses.replace(order, sampler="heun", style=shelf.keep_style(Image.new("RGB", (8, 8))))
-    filled = page.form.filled(named, shelf)
+def test_a_request_survives_the_form(page: Page, values: dict[str, Any], wanted: GenerationRequest) -> None:
+    gallery = page.backend.gallery
+    assert page.form.request(values) == wanted
+    assert values["sampler"] == MODEL_SAMPLER
+    named = dataclasses.replace(wanted, sampler="heun", style=gallery.add_style(Image.new("RGB", (8, 8))))
+    filled = page.form.values(named, gallery)
     assert filled["style"]["url"].endswith(f"styles/{named.style}.png")
-    assert page.form.order(filled, None) == named
+    assert page.form.request(filled) == named
 
 
-def test_painting_ends_with_the_picture_on_the_shelf(desk: Desk, page: Page, values: dict[str, Any]) -> None:
-    updates = list(page.painted(desk, values, "a"))
-    assert updates[0]["paint"].interactive is False
-    assert "data:image/png" in updates[1]["sheet"]
+def test_a_job_ends_with_its_image_in_the_gallery(page: Page, values: dict[str, Any]) -> None:
+    updates = list(page.run(values, "a"))
+    assert updates[0]["generate"].interactive is False
+    assert "data:image/png" in updates[1]["panel"]
     last = merged(iter(updates))
-    (entry,) = desk.shelf.entries()
-    assert last["chosen"] == entry.name
-    assert entry.name in last["sheet"]
-    assert entry.name in last["shelf"]
-    assert "seed</dt><dd>5" in last["label"]
+    (image,) = page.backend.gallery.images()
+    assert last["chosen"] == image.name
+    assert image.name in last["panel"]
+    assert image.name in last["gallery"]
+    assert "seed</dt><dd>5" in last["details"]
     assert last["stages"].count("stage done") == 3
-    assert (last["paint"].interactive, last["stop"].interactive) == (True, False)
+    assert (last["generate"].interactive, last["stop"].interactive) == (True, False)
 
 
 @pytest.mark.parametrize(
-    ("change", "sentence"),
+    ("change", "message"),
     [
-        ({"prompt": ""}, "the prompt is empty"),
+        ({"prompt": ""}, "prompt is empty"),
         ({"seed": None}, "seed must be a whole number"),
-        ({"canvas": {"brushes": [{"phrase": "star", "colour": "#e5484d"}]}}, "the phrase &#x27;star&#x27; is not in"),
-        ({"style": {"name": "0" * 16}}, "no image"),
+        ({"canvas": {"brushes": [{"phrase": "star", "colour": "#e5484d"}]}}, "star&#x27; is not in"),
+        ({"style": {"name": "0" * 16}}, "0000.png"),
         ({"style": {"name": "../secret"}}, "16 hexadecimal digits"),
     ],
 )
-def test_a_wrong_order_is_said_on_the_sheet(
-    desk: Desk, page: Page, values: dict[str, Any], change: dict[str, Any], sentence: str
-) -> None:
-    shown = merged(page.painted(desk, {**values, **change}, "a"))
-    assert sentence in shown["sheet"]
-    assert 'role="alert"' in shown["sheet"]
-    assert "paint" not in shown or shown["paint"].interactive
-    assert desk.shelf.entries() == []
+def test_a_wrong_request_is_an_alert(page: Page, values: dict[str, Any], change: dict[str, Any], message: str) -> None:
+    (shown,) = page.run({**values, **change}, "a")
+    assert set(shown) == {"panel"}
+    assert message in shown["panel"]
+    assert 'role="alert"' in shown["panel"]
 
 
-def test_a_stopped_run_leaves_the_page_ready(desk: Desk, page: Page, values: dict[str, Any]) -> None:
-    updates = page.painted(desk, {**values, "steps 0": 500}, "a")
+def test_a_stopped_job_leaves_the_page_ready(page: Page, values: dict[str, Any]) -> None:
+    updates = page.run({**values, "steps 0": 500}, "a")
     shown = next(updates) | next(updates)
-    desk.stop("a")
+    page.backend.jobs.stop("a")
     shown |= merged(updates)
-    assert "stopped" in shown["sheet"]
-    assert shown["paint"].interactive
+    assert "stopped" in shown["panel"]
+    assert shown["generate"].interactive
 
 
-def test_a_bug_is_shown_and_leaves_the_page_ready(
-    desk: Desk, page: Page, values: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_an_image_is_shown_with_its_settings(page: Page, values: dict[str, Any], wanted: GenerationRequest) -> None:
+    assert page.show_newest()["chosen"] == ""
+    name = merged(page.run({**values, "prompt": "a fluffy red circle"}, "a"))["chosen"]
+    shown = page.show_newest()
+    assert shown["chosen"] == name
+    assert "fluffy" in shown["details"]
+    assert "3 steps" in shown["stages"]
+    assert shown["show_attention"].interactive
+    gone = page.show("gone.png")
+    assert gone["chosen"] == ""
+    assert not gone["show_attention"].interactive
+    (other,) = page.backend.gallery.add([Image.new("RGB", (8, 8))], {"order": {"num_inference_steps": "no"}})
+    assert page.show(other)["chosen"] == other
+
+
+def test_a_bug_is_reported_and_logged(
+    page: Page, values: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(*args: Any, **options: Any) -> None:
-        raise RuntimeError("out of memory")
+    def broken(*_: Any) -> None:
+        raise KeyError("lost")
 
-    monkeypatch.setattr(type(desk.cascade), "sample", broken)
-    shown = merged(page.painted(desk, values, "a"))
-    assert "this is a bug, RuntimeError: out of memory" in shown["sheet"]
-    assert shown["paint"].interactive
-    assert "Traceback" in capsys.readouterr().err
+    monkeypatch.setattr(page.backend.gallery, "add", broken)
+    with caplog.at_level(logging.ERROR, "ediffi"):
+        shown = merged(page.run(values, "a"))
+    assert "this is a bug, KeyError" in shown["panel"]
+    assert shown["generate"].interactive
+    assert "Traceback" in caplog.text
 
 
-def test_again_fills_the_form(
-    desk: Desk, page: Page, values: dict[str, Any], order: Order, drawn: Callable[..., Layout]
+def test_the_settings_of_an_image_are_restored(
+    page: Page, values: dict[str, Any], wanted: GenerationRequest, drawn: Callable[..., CanvasLayout]
 ) -> None:
     layout = drawn({"red circle": (0, 0, 30, 30)})
-    name = merged(page.painted(desk, {**values, "canvas": layout.value()}, "a"))["chosen"]
-    filled = page.filled(desk, name)
-    assert filled["canvas"] == {"prompt": order.prompt, **layout.value()}
-    assert page.form.order({**values, **filled}, filled["canvas"]) == dataclasses.replace(order, layout=layout)
-    assert "cannot be put back" in page.filled(desk, "gone.png")["sheet"]
-    (other,) = desk.shelf.add([Image.new("RGB", (8, 8))], {"prompt": "a cat", "seed": 1, "paint": [{}]})
-    assert "not put back: paint" in page.filled(desk, other)["sheet"]
+    name = merged(page.run({**values, "canvas": layout.to_json()}, "a"))["chosen"]
+    restored = page.restore(name)
+    assert restored["canvas"] == {"prompt": wanted.prompt, **layout.to_json()}
+    assert page.form.request({**values, **restored}) == dataclasses.replace(wanted, layout=layout)
+    assert "cannot be restored" in page.restore("gone.png")["panel"]
+    (other,) = page.backend.gallery.add([Image.new("RGB", (8, 8))], {"prompt": "a cat", "seed": 1, "paint": [{}]})
+    assert "not restored: paint" in page.restore(other)["panel"]
 
 
-def test_the_words_are_shown(desk: Desk, page: Page, values: dict[str, Any]) -> None:
-    name = merged(page.painted(desk, values, "a"))["chosen"]
-    shown = merged(page.looked(desk, name, "a"))
-    assert shown["words"].count("<figure>") > 5
-    assert shown["paint"].interactive
-    assert "not among the pictures" in merged(page.looked(desk, "gone.png", "a"))["words"]
+def test_the_attention_is_shown(page: Page, values: dict[str, Any]) -> None:
+    name = merged(page.run(values, "a"))["chosen"]
+    shown = merged(page.attend(name, "a"))
+    assert shown["attention"].count("<figure>") > 5
+    assert shown["generate"].interactive
+    assert "not among the images" in merged(page.attend("gone.png", "a"))["attention"]
 
 
-def test_pictures_that_are_none_are_refused_by_name(shelf: Shelf, tmp_path: Path) -> None:
-    wrong = tmp_path / "notes.png"
-    wrong.write_text("not a picture")
-    with pytest.raises(ValueError, match=r"^notes\.png is not an image"):
-        uploaded(shelf, str(wrong))
-    bomb = tmp_path / "bomb.png"
+def test_a_style_file_that_is_no_image_is_refused_by_name(gallery: Gallery, tmp_path: Path) -> None:
+    wrong, bomb = tmp_path / "notes.png", tmp_path / "bomb.png"
+    wrong.write_text("not an image")
     Image.new("1", (MAX_PIXELS // 1000 + 1, 1000)).save(bomb)
-    with pytest.raises(ValueError, match=r"^bomb\.png is 64001x1000; at most 64 million pixels"):
-        uploaded(shelf, str(bomb))
+    for path, message in ((wrong, r"^notes\.png "), (bomb, r"^bomb\.png is 64001x1000")):
+        with pytest.raises(ValueError, match=message):
+            upload_style(gallery, str(path))
 
 
 def test_the_page_is_built(tmp_path: Path) -> None:
-    """In a process of its own: Gradio leaves event loops and sockets open."""
+    """In another process: Gradio leaves event loops and sockets open."""
     code = (
-        "import sys; from pathlib import Path; from ediffi.pipeline.painter import Painter\n"
-        "from ediffi.studio.app import build; from ediffi.studio.desk import Desk\n"
-        "from ediffi.studio.shelf import Shelf\n"
-        "config = build(Desk(Painter('toybox'), Shelf(Path(sys.argv[1])))).get_config_file()\n"
-        "print(*(component['props'].get('elem_id') for component in config['components']))"
+        "import sys; from pathlib import Path; from ediffi.pipeline.cascade import Cascade\n"
+        "from ediffi.studio.app import build; from ediffi.studio.backend import Backend\n"
+        "from ediffi.studio.gallery import Gallery\n"
+        "config = build(Backend(Cascade.from_pretrained('toybox'), Gallery(Path(sys.argv[1])))).get_config_file()\n"
+        "print(*(component['props'].get('elem_id') for component in config['components']))\n"
+        "print(*next(c['props']['choices'] for c in config['components'] if c['props'].get('elem_id') == 'sampler'))"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    named = {"prompt", "phrases", "canvas", "sheet", "stages", "shelf", "label", "words", "paint", "stop"}
-    assert named <= set(done.stdout.split())
+    ids, names = done.stdout.splitlines()
+    assert {"prompt", "phrases", "canvas", "panel", "stages", "grid", "details", "maps", "generate"} <= set(ids.split())
+    assert all(f"'{name}'" in names for name in ("euler", "kutta3", "paper-steps"))
 
 
 # The server
 
 
-def test_a_taken_port_gives_way_to_the_next() -> None:
+def test_a_used_port_gives_way_to_the_next() -> None:
     with socket.socket() as taken:
         taken.bind((HOST, 0))
         taken.listen()
@@ -177,11 +190,11 @@ def test_a_taken_port_gives_way_to_the_next() -> None:
 
 def test_without_gradio_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"^the studio needs Gradio: pip install 'ediffi\[studio\]'$"):
+    with pytest.raises(ValueError, match=r"pip install 'ediffi\[studio\]'"):
         check_gradio()
 
 
-def test_a_wrong_model_is_one_line(tmp_path: Path) -> None:
+def test_an_unknown_model_is_one_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "ediffi", "studio", "--model", "nope", "--output", str(tmp_path / "out")]
     done = subprocess.run([*command, "--port", "0"], capture_output=True, text=True)
     assert done.returncode == 1

@@ -1,0 +1,85 @@
+"""What all sessions share: one model, its job queue, and the gallery that its images go to."""
+
+import dataclasses
+from collections.abc import Iterator
+
+from ediffi.io.images import open_image
+from ediffi.pipeline.cascade import Cascade, Progress
+from ediffi.pipeline.options import SamplingOptions, Style
+from ediffi.studio.attention_view import AttentionView, attention_view
+from ediffi.studio.gallery import Gallery
+from ediffi.studio.jobs import JobEvent, JobQueue
+from ediffi.studio.progress import StepTimes
+from ediffi.studio.request import KEY, GenerationRequest, missing_inputs
+from ediffi.studio.views import index_of
+
+
+class Backend:
+    """A model and a gallery behind the page.
+
+    Args:
+        cascade: the model.
+        gallery: where the images go.
+    """
+
+    def __init__(self, cascade: Cascade, gallery: Gallery) -> None:
+        self.cascade, self.gallery = cascade, gallery
+        self.jobs, self.step_times = JobQueue(), StepTimes()
+
+    def notices(self, request: GenerationRequest) -> list[str]:
+        """The parts of a request that have no effect, a sentence each."""
+        notices = self.cascade.prompt_notices(request.prompt)
+        if unpainted := request.layout.unpainted:
+            notices.append(f"no region is drawn for {', '.join(map(repr, unpainted))}")
+        return notices
+
+    def generate(self, session: str, request: GenerationRequest) -> Iterator[JobEvent]:
+        """Check a request, then iterate over its job, which puts images into the gallery and results in their names.
+
+        Raises:
+            FileNotFoundError: the style image does not exist.
+            ValueError: the request cannot be carried out.
+        """
+        request.check(self.cascade)
+        options = self._options(request)
+
+        def work(progress: Progress) -> list[str]:
+            result = self.cascade.generate(request.prompt, options, progress)
+            return self.gallery.add(result.images, {**result.settings, KEY: request.to_json()})
+
+        return self.jobs.run(session, work)
+
+    def attention(self, session: str, name: str) -> Iterator[JobEvent]:
+        """Iterate over a job that samples an image of the gallery again and results in its `AttentionView`.
+
+        Raises:
+            FileNotFoundError: the image does not exist.
+            ValueError: another model generated it, or its settings lack an input.
+        """
+        settings = self.gallery.image(name).settings
+        if settings.get("model") != self.cascade.name:
+            raise ValueError(f"{name} is an image of {settings.get('model')!r}; this page runs {self.cascade.name!r}")
+        if missing := missing_inputs(settings):
+            raise ValueError(f"{name} cannot be sampled again: its settings do not contain {', '.join(missing)}")
+        request = GenerationRequest.from_settings(settings, self.cascade)
+        options = dataclasses.replace(
+            self._options(request),
+            num_images_per_prompt=1,
+            first_index=index_of(settings),
+            num_inference_steps=request.num_inference_steps[:1] or None,  # the base stage is sampled alone
+        )
+        image = open_image(self.gallery.path(name), exif=True)
+
+        def work(progress: Progress) -> AttentionView:
+            return attention_view(self.cascade, request.prompt, options, image, progress)
+
+        return self.jobs.run(session, work)
+
+    def close(self, seconds: float = 10.0) -> None:
+        """Stop all jobs, and wait at most `seconds` until the model is idle."""
+        self.jobs.stop()
+        self.jobs.wait_until_idle(seconds)
+
+    def _options(self, request: GenerationRequest) -> SamplingOptions:
+        style = Style(self.gallery.style(request.style), request.style_scale) if request.style else None
+        return request.options(style)

@@ -1,0 +1,137 @@
+"""The gallery: a folder of generated images with their settings, and of the style images that they refer to."""
+
+import hashlib
+import itertools
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ediffi.io import png
+from ediffi.io.files import replacing
+from ediffi.io.images import open_image
+
+STYLES = "styles"
+"""Subfolder of the style images."""
+MAX_LISTED = 120
+"""How many of the newest images the page lists."""
+STYLE_SIDE = 1024
+"""Largest side in pixels of a stored style image; CLIP reads far fewer pixels."""
+
+
+@dataclass(frozen=True)
+class GalleryImage:
+    """A file name in the gallery, and the settings that the image was generated with."""
+
+    name: str
+    settings: Mapping[str, Any]
+
+
+class Gallery:
+    """PNG files of the studio and of any other command of ediffi.
+
+    Args:
+        folder: where they are; made if it is missing.
+
+    Raises:
+        OSError: the folder cannot be made.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.resolve()
+        (self.folder / STYLES).mkdir(parents=True, exist_ok=True)
+        self._cache: dict[tuple[str, int], GalleryImage | None] = {}
+
+    def add(self, images: Sequence[Image.Image], settings: Mapping[str, Any]) -> list[str]:
+        """Save the images of one call, each with the settings and its own index; returns the file names.
+
+        Raises:
+            OSError: a file cannot be written.
+        """
+        now = time.strftime("%Y%m%d-%H%M%S")
+        stems = (f"{now}-{number}" if number else now for number in itertools.count())
+        stem = next(stem for stem in stems if not (self.folder / f"{stem}-0.png").exists())
+        names = [f"{stem}-{index}.png" for index in range(len(images))]
+        for index in reversed(range(len(images))):  # the first image gets the newest time
+            png.save(images[index], self.folder / names[index], {**settings, "index": index})
+        return names
+
+    def images(self, limit: int = MAX_LISTED) -> list[GalleryImage]:
+        """The images of ediffi in the folder, the newest first; other files are skipped."""
+        found = (self._read(path) for path in sorted(self.folder.glob("*.png"), key=_newest_first))
+        return list(itertools.islice((image for image in found if image is not None), limit))
+
+    def image(self, name: str) -> GalleryImage:
+        """One image.
+
+        Raises:
+            FileNotFoundError: there is no image of that name.
+        """
+        path = self.folder / Path(name).name
+        if path.name != name or (image := self._read(path)) is None:
+            raise FileNotFoundError(f"{name!r} is not among the images in {self.folder}")
+        return image
+
+    def path(self, name: str) -> Path:
+        """The file of an image; raises as `image`."""
+        return self.folder / self.image(name).name
+
+    def add_style(self, image: Image.Image) -> str:
+        """Store a style image, so that images that refer to it can be generated again; returns its name, a hash.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        small = image.convert("RGB")
+        small.thumbnail((STYLE_SIDE, STYLE_SIDE))
+        name = hashlib.sha256(small.tobytes()).hexdigest()[:16]
+        path = self.style_path(name)
+        if not path.exists():
+            with replacing(path) as beside:
+                small.save(beside, "png")
+        return name
+
+    def style(self, name: str) -> Image.Image:
+        """A style image.
+
+        Raises:
+            FileNotFoundError: it does not exist.
+            ValueError: the name is not 16 hexadecimal digits, or the file is not an image.
+        """
+        return open_image(self.style_path(name), exif=True)
+
+    def style_path(self, name: str) -> Path:
+        """The file of a style image.
+
+        Raises:
+            ValueError: `name` is not 16 hexadecimal digits.
+        """
+        if not re.fullmatch(r"[0-9a-f]{16}", name):
+            raise ValueError(f"the name of a style image must be 16 hexadecimal digits, got {name!r}")
+        return self.folder / STYLES / f"{name}.png"
+
+    def _read(self, path: Path) -> GalleryImage | None:
+        """The image in a file, read again when the file changes; None if ediffi did not make it."""
+        try:
+            key = (path.name, path.stat().st_mtime_ns)
+        except FileNotFoundError:  # removed a moment ago
+            return None
+        if key not in self._cache:
+            try:
+                settings = png.settings_of(path)
+            except (ValueError, OSError):  # not an image, or one without settings
+                settings = None
+            self._cache[key] = GalleryImage(path.name, settings) if isinstance(settings, dict) else None
+        return self._cache[key]
+
+
+def _newest_first(path: Path) -> tuple[int, str]:
+    """Sort key; removed files come last."""
+    try:
+        return -path.stat().st_mtime_ns, path.name
+    except FileNotFoundError:
+        return 0, path.name

@@ -1,0 +1,160 @@
+"""What the user asks the page for: checked before the job waits, stored in the image, and read back from it."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ediffi.diffusion.layout import Region
+from ediffi.diffusion.paint import places
+from ediffi.pipeline.cascade import Cascade
+from ediffi.pipeline.options import SamplingOptions, Style
+from ediffi.pipeline.prompt import parse
+from ediffi.studio.canvas import CanvasLayout
+
+KEY = "order"
+"""Key of the request in the settings of an image."""
+NOT_IN_IMAGE = ("paint", "style", "switch", "edit", "low_res")
+"""Inputs of other commands. The settings of an image only have their hash, or the page has no field for them."""
+MAX_IMAGES = 4
+MAX_STEPS = 500
+MAX_SEED = 2**32 - 1
+PAINT_WEIGHT = 1.0
+"""Paint weight of the page for models that define none."""
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """Images to generate.
+
+    Args:
+        prompt: what the images should show.
+        negative_prompt: what they should not show; empty for the null condition.
+        seed: image k is a function of (seed, k).
+        num_images: how many images.
+        num_inference_steps: of each stage.
+        guidance_scale: of the base stage.
+        paint_weight: of the base stage; no effect without a layout.
+        sampler: name of a sampler or preset; empty for the model's own.
+        style: name of a style image in the gallery; empty for none.
+        style_scale: strength of the style image.
+        layout: phrases of the prompt and where they belong.
+    """
+
+    prompt: str
+    negative_prompt: str = ""
+    seed: int = 0
+    num_images: int = 1
+    num_inference_steps: tuple[int, ...] = ()
+    guidance_scale: float = 1.0
+    paint_weight: float = PAINT_WEIGHT
+    sampler: str = ""
+    style: str = ""
+    style_scale: float = 1.0
+    layout: CanvasLayout = field(default_factory=CanvasLayout)
+
+    @classmethod
+    def default(cls, cascade: Cascade, prompt: str) -> "GenerationRequest":
+        """A request with the model's own settings."""
+        plan = cascade.plan()
+        return cls(
+            prompt,
+            num_inference_steps=tuple(sampling.num_inference_steps for sampling in plan),
+            guidance_scale=float(plan[0].guidance_scale),
+            paint_weight=float(plan[0].paint_weight) or PAINT_WEIGHT,
+        )
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "GenerationRequest":
+        """The request in the output of `to_json` or in the values of the page.
+
+        Raises:
+            ValueError: a number is missing, of a wrong type, or out of range.
+        """
+        steps = {f"num_inference_steps of stage {k}": n for k, n in enumerate(content["num_inference_steps"], start=1)}
+        return cls(
+            prompt=str(content.get("prompt") or "").strip(),
+            negative_prompt=str(content.get("negative_prompt") or "").strip(),
+            seed=_integer(content, "seed", 0, MAX_SEED),
+            num_images=_integer(content, "num_images", 1, MAX_IMAGES),
+            num_inference_steps=tuple(_integer(steps, name, 1, MAX_STEPS) for name in steps),
+            guidance_scale=_number(content, "guidance_scale"),
+            paint_weight=_number(content, "paint_weight"),
+            sampler=str(content.get("sampler") or ""),
+            style=str(content.get("style") or ""),
+            style_scale=_number(content, "style_scale"),
+            layout=CanvasLayout.from_json(content.get("layout")),
+        )
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any], cascade: Cascade) -> "GenerationRequest":
+        """The request of an image: as stored, or else from the settings that another command stored.
+
+        Raises:
+            ValueError: a stored number is of a wrong type or out of range.
+        """
+        if KEY in settings:
+            return cls.from_json(settings[KEY])
+        known = {name: settings[name] for name in ("prompt", "negative_prompt", "seed") if name in settings}
+        plan = list(settings.get("stages", {}).values())
+        if len(plan) == len(cascade.stages):
+            known["num_inference_steps"] = [stage["num_inference_steps"] for stage in plan]
+            known["guidance_scale"] = plan[0]["guidance_scale"]
+        return cls.from_json({**cls.default(cascade, "").to_json(), **known})
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {**fields, "num_inference_steps": list(self.num_inference_steps), "layout": self.layout.to_json()}
+
+    def check(self, cascade: Cascade) -> None:
+        """Check that the images can be generated, without sampling.
+
+        Raises:
+            ValueError: a prompt is empty or too long, a phrase is not in it, or a setting is out of range.
+        """
+        text = parse(self.prompt).text
+        for brush in self.layout.brushes:
+            places(text, Region(brush.phrase, torch.ones(1, 1), brush.weight, brush.occurrence))
+        if self.layout.regions and not self.paint_weight:
+            raise ValueError("the layout has no effect, since the paint weight is 0; give one above 0, or clear it")
+        cascade.plan(self.options())
+
+    def options(self, style: Style | None = None) -> SamplingOptions:
+        """The options of `Cascade.generate`, with the style image that the caller has loaded."""
+        return SamplingOptions(
+            negative_prompt=self.negative_prompt or None,
+            num_images_per_prompt=self.num_images,
+            seed=self.seed,
+            num_inference_steps=self.num_inference_steps or None,
+            guidance_scale=self.guidance_scale,
+            sampler=self.sampler or None,
+            paint_weight=self.paint_weight,
+            style=style,
+            paint=self.layout.regions,
+        )
+
+
+def missing_inputs(settings: Mapping[str, Any]) -> list[str]:
+    """Inputs of an image that its settings do not contain; without them it cannot be generated again."""
+    return [] if KEY in settings else [name for name in NOT_IN_IMAGE if name in settings]
+
+
+def _integer(content: Mapping[str, Any], name: str, low: int, high: int) -> int:
+    value = content.get(name)
+    if not isinstance(value, int | float) or value != int(value) or not low <= value <= high:
+        raise ValueError(f"{name} must be a whole number from {low} to {high}, got {_shown(value)}")
+    return int(value)
+
+
+def _number(content: Mapping[str, Any], name: str) -> float:
+    value = content.get(name)
+    if not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        raise ValueError(f"{name} must be a number of at least 0, got {_shown(value)}")
+    return float(value)
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is None else repr(value)

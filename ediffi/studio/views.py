@@ -1,0 +1,123 @@
+"""The parts of the page that show images, as HTML: the image panel, the gallery, and the details of one image."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+from urllib.parse import quote
+
+from PIL import Image
+
+from ediffi.studio.gallery import Gallery, GalleryImage
+
+MAX_PNG_SIDE = 64
+"""Larger previews are sent as JPEG."""
+
+
+def data_url(image: Image.Image) -> str:
+    """An image as a data URL."""
+    kind, options = ("png", {}) if image.width <= MAX_PNG_SIDE else ("jpeg", {"quality": 85})
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def file_url(gallery: Gallery, name: str) -> str:
+    """The address of a file of the gallery, as Gradio serves it."""
+    return "/gradio_api/file=" + quote(str(gallery.folder / name))
+
+
+def image_panel(
+    sources: Sequence[str],
+    text: str,
+    *,
+    detail: str = "",
+    share: float | None = None,
+    error: str = "",
+    notices: Sequence[str] = (),
+) -> str:
+    """Images, with a progress bar and a line of text under them.
+
+    Args:
+        sources: addresses of the images; with none, a placeholder is shown.
+        text: what happens, or the prompt.
+        detail: at the right end of the line, such as the time left.
+        share: how much of the work is done, 0 to 1; None for no bar.
+        error: why there is no image.
+        notices: parts of the request that have no effect.
+    """
+    images = "".join(f'<img src="{escape(source)}" alt="generated image">' for source in sources)
+    images = images or '<div class="blank">The image appears here.</div>'
+    alert = f'<div class="alert" role="alert">{escape(error)}</div>' if error else ""
+    messages = alert + "".join(f'<div class="notice" role="status">{escape(notice)}</div>' for notice in notices)
+    bar = "" if share is None else f'<i style="width:{100 * share:.1f}%"></i>'
+    return (
+        f'<div class="panel n{min(len(sources), 4)}">{images}<div class="messages">{messages}</div></div>'
+        f'<div class="bar{" on" * (share is not None)}">{bar}</div>'
+        f'<div class="line"><span>{escape(text)}</span><em>{escape(detail)}</em></div>'
+    )
+
+
+def gallery_grid(gallery: Gallery, images: Sequence[GalleryImage], chosen: str) -> str:
+    """The images of the gallery as buttons; `chosen` is the name of the marked one."""
+    cards = "".join(
+        f'<button type="button" data-name="{escape(image.name)}" class="card{" chosen" * (image.name == chosen)}" '
+        f'title="{escape(prompt_of(image))}"><img loading="lazy" src="{escape(file_url(gallery, image.name))}" '
+        f'alt="{escape(prompt_of(image))}"></button>'
+        for image in images
+    )
+    empty = "<p>Generated images appear here. They are stored in the output folder.</p>"
+    return f'<div class="grid">{cards or empty}</div>'
+
+
+def image_details(gallery: Gallery, image: GalleryImage | None, notices: Sequence[str] = ()) -> str:
+    """The prompt and settings of an image, the button that repeats it, and the link to its file; empty for None."""
+    if image is None:
+        return '<div class="details"></div>'
+    try:
+        rows = _rows(image.settings)
+    except (KeyError, TypeError, ValueError, AttributeError):  # settings of another version
+        rows = [("settings", "written by another version")]
+    listed = "".join(f"<dt>{name}</dt><dd>{escape(value)}</dd>" for name, value in rows)
+    link = f'<a href="{escape(file_url(gallery, image.name))}" download="{escape(image.name)}">Download PNG</a>'
+    noticed = "".join(f'<p class="notice">{escape(notice)}</p>' for notice in notices)
+    return (
+        f'<div class="details"><p class="prompt">{escape(prompt_of(image))}</p><dl>{listed}</dl>{noticed}'
+        f'<div class="actions"><button type="button" data-action="restore">Reuse these settings</button>{link}</div></div>'
+    )
+
+
+def prompt_of(image: GalleryImage) -> str:
+    """The prompt of an image; of a call with several prompts, all of them."""
+    prompt = image.settings.get("prompt", "")
+    return prompt if isinstance(prompt, str) else ", ".join(map(str, prompt))
+
+
+def index_of(settings: Mapping[str, Any]) -> int:
+    """The number of an image in its run, from 0: with the seed, it decides the noise."""
+    return int(settings.get("first_index", 0)) + int(settings.get("index", 0))
+
+
+def _rows(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Names and values of the settings."""
+    index = index_of(settings)
+    stages: Mapping[str, Mapping[str, Any]] = settings.get("stages", {})
+    steps = ", ".join(f"{name} {stage['num_inference_steps']}" for name, stage in stages.items())
+    samplers = ", ".join(dict.fromkeys(stage["sampler"] for stage in stages.values()))
+    base = next(iter(stages.values()), {})
+    request = settings.get("order", {})
+    rows = [("seed", f"{settings.get('seed', '?')}" + (f", image {index + 1}" if index else ""))]
+    if settings.get("negative_prompt"):
+        rows.append(("without", str(settings["negative_prompt"])))
+    rows += [
+        ("model", str(settings.get("model", "?"))),
+        ("steps", f"{steps}, by {samplers}"),
+        ("guidance", f"{base.get('guidance_scale', 1):g}"),
+    ]
+    if brushes := request.get("layout", {}).get("brushes"):
+        phrases = ", ".join(str(brush["phrase"]) for brush in brushes)
+        rows.append(("painted", f"{phrases} (weight {request['paint_weight']:g})"))
+    if settings.get("style"):
+        rows.append(("style", f"image, scale {settings['style']['scale']:g}"))
+    return rows

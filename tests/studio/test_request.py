@@ -1,0 +1,95 @@
+"""A request is checked before its job waits, stored in the image, and read back from it."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from ediffi.pipeline.cascade import Cascade
+from ediffi.pipeline.options import SamplingOptions, Style
+from ediffi.studio.canvas import PALETTE, Brush, CanvasLayout
+from ediffi.studio.request import GenerationRequest, missing_inputs
+
+
+def test_the_default_is_the_model_s_own_plan(cascade: Cascade) -> None:
+    default = GenerationRequest.default(cascade, "a red circle")
+    plan = cascade.plan()
+    expected = [dataclasses.replace(plan[0], paint_weight=default.paint_weight), *plan[1:]]
+    assert cascade.plan(default.options()) == expected
+    assert default.paint_weight > 0
+
+
+def test_a_request_survives_json(wanted: GenerationRequest, drawn: Callable[..., CanvasLayout]) -> None:
+    layout = drawn({"red circle": (0, 0, 30, 30)})
+    texts = {"negative_prompt": "blue", "sampler": "heun", "style": "0123456789abcdef"}
+    full = dataclasses.replace(wanted, num_images=2, style_scale=0.5, layout=layout, **texts)
+    assert GenerationRequest.from_json(json.loads(json.dumps(full.to_json()))) == full
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("seed", None, "seed must be a whole number from 0 to 4294967295, got nothing"),
+        ("seed", -1, "got -1"),
+        ("seed", 1.5, r"got 1\.5"),
+        ("num_images", 5, "num_images .* from 1 to 4, got 5"),
+        ("num_inference_steps", [3, None, 1], "stage 2 .* from 1 to 500"),
+        ("guidance_scale", -0.5, "guidance_scale .* at least 0, got -0.5"),
+        ("paint_weight", float("nan"), "paint_weight .* got nan"),
+        ("style_scale", "much", "style_scale .* got 'much'"),
+    ],
+)
+def test_a_wrong_number_is_named(wanted: GenerationRequest, field: str, value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        GenerationRequest.from_json({**wanted.to_json(), field: value})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompt": " "}, "prompt is empty"),
+        ({"prompt": "x" * 6000}, "at most 5000"),
+        ({"negative_prompt": "x" * 6000}, "at most 5000"),
+        ({"layout": CanvasLayout((Brush("green star", PALETTE[0]),))}, "'green star' is not in the prompt"),
+        ({"layout": CanvasLayout((Brush("red circle", PALETTE[0], occurrence=2),))}, "2"),
+        ({"sampler": "hoin"}, "heun"),
+        ({"num_inference_steps": (3, 2)}, "num_inference_steps has 2 values"),
+    ],
+)
+def test_an_impossible_request_is_refused(
+    wanted: GenerationRequest, cascade: Cascade, changes: dict[str, Any], message: str
+) -> None:
+    wanted.check(cascade)
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(wanted, **changes).check(cascade)
+
+
+def test_a_layout_needs_a_paint_weight(
+    wanted: GenerationRequest, cascade: Cascade, drawn: Callable[..., CanvasLayout]
+) -> None:
+    request = dataclasses.replace(wanted, layout=drawn({"red circle": (0, 0, 9, 9)}), paint_weight=0.0)
+    with pytest.raises(ValueError, match="paint weight is 0"):
+        request.check(cascade)
+
+
+def test_the_options_are_those_of_the_request(wanted: GenerationRequest, drawn: Callable[..., CanvasLayout]) -> None:
+    style = Style(Image.new("RGB", (8, 8)), 2.0)
+    options = dataclasses.replace(wanted, layout=drawn({"red circle": (0, 0, 30, 30)})).options(style)
+    assert options.style is style
+    assert [region.phrase for region in options.paint] == ["red circle"]
+    assert (options.negative_prompt, options.sampler, options.seed) == (None, None, 5)
+    assert tuple(options.num_inference_steps) == (3, 2, 1)
+
+
+def test_the_request_of_an_image_of_another_command(cascade: Cascade) -> None:
+    options = SamplingOptions(negative_prompt="blue", seed=9, num_inference_steps=(2, 1, 1), guidance_scale=2.0)
+    settings = cascade.generate("a red circle", options).settings
+    request = GenerationRequest.from_settings(settings, cascade)
+    assert (request.prompt, request.seed, request.negative_prompt) == ("a red circle", 9, "blue")
+    assert (request.num_inference_steps, request.guidance_scale) == ((2, 1, 1), 2.0)
+    assert missing_inputs(settings) == []
+    assert missing_inputs({**settings, "paint": [], "style": {}}) == ["paint", "style"]
+    assert missing_inputs({**settings, "paint": [], "order": {}}) == []
