@@ -106,12 +106,12 @@ class EfficientUNet(nn.Module):
         skips = []
         for level, blocks in enumerate(self.down):
             h = h if level == 0 else self.halving[level - 1](h)
-            for block in blocks:
+            for block in blocks.children():
                 h = run(block, h, *told)
             skips.append(h)
         for level in reversed(range(len(self.up))):
             h = torch.cat([h, skips.pop() / math.sqrt(2)], dim=1)
-            for block in self.up[level]:
+            for block in self.up[level].children():
                 h = run(block, h, *told)
             h = h if level == 0 else F.interpolate(self.doubling[level - 1](h), scale_factor=2.0, mode="nearest")
         return F.pixel_shuffle(self.out(F.silu(self.norm(h))), self.patch_size)

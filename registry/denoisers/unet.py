@@ -54,7 +54,7 @@ class UNet(nn.Module):
         self.gradient_checkpointing = gradient_checkpointing
 
         def block(channels_in: int, channels_out: int, attention: bool = False, **rest: Any) -> Block:
-            on = {"self_attention": attention, "cross_attention": attention}
+            on: dict[str, Any] = {"self_attention": attention, "cross_attention": attention}
             return Block(
                 channels_in, channels_out, embedding, head_channels, norm_groups, dropout=dropout, **on, **rest
             )

@@ -1,7 +1,6 @@
-"""The menu of samplers: solvers of the probability-flow ODE, by name.
+"""The samplers by name: solvers of the probability-flow ODE.
 
-    from registry import samplers
-    samplers.names()
+    from ediffi.registry import samplers
     sampler = samplers.create("heun", s_churn=40)
     images = sampler(denoise, x, karras(18, 0.002, 80))
 
@@ -11,22 +10,17 @@ Grids are in `ediffi.registry.samplers.schedules`, the paper's own settings in `
 import math
 
 from ediffi.registry.core import Registry
-from ediffi.registry.samplers import adams
-from ediffi.registry.samplers.adams import ExpAdams
-from ediffi.registry.samplers.deis import Deis, Variable
-from ediffi.registry.samplers.dpmpp import DPMpp2M
+from ediffi.registry.samplers.multistep import AdamsVariable, Deis, DeisVariable, DPMpp2M, ExpAdams
 from ediffi.registry.samplers.runge_kutta import EULER, HEUN, KUTTA3, Churn, RungeKutta
+from ediffi.registry.samplers.solver import Solver
 from ediffi.registry.types import Sampler
 
 REGISTRY: Registry[Sampler] = Registry("samplers")
-names = REGISTRY.names
-create = REGISTRY.create
-describe = REGISTRY.describe
-register = REGISTRY.register
+register, create, names, describe = REGISTRY.register, REGISTRY.create, REGISTRY.names, REGISTRY.describe
 
 
 @register
-def euler(s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = math.inf, s_noise: float = 1.0) -> RungeKutta:
+def euler(s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = math.inf, s_noise: float = 1.0) -> Solver:
     """Euler's method, with EDM's churn: order 1, n network calls for n steps. Without churn it is DDIM.
 
     Args:
@@ -35,11 +29,11 @@ def euler(s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = math.inf, s
         s_tmax: highest noise level at which noise is added.
         s_noise: factor on the standard deviation of the added noise, about 1.
     """
-    return RungeKutta(EULER, Churn(s_churn, s_tmin, s_tmax, s_noise))
+    return Solver(RungeKutta(EULER, Churn(s_churn, s_tmin, s_tmax, s_noise)))
 
 
 @register
-def heun(s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = math.inf, s_noise: float = 1.0) -> RungeKutta:
+def heun(s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = math.inf, s_noise: float = 1.0) -> Solver:
     """Heun's method, with EDM's churn (EDM, algorithms 1 and 2): order 2, 2n - 1 network calls for n steps.
 
     Args:
@@ -48,35 +42,35 @@ def heun(s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = math.inf, s_
         s_tmax: highest noise level at which noise is added.
         s_noise: factor on the standard deviation of the added noise, about 1.
     """
-    return RungeKutta(HEUN, Churn(s_churn, s_tmin, s_tmax, s_noise))
+    return Solver(RungeKutta(HEUN, Churn(s_churn, s_tmin, s_tmax, s_noise)))
 
 
 @register
-def kutta3() -> RungeKutta:
+def kutta3() -> Solver:
     """Kutta's third-order method, eDiff-I's "3kutta": order 3, 3(n - 1) + 1 network calls for n steps."""
-    return RungeKutta(KUTTA3)
+    return Solver(RungeKutta(KUTTA3))
 
 
 @register
-def deis(order: int = 3, variable: Variable = "log_rho") -> Deis:
+def deis(order: int = 3, variable: DeisVariable = "log_rho") -> Solver:
     """DEIS, multistep, in log rho: n network calls for n steps.
 
     Args:
         order: evaluations combined = order of convergence, 1 (DDIM) to 3; the DEIS paper's AB number is one less.
         variable: the interpolating polynomial is in "log_rho" or in "rho".
     """
-    return Deis(order, variable)
+    return Solver(Deis(order, variable))
 
 
 @register
-def dpmpp_2m() -> DPMpp2M:
-    """DPM-Solver++(2M), multistep on the denoised picture: order 2, n network calls for n steps."""
-    return DPMpp2M()
+def dpmpp_2m() -> Solver:
+    """DPM-Solver++(2M), multistep on the denoised image: order 2, n network calls for n steps."""
+    return Solver(DPMpp2M())
 
 
 @register
-def exp_ab(order: int = 2, variable: adams.Variable = "vp_time") -> ExpAdams:
-    """Exponential Adams-Bashforth on the denoised picture, in VP time: n network calls for n steps.
+def exp_ab(order: int = 2, variable: AdamsVariable = "vp_time") -> Solver:
+    """Exponential Adams-Bashforth on the denoised image, in VP time: n network calls for n steps.
 
     Meant for the grid that is uniform in t^(1/3), `ediffi.registry.samplers.schedules.vp_time`.
 
@@ -84,11 +78,11 @@ def exp_ab(order: int = 2, variable: adams.Variable = "vp_time") -> ExpAdams:
         order: evaluations combined = order of convergence, 1 (DDIM) to 3.
         variable: the interpolating polynomial is in "vp_time" or in "log_sigma".
     """
-    return ExpAdams(order, variable, corrector=False)
+    return Solver(ExpAdams(order, variable, corrector=False))
 
 
 @register
-def exp_abm(order: int = 3, variable: adams.Variable = "vp_time") -> ExpAdams:
+def exp_abm(order: int = 3, variable: AdamsVariable = "vp_time") -> Solver:
     """Exponential Adams-Bashforth-Moulton, `exp_ab` with a corrector as UniPC's: n network calls for n steps.
 
     Each evaluation also corrects the step that led to it. Meant for the same grid as `exp_ab`. With guidance on the
@@ -98,4 +92,4 @@ def exp_abm(order: int = 3, variable: adams.Variable = "vp_time") -> ExpAdams:
         order: evaluations that the predictor combines, 1 to 3; as in UniPC, the order of convergence is one more.
         variable: the interpolating polynomial is in "vp_time" or in "log_sigma".
     """
-    return ExpAdams(order, variable, corrector=True)
+    return Solver(ExpAdams(order, variable, corrector=True))

@@ -1,8 +1,8 @@
-"""The paper's sampler settings, read both ways.
+"""The paper's sampler settings, in both readings.
 
 eDiff-I, table 7, says "DEIS, 3kutta, base 25 steps order 6, super-resolution 10 steps order 3". Our reading: 3kutta is
-Kutta's third-order Runge-Kutta method in rho, three network calls a step, so "order" is not the solver's; it is the
-exponent of the time grid (`ts_order` in the DEIS authors' code), here the rho of `karras`. The "steps" remain two-way:
+Kutta's third-order Runge-Kutta method in rho, with three network calls a step, so "order" is not the solver's. It is
+the exponent of the time grid (`ts_order` in the DEIS authors' code), here the rho of `karras`. "Steps" can be read as:
 
 - paper-steps: 25 (10) Runge-Kutta steps, plus the closing Euler step to 0: 26 (11) steps, 76 (31) network calls.
 - paper-nfe: a budget of 25 (10) network calls: 8 (3) Runge-Kutta steps plus the closing one. Both numbers are 3k + 1.
@@ -12,16 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
-from ediffi.registry import samplers
 from ediffi.registry.core import UnknownNameError
-from ediffi.registry.samplers.schedules import GRIDS, Grid
-from ediffi.registry.types import Sampler
+from ediffi.registry.samplers.schedules import Grid
 
-Kind = Literal["base", "super_resolution"]
+StageKind = Literal["base", "super_resolution"]
 
 
 @dataclass(frozen=True)
@@ -42,27 +36,14 @@ class Preset:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     grid: Grid = "karras"
 
-    def build(self) -> Sampler:
-        """The sampler."""
-        return samplers.create(self.sampler, **self.arguments)
 
-    def sigmas(self, sigma_min: float, sigma_max: float, dtype: torch.dtype = torch.float32) -> Float[Tensor, " s"]:
-        """The [num_steps + 1] grid between the stage's own noise levels; see `schedules`."""
-        return GRIDS[self.grid](self.num_steps, sigma_min, sigma_max, self.rho, dtype)
-
-    @property
-    def nfe(self) -> int:
-        """Network calls."""
-        return self.build().nfe(self.num_steps)
-
-
-PRESETS: Mapping[str, Mapping[Kind, Preset]] = {
+PRESETS: Mapping[str, Mapping[StageKind, Preset]] = {
     "paper-steps": {"base": Preset("kutta3", 26, 6.0), "super_resolution": Preset("kutta3", 11, 3.0)},
     "paper-nfe": {"base": Preset("kutta3", 9, 6.0), "super_resolution": Preset("kutta3", 4, 3.0)},
 }
 
 
-def preset(name: str, kind: Kind) -> Preset:
+def preset(name: str, kind: StageKind) -> Preset:
     """The preset called `name` for a stage of this kind.
 
     Raises:

@@ -7,12 +7,11 @@ evaluations between its ends, and `denoise` gets the sigma of each, because an e
 import math
 from dataclasses import dataclass
 
-from jaxtyping import Float
 from torch import Tensor
 
 from ediffi.registry.random import randn
-from ediffi.registry.samplers.ode import Evaluate, combine, descend
-from ediffi.registry.types import Callback, Denoise, Generators
+from ediffi.registry.samplers.solver import Evaluate, Step, combine
+from ediffi.registry.types import Generators
 
 
 @dataclass(frozen=True)
@@ -75,8 +74,8 @@ class Churn:
 class RungeKutta:
     """x_next = x + h sum_j b_j d_j, d_j = (x_j - D(x_j; sigma_j)) / sigma_j, h = sigma_next - sigma.
 
-    EDM, algorithm 2, is this with Heun's tableau; DEIS calls the family rho-RK.
-    The step to sigma = 0 is an Euler step, which is the denoised picture itself; it costs one evaluation.
+    EDM, algorithm 2, is this with Heun's tableau; DEIS calls the family rho-RK. The step to sigma = 0 is an Euler step,
+    which gives the denoised image itself.
 
     Args:
         tableau: which method.
@@ -86,23 +85,16 @@ class RungeKutta:
     tableau: Tableau
     churn: Churn = Churn()
 
-    def __call__(
-        self,
-        denoise: Denoise,
-        x: Float[Tensor, " b *shape"],
-        sigmas: Float[Tensor, " s"],
-        *,
-        generator: Generators = None,
-        callback: Callback | None = None,
-    ) -> Float[Tensor, " b *shape"]:
-        """The clean picture; see `ediffi.registry.types.Sampler`. `generator` draws the churn, where there is any.
+    @property
+    def stages(self) -> int:
+        """Evaluations of a step."""
+        return len(self.tableau.b)
 
-        Raises:
-            ValueError: `sigmas` is not a decreasing grid that ends in 0.
-        """
+    def start(self, num_steps: int, generator: Generators) -> Step:
+        """The step function; `generator` draws the churn, where there is any."""
 
         def step(evaluate: Evaluate, x: Tensor, sigma: float, sigma_next: float) -> tuple[Tensor, Tensor]:
-            x, sigma = self.churn(x, sigma, len(sigmas) - 1, generator)
+            x, sigma = self.churn(x, sigma, num_steps, generator)
             if sigma_next == 0:
                 denoised = evaluate(x, sigma)
                 return denoised, denoised
@@ -115,8 +107,4 @@ class RungeKutta:
                 slopes.append((x_j - denoised) / sigma_j)
             return combine(x, [h * b for b in self.tableau.b], slopes), denoised
 
-        return descend(denoise, x, sigmas, step, callback)
-
-    def nfe(self, num_steps: int) -> int:
-        """Network calls: s (n - 1) + 1 for a method of s stages."""
-        return len(self.tableau.b) * (num_steps - 1) + 1
+        return step

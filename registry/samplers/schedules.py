@@ -1,17 +1,50 @@
-"""Grids of noise levels: what a sampler walks down, by name in `GRIDS`."""
+"""Grids of noise levels by name, in `GRIDS`, and the time of the linear variance-preserving schedule.
+
+That schedule (Song et al., arXiv 2011.13456, appendix C) has beta(t) = beta_min + (beta_max - beta_min) t, t <= 1, so
+x_VP = x / sqrt(1 + sigma^2) with sigma^2 = exp((beta_max - beta_min) t^2 / 2 + beta_min t) - 1 (EDM, table 1, "VP").
+Here it is only a clock: a grid is uniform in it, and the polynomial of a solver is in it. t = 1 is sigma = 152; larger
+noise levels have t > 1.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ediffi.registry.samplers import vp
-
 Grid = Literal["karras", "vp_time"]
-"""What a power of which is uniform: the noise level, or the time of the linear VP schedule."""
+"""A power is uniform: of the noise level, or of the time of the linear VP schedule."""
+
+Array = npt.NDArray[np.float64]
+
+BETA_MIN, BETA_MAX = 0.1, 20.0
+"""Of Song et al."""
+
+SLOPE = BETA_MAX - BETA_MIN
+
+
+def time_of(sigma: Array) -> Array:
+    """t = (sqrt(beta_min^2 + 2 (beta_max - beta_min) log(1 + sigma^2)) - beta_min) / (beta_max - beta_min).
+
+    Computed as 2 l / (beta_min + sqrt(...)), l = log(1 + sigma^2), which loses no digits where sigma is small.
+
+    Args:
+        sigma: noise levels, at least 0.
+    """
+    log = np.log1p(np.square(sigma))
+    return np.asarray(2 * log / (BETA_MIN + np.sqrt(BETA_MIN**2 + 2 * SLOPE * log)))
+
+
+def sigma_of(time: Array) -> Array:
+    """sigma = sqrt(exp((beta_max - beta_min) t^2 / 2 + beta_min t) - 1).
+
+    Args:
+        time: t, at least 0.
+    """
+    return np.asarray(np.sqrt(np.expm1(SLOPE * np.square(time) / 2 + BETA_MIN * time)))
 
 
 def karras(
@@ -52,8 +85,8 @@ def vp_time(
 ) -> Float[Tensor, " s"]:
     """sigma_i = sigma(t_i), t_i^(1/rho) uniform from t(sigma_max) to t(sigma_min), i < n; sigma_n = 0.
 
-    t is the time of the linear VP schedule, see `ediffi.registry.samplers.vp`. In the DEIS authors' code this is the grid of
-    `ts_phase` "t" and `ts_order` rho. Arguments, result and errors as `karras`.
+    t is the time of the linear VP schedule. In the DEIS authors' code this is the grid of `ts_phase` "t" and `ts_order`
+    rho. Arguments, result and errors as `karras`.
 
     Args:
         num_steps: n.
@@ -64,9 +97,9 @@ def vp_time(
         dtype: floating dtype of the result.
     """
     _check(num_steps, sigma_min, sigma_max, rho)
-    t_max, t_min = vp.time_of(np.array([sigma_max, sigma_min])).tolist()
+    t_max, t_min = time_of(np.array([sigma_max, sigma_min])).tolist()
     times = _uniform(num_steps, t_max, t_min, rho)
-    return _closed(torch.from_numpy(vp.sigma_of(times.numpy())), sigma_min, sigma_max, dtype)
+    return _closed(torch.from_numpy(sigma_of(times.numpy())), sigma_min, sigma_max, dtype)
 
 
 GRIDS: Mapping[Grid, Callable[..., Float[Tensor, " s"]]] = {"karras": karras, "vp_time": vp_time}

@@ -22,9 +22,10 @@ from torch import Tensor
 
 from ediffi.registry import samplers
 from ediffi.registry.random import generators, randn
-from ediffi.registry.samplers.deis import Deis, Variable, coefficients
+from ediffi.registry.samplers.multistep import Deis, DeisVariable, deis_coefficients
 from ediffi.registry.samplers.runge_kutta import EULER, HEUN, KUTTA3, Churn, Tableau
 from ediffi.registry.samplers.schedules import karras
+from ediffi.registry.samplers.solver import Solver
 from ediffi.registry.types import Denoise, Sampler, SamplerState
 
 EVERY = samplers.names()
@@ -102,13 +103,15 @@ def test_tableaus_meet_the_order_conditions(tableau: Tableau, order: int) -> Non
 @given(
     st.lists(st.floats(0.15, 0.95), min_size=1, max_size=3), st.floats(0.1, 80.0), st.sampled_from(["log_rho", "rho"])
 )
-def test_deis_coefficients_integrate_polynomials_exactly(ratios: list[float], rho: float, variable: Variable) -> None:
+def test_deis_coefficients_integrate_polynomials_exactly(
+    ratios: list[float], rho: float, variable: DeisVariable
+) -> None:
     """With k levels, the integral of v(rho)^m d rho is exact for m < k: in log rho by the antiderivatives below."""
     rhos = [rho]
     for ratio in ratios[1:]:
         rhos.append(rhos[-1] / ratio)
     rho_next = rho * ratios[0]
-    weights = coefficients(rhos, rho_next, variable)
+    weights = deis_coefficients(rhos, rho_next, variable)
     antiderivatives = {
         "log_rho": [lambda r: r, lambda r: r * (math.log(r) - 1), lambda r: r * ((math.log(r) - 1) ** 2 + 1)],
         "rho": [lambda r: r, lambda r: r**2 / 2, lambda r: r**3 / 3],
@@ -203,7 +206,7 @@ def test_order_of_convergence(name: str, arguments: dict[str, Any], order: int) 
     assert abs(slope - order) < 0.25, f"{name} {arguments}: slope {slope:.2f}, errors {errors}"
 
 
-def test_every_sampler_of_the_house_has_its_order_measured() -> None:
+def test_every_sampler_of_ours_has_its_order_measured() -> None:
     ours = {name for name in EVERY if samplers.REGISTRY.factory(name).__module__ == samplers.__name__}
     assert ours == {name for name, _, _ in ORDERS}
 
@@ -334,7 +337,7 @@ def test_nfe_is_the_number_of_calls(name: str, arguments: dict[str, Any], num_st
 
 
 def test_deis_is_of_order_three_in_log_rho_unless_told() -> None:
-    assert samplers.deis() == Deis(order=3, variable="log_rho")
+    assert samplers.deis() == Solver(Deis(order=3, variable="log_rho"))
 
 
 def test_nfe_formulas() -> None:
@@ -467,8 +470,8 @@ def test_bad_arguments(name: str, arguments: dict[str, Any], message: str) -> No
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_a_recipe_can_name_it_and_a_stranger_can_read_of_it(name: str) -> None:
-    """`class_path: ediffi.registry.samplers.<name>` under the annotation `Sampler`, and a description with every argument."""
+def test_a_recipe_can_name_it_and_its_docstring_has_every_argument(name: str) -> None:
+    """`class_path: ediffi.registry.samplers.<name>` under the annotation `Sampler`."""
     factory = samplers.REGISTRY.factory(name)
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--sampler", type=Sampler)

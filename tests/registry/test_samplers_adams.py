@@ -16,9 +16,8 @@ from torch import Tensor
 
 from ediffi.registry import samplers
 from ediffi.registry.random import randn
-from ediffi.registry.samplers import vp
-from ediffi.registry.samplers.adams import Variable, coefficients
-from ediffi.registry.samplers.schedules import karras, vp_time
+from ediffi.registry.samplers.multistep import AdamsVariable, adams_coefficients
+from ediffi.registry.samplers.schedules import BETA_MAX, BETA_MIN, karras, sigma_of, time_of, vp_time
 from ediffi.registry.types import SamplerState
 
 SPREAD = torch.linspace(0.2, 1.5, 7, dtype=torch.float64) ** 2
@@ -38,7 +37,7 @@ def vp_time_plainly(sigma: float) -> float:
     return (-0.1 + math.sqrt(0.1**2 + 2 * 19.9 * math.log(1 + sigma**2))) / 19.9
 
 
-CLOCKS: dict[Variable, Callable[[float], float]] = {"vp_time": vp_time_plainly, "log_sigma": math.log}
+CLOCKS: dict[AdamsVariable, Callable[[float], float]] = {"vp_time": vp_time_plainly, "log_sigma": math.log}
 
 
 # The clock
@@ -46,8 +45,8 @@ CLOCKS: dict[Variable, Callable[[float], float]] = {"vp_time": vp_time_plainly, 
 
 @given(st.floats(1e-4, 300.0))
 def test_the_clock_and_its_inverse(sigma: float) -> None:
-    time = vp.time_of(np.array([sigma]))
-    assert float(vp.sigma_of(time)[0]) == pytest.approx(sigma, rel=1e-11)
+    time = time_of(np.array([sigma]))
+    assert float(sigma_of(time)[0]) == pytest.approx(sigma, rel=1e-11)
     if sigma > 0.01:  # below, the textbook formula loses digits
         assert float(time[0]) == pytest.approx(vp_time_plainly(sigma), rel=1e-9)
 
@@ -55,14 +54,14 @@ def test_the_clock_and_its_inverse(sigma: float) -> None:
 def test_the_clock_agrees_with_the_alphas_of_diffusers() -> None:
     """A DDPM of 1000 small steps under the same betas is the VP process in discrete time."""
     steps = 100_000
-    betas = torch.linspace(vp.BETA_MIN, vp.BETA_MAX, steps, dtype=torch.float64) / steps
+    betas = torch.linspace(BETA_MIN, BETA_MAX, steps, dtype=torch.float64) / steps
     scheduler = importlib.import_module("diffusers").DDPMScheduler(
         num_train_timesteps=steps, trained_betas=betas.numpy()
     )
     alphas = scheduler.alphas_cumprod.double()
     for index in (10_000, 50_000, 99_999):
         sigma = float(((1 - alphas[index]) / alphas[index]).sqrt())
-        assert float(vp.time_of(np.array([sigma]))[0]) == pytest.approx((index + 1) / steps, rel=1e-3)
+        assert float(time_of(np.array([sigma]))[0]) == pytest.approx((index + 1) / steps, rel=1e-3)
 
 
 # Coefficients
@@ -76,7 +75,7 @@ def test_the_clock_agrees_with_the_alphas_of_diffusers() -> None:
     st.sampled_from(["vp_time", "log_sigma"]),
 )
 def test_polynomials_are_integrated_exactly(
-    ratios: list[float], lowest: float, corrector: bool, variable: Variable
+    ratios: list[float], lowest: float, corrector: bool, variable: AdamsVariable
 ) -> None:
     """For D = v^m, m below the number of levels, the step is exact: against an adaptive quadrature of another kind."""
     grid = [lowest]
@@ -84,7 +83,7 @@ def test_polynomials_are_integrated_exactly(
         grid.append(grid[-1] * ratio)
     sigma_next, sigma = grid[0], grid[1]
     levels = grid if corrector else grid[1:]
-    weights = coefficients(levels, sigma, sigma_next, variable)
+    weights = adams_coefficients(levels, sigma, sigma_next, variable)
     clock = CLOCKS[variable]
     for m in range(len(levels)):
         exact, _ = quad(
@@ -102,16 +101,16 @@ def test_polynomials_are_integrated_exactly(
 def test_order_two_in_log_sigma_has_its_closed_form(h: float) -> None:
     """(e^-h - 1 + h) / h_last on the difference of the two evaluations: phi_2 of an exponential integrator."""
     sigma, h_last = 2.0, 0.7
-    first, second = coefficients([sigma, sigma * math.exp(h_last)], sigma, sigma * math.exp(-h), "log_sigma")
+    first, second = adams_coefficients([sigma, sigma * math.exp(h_last)], sigma, sigma * math.exp(-h), "log_sigma")
     assert first + second == pytest.approx(-math.expm1(-h), rel=1e-12)
     assert second == pytest.approx(-(math.exp(-h) - 1 + h) / h_last, rel=1e-9)
 
 
 @pytest.mark.parametrize("span", [(80.0, 79.999), (80.0, 0.002), (1e-3, 9e-4)])
 @pytest.mark.parametrize("variable", ["vp_time", "log_sigma"])
-def test_short_and_long_steps_keep_their_digits(span: tuple[float, float], variable: Variable) -> None:
+def test_short_and_long_steps_keep_their_digits(span: tuple[float, float], variable: AdamsVariable) -> None:
     sigma, sigma_next = span
-    weights = coefficients([sigma, 1.3 * sigma, 2 * sigma], sigma, sigma_next, variable)
+    weights = adams_coefficients([sigma, 1.3 * sigma, 2 * sigma], sigma, sigma_next, variable)
     assert sum(weights) == pytest.approx(1 - sigma_next / sigma, rel=1e-9)
 
 
@@ -128,7 +127,9 @@ def test_in_log_sigma_the_coefficients_are_those_of_sa_solver(count: int) -> Non
             count, -grid[1].log(), -grid[0].log(), list(-levels.log()), torch.tensor(0.0, dtype=torch.float64)
         )
         expected = [float(grid[0] * value) for value in theirs]
-        assert coefficients(levels.tolist(), 0.9, 0.4, "log_sigma") == pytest.approx(expected, rel=1e-9, abs=1e-11)
+        assert adams_coefficients(levels.tolist(), 0.9, 0.4, "log_sigma") == pytest.approx(
+            expected, rel=1e-9, abs=1e-11
+        )
 
 
 def unipc(order: int, sigmas: Tensor, step: int, outputs: list[Tensor]) -> Any:
@@ -147,7 +148,7 @@ def test_in_log_sigma_the_predictor_is_unip(order: int) -> None:
     x, outputs = noise(2, 3, 4, 4), list(noise(3, 2, 3, 4, 4))
     scale = (1 + sigmas**2).sqrt()
     theirs = unipc(order, sigmas, 2, outputs).multistep_uni_p_bh_update(outputs[-1], sample=x / scale[2], order=order)
-    weights = coefficients(sigmas[:3].flip(0)[:order].tolist(), 1.7, 0.9, "log_sigma")
+    weights = adams_coefficients(sigmas[:3].flip(0)[:order].tolist(), 1.7, 0.9, "log_sigma")
     ours = x * 0.9 / 1.7 + sum(w * D for w, D in zip(weights, outputs[::-1], strict=False))
     torch.testing.assert_close(ours, theirs * scale[3], rtol=1e-10, atol=1e-10)
 
@@ -160,7 +161,7 @@ def test_in_log_sigma_the_corrector_is_unic(order: int) -> None:
     theirs = unipc(order, sigmas, 3, outputs).multistep_uni_c_bh_update(
         new, last_sample=x / scale[2], this_sample=x, order=order
     )
-    weights = coefficients(sigmas.flip(0)[: order + 1].tolist(), 1.7, 0.9, "log_sigma")
+    weights = adams_coefficients(sigmas.flip(0)[: order + 1].tolist(), 1.7, 0.9, "log_sigma")
     ours = x * 0.9 / 1.7 + sum(w * D for w, D in zip(weights, [new, *outputs[::-1]], strict=False))
     torch.testing.assert_close(ours, theirs * scale[3], rtol=1e-10, atol=1e-10)
 
@@ -178,7 +179,7 @@ def test_in_log_sigma_order_two_is_dpmpp_2m_to_third_order_in_the_step() -> None
 
 
 @pytest.mark.parametrize("variable", ["vp_time", "log_sigma"])
-def test_order_one_is_euler(variable: Variable) -> None:
+def test_order_one_is_euler(variable: AdamsVariable) -> None:
     sigmas, x = karras(12, 0.002, 80.0, dtype=torch.float64), 80 * noise(4, 7)
     euler = samplers.euler()(gaussian, x, sigmas)
     torch.testing.assert_close(samplers.exp_ab(1, variable)(gaussian, x, sigmas), euler, rtol=1e-11, atol=1e-11)
@@ -233,7 +234,7 @@ def test_the_corrector_follows_one_degree_more(order: int) -> None:
 
     def corrected(k: int) -> Tensor:
         levels = grid[k::-1][:order]
-        weights = coefficients(levels, grid[k], grid[k + 1])
+        weights = adams_coefficients(levels, grid[k], grid[k + 1])
         known = sum(w * polynomial(level, order) for w, level in zip(weights, levels, strict=True))
         return (states[k].x - known) * grid[k] / grid[k + 1]
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ediffi.registry import samplers
 from ediffi.registry.core import UnknownNameError
-from ediffi.registry.samplers.presets import PRESETS, Kind, Preset, preset
+from ediffi.registry.samplers.presets import PRESETS, StageKind, preset
 from ediffi.registry.samplers.schedules import GRIDS, Grid, karras, vp_time
 
 
@@ -94,7 +94,7 @@ def test_bad_arguments(grid: Grid, arguments: tuple[int, float, float], message:
         ("paper-nfe", "super_resolution", 10, 3.0),
     ],
 )
-def test_the_paper_in_network_calls(name: str, kind: Kind, nfe: int, rho: float) -> None:
+def test_the_paper_in_network_calls(name: str, kind: StageKind, nfe: int, rho: float) -> None:
     chosen = preset(name, kind)
     calls = 0
 
@@ -103,17 +103,10 @@ def test_the_paper_in_network_calls(name: str, kind: Kind, nfe: int, rho: float)
         calls += 1
         return x * 0
 
-    chosen.build()(denoise, torch.ones(1, 2), chosen.sigmas(0.002, 80.0))
-    assert calls == chosen.nfe == nfe
+    sampler = samplers.create(chosen.sampler, **chosen.arguments)
+    sampler(denoise, torch.ones(1, 2), GRIDS[chosen.grid](chosen.num_steps, 0.002, 80.0, chosen.rho))
+    assert calls == sampler.nfe(chosen.num_steps) == nfe
     assert (chosen.sampler, chosen.rho) == ("kutta3", rho)
-
-
-def test_a_preset_builds_its_grid_and_its_sampler_with_its_arguments() -> None:
-    chosen = Preset("deis", 12, 5.0, {"order": 2})
-    assert chosen.build() == samplers.deis(order=2)
-    assert torch.equal(chosen.sigmas(0.01, 50.0), karras(12, 0.01, 50.0, 5.0))
-    assert chosen.nfe == 12
-    assert torch.equal(Preset("exp_ab", 9, 2.0, grid="vp_time").sigmas(0.01, 50.0), vp_time(9, 0.01, 50.0, 2.0))
 
 
 def test_every_preset_serves_both_kinds_of_stage() -> None:

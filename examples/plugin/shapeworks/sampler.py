@@ -3,15 +3,14 @@
 import math
 from dataclasses import dataclass
 
-from jaxtyping import Float
 from torch import Tensor
 
 from ediffi.registry.random import randn
-from ediffi.registry.samplers.ode import Evaluate, descend
-from ediffi.registry.types import Callback, Denoise, Generators
+from ediffi.registry.samplers.solver import Evaluate, Solver, Step
+from ediffi.registry.types import Generators
 
 
-def dpmpp_2m_sde(eta: float = 1.0) -> "DPMpp2MSDE":
+def dpmpp_2m_sde(eta: float = 1.0) -> Solver:
     """SDE-DPM-Solver++(2M) (arXiv 2211.01095): fresh noise at every step; n network calls for n steps.
 
     Args:
@@ -20,7 +19,7 @@ def dpmpp_2m_sde(eta: float = 1.0) -> "DPMpp2MSDE":
     Raises:
         ValueError: `eta` is negative or not finite.
     """
-    return DPMpp2MSDE(eta)
+    return Solver(DPMpp2MSDE(eta))
 
 
 @dataclass(frozen=True)
@@ -29,32 +28,21 @@ class DPMpp2MSDE:
 
     With s = sigma, h = log(s / s_next), r = h_last / h and D = D_i + (D_i - D_{i-1}) / 2r, as k-diffusion's
     `sample_dpmpp_2m_sde` has it ("midpoint"). The first step is of first order, and so is the step to 0, which is the
-    denoised picture itself.
+    denoised image itself.
 
     Args:
         eta: see `dpmpp_2m_sde`.
     """
 
     eta: float = 1.0
+    stages = 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.eta < math.inf:
             raise ValueError(f"eta is {self.eta}; it must be finite and at least 0")
 
-    def __call__(
-        self,
-        denoise: Denoise,
-        x: Float[Tensor, "b c h w"],
-        sigmas: Float[Tensor, " s"],
-        *,
-        generator: Generators = None,
-        callback: Callback | None = None,
-    ) -> Float[Tensor, "b c h w"]:
-        """The clean picture; see `ediffi.registry.types.Sampler`. `generator` draws the noise of every step.
-
-        Raises:
-            ValueError: `sigmas` is not a decreasing grid that ends in 0.
-        """
+    def start(self, num_steps: int, generator: Generators) -> Step:
+        """The step function of one run; `generator` draws the noise of every step."""
         last: tuple[float, Tensor] | None = None
 
         def step(evaluate: Evaluate, x: Tensor, sigma: float, sigma_next: float) -> tuple[Tensor, Tensor]:
@@ -74,8 +62,4 @@ class DPMpp2MSDE:
                 x = x + sigma_next * math.sqrt(-math.expm1(-2 * self.eta * h)) * noise
             return x, denoised
 
-        return descend(denoise, x, sigmas, step, callback)
-
-    def nfe(self, num_steps: int) -> int:
-        """Network calls: one a step."""
-        return num_steps
+        return step
