@@ -1,6 +1,7 @@
-"""The wheel, installed away from the checkout, is whole; a stranger's registry.py is named, not tripped over.
+"""The wheel and the archive of the sources are complete, and the wheel works away from the checkout.
 
-The archive of the sources has all that it takes to build the same wheel, to test it and to read about it.
+The checkout has `ediffi/registry` and `ediffi/evaluation` as links to folders beside `ediffi`; both archives have
+the files themselves there.
 """
 
 import os
@@ -65,19 +66,24 @@ def call(folder: Path, *command: str | Path) -> "subprocess.CompletedProcess[str
     return subprocess.run(command, cwd=folder, env=CLEAN, capture_output=True, text=True)
 
 
-def shipped(*suffixes: str) -> set[str]:
-    """What git would keep of the three packages and the recipes, by the name it has in the wheel."""
-    listed = [path for room in ("ediffi", "registry", "evaluation", "recipes") for path in (ROOT / room).rglob("*")]
-    names = {path.relative_to(ROOT).as_posix() for path in listed if path.suffix in suffixes or path.name == "py.typed"}
-    return {f"ediffi/_{name}" if name.startswith("recipes/") else name for name in names}
+def files(*folders: str) -> set[str]:
+    """All files of the checkout in these folders, links followed, but for caches."""
+    walked = (
+        Path(place) / name
+        for top in folders
+        for place, _, names in os.walk(ROOT / top, followlinks=True)
+        for name in names
+    )
+    return {path.relative_to(ROOT).as_posix() for path in walked if "__pycache__" not in path.parts}
 
 
-def test_the_wheel_holds_the_house_and_nothing_else(wheel: Path) -> None:
+def test_the_wheel_holds_one_package_with_all_of_its_files(wheel: Path) -> None:
     inside = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    expected = shipped(".py", ".yaml", ".json", ".safetensors", ".html", ".css", ".js", ".j2")
-    assert {"registry/core.py", "registry/py.typed", "evaluation/py.typed", "ediffi/py.typed"} <= expected
-    assert not expected - inside
-    assert {name.partition("/")[0] for name in inside} == {"ediffi", "registry", "evaluation"}
+    assert {name.partition("/")[0] for name in inside} == {"ediffi"}
+    expected = files("ediffi") | {f"ediffi/_{name}" for name in files("recipes")}
+    for name in ("registry/core.py", "evaluation/judge.py", "_recipes/toybox/base.yaml", "py.typed"):
+        assert f"ediffi/{name}" in expected
+    assert inside == expected
 
 
 def test_nothing_was_left_lying_in_it(wheel: Path) -> None:
@@ -122,11 +128,9 @@ def test_the_sources_hold_all_that_is_kept(sources: Path) -> None:
         information = archive.extractfile(f"ediffi-{ediffi.__version__}/PKG-INFO")
         assert information is not None
         check_metadata(Parser().parsestr(information.read().decode()))
-    rooms = ("ediffi", "registry", "evaluation", "recipes", "tests", "docs", "benchmarks", "examples")
-    kept = {path for room in rooms for path in (ROOT / room).rglob("*") if path.suffix in (".py", ".yaml", ".md")}
-    files = ("LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "RELEASE_CHECKLIST.md", "Makefile", ".ci/run")
-    files += ("pyproject.toml", "mkdocs.yml", "ediffi/py.typed", "docs/site.css", "docs/images/toybox.png")
-    assert not {*(path.relative_to(ROOT).as_posix() for path in kept), *files} - inside
+    kept = files("ediffi", "recipes", "reproduction", "tests", "docs", "benchmarks", "examples")
+    kept |= {"LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "RELEASE_CHECKLIST.md", "Makefile", ".ci/run"}
+    assert not kept - inside
     tops = {name.partition("/")[0] for name in inside}
     assert not tops & {"runs", "data", "outputs", "build", "dist", ".venv", ".git", "demo.png"}
     assert not [name for name in inside if re.search(r"__pycache__|\.pyc$|\.tmp$|\.ckpt$", name)]
@@ -158,42 +162,24 @@ def test_it_brings_the_recipes(environment: Path, tmp_path: Path) -> None:
     assert [line.split()[0] for line in done.stdout.splitlines()] == [name.as_posix() for name in names]
 
 
-@pytest.fixture(params=["registry.py", "evaluation/__init__.py"])
-def stranger(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A file of the user's own that has one of our names."""
-    file: Path = tmp_path / request.param
-    file.parent.mkdir(exist_ok=True)
-    file.write_text("raise SystemExit('the stranger was imported')")
-    return file
+@pytest.mark.parametrize("where", ["checkout", "wheel"])
+def test_it_works_beside_files_of_the_same_names(where: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """A repository that uses ediffi may have an `evaluation.py`, a `registry.py` and a `utils/` of its own."""
+    python = sys.executable if where == "checkout" else request.getfixturevalue("environment") / "python"
+    (tmp_path / "utils").mkdir()
+    for name in ("evaluation.py", "registry.py", "utils/__init__.py"):
+        (tmp_path / name).write_text("raise SystemExit('the wrong module was imported')")
+    code = "import ediffi; print(len(ediffi.Cascade.from_pretrained('toybox').stages), ediffi.__file__)"
+    path = {"PYTHONPATH": str(ROOT)} if where == "checkout" else {}
+    done = subprocess.run([python, "-c", code], cwd=tmp_path, env=CLEAN | path, capture_output=True, text=True)
+    count, file = done.stdout.split() or [done.stderr, ""]
+    assert count == "3"
+    assert Path(file).is_relative_to(ROOT) == (where == "checkout")
 
 
-def test_a_stranger_of_the_same_name_is_named(environment: Path, tmp_path: Path, stranger: Path) -> None:
-    done = call(tmp_path, environment / "python", "-m", "ediffi", "--help")
-    assert done.returncode == 1
-    assert done.stdout == ""
-    assert done.stderr.startswith(f"ediffi: error: {stranger} shadows the package ")
-    assert done.stderr.count("\n") == 1
-
-
-@pytest.mark.parametrize("statement", ["import ediffi", "from ediffi.cli import recipes"])
-def test_a_program_gets_an_import_error(environment: Path, tmp_path: Path, stranger: Path, statement: str) -> None:
-    code = f"try:\n    {statement}\nexcept ImportError as error:\n    print(error)"
-    done = call(tmp_path, environment / "python", "-c", code)
-    assert done.stdout.startswith(f"{stranger} shadows the package "), done.stderr
-
-
-@pytest.mark.usefixtures("stranger")
-def test_the_console_script_does_not_look_in_this_folder(environment: Path, tmp_path: Path) -> None:
-    done = call(tmp_path, environment / "ediffi", "recipes", "ls")
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_a_stranger_on_the_search_path_is_named_by_the_console_script(
-    environment: Path, tmp_path: Path, stranger: Path
-) -> None:
-    command = [environment / "ediffi", "recipes", "ls"]
-    searched = {**CLEAN, "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run(command, cwd="/", env=searched, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert done.stderr.startswith(f"ediffi: error: {stranger} shadows the package ")
+def test_a_reproduction_needs_the_checkout(environment: Path, tmp_path: Path) -> None:
+    done = call(tmp_path, environment / "ediffi", "reproduce")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "ediffi: error: " in done.stderr
+    assert "clone" in done.stderr
     assert done.stderr.count("\n") == 1

@@ -64,7 +64,8 @@ def _check_file(path: Path) -> None:
         _check_keys(path, content.get(group), parameters(*place), f"{group}.")
     model = content.get("model")
     denoiser = model.get("denoiser") if isinstance(model, dict) else None
-    module, _, name = str(denoiser.get("class_path") if isinstance(denoiser, dict) else "").rpartition(".")
+    denoiser = denoiser if isinstance(denoiser, dict) else {}
+    module, _, name = str(denoiser.get("class_path")).rpartition(".")
     if module == DENOISERS:
         known = names(module)
         if known is not None and name not in known:
@@ -73,7 +74,9 @@ def _check_file(path: Path) -> None:
 
 
 def _check_keys(path: Path, content: Any, known: frozenset[str] | None, prefix: str) -> None:
-    for key in content if isinstance(content, Mapping) and known is not None else ():
+    if known is None or not isinstance(content, Mapping):
+        return
+    for key in content:
         if isinstance(key, str) and key.isidentifier() and key[0] != "_" and key not in known:
             raise UsageError(f"{path}: {unknown('setting', f'{prefix}{key}', {f'{prefix}{name}' for name in known})}")
 
@@ -87,9 +90,22 @@ def parameters(module: str, name: str) -> frozenset[str] | None:
         if constructor is None and not found.bases:  # a dataclass
             return frozenset(field.id for field in fields if isinstance(field, ast.Name))
         found = constructor
-    if not isinstance(found, ast.FunctionDef) or found.args.kwarg:
+    if not isinstance(found, ast.FunctionDef):
         return None
+    if found.args.kwarg:
+        return _of_parent(module, found)
     return frozenset(one.arg for one in [*found.args.args, *found.args.kwonlyargs]) - {"self"}
+
+
+def _of_parent(module: str, function: ast.FunctionDef) -> frozenset[str] | None:
+    """The parameters of a function decorated `@variant(parent, without=[...], ...)`; see `registry.core.variant`."""
+    for decorator in function.decorator_list:
+        match decorator:
+            case ast.Call(func=ast.Name("variant"), args=[ast.Name(parent)], keywords=settings):
+                without = [ast.literal_eval(one.value) for one in settings if one.arg == "without"]
+                found = parameters(module, parent)
+                return None if found is None else found.difference(*without)
+    return None
 
 
 def names(module: str) -> frozenset[str] | None:

@@ -1,6 +1,9 @@
-"""`ediffi reproduce`: the paper's tables and figures, made again in miniature."""
+"""`ediffi reproduce`: the paper's tables and figures in miniature; its code is in a checkout, beside the package."""
 
+import sys
 from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def reproduce(
@@ -8,23 +11,29 @@ def reproduce(
     only: str | None = None,
     budget: str = "quick",
     seeds: int | None = None,
-    output: Path = Path("reproduction"),
+    output: Path = Path("runs/reproduction"),
 ) -> None:
     """Make the paper's tables and figures again, in miniature: figures, results.json and one page, report.html.
 
-    The same command goes on where it was cut. Several processes may share a folder: each makes what no other is at, and
-    waits for what it needs of the others.
+    The same command resumes an interrupted reproduction. Several processes may share a folder: each makes an item that
+    no other process is making, and waits for the items that it needs from them.
 
     Args:
-        only: these alone, as in table1,figure7; of model, figure3, figure4, controls, samplers, guidance, figure13,
-            table1, branching, figure7, figure8.
-        budget: quick (minutes, proves the wiring), full (hours of a CPU), or a YAML file like those in
+        only: only these items, as in table1,figure7; of model, figure3, figure4, controls, samplers, guidance,
+            figure13, table1, branching, figure7, figure8.
+        budget: quick (minutes, tests that all of it runs), full (hours on a CPU), or a YAML file like those in
             recipes/reproduction.
-        seeds: trainings of each ensemble; the budget's own by default.
+        seeds: number of trainings of each ensemble; the budget's own by default.
         output: folder of the reproduction.
     """
     from dataclasses import replace
 
+    if not (CHECKOUT / "reproduction" / "workshop.py").is_file():
+        raise ValueError(
+            "the reproduction is not a part of the installed package: clone the repository of ediffi, run `make` in "
+            "it, and then `.venv/bin/ediffi reproduce`"
+        )
+    sys.path.insert(0, str(CHECKOUT))
     from reproduction.budget import read_budget
     from reproduction.run import item
     from reproduction.run import reproduce as make

@@ -335,3 +335,16 @@ def test_registry_lists_and_describes(capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().out.startswith("unet_toybox (denoisers, from ")
     assert cli.main(["registry", "unet_toybx"]) == 1
     assert error_line(capsys).startswith("no part named 'unet_toybx'; did you mean unet_toybox")
+
+
+# ediffi reproduce
+
+
+def test_a_checkout_reproduces_with_its_own_code(tmp_path: Path) -> None:
+    (tmp_path / "reproduction").mkdir()
+    (tmp_path / "reproduction" / "__init__.py").write_text("raise SystemExit('the wrong module was imported')")
+    command = [sys.executable, "-m", "ediffi", "reproduce", "--only", "table7"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "table7" in done.stderr
+    assert "table1" in done.stderr

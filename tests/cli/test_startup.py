@@ -1,5 +1,6 @@
 """What the command line can answer without torch and Lightning, it does; `benchmarks/startup.py` measures the time."""
 
+import inspect
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import yaml
 from ediffi import cli
 from ediffi.cli import UsageError, recipe_check
 from ediffi.cli.recipes import folder
+from ediffi.registry import denoisers
 
 BASE = folder() / "toybox" / "base.yaml"
 HEAVY = {"torch", "lightning", "numpy", "transformers", "open_clip", "huggingface_hub"}
@@ -125,9 +127,12 @@ def test_it_knows_every_setting_that_the_parser_knows(
         assert set(whole[group]) == recipe_check.parameters(*recipe_check.GROUPS[group]), group
     (tmp_path / "whole.yaml").write_text(yaml.safe_dump(whole))
     recipe_check.check(["--config", str(tmp_path / "whole.yaml")])
-    names = recipe_check.names("ediffi.registry.denoisers")
+    names = recipe_check.names(recipe_check.DENOISERS)
     assert names is not None
-    assert {"unet_toybox", "unet_base64", "Preconditioned"} <= names
+    assert {*denoisers.names(), "Preconditioned"} <= names
+    for name in denoisers.names():
+        taken = inspect.signature(denoisers.REGISTRY.factory(name)).parameters
+        assert recipe_check.parameters(recipe_check.DENOISERS, name) == set(taken), name
 
 
 @pytest.mark.parametrize("path", sorted(folder().rglob("*.yaml")), ids=lambda path: path.stem)
