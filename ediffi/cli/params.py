@@ -9,7 +9,7 @@ from ediffi.cli.recipes import names, path_of
 from ediffi.registry.core import UnknownNameError
 
 if TYPE_CHECKING:
-    from ediffi.training.estimate.params import Encoders, Networks
+    from ediffi.training.estimate.params import EncoderParameters, NetworkParameters
 
 
 def params(recipe: list[str], /) -> None:
@@ -43,19 +43,19 @@ def find(name: str) -> Path:
         raise UnknownNameError.among(names(), "file or recipe", name) from None
 
 
-def table(counted: Mapping[str, "Networks | Encoders"]) -> str:
+def table(counted: Mapping[str, "NetworkParameters | EncoderParameters"]) -> str:
     """The parameters of each recipe by part, the sums, and which stages of a cascade are not among them."""
-    from ediffi.training.estimate.params import Encoders, Networks
+    from ediffi.training.estimate.params import EncoderParameters, NetworkParameters
 
-    networks = {name: one for name, one in counted.items() if isinstance(one, Networks)}
-    encoders = {name: one for name, one in counted.items() if isinstance(one, Encoders)}
+    networks = {name: one for name, one in counted.items() if isinstance(one, NetworkParameters)}
+    encoders = {name: one for name, one in counted.items() if isinstance(one, EncoderParameters)}
     blocks = [
         _networks(name, networks[name]) if name in networks else _encoders(name, encoders[name]) for name in counted
     ]
     return "\n\n".join("\n".join(block) for block in [*blocks, _sums(networks, encoders)] if block)
 
 
-def _networks(name: str, one: "Networks") -> list[str]:
+def _networks(name: str, one: "NetworkParameters") -> list[str]:
     parts = [_row(f"  {part}", number) for part, number in one.parts.items()]
     if not one.experts:
         return [f"{name}: {one.denoiser}", *parts, _row("  all parts", one.each)]
@@ -64,13 +64,13 @@ def _networks(name: str, one: "Networks") -> list[str]:
     return [heading, *parts, _row("  one expert", one.each), _row(f"  {many}", one.total)]
 
 
-def _encoders(name: str, one: "Encoders") -> list[str]:
+def _encoders(name: str, one: "EncoderParameters") -> list[str]:
     rows = [_row(f"  {encoder}", number) for encoder, number in one.texts]
-    rows += [_row(f"  {encoder}", number) + "  not counted" for encoder, number in one.pictures]
+    rows += [_row(f"  {encoder}", number) + "  not counted" for encoder, number in one.images]
     return [f"{name}: encoders", *rows, _row("  text encoders", one.total)]
 
 
-def _sums(networks: Mapping[str, "Networks"], encoders: Mapping[str, "Encoders"]) -> list[str]:
+def _sums(networks: Mapping[str, "NetworkParameters"], encoders: Mapping[str, "EncoderParameters"]) -> list[str]:
     trained, read = (sum(one.total for one in some.values()) for some in (networks, encoders))
     rows = [_row("all networks", trained)] if len(networks) > 1 or (networks and encoders) else []
     if networks and encoders:

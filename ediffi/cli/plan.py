@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ediffi.cli.params import find
 
 if TYPE_CHECKING:
-    from ediffi.training.estimate.plan import Counted, Job
+    from ediffi.training.estimate.plan import NetworkCost, TrainingPlan
 
 PAPER = {
     "unet_base64": ("2048", "256 A100", "1,900,000 (table 5: shared 500,000, then 40,000 to 190,000 a node)"),
@@ -49,7 +49,7 @@ def plan(
         ValueError: it trains nothing, a value is out of range, or the devices do not divide a step.
     """
     from ediffi.training.estimate.devices import DEVICES, device
-    from ediffi.training.estimate.plan import accumulation, counted, read
+    from ediffi.training.estimate.plan import accumulation, network_cost, read
 
     if device_type == "list":
         print(
@@ -70,7 +70,7 @@ def plan(
     many = devices or job.devices
     each = batch_size or max(1, min(job.batch_size, job.samples // many))
     accumulation(job, many, each)
-    network = counted(path, job)
+    network = network_cost(path, job)
     lines = [*_network(recipe, job, network), ""]
     lines += [*_memory(job, network, many, each, device_type), ""]
     lines += [*_time(path, job, network, many, each, None if measured else (device_type, utilisation)), ""]
@@ -78,7 +78,7 @@ def plan(
     print("\n".join(lines))
 
 
-def _network(recipe: str, job: "Job", network: "Counted") -> Iterator[str]:
+def _network(recipe: str, job: "TrainingPlan", network: "NetworkCost") -> Iterator[str]:
     yield f"{recipe}: {job.denoiser}, {network.parameters / 1e6:,.1f} M parameters, trained on {job.size}² pictures"
     paper = PAPER.get(job.denoiser, ("", "", ""))
     rows = (("samples a step", f"{job.samples:,}", paper[0]), ("devices", f"{job.devices:,}", paper[1]),
@@ -89,7 +89,9 @@ def _network(recipe: str, job: "Job", network: "Counted") -> Iterator[str]:
         yield f"  {len(job.steps)} runs: " + ", ".join(f"{name} {steps:,}" for name, steps in job.steps)
 
 
-def _memory(job: "Job", network: "Counted", devices: int, batch_size: int, device_type: str) -> Iterator[str]:
+def _memory(
+    job: "TrainingPlan", network: "NetworkCost", devices: int, batch_size: int, device_type: str
+) -> Iterator[str]:
     from ediffi.training.estimate.devices import device
     from ediffi.training.estimate.plan import memory
 
@@ -106,7 +108,12 @@ def _memory(job: "Job", network: "Counted", devices: int, batch_size: int, devic
 
 
 def _time(
-    path: Path, job: "Job", network: "Counted", devices: int, batch_size: int, assumed: tuple[str, float] | None
+    path: Path,
+    job: "TrainingPlan",
+    network: "NetworkCost",
+    devices: int,
+    batch_size: int,
+    assumed: tuple[str, float] | None,
 ) -> Iterator[str]:
     from ediffi.training.estimate.devices import device
     from ediffi.training.estimate.plan import accumulation, measure
@@ -131,22 +138,22 @@ def _time(
     yield f"  all {job.all_steps:,} steps: {_duration(whole)}, {whole * devices / HOUR:,.0f} device-hours"
 
 
-def _storage(job: "Job", network: "Counted", samples: int) -> Iterator[str]:
+def _storage(job: "TrainingPlan", network: "NetworkCost", samples: int) -> Iterator[str]:
     seen = job.samples * job.all_steps
     yield f"storage of {samples:,} samples, of which the steps see {seen:,}: {seen / samples:,.2f} times each"
     for name, each, how in (
-        ("pictures", network.picture, "JPEG"),
+        ("pictures", network.image, "JPEG"),
         ("embeddings", network.embeddings, "bfloat16, unpadded"),
     ):
         yield f"  {name:<20} {_bytes(each * samples)}, {each / 1e3:.3g} kB each ({how})"
 
 
-def _samples(job: "Job") -> int:
+def _samples(job: "TrainingPlan") -> int:
     """How many the data set has: as its index says; else as the paper, or what the steps see."""
-    from ediffi.data.shards import read_index
+    from ediffi.data.index import Index
 
     with suppress(OSError, ValueError, KeyError):
-        return sum(shard.samples for shard in read_index(str(job.settings["data"]["train"])))
+        return sum(shard.samples for shard in Index.read(str(job.settings["data"]["train"])).shards)
     return PAPER_SAMPLES if job.denoiser in PAPER else job.samples * job.all_steps
 
 

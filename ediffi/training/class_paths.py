@@ -8,6 +8,8 @@ logger = logging.getLogger(__name__)
 
 SHORT = re.compile(r"(?<![\w./-])registry\.(?=(?:denoisers|encoders|samplers)\.\w)")
 """`registry.denoisers.NAME`, which may be written for `ediffi.registry.denoisers.NAME`."""
+AVERAGES = ("WeightAveraging", "ShardedEMA")
+"""Endings of the class paths of callbacks that average weights."""
 MOVED = {
     "ediffi.stages.finite.SkipNonFinite": "ediffi.training.callbacks.non_finite.SkipNonFinite",
     "ediffi.stages.keeper.Keeper": "ediffi.training.callbacks.preemption.PreemptionCheckpoint",

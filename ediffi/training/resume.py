@@ -18,8 +18,6 @@ from ediffi.training.finished_run import RECIPE
 LAST = "last"
 TOTAL_STEPS = "model.lr_scheduler.init_args.total_steps"
 """Length of the learning rate's schedule; None is the length of the run."""
-AVERAGES = ("WeightAveraging", "ShardedEMA")
-"""Endings of the class paths of callbacks that average weights."""
 FREE = (
     "data.val",
     "data.val_batches",
@@ -112,7 +110,7 @@ def settings(recipe: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """The settings that the weights depend on, by dotted name."""
     trainer = recipe.get("trainer") or {}
     callbacks = trainer.get("callbacks") or []
-    average = [c.get("init_args") for c in callbacks if c.get("class_path", "").endswith(AVERAGES)]
+    average = [c.get("init_args") for c in callbacks if c.get("class_path", "").endswith(class_paths.AVERAGES)]
     for key, value in _flat("", {**recipe, "average": average}):
         if key.startswith(FIXED) and key not in FREE:
             yield key, value

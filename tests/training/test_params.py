@@ -18,7 +18,7 @@ from ediffi.hub.models import SHIPPED
 from ediffi.pipeline.stage import Sampling
 from ediffi.pipeline.trained_stage import TrainedExpert, TrainedStage, save_cascade
 from ediffi.registry import denoisers
-from ediffi.training.estimate.params import Encoders, Networks, count
+from ediffi.training.estimate.params import EncoderParameters, NetworkParameters, count
 
 TOP = recipes.folder().parent
 ENCODERS = SHIPPED / "toybox" / "encoders"
@@ -65,15 +65,15 @@ def compose_recipe(path: Path, parts: dict[str, Any], files: Path | None = None,
     return written(path, {"name": "tiny", "stages": stages, "encoder_parts": parts, "encoder_files": encoder_files})
 
 
-def networks(path: Path) -> Networks:
+def networks(path: Path) -> NetworkParameters:
     counted = count(path)
-    assert isinstance(counted, Networks)
+    assert isinstance(counted, NetworkParameters)
     return counted
 
 
-def encoders(path: Path) -> Encoders:
+def encoders(path: Path) -> EncoderParameters:
     counted = count(path)
-    assert isinstance(counted, Encoders)
+    assert isinstance(counted, EncoderParameters)
     return counted
 
 
@@ -160,7 +160,7 @@ def test_the_paper_s_encoders_have_the_sizes_that_their_constants_say(tmp_path: 
     parts = {"t5": ("t5_xxl", {}), "clip_text": ("clip_l14_text", {}), "clip_image": ("clip_l14_image", {})}
     counted = encoders(compose_recipe(tmp_path / "c.yaml", parts))
     assert counted.texts == [("t5_xxl", XXL), ("clip_l14_text", CLIP_TEXT)]
-    assert counted.pictures == [("clip_l14_image", CLIP_IMAGE)]
+    assert counted.images == [("clip_l14_image", CLIP_IMAGE)]
     assert counted.total == XXL + CLIP_TEXT, "table 1 counts text encoders only"
 
 
@@ -181,7 +181,7 @@ def test_encoders_in_a_folder_are_counted_as_they_are_stored(tmp_path: Path) -> 
         ("t5_xxl", of_t5),
         ("clip_text", sizes[False] - clip["logit_scale"].numel()),
     ]
-    assert counted.pictures == [("clip_image", sizes[True])]
+    assert counted.images == [("clip_image", sizes[True])]
 
 
 # What is printed
@@ -252,10 +252,10 @@ def error_line(words: list[str], code: int, capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "arguments are required: recipes"),
+        ([], "arguments are required: recipe"),
         (["--fast"], "--fast"),
-        (["toybox/base", "toybox/base"], "named twice"),
-        (["toybox/base", "recipes/toybox/base.yaml"], "named twice"),
+        (["toybox/base", "toybox/base"], "twice"),
+        (["toybox/base", "recipes/toybox/base.yaml"], "twice"),
     ],
 )
 def test_a_wrong_command_line_is_one_line(
@@ -274,8 +274,8 @@ def test_an_unknown_recipe_is_answered_with_the_near_ones(capsys: pytest.Capture
     ("content", "message"),
     [
         ("a: [1", "r.yaml is not YAML: "),
-        ("", "r.yaml is no recipe: it holds NoneType"),
-        ("- 1", "r.yaml is no recipe: it holds list"),
+        ("", "r.yaml is no recipe: it is a NoneType"),
+        ("- 1", "r.yaml is no recipe: it is a list"),
         ("seed: 1", "r.yaml is no recipe: one of ediffi fit has model with a denoiser"),
         ("model: 3", "r.yaml is no recipe: one of ediffi fit"),
         ("model: {denoiser: null}", "r.yaml: the following arguments are required: denoiser"),

@@ -17,13 +17,13 @@ from ediffi.registry.denoisers.precondition import Preconditioned
 from ediffi.registry.types import Conditioning
 from ediffi.training.estimate import plan, workload
 from ediffi.training.estimate.devices import DEVICES
-from ediffi.training.estimate.plan import Counted
+from ediffi.training.estimate.plan import NetworkCost
 from ediffi.training.estimate.workload import Workload
 
 SMALL = {"channels": 16, "head_channels": 8, "norm_groups": 4, "context_width": 16}
 WORK = Workload(forward=10**12, step=3 * 10**12, activations=10**8)
 CHECKPOINTED = Workload(forward=10**12, step=4 * 10**12, activations=10**7)
-COUNTED = Counted(10**9, WORK, CHECKPOINTED, 1000.0, 2000.0)
+COUNTED = NetworkCost(10**9, WORK, CHECKPOINTED, 1000.0, 2000.0)
 
 
 class Convolution(nn.Module):
@@ -212,4 +212,4 @@ def test_a_recipe_without_steps_is_named(tmp_path: Path, capsys: pytest.CaptureF
     del recipe["trainer"]["max_steps"]
     (tmp_path / "endless.yaml").write_text(yaml.safe_dump(recipe))
     assert main(["plan", str(tmp_path / "endless.yaml")]) == 1
-    assert "does not say for how many steps: set trainer.max_steps" in capsys.readouterr().err
+    assert "set trainer.max_steps" in capsys.readouterr().err

@@ -17,7 +17,7 @@ from lightning.pytorch.strategies import FSDPStrategy
 from ediffi.cli.fit import QUIET
 from ediffi.data.module import ShardData
 from ediffi.registry import denoisers
-from ediffi.training.callbacks.run_directory import RunDirectory
+from ediffi.training.callbacks.preemption import PreemptionCheckpoint
 from ediffi.training.callbacks.sharded_ema import ShardedEMA
 from ediffi.training.lightning_module import DiffusionStage
 
@@ -60,7 +60,7 @@ def train(
         val_check_interval=2,
         num_sanity_val_steps=0,
         default_root_dir=folder,
-        callbacks=[average, Poison([4]), RunDirectory(), saver],
+        callbacks=[average, Poison([4]), PreemptionCheckpoint(), saver],
         **options,
     )
     data = ShardData(shards, shards, 16, batch_size=8 // processes, val_batches=1)

@@ -10,9 +10,9 @@ import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from torch import nn
 
+from ediffi.data.index import Shard
 from ediffi.data.module import ShardData
-from ediffi.data.shards import Shard
-from ediffi.data.stream import Batch, Picture, ShardStream
+from ediffi.data.stream import Batch, ImageTransform, ShardStream
 from ediffi.diffusion.low_res import LowResolution, augment
 from ediffi.diffusion.noise import LogNormal
 from ediffi.registry import denoisers
@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.filterwarnings(line) for line in QUIET]
 
 
 def a_batch(shards: list[Shard], size: int = 16) -> Batch:
-    return next(iter(ShardStream(shards, Picture(size), batch_size=8, seed=0)))
+    return next(iter(ShardStream(shards, ImageTransform(size), batch_size=8, seed=0)))
 
 
 def stage(low_res: LowResolution | None = None) -> DiffusionStage:

@@ -1,4 +1,4 @@
-"""Accelerators by name: what their makers' datasheets say of memory and of peak speed in bfloat16, without sparsity."""
+"""Accelerators by name: memory and peak speed in bfloat16 without sparsity, from their makers' datasheets."""
 
 from dataclasses import dataclass
 
@@ -7,10 +7,10 @@ from ediffi.registry.core import UnknownNameError
 
 @dataclass(frozen=True)
 class Accelerator:
-    """One accelerator.
+    """An accelerator.
 
     Attributes:
-        title: as its maker calls it.
+        title: name of the maker.
         memory: bytes.
         peak: floating-point operations a second in bfloat16 with float32 sums; float16 where there is no bfloat16.
     """

@@ -1,7 +1,7 @@
-"""How many parameters the models of recipes have, counted on the meta device: no memory, no weights, seconds.
+"""Numbers of parameters of the models of recipes, counted on the meta device: without memory and weights, in seconds.
 
 A recipe of `ediffi fit` has one network, a growth schedule one for each expert, and a recipe of `ediffi compose` the
-encoders. Its stages name finished runs, not networks: those are counted from the recipes that make the runs.
+encoders. The stages of the latter name finished runs; the recipes that make these runs say what networks they are.
 """
 
 import inspect
@@ -25,17 +25,19 @@ from ediffi.training.growth.schedule import GrowthSchedule
 PARTS = {"embedding": "embedding", "stem": "stem", "halving": "down", "down": "down", "middle": "middle", "up": "up"}
 PARTS |= {"doubling": "up", "norm": "out", "out": "out"}
 """The modules of our U-Nets in the order they run, and the part that each is counted as."""
+FIT = {"model", "data", "trainer"}
+"""Keys of a recipe of `ediffi fit`."""
 
 
 @dataclass(frozen=True)
-class Networks:
-    """The networks that a recipe trains: one, or experts that are alike.
+class NetworkParameters:
+    """Sizes of the networks that a recipe trains: one, or experts of one architecture.
 
     Attributes:
-        denoiser: the name they are built by.
-        parts: parameters of one of them, by part.
-        experts: the noise that each of them owns; empty if there is one, for all noise.
-        run: where they stand when trained, as a stage of a cascade names it; None if the recipe does not say.
+        denoiser: registry name.
+        parts: parameters of one network, by part.
+        experts: the noise intervals of the experts; empty for a single network.
+        run: run directory, or folder of the grown stage; None if the recipe does not name it.
     """
 
     denoiser: str
@@ -45,27 +47,27 @@ class Networks:
 
     @property
     def each(self) -> int:
-        """Parameters of one of them."""
+        """Parameters of one network."""
         return sum(self.parts.values())
 
     @property
     def total(self) -> int:
-        """Parameters of all of them."""
+        """Parameters of all networks."""
         return self.each * max(1, len(self.experts))
 
 
 @dataclass(frozen=True)
-class Encoders:
-    """The encoders of a cascade.
+class EncoderParameters:
+    """Sizes of the encoders of a cascade.
 
     Attributes:
-        texts: names and parameters of those that read texts.
-        pictures: names and parameters of those that read pictures.
-        runs: what each stage is composed of.
+        texts: names and parameters of text encoders.
+        images: names and parameters of image encoders.
+        runs: the run directories of each stage.
     """
 
     texts: Sequence[tuple[str, int]]
-    pictures: Sequence[tuple[str, int]]
+    images: Sequence[tuple[str, int]]
     runs: Mapping[str, Sequence[Path]]
 
     @property
@@ -74,18 +76,18 @@ class Encoders:
         return sum(number for _, number in self.texts)
 
 
-def count(path: Path) -> Networks | Encoders:
-    """Count what a recipe builds; its keys tell of which kind it is.
+def count(path: Path) -> NetworkParameters | EncoderParameters:
+    """Count what a recipe builds; its keys say of which kind it is.
 
     Args:
-        path: the recipe. What it names is looked for from the working directory, as the commands do; the recipe of a
-            growth schedule's nodes also beside the schedule.
+        path: the recipe. Paths in it are relative to the working directory, as for the commands; the recipe of the
+            nodes of a growth schedule may also be in the schedule's folder.
 
     Raises:
         FileNotFoundError: the recipe, or a recipe, model or encoder that it names, is missing.
         ValueError: it is no YAML or no recipe, or a name or a value in it is wrong.
     """
-    content = _content(path)
+    content = _read(path)
     if {"recipe", "nodes"} <= content.keys():
         return _grown(path, content)
     if {"stages", "encoder_parts"} <= content.keys():
@@ -93,53 +95,34 @@ def count(path: Path) -> Networks | Encoders:
     if isinstance(content.get("model"), dict) and "denoiser" in content["model"]:
         trainer = content.get("trainer")
         run = trainer.get("default_root_dir") if isinstance(trainer, dict) else None
-        return Networks(*_network(path, content["model"]["denoiser"]), run=None if run is None else Path(run))
+        return NetworkParameters(*_network(path, content["model"]["denoiser"]), run=None if run is None else Path(run))
     raise ValueError(
         f"{path} is no recipe: one of ediffi fit has model with a denoiser, one of ediffi grow has recipe and nodes, "
         "one of ediffi compose has stages and encoder_parts"
     )
 
 
-def _content(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(class_paths.current(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML: {error}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is no recipe: it holds {type(content).__name__}, not settings by name")
-    return content
-
-
-def _typed(path: Path, parser: ArgumentParser, content: dict[str, Any]) -> tuple[Namespace, Namespace]:
-    """Settings as the parser's types have them, and the objects that they describe."""
-    try:
-        values = parser.parse_object(content)
-        return values, parser.instantiate(values)
-    except (ArgumentError, ValueError, RuntimeError) as error:  # a RuntimeError is torch's, of a size that cannot be
-        raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
-
-
-def training(path: Path) -> tuple[dict[str, Any], list[tuple[str, int]]]:
-    """The settings that a recipe trains with, and the steps of each run of a growth schedule; none for one run.
+def read_training(path: Path) -> tuple[dict[str, Any], list[tuple[str, int]]]:
+    """The settings of a training recipe, and name and steps of each run of a growth schedule; none for one run.
 
     Args:
-        path: a recipe of `ediffi fit`, or a growth schedule, whose last leaf's settings stand for all.
+        path: a recipe of `ediffi fit`, or a growth schedule, of which the settings of the last leaf are returned.
 
     Raises:
         FileNotFoundError: the recipe of a schedule's nodes is missing.
         ValueError: it is neither, or a value in it is wrong.
     """
-    content = _content(path)
+    content = _read(path)
     if {"recipe", "nodes"} <= content.keys():
         _, schedule, leaves = _schedule(path, content)
         return leaves[-1], [(str(node.interval), node.steps) for node in schedule.nodes]
-    if not {"model", "data", "trainer"} <= content.keys() or "denoiser" not in (content["model"] or {}):
+    if not content.keys() >= FIT or "denoiser" not in (content["model"] or {}):
         raise ValueError(f"{path} trains nothing: a recipe of ediffi fit has model, data and trainer")
     return content, []
 
 
-def network(path: Path, denoiser: Any) -> tuple[str, Preconditioned]:
-    """The name of a recipe's denoiser, and the network; of a size only under `torch.device("meta")`.
+def build_denoiser(path: Path, denoiser: Any) -> tuple[str, Preconditioned]:
+    """The registry name of a recipe's denoiser, and the denoiser; without weights under `torch.device("meta")`.
 
     Raises:
         ValueError: its name or an argument is wrong.
@@ -150,19 +133,38 @@ def network(path: Path, denoiser: Any) -> tuple[str, Preconditioned]:
     return values.denoiser.class_path.rpartition(".")[2], built.denoiser
 
 
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(class_paths.current(path.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is no recipe: it is a {type(content).__name__}, not settings by name")
+    return content
+
+
+def _typed(path: Path, parser: ArgumentParser, content: dict[str, Any]) -> tuple[Namespace, Namespace]:
+    """Settings as the parser's types have them, and the objects that they describe."""
+    try:
+        values = parser.parse_object(content)
+        return values, parser.instantiate(values)
+    except (ArgumentError, ValueError, RuntimeError) as error:  # a RuntimeError is torch's, of an impossible size
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
+
+
 def _network(path: Path, denoiser: Any) -> tuple[str, dict[str, int]]:
-    """The name of a recipe's denoiser, and its parameters by part, those it has."""
+    """The registry name of a recipe's denoiser, and its parameters by part."""
     with torch.device("meta"):
-        name_of_all, built = network(path, denoiser)
+        name, built = build_denoiser(path, denoiser)
     parts = dict.fromkeys(PARTS.values(), 0)
-    for name, parameter in built.named_parameters():
-        module = name.removeprefix("network.").partition(".")[0]
+    for key, parameter in built.named_parameters():
+        module = key.removeprefix("network.").partition(".")[0]
         part = PARTS.get(module, module)
         parts[part] = parts.get(part, 0) + parameter.numel()
-    return name_of_all, {part: number for part, number in parts.items() if number}
+    return name, {part: number for part, number in parts.items() if number}
 
 
-def _grown(path: Path, content: dict[str, Any]) -> Networks:
+def _grown(path: Path, content: dict[str, Any]) -> NetworkParameters:
     """The leaves of a growth schedule, and the experts that are kept of its trunk."""
     recipe, schedule, leaves = _schedule(path, content)
     networks = []
@@ -172,7 +174,7 @@ def _grown(path: Path, content: dict[str, Any]) -> Networks:
             raise ValueError(f"{path} gives node {leaf.interval} another network than the others; experts share one")
     regions = [leaf.interval for leaf in schedule.leaves] + [one.expert.region for one in schedule.kept()]
     experts = [str(region) for region in sorted(regions, key=lambda region: region.spans)]
-    return Networks(*networks[0], experts if len(experts) > 1 else (), schedule.output / "stage")
+    return NetworkParameters(*networks[0], experts if len(experts) > 1 else (), schedule.output / "stage")
 
 
 def _schedule(path: Path, content: dict[str, Any]) -> tuple[Path, GrowthSchedule, list[dict[str, Any]]]:
@@ -184,8 +186,8 @@ def _schedule(path: Path, content: dict[str, Any]) -> tuple[Path, GrowthSchedule
     recipe = values.recipe if values.recipe.is_file() else path.parent / values.recipe.name
     if not recipe.is_file():
         raise FileNotFoundError(f"the recipe of the nodes of {path} does not exist: {values.recipe}")
-    settings = _content(recipe)
-    if not {"model", "data", "trainer"} <= settings.keys():
+    settings = _read(recipe)
+    if not settings.keys() >= FIT:
         raise ValueError(f"{recipe} is not a recipe of ediffi fit: it needs model, data and trainer")
     leaves = []
     for leaf in schedule.leaves:
@@ -194,13 +196,13 @@ def _schedule(path: Path, content: dict[str, Any]) -> tuple[Path, GrowthSchedule
     return recipe, schedule, leaves
 
 
-def _encoders(path: Path, content: dict[str, Any]) -> Encoders:
+def _encoders(path: Path, content: dict[str, Any]) -> EncoderParameters:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_function_arguments(compose)
     _, values = _typed(path, parser, {"output": "unused", **content})
     counted = [(part.name, _encoder(part, values.encoder_files)) for part in values.encoder_parts.values()]
     runs = {stage.name: stage.run if isinstance(stage.run, list) else [stage.run] for stage in values.stages}
-    return Encoders(
+    return EncoderParameters(
         [row for row in counted if encoders.spec(row[0]).reads == "text"],
         [row for row in counted if encoders.spec(row[0]).reads == "image"],
         {name: [run for run in some if run is not None] for name, some in runs.items()},
@@ -208,12 +210,7 @@ def _encoders(path: Path, content: dict[str, Any]) -> Encoders:
 
 
 def _encoder(part: Part, files: Path | None) -> int:
-    """Parameters of an encoder, as its factory declares them.
-
-    Raises:
-        FileNotFoundError: its folder, or the config in it, is missing.
-        ValueError: it is unknown, one of its arguments is, its config is broken, or it declares no sizes.
-    """
+    """Parameters of an encoder, as its factory declares them."""
     try:
         bound = inspect.signature(encoders.REGISTRY.factory(part.name)).bind(**part.arguments)
     except TypeError as error:
@@ -224,11 +221,8 @@ def _encoder(part: Part, files: Path | None) -> int:
         raise ValueError(f"encoder {part.name} declares no sizes, and cannot be counted without loading it")
     arguments = dict(bound.arguments)
     if arguments.get("path") is not None:
-        arguments["path"] = str(_source(str(arguments["path"]), files))
+        # The `encoders/` of a composed cascade are a copy of `encoder_files`, and not there yet.
+        first, _, rest = str(arguments["path"]).partition("/")
+        if files is not None and first == "encoders":
+            arguments["path"] = str(files / rest)
     return sizes(**arguments).parameters
-
-
-def _source(path: str, files: Path | None) -> Path:
-    """Where the files are that a composed cascade has at `path`: its `encoders/` are a copy of `files`."""
-    first, _, rest = path.partition("/")
-    return files / rest if files is not None and first == "encoders" else Path(path)

@@ -1,12 +1,11 @@
-"""What a training step costs, counted on the meta device: floating-point operations, and memory for activations.
+"""The cost of a training step, counted on the meta device: floating-point operations, and memory for activations.
 
 The network runs forwards and backwards on tensors without data, in the precisions that CUDA's autocast would choose and
-with attention that stores no scores, as a GPU's kernels do. So neither a GPU nor memory is needed, and a network of any
-size takes seconds.
+with attention that stores no scores, as the kernels of GPUs do. This takes seconds and no memory at any size.
 """
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -25,17 +24,18 @@ from ediffi.registry.encoders import spec_of_source
 from ediffi.registry.types import Conditioning, Embedding
 
 LOW = (F.conv2d, F.linear, torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm)
+"""What CUDA's autocast computes in bfloat16."""
 HIGH = (F.group_norm, F.layer_norm, F.softmax, torch.softmax, Tensor.softmax)
-"""What CUDA's autocast computes in bfloat16, and what in float32."""
+"""What it computes in float32."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What training costs for one picture.
+    """The cost of training on one image.
 
     Attributes:
         forward: floating-point operations of the forward pass.
-        step: of a training step, with what checkpointing computes again.
+        step: of a training step, with those that checkpointing repeats.
         activations: bytes that a step needs besides weights, gradients and optimiser state.
     """
 
@@ -48,103 +48,84 @@ def count(denoiser: nn.Module, size: int, low_res: int | None, low_precision: bo
     """Count one training step of a denoiser.
 
     Args:
-        denoiser: on the meta device, with gradient checkpointing or without.
-        size: side of its pictures.
-        low_res: side of the low-resolution picture; None for a base stage.
+        denoiser: on the meta device; its gradients are dropped from now on.
+        size: side of its images in pixels.
+        low_res: side of the low-resolution images; None for a base stage.
         low_precision: train with bf16-mixed; in float32 otherwise.
     """
-    forward = _flops(denoiser, size, low_res, low_precision, backward=False)
-    step = _flops(denoiser, size, low_res, low_precision, backward=True)
-    one, two = (_peak(denoiser, size, low_res, low_precision, batch) for batch in (1, 2))
-    return Workload(forward, step, two - one)
+    for parameter in denoiser.parameters():
+        parameter.register_post_accumulate_grad_hook(_drop_gradient)
+    flops, peaks = [], []
+    for backward in (False, True):
+        with FlopCounterMode(display=False) as flop_counter, _as_on_gpus(low_precision) as gpu:
+            with torch.set_grad_enabled(backward):
+                loss = loss_of(denoiser, 1, size, low_res)
+            if backward:
+                loss.backward()
+        flops.append(flop_counter.get_total_flops() + gpu.attention_flops)
+    for batch in (1, 2):
+        with _PeakMemory() as memory, _as_on_gpus(low_precision):
+            loss_of(denoiser, batch, size, low_res).backward()
+        peaks.append(memory.peak)
+    return Workload(flops[0], flops[1], activations=peaks[1] - peaks[0])
 
 
-def conditioning(denoiser: nn.Module, batch: int, low_res: int | None, device: str = "meta") -> Conditioning:
-    """What a denoiser is told in training, of full length, without content."""
-    embeddings = next((module for module in denoiser.modules() if isinstance(module, ConditionEmbedding)), None)
-    tokens: dict[str, Any] = {} if embeddings is None else dict(embeddings.tokens.items())
-    pooled: dict[str, Any] = {} if embeddings is None else dict(embeddings.pooled.items())
+def loss_of(denoiser: nn.Module, batch: int, size: int, low_res: int | None, device: str = "meta") -> Tensor:
+    """The loss of a batch of empty images, with conditioning of full length."""
+    images, sigma = torch.zeros(batch, 3, size, size, device=device), torch.ones(batch, device=device)
+    denoised = denoiser(images, sigma, _conditioning(denoiser, batch, low_res, device))
+    return (denoised - images).square().mean()
+
+
+def _conditioning(denoiser: nn.Module, batch: int, low_res: int | None, device: str) -> Conditioning:
+    tokens, pooled = embedding_widths(denoiser)
     sources = {}
     for name in {**tokens, **pooled}:
         length = spec_of_source(name).max_tokens
-        width = tokens[name][0].in_features if name in tokens else 1
         sources[name] = Embedding(
-            torch.zeros(batch, length, width, device=device),
+            torch.zeros(batch, length, tokens.get(name, 1), device=device),
             torch.ones(batch, length, dtype=torch.bool, device=device),
-            torch.zeros(batch, pooled[name].in_features, device=device) if name in pooled else None,
+            torch.zeros(batch, pooled[name], device=device) if name in pooled else None,
         )
     cond = Conditioning(sources)
     if low_res is None:
         return cond
-    return cond.with_low_res(
-        torch.zeros(batch, 3, low_res, low_res, device=device), torch.full((batch,), 0.1, device=device)
-    )
+    images = torch.zeros(batch, 3, low_res, low_res, device=device)
+    return cond.with_low_res(images, torch.full((batch,), 0.1, device=device))
 
 
-def loss_of(denoiser: nn.Module, batch: int, size: int, low_res: int | None, device: str = "meta") -> Tensor:
-    """The loss of a batch of pictures without content."""
-    images, sigma = torch.zeros(batch, 3, size, size, device=device), torch.ones(batch, device=device)
-    denoised = denoiser(images, sigma, conditioning(denoiser, batch, low_res, device))
-    return (denoised - images).square().mean()
+def embedding_widths(denoiser: nn.Module) -> tuple[dict[str, int], dict[str, int]]:
+    """Widths of the tokens and of the pooled embeddings that a denoiser reads, by source."""
+    found = next((module for module in denoiser.modules() if isinstance(module, ConditionEmbedding)), None)
+    if found is None:
+        return {}, {}
+    tokens: Mapping[str, Any] = dict(found.tokens.items())
+    pooled: Mapping[str, Any] = dict(found.pooled.items())
+    return {k: v[0].in_features for k, v in tokens.items()}, {k: v.in_features for k, v in pooled.items()}
 
 
-def _flops(denoiser: nn.Module, size: int, low_res: int | None, low_precision: bool, backward: bool) -> int:
-    counter = FlopCounterMode(display=False)
-    with torch.set_grad_enabled(backward), counter, _as_on_gpus(low_precision) as attention:
-        loss = loss_of(denoiser, 1, size, low_res)
-        if backward:
-            loss.backward()
-    denoiser.zero_grad()
-    return int(counter.get_total_flops()) + attention.flops
-
-
-def _peak(denoiser: nn.Module, size: int, low_res: int | None, low_precision: bool, batch: int) -> int:
-    with _gradients_dropped(list(denoiser.parameters())), _PeakMemory() as memory, _as_on_gpus(low_precision):
-        loss_of(denoiser, batch, size, low_res).backward()
-    return memory.peak
-
-
-@contextmanager
-def _gradients_dropped(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Gradients of weights are counted apart: here each goes as soon as it is there."""
-
-    def drop(parameter: Tensor) -> None:
-        parameter.grad = None
-
-    hooks = [p.register_post_accumulate_grad_hook(drop) for p in parameters if p.requires_grad]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+def _drop_gradient(parameter: Tensor) -> None:
+    """The gradients of weights are counted apart from activations."""
+    parameter.grad = None
 
 
 @contextmanager
 def _as_on_gpus(low_precision: bool) -> Iterator["_AsOnGpus"]:
-    """The mode is on while a module runs: forwards, and where checkpointing runs it again, backwards."""
-    mode, depth = _AsOnGpus(low_precision), 0
+    """The mode is on while a module runs: torch switches it off in `backward`, where checkpointing runs some again."""
+    mode, running = _AsOnGpus(low_precision), []
 
-    def enter(*_: Any) -> None:
-        nonlocal depth
-        if depth == 0:
+    def enter(module: nn.Module, _: Any) -> None:
+        if not running:
             mode.__enter__()
-        depth += 1
+        running.append(module)
 
     def leave(*_: Any) -> None:
-        nonlocal depth
-        depth -= 1
-        if depth == 0:
+        running.pop()
+        if not running:
             mode.__exit__(None, None, None)
 
-    hooks = [
-        register_module_forward_pre_hook(enter),
-        register_module_forward_hook(leave, always_call=True),
-    ]
-    try:
+    with register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True):
         yield mode
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 class _AsOnGpus(TorchFunctionMode):
@@ -152,7 +133,7 @@ class _AsOnGpus(TorchFunctionMode):
 
     def __init__(self, low_precision: bool) -> None:
         super().__init__()
-        self.low_precision, self.flops = low_precision, 0
+        self.low_precision, self.attention_flops = low_precision, 0
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
@@ -162,19 +143,15 @@ class _AsOnGpus(TorchFunctionMode):
             return _Attention.apply(self._count, *args[:3])
         dtype = torch.bfloat16 if func in LOW else torch.float32 if func in HIGH else None
         if self.low_precision and dtype is not None:
-            args, kwargs = tree_map_only(Tensor, lambda tensor: _cast(tensor, dtype), (args, kwargs))
+            args, kwargs = tree_map_only(Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t, (args, kwargs))
         return func(*args, **kwargs)
 
     def _count(self, flops: int) -> None:
-        self.flops += flops
-
-
-def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+        self.attention_flops += flops
 
 
 class _Attention(torch.autograd.Function):
-    """The shapes of attention, and what its kernels compute: two products forwards, five backwards."""
+    """The shapes of attention, and the operations of its kernels: two matrix products forwards, five backwards."""
 
     @staticmethod
     def forward(ctx: Any, count: Callable[[int], None], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -192,7 +169,7 @@ class _Attention(torch.autograd.Function):
 
 
 class _PeakMemory(TorchDispatchMode):
-    """The most bytes that tensors made under it have at a time."""
+    """The most bytes that the tensors made under it take at a time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -201,19 +178,19 @@ class _PeakMemory(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        tree_map_only(Tensor, self._made, out)
+        tree_map_only(Tensor, self._add, out)
         return out
 
-    def _made(self, tensor: Tensor) -> Tensor:
+    def _add(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         key = id(storage)
         if key not in self._known:
             self._known.add(key)
             self.live += storage.nbytes()
             self.peak = max(self.peak, self.live)
-            weakref.finalize(storage, self._gone, key, storage.nbytes())
+            weakref.finalize(storage, self._remove, key, storage.nbytes())
         return tensor
 
-    def _gone(self, key: int, size: int) -> None:
+    def _remove(self, key: int, size: int) -> None:
         self._known.discard(key)
         self.live -= size
