@@ -1,4 +1,4 @@
-"""How the stages of a cascade were trained: read from their runs' TensorBoard events, kept beside the weights."""
+"""Record how the stages of a cascade were trained: from the TensorBoard events of their runs, beside the weights."""
 
 import json
 import os
@@ -11,17 +11,17 @@ import yaml
 
 
 def record(runs: list[Path], output: Path) -> dict[str, Any]:
-    """Write `training.json` and `training.png` (loss against samples seen) of finished runs.
+    """Write `training.json` and `training.png` (validation loss over samples) of finished training runs.
 
     Args:
-        runs: folders of training runs, each with `config.yaml` and TensorBoard events.
+        runs: their run directories, each with `config.yaml` and TensorBoard events.
         output: folder to write to.
 
     Returns:
         By stage: steps, samples, minutes, seed, and the validation curve as [samples, loss] pairs.
 
     Raises:
-        FileNotFoundError: a folder has no config or no events.
+        FileNotFoundError: a directory has no config or no events.
     """
     stages = {run.name: _stage(run) for run in runs}
     content = {"machine": f"{os.cpu_count()} cores, {platform.machine()}", "stages": stages}
@@ -39,11 +39,12 @@ def _stage(run: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{run} is not a training run: it needs config.yaml and TensorBoard events")
     config = yaml.safe_load((run / "config.yaml").read_text())
     batch_size, losses, seconds = config["data"]["batch_size"], {}, 0.0
-    for path in files:
+    for path in files:  # a run that was resumed has several
         events = EventAccumulator(str(path)).Reload()
-        steps = events.Scalars("train/loss") if "train/loss" in events.Tags()["scalars"] else []
-        seconds += steps[-1].wall_time - steps[0].wall_time if steps else 0.0
-        for event in events.Scalars("val/loss") if "val/loss" in events.Tags()["scalars"] else []:
+        scalars = {name: events.Scalars(name) for name in events.Tags()["scalars"]}
+        if steps := scalars.get("train/loss"):
+            seconds += steps[-1].wall_time - steps[0].wall_time
+        for event in scalars.get("val/loss", []):
             losses[event.step + 1] = event.value
     return {
         "steps": max(losses),

@@ -1,22 +1,29 @@
-"""How often a Toybox cascade paints what the prompt says, by the oracle."""
+"""Measure a Toybox cascade: how often its images show what the prompt says, and the PSNR of super-resolution."""
 
 import json
+import textwrap
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
 from PIL import Image, ImageDraw
+from torch import Tensor
 from tqdm import tqdm
 
-from ediffi.evaluation.datasets.toybox import Caption, Scene, Score, accuracy, prompts, read_batch, score
-from ediffi.evaluation.datasets.toybox.caption import Length
-from ediffi.io.images import to_images
+from ediffi.evaluation.datasets.toybox import Caption, Length, Score, accuracy, prompts, read, render, score
+from ediffi.io.files import replace
+from ediffi.io.images import to_images, to_tensor
 from ediffi.pipeline.cascade import Cascade
+from ediffi.registry.denoisers.precondition import upsample
+from ediffi.registry.random import generators
 
-READABLE = 32
-"""Smallest pictures the oracle reads well."""
+READABLE: Final = 32
+"""Side of the smallest images that the oracle reads well."""
 
 
 def judge(
@@ -27,38 +34,43 @@ def judge(
     length: Length = "short",
     guidance_scale: float | None = None,
 ) -> tuple[dict[str, Any], list[tuple[Caption, Image.Image, Score]]]:
-    """Paint held-out prompts of one to three objects and read each stage's pictures back.
+    """Generate images of held-out prompts of one to three objects, and read each stage's images with the oracle.
 
     Args:
         cascade: the model.
         count: how many prompts.
-        seed: of the prompts and of the pictures.
-        batch_size: pictures at a time; picture k is painted with seed + its batch.
+        seed: of the prompts and of the images.
+        batch_size: images at a time; a batch that begins with image k has the seed `seed + k`.
         length: of the captions.
         guidance_scale: of the base stage; the model's own by default.
 
     Returns:
-        Accuracy per field for each stage (0 to 1), with the protocol; and each caption with its last picture and score.
+        Accuracy per field for each stage (0 to 1), with the protocol; and each caption with its last image and score.
 
     Raises:
-        ValueError: the last stage's pictures are too small for the oracle.
+        ValueError: the last stage's images are too small for the oracle.
     """
-    if (side := cascade.stages[-1].resolution) < READABLE:
-        raise ValueError(f"the model ends at {side} pixels, and the oracle reads pictures of {READABLE} or more")
+    last = cascade.stages[-1]
+    if last.resolution < READABLE:
+        raise ValueError(f"the model ends at {last.resolution} pixels; the oracle reads images of {READABLE} or more")
     cases = prompts(seed, count, "test", length)
     scores: dict[str, list[Score]] = {}
-    shown: list[tuple[Caption, Image.Image, Score]] = []
+    images: list[Image.Image] = []
     started, settings = time.perf_counter(), {}
-    for first in tqdm(range(0, count, batch_size), desc="painting held-out prompts", unit="batch"):
-        chunk = cases[first : first + batch_size]
-        texts = [caption.text for _, caption in chunk]
-        pictures = cascade(texts, seed=seed + first, guidance_scale=guidance_scale)
-        settings = dict(pictures.settings["stages"])
-        for name, tensor in pictures.stages.items():
+    for first in tqdm(range(0, count, batch_size), desc="held-out prompts", unit="batch"):
+        batch = cases[first : first + batch_size]
+        made = cascade([caption.text for _, caption in batch], seed=seed + first, guidance_scale=guidance_scale)
+        settings = dict(made.settings["stages"])
+        images += made.images
+        for name, tensor in made.stages.items():
             if tensor.shape[-1] >= READABLE:
-                scores.setdefault(name, []).extend(_scores(chunk, to_images(tensor)))
-        last = scores[cascade.stages[-1].name][-len(chunk) :]
-        shown += [(c, image, s) for (_, c), image, s in zip(chunk, pictures.images, last, strict=True)]
+                rows = [score(*case, read(np.array(im))) for case, im in zip(batch, to_images(tensor), strict=True)]
+                scores.setdefault(name, []).extend(rows)
+    final = list(zip(cases, scores[last.name], strict=True))
+    by_objects = {
+        number: accuracy([result for (scene, _), result in final if len(scene.objects) == number])["everything"]
+        for number in sorted({len(scene.objects) for scene, _ in cases})
+    }
     results = {
         "dataset": "toybox",
         "split": "test",
@@ -66,33 +78,17 @@ def judge(
         "count": count,
         "seed": seed,
         "accuracy": {name: accuracy(rows) for name, rows in scores.items()},
-        "by_objects": _by_objects(cases, scores[cascade.stages[-1].name]),
+        "by_objects": {str(number): share for number, share in by_objects.items()},
         "sampling": settings,
         "seconds": round(time.perf_counter() - started, 1),
     }
-    return results, shown
-
-
-def _scores(chunk: list[tuple[Scene, Caption]], images: list[Image.Image]) -> list[Score]:
-    readings = read_batch([np.array(image) for image in images])
-    return [score(scene, caption, reading) for (scene, caption), reading in zip(chunk, readings, strict=True)]
-
-
-def _by_objects(cases: list[tuple[Scene, Caption]], scores: list[Score]) -> Mapping[str, float]:
-    """Share of the pictures with everything right, by number of objects."""
-    numbers = sorted({len(scene.objects) for scene, _ in cases})
-    return {
-        str(number): accuracy([s for (scene, _), s in zip(cases, scores, strict=True) if len(scene.objects) == number])[
-            "everything"
-        ]
-        for number in numbers
-    }
+    return results, [(caption, image, s) for ((_, caption), s), image in zip(final, images, strict=True)]
 
 
 def sheet(
     shown: list[tuple[Caption, Image.Image, Score]], columns: int = 6, rows: int = 6, side: int = 192
 ) -> Image.Image:
-    """A grid of pictures with their captions; what is wrong is named in red."""
+    """A grid of images with their captions; wrong fields are named in red."""
     height = side + 64
     page = Image.new("RGB", (columns * (side + 8), rows * height), "white")
     draw = ImageDraw.Draw(page)
@@ -107,8 +103,6 @@ def sheet(
 
 def wrap(text: str, width: int) -> str:
     """A caption in lines of `width` characters, four at most."""
-    import textwrap
-
     return "\n".join(textwrap.wrap(text, width)[:4])
 
 
@@ -116,6 +110,38 @@ def write(folder: Path, results: Mapping[str, Any], shown: list[tuple[Caption, I
     """Write `results.json` and `sheet.png`."""
     folder.mkdir(parents=True, exist_ok=True)
     sheet(shown).save(folder / "sheet.png")
-    beside = folder / "results.json.tmp"
-    beside.write_text(json.dumps(results, indent=1) + "\n")
-    beside.replace(folder / "results.json")
+    replace(folder / "results.json", json.dumps(results, indent=1) + "\n")
+
+
+def psnr(images: Float[Tensor, "b 3 h w"], truth: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
+    """`10·log10(2²/MSE)`, the peak signal-to-noise ratio in dB of images in [-1, 1]."""
+    return 10 * torch.log10(4 / (images - truth).square().flatten(1).mean(1))
+
+
+def against_bicubic(cascade: Cascade, count: int = 50, seed: int = 0) -> Mapping[str, Mapping[str, float]]:
+    """Mean PSNR of each super-resolution stage and of bicubic, on held-out scenes averaged down to the stage's input.
+
+    Args:
+        cascade: the model.
+        count: how many scenes.
+        seed: of the scenes and of the sampling noise.
+
+    Returns:
+        By stage: `stage` and `bicubic` in dB.
+    """
+    cases = prompts(seed, count)
+    cond = cascade.encode([caption.text for _, caption in cases])
+    results = {}
+    for lower, stage in zip(cascade.stages, cascade.stages[1:], strict=False):
+        size = stage.resolution
+        truth = torch.stack([to_tensor(Image.fromarray(render(scene, size)), size) for scene, _ in cases])
+        low_res = F.avg_pool2d(truth, size // lower.resolution)
+        enlarged = []
+        for part in (slice(first, first + 10) for first in range(0, count, 10)):
+            randomness = generators(seed, range(count))[part]
+            enlarged.append(stage(cond[part], randomness, low_res=low_res[part].to(cascade.device)).cpu())
+        results[stage.name] = {
+            "stage": round(psnr(torch.cat(enlarged), truth).mean().item(), 2),
+            "bicubic": round(psnr(upsample(low_res, (size, size)), truth).mean().item(), 2),
+        }
+    return results

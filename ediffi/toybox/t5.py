@@ -1,12 +1,12 @@
 """Train the T5 of the Toybox model: transformers' own encoder at tiny size, so that its tokens know their object.
 
-Every word that names the colour or the shape of an object predicts, by linear heads that are thrown away afterwards,
-that object's place in the layout, its shape, its colour and its size. What a token then says is what cross-attention
-needs: not only "red", but "red, of the large circle on the left". A large T5 brings that from its pretraining.
+Every word that names the colour or the shape of an object predicts that object's place in the layout, its shape, its
+colour and its size, by linear heads that are discarded afterwards. So the token "red" says what cross-attention needs:
+not only "red", but "red, of the large circle on the left". A large T5 learns this in its pretraining.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -14,107 +14,124 @@ import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from ediffi.evaluation.datasets.toybox import COLOURS, LAYOUTS, SHAPES, SIZES, Scene, caption, sample_scene
-from ediffi.evaluation.datasets.toybox.caption import Caption, Length
-from ediffi.evaluation.datasets.toybox.scene import Split
-from ediffi.toybox.encoder_data import END, LENGTHS, SPECIAL, draw_length, strew, word_tokenizer
-from ediffi.toybox.fitting import Budget, device, fit, replacing, write_record
+from ediffi.evaluation.datasets.toybox import (
+    COLOURS,
+    LAYOUTS,
+    SHAPES,
+    SIZES,
+    Caption,
+    Length,
+    Scene,
+    Split,
+    caption,
+    sample_scene,
+)
+from ediffi.toybox.encoder_training import (
+    END,
+    SPECIAL,
+    EncoderBudget,
+    add_unknown_words,
+    device,
+    draw_length,
+    fit,
+    saving,
+    word_tokenizer,
+)
 
-BUDGET = Budget(steps=600, batch_size=128, learning_rate=2e-3)
+BUDGET: Final = EncoderBudget(steps=600, batch_size=128, learning_rate=2e-3)
 COLOUR_NAMES, SIZE_NAMES = tuple(COLOURS), tuple(SIZES)
-PLACES = [(layout, index) for layout, slots in LAYOUTS.items() for index in range(len(slots))]
-QUESTIONS = {"place": len(PLACES), "shape": len(SHAPES), "colour": len(COLOUR_NAMES), "size": len(SIZE_NAMES)}
-"""What a token is asked of its object, and how many answers there are."""
-UNNAMED = -100
-"""The answer that is not asked for: the caption does not tell."""
-POSITION_BIAS_STD = 1.5
+PLACES: Final = [(layout, index) for layout, slots in LAYOUTS.items() for index in range(len(slots))]
+CLASSES: Final = {"place": len(PLACES), "shape": len(SHAPES), "colour": len(COLOUR_NAMES), "size": len(SIZE_NAMES)}
+"""The attributes that a token predicts of its object, and their numbers of classes."""
+UNNAMED: Final = -100
+"""The class of an attribute that the caption does not name; the loss ignores it."""
+POSITION_BIAS_STD: Final = 1.5
 
 
-class Asked(nn.Module):
-    """A T5 encoder with one linear head a question."""
+class T5WithHeads(nn.Module):
+    """A T5 encoder with one linear head for each attribute of `CLASSES`."""
 
     def __init__(self, words: int) -> None:
         super().__init__()
         from transformers import T5Config, T5EncoderModel
 
-        self.encoder = T5EncoderModel(T5Config(**settings(words)))
-        # Relative positions that start near zero leave words unordered for thousands of steps; we start them apart.
-        nn.init.normal_(
-            self.encoder.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight, 0, POSITION_BIAS_STD
-        )
-        self.heads = nn.ModuleDict({name: nn.Linear(128, answers) for name, answers in QUESTIONS.items()})
+        self.encoder = T5EncoderModel(T5Config(**t5_settings(words)))
+        # Relative position biases that start near zero leave words unordered for thousands of steps.
+        bias = self.encoder.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight
+        nn.init.normal_(bias, 0, POSITION_BIAS_STD)
+        self.heads = nn.ModuleDict({name: nn.Linear(128, count) for name, count in CLASSES.items()})
 
     def forward(self, batch: dict[str, Tensor], words: Int[Tensor, "k 2"]) -> dict[str, Tensor]:
-        """Logits of every question for each of the words (sample, position)."""
+        """Logits of every attribute for each of the words (sample, position)."""
         states = self.encoder(**batch).last_hidden_state[words[:, 0], words[:, 1]]
         return {name: head(states) for name, head in self.heads.items()}
 
 
-def settings(words: int) -> dict[str, Any]:
+def t5_settings(words: int) -> dict[str, Any]:
     """Arguments of T5Config: the T5 v1.1 design (gated GELU) at width 128 with 3 layers."""
     sizes = {"d_model": 128, "d_kv": 32, "num_heads": 4, "d_ff": 256, "num_layers": 3}
     ids = {"pad_token_id": 0, "eos_token_id": SPECIAL.index(END), "decoder_start_token_id": 0}
     return {"vocab_size": words, **sizes, **ids, "feed_forward_proj": "gated-gelu", "dropout_rate": 0.0}
 
 
-def train_t5(output: Path, budget: Budget = BUDGET, seed: int = 0) -> dict[str, Any]:
-    """Train the T5 and write its encoder to the folder `output`.
+def train_t5(output: Path, budget: EncoderBudget = BUDGET, seed: int = 0) -> dict[str, Any]:
+    """Train the T5 and write its encoder to the folder `output` (a few minutes on two CPU cores).
 
     Args:
-        output: folder to write.
+        output: folder to write; replaced once the new one is complete.
         budget: how long to train.
         seed: of the weights, the scenes and the captions.
 
     Returns:
         The record that is also written there as training.json; `accuracy_short` and `accuracy_long` are the shares of
-        right answers about held-out captions.
+        right predictions on held-out captions.
     """
     torch.manual_seed(seed)
     tokenizer = word_tokenizer(begin=False, max_length=113)
-    model = Asked(len(tokenizer)).to(device())
+    model = T5WithHeads(len(tokenizer)).to(device())
     rng = np.random.default_rng([seed, 1])
 
     def loss() -> Tensor:
-        batch, words, answers = questions(tokenizer, rng, budget.batch_size, draw_length(rng))
+        batch, words, classes = labelled_batch(tokenizer, rng, budget.batch_size, draw_length(rng))
         logits = model(batch, words)
-        losses = [F.cross_entropy(logits[name], answers[name], ignore_index=UNNAMED) for name in QUESTIONS]
+        losses = [F.cross_entropy(logits[name], classes[name], ignore_index=UNNAMED) for name in CLASSES]
         return torch.stack(losses).nansum()
 
     record = fit(model, loss, budget, "T5", bf16=False) | {"seed": seed}
-    for length in LENGTHS:
+    lengths: tuple[Length, ...] = ("short", "long")
+    for length in lengths:
         record[f"accuracy_{length}"] = accuracy(model, tokenizer, length, seed)
-    with replacing(output) as folder:
+    with saving(output, record) as folder:
         model.encoder.to(torch.bfloat16).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        write_record(folder, record)
     return record
 
 
 @torch.no_grad()
-def accuracy(model: Asked, tokenizer: Any, length: Length, seed: int = 0, count: int = 512) -> dict[str, float]:
-    """Share of right answers to each question, on held-out captions."""
+def accuracy(model: T5WithHeads, tokenizer: Any, length: Length, seed: int = 0, count: int = 512) -> dict[str, float]:
+    """Share of right predictions of each attribute, on held-out captions."""
     rng = np.random.default_rng([seed, 2])
-    batch, words, answers = questions(tokenizer, rng, count, length, "test")
+    batch, words, classes = labelled_batch(tokenizer, rng, count, length, "test")
     logits = model(batch, words)
-    right = {name: (logits[name].argmax(-1) == answers[name])[answers[name] != UNNAMED] for name in QUESTIONS}
+    right = {name: (logits[name].argmax(-1) == classes[name])[classes[name] != UNNAMED] for name in CLASSES}
     return {name: round(values.double().mean().item(), 4) for name, values in right.items()}
 
 
-def questions(
+def labelled_batch(
     tokenizer: Any, rng: np.random.Generator, count: int, length: Length, split: Split = "train"
 ) -> tuple[dict[str, Tensor], Int[Tensor, "k 2"], dict[str, Int[Tensor, " k"]]]:
-    """A tokenised batch of captions, the words (sample, position) that name an object, and the answers about it."""
+    """A tokenized batch of captions, the words (sample, position) that name an object, and their classes."""
     scenes = [sample_scene(rng, split) for _ in range(count)]
     captions = [caption(scene, rng, length) for scene in scenes]
-    texts = [strew(said.text, rng) if split == "train" else said.text for said in captions]
+    texts = [add_unknown_words(one.text, rng) if split == "train" else one.text for one in captions]
     batch = tokenizer(texts, padding=True, return_tensors="pt").to(device())
-    words, answers = [], []
-    for sample, (scene, said) in enumerate(zip(scenes, captions, strict=True)):
+    words, classes = [], []
+    for sample, (scene, one) in enumerate(zip(scenes, captions, strict=True)):
         for position, index in object_words(tokenizer.convert_ids_to_tokens(batch["input_ids"][sample]), scene):
             words.append((sample, position))
-            answers.append(_answers(scene, said, index))
-    columns = torch.tensor(answers, device=device()).unbind(1)
-    return dict(batch), torch.tensor(words, device=device()), dict(zip(QUESTIONS, columns, strict=True))
+            classes.append(_classes(scene, one, index))
+    columns = torch.tensor(classes, device=device()).unbind(1)
+    return dict(batch), torch.tensor(words, device=device()), dict(zip(CLASSES, columns, strict=True))
 
 
 def object_words(tokens: list[str], scene: Scene) -> list[tuple[int, int]]:
@@ -131,7 +148,7 @@ def object_words(tokens: list[str], scene: Scene) -> list[tuple[int, int]]:
     return found
 
 
-def _answers(scene: Scene, said: Caption, index: int) -> tuple[int, ...]:
+def _classes(scene: Scene, said: Caption, index: int) -> tuple[int, ...]:
     thing = scene.objects[index]
     size = SIZE_NAMES.index(thing.size) if "size" in said.named else UNNAMED
     place = PLACES.index((scene.layout, index)) if "layout" in said.named else UNNAMED

@@ -16,9 +16,9 @@ from transformers import T5Config, T5EncoderModel
 from ediffi.registry import encoders
 from ediffi.registry.encoders.clip import ClipImageEncoder, ClipTextEncoder, load_clip
 from ediffi.registry.encoders.t5 import T5TextEncoder
-from ediffi.toybox.encoder_data import END, SPECIAL, word_tokenizer
-from ediffi.toybox.encoders import clip_settings, write_clip
-from ediffi.toybox.t5 import settings as t5_settings
+from ediffi.toybox.clip import clip_settings, write_clip
+from ediffi.toybox.encoder_training import END, SPECIAL, word_tokenizer
+from ediffi.toybox.t5 import t5_settings
 
 SHORT = "a red circle"
 LONG = "a large red circle above a small green square on a pink background, in outlined style"
