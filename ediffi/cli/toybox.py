@@ -56,10 +56,15 @@ def encoders(output: Path, seed: int = 0, t5_steps: int | None = None, clip_step
         t5_steps: training steps of the T5.
         clip_steps: training steps of the CLIP.
     """
-    from ediffi.toybox import encoders as room
+    import json
+    from dataclasses import replace
 
-    steps = {"t5_steps": t5_steps, "clip_steps": clip_steps}
-    room.encoders(output, seed, **{name: value for name, value in steps.items() if value is not None})
+    from ediffi.toybox import clip, t5
+
+    t5_budget = t5.BUDGET if t5_steps is None else replace(t5.BUDGET, steps=t5_steps)
+    clip_budget = clip.BUDGET if clip_steps is None else replace(clip.BUDGET, steps=clip_steps)
+    print("t5", json.dumps(t5.train_t5(output / "t5", t5_budget, seed), indent=2))
+    print("clip", json.dumps(clip.train_clip(output / "clip", clip_budget, seed), indent=2))
 
 
 def judge(output: Path, seed: int = 1, steps: int | None = None) -> None:
@@ -73,7 +78,7 @@ def judge(output: Path, seed: int = 1, steps: int | None = None) -> None:
     import json
     from dataclasses import replace
 
-    from ediffi.toybox.encoders import JUDGE_BUDGET, train_clip
+    from ediffi.toybox.clip import JUDGE_BUDGET, train_clip
 
     budget = JUDGE_BUDGET if steps is None else replace(JUDGE_BUDGET, steps=steps)
     print(json.dumps(train_clip(output, budget, seed), indent=2))
@@ -156,7 +161,7 @@ def psnr(model: str = "toybox", count: int = 50, seed: int = 0) -> None:
         seed: of the scenes and the sampling noise.
     """
     from ediffi.pipeline.cascade import Cascade
-    from ediffi.toybox.psnr import against_bicubic
+    from ediffi.toybox.score import against_bicubic
 
     if count < 1:
         raise ValueError(f"--count must be at least 1, got {count}")
