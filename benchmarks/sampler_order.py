@@ -24,11 +24,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from ediffi.pipeline.solver_distance import fine, solve, solver_distances, within_calls
 from ediffi.pipeline.stage import Sampling
 from ediffi.registry import samplers
 from ediffi.registry.random import generators, randn
 from ediffi.registry.types import Denoise
+from reproduction.solver_distance import fine, solve, solver_distances, within_calls
 
 CALLS = (5, 7, 10, 16, 20, 25, 40, 50)
 KARRAS: Mapping[str, Any] = {"grid": "karras", "rho": 7.0}

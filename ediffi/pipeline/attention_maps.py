@@ -1,9 +1,9 @@
-"""Seeing inside: where a prompt's words are attended to, at which noise (eDiff-I, figure 3), and when they decide.
+"""Cross-attention while an image is sampled: which words each pixel attends to, at which noise (eDiff-I, figure 3).
 
-Everything here watches the networks a cascade samples with, through hooks; nothing of how it samples is changed.
+Hooks watch the networks of a cascade; they change nothing of how it samples.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +14,12 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from ediffi.pipeline.cascade import Cascade
-from ediffi.pipeline.options import SamplingOptions, Switch
+from ediffi.pipeline.cascade import Cascade, Progress
+from ediffi.pipeline.options import SamplingOptions
+from ediffi.pipeline.prompt import parse
 from ediffi.registry.denoisers.attention import Context, CrossAttention
 from ediffi.registry.denoisers.precondition import Preconditioned
-from ediffi.registry.types import SamplerState, TextEncoder
+from ediffi.registry.types import TextEncoder
 
 NULL = "null"
 """The source of the learned null token."""
@@ -26,7 +27,7 @@ NULL = "null"
 
 @dataclass(frozen=True)
 class Token:
-    """One key of the cross-attention: a token of a source, or the null token."""
+    """A key of the cross-attention: a token of a source, or the null token."""
 
     source: str
     text: str
@@ -34,13 +35,13 @@ class Token:
 
 @dataclass(frozen=True)
 class Attention:
-    """How one picture's pixels shared their attention out, while it was sampled.
+    """The cross-attention of one image over its sampling.
 
     Attributes:
-        image: the picture of the watched stage.
+        image: the image after the watched stage.
         tokens: the k keys, the null token first.
         sigmas: noise level of each of the s network calls.
-        maps: [s, k, h, w] share of each pixel's attention, mean over heads and layers; sums to 1 over k.
+        maps: [s, k, h, w] attention of each pixel, mean over heads and layers; sums to 1 over k.
     """
 
     image: Image.Image
@@ -49,7 +50,7 @@ class Attention:
     maps: Float[Tensor, "s k h w"]
 
     def shares(self) -> dict[str, Float[Tensor, " s"]]:
-        """By source, what of all attention its tokens get at each noise level; figure 3 is text against null."""
+        """The share of all attention that each source gets at each noise level."""
         means = self.maps.mean((2, 3))
         sources = list(dict.fromkeys(token.source for token in self.tokens))
         return {
@@ -58,18 +59,18 @@ class Attention:
         }
 
     def of(self, word: str) -> Float[Tensor, "s h w"]:
-        """The map of a word: the sum over all tokens that read so, of every source.
+        """The map of a word: the sum over all tokens with this text, of every source.
 
         Raises:
-            ValueError: no token reads so.
+            ValueError: no token has this text.
         """
         chosen = [k for k, token in enumerate(self.tokens) if token.text.casefold() == word.casefold()]
         if not chosen:
-            raise ValueError(f"no token reads {word!r}; there are {', '.join(self.words())}")
+            raise ValueError(f"no token is {word!r}; there are {', '.join(self.words())}")
         return self.maps[:, chosen].sum(1)
 
     def words(self) -> list[str]:
-        """What the tokens read, in order and without repeats, the null token first."""
+        """The texts of the tokens in order, each once, the null token first."""
         return list(dict.fromkeys(token.text for token in self.tokens))
 
 
@@ -78,16 +79,16 @@ def attention_maps(
     prompt: str,
     options: SamplingOptions = SamplingOptions(),  # noqa: B008  (frozen)
     stage: str | None = None,
-    progress: Callable[[str, SamplerState], None] | None = None,
+    progress: Progress | None = None,
 ) -> Attention:
-    """Sample one picture and watch the cross-attention of a stage, the conditional half only.
+    """Sample one image and record the cross-attention of a stage, of the conditional half only.
 
     Args:
         cascade: the model.
-        prompt: what to sample.
+        prompt: of the image.
         options: of the image.
-        stage: the stage to watch; the base stage by default.
-        progress: called after every step, as in `Cascade.__call__`.
+        stage: the stage to watch; the base stage by default. Later stages are not sampled.
+        progress: called after every step.
 
     Raises:
         ValueError: there is no such stage, or it has no cross-attention.
@@ -95,51 +96,25 @@ def attention_maps(
     watched = cascade.up_to(stage or cascade.stages[0].name)
     denoiser = watched.stages[-1].denoiser
     with _watch(denoiser) as calls:
-        images = watched.generate(prompt, options, progress)
+        made = watched.generate(prompt, options, progress)
     sigmas = [sigma for sigma, layers in calls if layers]
     if not sigmas:
         raise ValueError(f"stage {watched.stages[-1].name!r} has no cross-attention to watch")
-    size = max((layer.shape[-2:] for _, layers in calls for layer in layers), key=lambda s: s[0])
-    maps = torch.stack([_mean(layers, (size[0], size[1])) for _, layers in calls if layers])
-    return Attention(images.images[0], _tokens(watched, prompt, denoiser), sigmas, maps)
-
-
-def switched(
-    cascade: Cascade,
-    prompt: str,
-    switch_prompt: str,
-    fractions: Sequence[float],
-    seed: int = 0,
-    progress: Callable[[str, SamplerState], None] | None = None,
-) -> list[Image.Image]:
-    """The picture for each share of the base stage's steps that the second prompt gets, from the last steps on.
-
-    eDiff-I, figure 4: up to about the last 7 % change nothing, all but the first 40 % change everything.
-
-    Args:
-        cascade: the model.
-        prompt: reads the noisy steps.
-        switch_prompt: takes over.
-        fractions: shares in [0, 1] that the second prompt gets.
-        seed: of all pictures.
-        progress: called after every step.
-    """
-    pictures = []
-    for fraction in fractions:
-        if not 0 <= fraction <= 1:
-            raise ValueError(f"a share of the steps must be in [0, 1], got {fraction}")
-        switch = Switch(switch_prompt, 1 - fraction)
-        pictures.append(cascade(prompt, seed=seed, switch=switch, progress=progress).images[0])
-    return pictures
+    finest = max((layer.shape[-2:] for _, layers in calls for layer in layers), key=lambda size: size[0])
+    maps = torch.stack([_mean(layers, (finest[0], finest[1])) for _, layers in calls if layers])
+    return Attention(made.images[0], _tokens(watched, prompt, denoiser), sigmas, maps)
 
 
 Call = tuple[float, list[Float[Tensor, "k h w"]]]
-"""The noise level of a network call, and what each cross-attention layer did in it."""
+"""The noise level of a network call, and the attention of each layer in it."""
 
 
 @contextmanager
 def _watch(denoiser: nn.Module) -> Iterator[list[Call]]:
-    """The calls of the networks in `denoiser` while the context lasts; of the last sample of each batch."""
+    """The calls of the networks in `denoiser` inside the block, for the last sample of each batch.
+
+    Guidance puts the conditional half last in the batch, so that the last sample is a conditional one.
+    """
     calls: list[Call] = []
 
     def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -167,14 +142,12 @@ def _mean(layers: Sequence[Float[Tensor, "k _ _"]], size: tuple[int, int]) -> Fl
 
 
 def _tokens(cascade: Cascade, prompt: str, denoiser: nn.Module) -> list[Token]:
-    """What the keys of the context are, in its order."""
-    from ediffi.pipeline.prompt import parse
-
+    """The keys of the context, in its order."""
     text = parse(prompt).text
     network = next(m for m in denoiser.modules() if isinstance(m, Preconditioned)).network
     tokens = [Token(NULL, NULL)]
     for name in network.embedding.tokens:  # type: ignore[union-attr]
-        reader = cascade.readers.get(name)
-        if isinstance(reader, TextEncoder):
-            tokens += [Token(name, piece) for piece in reader.token_strings(text)]
+        encoder = cascade.encoders.get(name)
+        if isinstance(encoder, TextEncoder):
+            tokens += [Token(name, string) for string in encoder.token_strings(text)]
     return tokens

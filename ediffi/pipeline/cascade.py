@@ -1,11 +1,9 @@
-"""The cascade: a prompt becomes a picture through a base stage and super-resolution stages.
-
-Longer than most files, since the call names every option that a picture may have, and says what each means.
-"""
+"""The cascade: a prompt becomes an image through a base stage and super-resolution stages."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,28 +14,27 @@ from PIL import Image
 from torch import Tensor
 
 from ediffi.diffusion.editing import Edit
-from ediffi.diffusion.paint import Region, paint
+from ediffi.diffusion.layout import Region
 from ediffi.io.images import to_images
 from ediffi.pipeline.checkpoint import Residency, load_cascade
+from ediffi.pipeline.conditioning import encode_prompts, image_encoders, text_encoders, unknown_words
 from ediffi.pipeline.options import PER_STAGE, SamplingOptions, Style, Switch, per_stage
-from ediffi.pipeline.prompt import Prompt, parse
 from ediffi.pipeline.stage import Sampling, Stage, Steering
-from ediffi.registry.encoders import reads_text, spec_of_source
 from ediffi.registry.random import generators
-from ediffi.registry.types import Callback, Conditioning, Embedding, Encoder, SamplerState, TextEncoder
+from ediffi.registry.types import Conditioning, Encoder, SamplerState, TextEncoder
 
 Progress = Callable[[str, SamplerState], None]
-"""Called after every step with the stage's name."""
+"""Called after every step with the stage's name and the sampler's state."""
 
 
 @dataclass(frozen=True)
 class Images:
-    """What a cascade returns.
+    """The result of a generation.
 
     Attributes:
-        images: RGB pictures, `num_images_per_prompt` for each prompt, neighbours together.
-        stages: [b, 3, h, w] in [-1, 1] after each stage that ran, by its name.
-        settings: what to repeat them with: prompts, seed and each stage's sampling; plain JSON values.
+        images: RGB, `num_images_per_prompt` for each prompt, those of one prompt together.
+        stages: images [b, 3, h, w] in [-1, 1] after each stage that ran, by its name.
+        settings: prompts, seed and each stage's sampling, to repeat the images with; JSON values.
     """
 
     images: list[Image.Image]
@@ -46,13 +43,13 @@ class Images:
 
 
 class Cascade:
-    """Encoders and stages that turn prompts into pictures.
+    """Encoders and stages that turn prompts into images.
 
     Args:
         name: of the model.
-        encoders: by source; those that can `tokenize` read the prompt, those declared for images a style image.
+        encoders: by source; those that read text encode the prompt, those that read images a style image.
         stages: the base stage first.
-        source: the folder that they were loaded from, which names their parts; without it they cannot be saved.
+        source: the model folder that they were loaded from; `save_pretrained` needs it.
 
     Raises:
         ValueError: there is no stage.
@@ -66,7 +63,7 @@ class Cascade:
         self, name: str, encoders: Mapping[str, Encoder], stages: Sequence[Stage], source: Path | None = None
     ) -> None:
         if not stages:
-            raise ValueError("a cascade needs at least one stage")
+            raise ValueError("stages is empty; a cascade needs at least one")
         self.name, self.encoders, self.stages, self.source = name, dict(encoders), list(stages), source
 
     @classmethod
@@ -81,19 +78,19 @@ class Cascade:
         torch_dtype: torch.dtype | None = None,
         local_files_only: bool = False,
     ) -> "Cascade":
-        """Load a cascade, fetching it from the Hub if need be; raises as `ediffi.pipeline.folder.load` does.
+        """Load a cascade, from the Hub if need be; raises as `ediffi.pipeline.checkpoint.load_cascade`.
 
         Args:
-            model: "toybox", the one that ships; a name of a list of models; a folder; or one of the Hub: "ORG/REPO",
-                "ORG/REPO@REVISION", "hf://ORG/REPO". A folder here that is called ORG/REPO wins over the Hub.
-            device: where its networks stand.
-            expert_residency: "resident" keeps all experts in memory, "stream" the one in use; same pictures.
-            revision: branch, tag or commit of the Hub.
-            stages: the first stages, by name (["base"]); the files of the others are not fetched.
+            model: the shipped "toybox"; a name of a list of models; a folder; or a model on the Hub: "ORG/REPO",
+                "ORG/REPO@REVISION", "hf://ORG/REPO". A local folder ORG/REPO wins over the Hub.
+            device: where its networks are.
+            expert_residency: "resident" keeps all experts in memory, "stream" only the one in use; same images.
+            revision: branch, tag or commit on the Hub.
+            stages: the first stages, by name (["base"]); the files of the others are not downloaded.
             torch_dtype: float16 or bfloat16 halves the networks' memory; float32 by default.
-            local_files_only: read the cache of the Hub only, as with HF_HUB_OFFLINE=1.
+            local_files_only: read only the Hub's cache, as with HF_HUB_OFFLINE=1.
         """
-        loaded = load_cascade(
+        parts = load_cascade(
             model,
             device,
             expert_residency,
@@ -102,7 +99,7 @@ class Cascade:
             dtype=torch_dtype,
             local_files_only=local_files_only,
         )
-        return cls(*loaded)
+        return cls(*parts)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write the cascade as a model folder; unchanged weights byte for byte, changed ones in bfloat16.
@@ -123,7 +120,7 @@ class Cascade:
 
     def push_to_hub(self, repository: str, *, license: str, private: bool = False, revision: str | None = None) -> str:
         """Publish the cascade as "ORG/REPO", with a model card; returns its address. See `ediffi.hub.publish`."""
-        from ediffi.hub.publish import Order, publish
+        from ediffi.hub.publish import PublicationOptions, publish
         from ediffi.pipeline.samples import paint_samples, sampled_stages
 
         def paint(folder: Path, output: Path) -> list[str]:
@@ -132,7 +129,7 @@ class Cascade:
 
         with TemporaryDirectory(prefix="ediffi-push-") as beside:
             model = self.save_pretrained(Path(beside) / "model")
-            return publish(model, Order(repository, license), paint, private, revision)
+            return publish(model, PublicationOptions(repository, license), paint, private, revision)
 
     def __call__(
         self,
@@ -200,7 +197,7 @@ class Cascade:
         cond = self.encode(texts, options.style, options.paint)
         if options.paint and not any(sampling.paint_weight for sampling in plan):
             raise ValueError("paint has no effect, since paint_weight is 0 in every stage; give one above 0")
-        pictures = self.sample(
+        stages = self.sample(
             cond,
             generators(options.seed, range(options.first_index, options.first_index + len(texts))),
             plan,
@@ -219,7 +216,7 @@ class Cascade:
             "stages": {s.name: dataclasses.asdict(p) | {"nfe": p.nfe} for s, p in zip(self.stages, plan, strict=True)},
             **options.described(),
         }
-        return Images(to_images(pictures[self.stages[-1].name]), pictures, settings)
+        return Images(to_images(stages[self.stages[-1].name]), stages, settings)
 
     def sample(
         self,
@@ -232,35 +229,36 @@ class Cascade:
         entry: tuple[int, Float[Tensor, "b 3 h w"] | None] = (0, None),
         progress: Progress | None = None,
     ) -> dict[str, Float[Tensor, "b 3 _ _"]]:
-        """Run the stages on a conditioning: what a call comes down to.
+        """Run the stages on a conditioning.
 
         Args:
             cond: of a batch.
-            randomness: a generator for each of its pictures.
+            randomness: a generator for each image.
             plan: each stage's settings; the model's own by default.
-            steering: negative, style and switching; the latter in the base stage only.
-            edit: a picture to go on from.
-            entry: index of the first stage, and the pictures that it enlarges.
+            steering: negative, style and switching; switching in the base stage only.
+            edit: an image to start from.
+            entry: index of the first stage to run, and the images that it enlarges.
             progress: called after every step.
 
         Returns:
-            Pictures in [-1, 1] after each stage, by its name.
+            Images in [-1, 1] after each stage, by its name.
         """
-        plan = [stage.sampling for stage in self.stages] if plan is None else plan
+        plan = self.plan() if plan is None else plan
+        # Super-resolution stages only sharpen, so they read the prompt that had the larger share of the base stage.
         later = cond if steering.after is None or steering.switch_at >= 0.5 else steering.after
-        first, picture = entry
-        pictures: dict[str, Tensor] = {}
+        first, low_res = entry
+        done: dict[str, Tensor] = {}
         for index, (stage, sampling) in list(enumerate(zip(self.stages, plan, strict=True)))[first:]:
-            picture = pictures[stage.name] = stage(
+            low_res = done[stage.name] = stage(
                 cond if index == 0 else later,
                 randomness,
-                low_res=picture,
+                low_res=low_res,
                 source=None if edit is None else edit.at(stage.resolution, len(randomness), self.device),
                 steering=steering if index == 0 else dataclasses.replace(steering, after=None),
                 sampling=sampling,
-                callback=_named(progress, stage.name),
+                callback=None if progress is None else partial(progress, stage.name),
             )
-        return pictures
+        return done
 
     def request(self, options: SamplingOptions) -> dict[str, Any]:
         """The options as JSON values, with each stage's settings: what identifies a run of many calls."""
@@ -291,23 +289,8 @@ class Cascade:
     def encode(
         self, prompts: Sequence[str], style: Style | None = None, regions: Sequence[Region] = ()
     ) -> Conditioning:
-        """The conditioning of prompts, from every encoder that reads text; of a style picture, and of paint.
-
-        Raises:
-            ValueError: a prompt is empty or too long, an encoder cannot weight words, the model has no encoder for
-                pictures, or a painted phrase is not in a prompt.
-        """
-        parsed = [parse(prompt) for prompt in prompts]
-        texts = [prompt.text for prompt in parsed]
-        sources: dict[str, Embedding] = {}
-        with torch.inference_mode():
-            for name, encoder in self.readers.items():
-                sources[name] = _weighted(encoder(texts), encoder, parsed)
-            if style is not None:
-                for name, embedding in self._style(style.image).items():
-                    sources[name] = embedding.apply(lambda t: t.expand(len(texts), *t.shape[1:]))
-        painted = paint(self.readers, texts, [regions] * len(texts)) if regions else None
-        return Conditioning(sources, paint=painted).to(self.device)
+        """The conditioning of prompts, of a style image and of painted regions; raises as `encode_prompts`."""
+        return encode_prompts(self.encoders, prompts, None if style is None else style.image, regions).to(self.device)
 
     def up_to(self, stage: str) -> "Cascade":
         """The cascade without the stages after this one.
@@ -321,41 +304,24 @@ class Cascade:
         return Cascade(self.name, self.encoders, self.stages[: names.index(stage) + 1], self.source)
 
     @property
-    def readers(self) -> dict[str, Encoder]:
-        """The encoders that read text, by source."""
-        return {name: encoder for name, encoder in self.encoders.items() if reads_text(encoder)}
-
-    @property
     def image_encoders(self) -> dict[str, Encoder]:
-        """The encoders that read a style image, by source."""
-        return {name: one for name, one in self.encoders.items() if spec_of_source(name).reads == "image"}
+        """The encoders that read a style image, by source; none if the model takes no style image."""
+        return image_encoders(self.encoders)
 
-    def unknown_words(self, text: str) -> list[str]:
-        """The words of a prompt that no encoder knows, in order; only encoders that can tell are asked."""
-        lists = [encoder.unknown_words(text) for encoder in self.encoders.values() if hasattr(encoder, "unknown_words")]
-        return [word for word in (lists[0] if lists else []) if all(word in words for words in lists)]
-
-    def truncated_text(self, text: str) -> dict[str, str]:
-        """What of a prompt each encoder does not see, because it is too long; by source, if not all is seen."""
-        lost = {
-            name: encoder.truncated_text(text)
-            for name, encoder in self.readers.items()
-            if isinstance(encoder, TextEncoder)
-        }
-        return {name: rest for name, rest in lost.items() if rest}
+    def prompt_notices(self, prompt: str) -> list[str]:
+        """What of a prompt the model does not read: unknown words, and the end of a prompt that is too long."""
+        notices = []
+        if unknown := unknown_words(self.encoders, prompt):
+            notices.append(f"ignored, not in the vocabulary of {self.name}: {', '.join(unknown)}")
+        for name, encoder in text_encoders(self.encoders).items():
+            if isinstance(encoder, TextEncoder) and (rest := encoder.truncated_text(prompt)):
+                notices.append(f"too long for {name}, which does not read: {rest!r}")
+        return notices
 
     @property
     def device(self) -> torch.device:
-        """Where the first stage stands."""
+        """The device of the first stage."""
         return next(self.stages[0].denoiser.parameters()).device
-
-    def _style(self, image: Image.Image) -> dict[str, Embedding]:
-        from torchvision.transforms.v2.functional import pil_to_tensor
-
-        if not self.image_encoders:
-            raise ValueError(f"model {self.name!r} has no encoder that reads images, so it cannot take a style image")
-        images = pil_to_tensor(image.convert("RGB"))[None].float() / 127.5 - 1
-        return {name: encoder(images) for name, encoder in self.image_encoders.items()}
 
     def _steering(self, options: SamplingOptions, batch: int) -> Steering:
         negative, style, switch = options.negative_prompt, options.style, options.switch
@@ -369,10 +335,10 @@ class Cascade:
     def _entry(
         self, low_res: Image.Image | None, name: str | None, batch: int
     ) -> tuple[int, Float[Tensor, "b 3 h w"] | None]:
-        """The index of the stage that sampling starts with, and the picture that it gets."""
+        """The index of the first stage to run, and the images that it enlarges."""
         if low_res is None:
             if name not in (None, self.stages[0].name):
-                raise ValueError(f"to start at stage {name!r}, give the picture that it enlarges")
+                raise ValueError(f"first_stage {name!r} needs low_res, the image that it enlarges")
             return 0, None
         inputs = {stage.name: below.resolution for below, stage in zip(self.stages, self.stages[1:], strict=False)}
         if not inputs:
@@ -383,20 +349,3 @@ class Cascade:
             raise ValueError(f"no super-resolution stage {name!r}; there are {', '.join(inputs)}")
         source = Edit(low_res).at(inputs[name], batch, self.device)
         return [stage.name for stage in self.stages].index(name), source.images
-
-
-def _weighted(embedding: Embedding, encoder: Encoder, prompts: Sequence[Prompt]) -> Embedding:
-    """The embedding with the weights that the prompts give their words."""
-    if not any(prompt.weights for prompt in prompts):
-        return embedding
-    if not isinstance(encoder, TextEncoder):
-        raise ValueError(f"words cannot be weighted: the encoder {type(encoder).__name__} does not tell its tokens")
-    weight = torch.ones_like(embedding.tokens[..., 0])
-    for row, prompt in enumerate(prompts):
-        for span in prompt.weights:
-            weight[row, list(encoder.token_range(prompt.text, span.start, span.end))] = span.weight
-    return dataclasses.replace(embedding, weight=weight)
-
-
-def _named(progress: Progress | None, stage: str) -> Callback | None:
-    return None if progress is None else lambda state: progress(stage, state)

@@ -67,7 +67,7 @@ def load_cascade(
     folder, config = found.folder, read_config(found.folder)
     with reading(folder):
         entries = hub_config.first_stages(config, stages)
-        hub_config.check_registered(config, entries, str(found.place or folder))
+        hub_config.check_registered(config, entries, str(found.address or folder))
         found.fetch(lambda: [*hub_config.weight_files(entries), *hub_config.encoder_files(config)])
         built = [load_stage(folder, entry, device, residency, dtype) for entry in entries]
         hub_config.check_encoder_files(folder, config)
@@ -98,7 +98,7 @@ def find_stage(model: str | Path, stage: str | None = None) -> tuple[Path, dict[
             stage = next(iter(entries))
         if stage not in entries:
             raise ValueError(
-                f"{found.place or found.folder} has no stage {stage!r}; its stages are {', '.join(entries)}"
+                f"{found.address or found.folder} has no stage {stage!r}; its stages are {', '.join(entries)}"
             )
         found.fetch(lambda: hub_config.weight_files([entries[stage]]))
     return found.folder, entries[stage]

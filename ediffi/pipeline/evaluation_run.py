@@ -8,14 +8,11 @@ from pathlib import Path
 from ediffi.evaluation import model_index, report
 from ediffi.evaluation.datasets.captioned import CaptionedImage, select, write_selection
 from ediffi.evaluation.datasets.catalogue import open_dataset
-from ediffi.evaluation.images.folder import PictureFolder
-from ediffi.evaluation.images.found import find_pictures
-from ediffi.evaluation.images.generate import generate, together
-from ediffi.evaluation.images.numbered import Store
-from ediffi.evaluation.images.shards import PictureShards
-from ediffi.evaluation.judge import Candidate, Company, Judge
+from ediffi.evaluation.images.found import find_images
+from ediffi.evaluation.images.generate import generate, open_store
+from ediffi.evaluation.judge import Candidate, Judge
 from ediffi.evaluation.naming import metric_name, shown
-from ediffi.evaluation.report import Sample, judged
+from ediffi.evaluation.report import ReportSample, judged_sample
 from ediffi.evaluation.results import Results
 from ediffi.evaluation.suite import Suite
 from ediffi.io.distributed import DistributedContext
@@ -90,11 +87,11 @@ class Evaluation:
                 chosen = replace(options, seed=self.suite.seed, guidance_scale=scale)
                 generator = CascadeGenerator(cascade, chosen, identity(model), threads)
                 name = f"guidance-{generator.settings['guidance_scale']:g}"
-                store = self._store(name, len(items), shard_size)
+                store = open_store(self.folder / name, len(items), shard_size)
                 if self.fleet.rank == 0:
                     print(f"{name}: {len(items)} pictures in {store.folder}")
                 captions = [item.caption for item in items]
-                generate(generator, captions, store, batch_size=self.batch_size, **self.fleet.share)
+                generate(generator, captions, store, batch_size=self.batch_size, context=self.fleet)
                 candidates.append(Candidate(name, store, generator.settings))
             return candidates
 
@@ -104,30 +101,29 @@ class Evaluation:
         """Judge the pictures in a folder, whoever made them; raises as `judge_model` does."""
 
         def find(items: Sequence[CaptionedImage]) -> list[Candidate]:
-            return [Candidate(images.name, find_pictures(images, [item.key for item in items]))]
+            return [Candidate(images.name, find_images(images, [item.key for item in items]))]
 
         return self._judge(images.name, find)
 
     def _judge(self, model: str, candidates: Callable[[Sequence[CaptionedImage]], list[Candidate]]) -> Results:
         """Everything that can be found missing is looked for before the first picture is painted."""
-        company = Company(**self.fleet.share, num_workers=self.num_workers)
         dataset = open_dataset(self.suite.dataset, self.root, self.suite.dataset_options)
         items = select(dataset.items(), self.suite.count, self.suite.seed)
-        judge = Judge(self.suite, dataset, items, self.cache, self.fleet.device, self.clip_score)
-        reference = judge.reference(company, self.statistics)
+        judge = Judge(self.suite, dataset, items, self.cache, self.fleet, self.clip_score, self.num_workers)
+        reference = judge.reference(self.statistics)
 
         def begin() -> None:
             if self.fleet.rank == 0:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 write_selection(items, self.folder / SELECTION)
 
-        together(company.gather, company.rank, begin)
+        self.fleet.together(begin)
         points, samples = [], {}
         for candidate in candidates(items):
             rows = self.folder / "rows" / candidate.name
-            points.append(judge(candidate, reference, rows, company, self.strict))
+            points.append(judge(candidate, reference, rows, self.strict))
             samples[candidate.name] = [
-                judged(item.caption, image := rgb(candidate.pictures[index]), dataset.measure(item, image))
+                judged_sample(item.caption, image := rgb(candidate.images[index]), dataset.measure(item, image))
                 for index, item in enumerate(items[:SHOWN])
             ]
         results = Results(model, self.suite.described(), judge.protocol(reference), points)
@@ -135,7 +131,7 @@ class Evaluation:
             self._write(results, samples)
         return results
 
-    def _write(self, results: Results, samples: Mapping[str, Sequence[Sample]]) -> None:
+    def _write(self, results: Results, samples: Mapping[str, Sequence[ReportSample]]) -> None:
         """Write results, report and what the Hub reads."""
         results.write(self.folder)
         model_index.write(results, self.folder)
@@ -148,10 +144,6 @@ class Evaluation:
             for notice in dict.fromkeys(text for point in results.points for text in point.notices):
                 print(f"note: {notice}", file=sys.stderr)
             print((self.folder / report.FILE).resolve())
-
-    def _store(self, name: str, count: int, shard_size: int | None) -> Store:
-        folder = self.folder / name
-        return PictureFolder(folder, count) if shard_size is None else PictureShards(folder, count, shard_size)
 
 
 def at_size(cascade: Cascade, size: int) -> Cascade:

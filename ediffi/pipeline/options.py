@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ediffi.diffusion.editing import Edit
 from ediffi.diffusion.guidance import SigmaRange, check_interval, check_percentile
-from ediffi.diffusion.paint import Region, check_weight
+from ediffi.diffusion.layout import Region
+from ediffi.diffusion.paint import check_weight
 from ediffi.pipeline.prompt import parse
 from ediffi.pipeline.stage import check_guidance_scale, check_steps
 

@@ -7,6 +7,7 @@ from PIL import Image
 
 from ediffi.hub.config import read_config
 from ediffi.io import png
+from ediffi.pipeline.conditioning import text_encoders, unknown_words
 
 if TYPE_CHECKING:
     from ediffi.pipeline.cascade import Cascade
@@ -37,9 +38,9 @@ def paint_samples(cascade: "Cascade", output: Path) -> list[str]:
     Returns:
         The prompts; none, and no file, if no encoder reads text.
     """
-    if not cascade.readers:
+    if not text_encoders(cascade.encoders):
         return []
-    known = [prompt for prompt in PROMPTS if not cascade.unknown_words(prompt)]
+    known = [prompt for prompt in PROMPTS if not unknown_words(cascade.encoders, prompt)]
     prompts = (known or list(PROMPTS))[:COUNT]
     made = cascade(prompts)
     side = min(SIDE, made.images[0].width)

@@ -68,7 +68,7 @@ class Backend:
             first_index=index_of(settings),
             num_inference_steps=request.num_inference_steps[:1] or None,  # the base stage is sampled alone
         )
-        image = open_image(self.gallery.path(name), exif=True)
+        image = open_image(self.gallery.folder / name, exif=True)
 
         def work(progress: Progress) -> AttentionView:
             return attention_view(self.cascade, request.prompt, options, image, progress)

@@ -30,22 +30,12 @@ PHRASES = (
 
 @dataclass(frozen=True)
 class Brush:
-    """A phrase of the prompt and the colour it is drawn with.
-
-    Args:
-        phrase: words of the prompt.
-        colour: one of `PALETTE`.
-        weight: factor on the paint weight for this phrase.
-        occurrence: which occurrence in the prompt is meant, from 1; None for all.
-
-    Raises:
-        ValueError: the colour is not in the palette.
-    """
+    """A phrase of the prompt and the colour it is drawn with; ValueError if the colour is not in `PALETTE`."""
 
     phrase: str
     colour: str
-    weight: float = 1.0
-    occurrence: int | None = None
+    weight: float = 1.0  # factor on the paint weight
+    occurrence: int | None = None  # which occurrence in the prompt, from 1; None for all
 
     def __post_init__(self) -> None:
         if self.colour not in PALETTE:
@@ -54,18 +44,10 @@ class Brush:
 
 @dataclass(frozen=True)
 class CanvasLayout:
-    """Brushes, and a drawing with their colours.
-
-    Args:
-        brushes: of different colours.
-        image: a square PNG as a data URL, transparent where nothing is drawn; empty for no drawing.
-
-    Raises:
-        ValueError: there are more brushes than colours, or two brushes of one colour.
-    """
+    """Brushes, and a drawing with their colours; ValueError for too many brushes, or two of one colour."""
 
     brushes: tuple[Brush, ...] = ()
-    image: str = ""
+    image: str = ""  # a square PNG as a data URL, transparent where nothing is drawn; empty for no drawing
 
     def __post_init__(self) -> None:
         if len(self.brushes) > len(PALETTE):

@@ -27,31 +27,17 @@ PAINT_WEIGHT = 1.0
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """Images to generate.
-
-    Args:
-        prompt: what the images should show.
-        negative_prompt: what they should not show; empty for the null condition.
-        seed: image k is a function of (seed, k).
-        num_images: how many images.
-        num_inference_steps: of each stage.
-        guidance_scale: of the base stage.
-        paint_weight: of the base stage; no effect without a layout.
-        sampler: name of a sampler or preset; empty for the model's own.
-        style: name of a style image in the gallery; empty for none.
-        style_scale: strength of the style image.
-        layout: phrases of the prompt and where they belong.
-    """
+    """Images to generate."""
 
     prompt: str
-    negative_prompt: str = ""
-    seed: int = 0
+    negative_prompt: str = ""  # empty for the null condition
+    seed: int = 0  # image k is a function of (seed, k)
     num_images: int = 1
-    num_inference_steps: tuple[int, ...] = ()
-    guidance_scale: float = 1.0
-    paint_weight: float = PAINT_WEIGHT
-    sampler: str = ""
-    style: str = ""
+    num_inference_steps: tuple[int, ...] = ()  # of each stage
+    guidance_scale: float = 1.0  # of the base stage
+    paint_weight: float = PAINT_WEIGHT  # of the base stage
+    sampler: str = ""  # a sampler or preset; empty for the model's own
+    style: str = ""  # name of a style image in the gallery; empty for none
     style_scale: float = 1.0
     layout: CanvasLayout = field(default_factory=CanvasLayout)
 
@@ -145,16 +131,12 @@ def missing_inputs(settings: Mapping[str, Any]) -> list[str]:
 def _integer(content: Mapping[str, Any], name: str, low: int, high: int) -> int:
     value = content.get(name)
     if not isinstance(value, int | float) or value != int(value) or not low <= value <= high:
-        raise ValueError(f"{name} must be a whole number from {low} to {high}, got {_shown(value)}")
+        raise ValueError(f"{name} must be a whole number from {low} to {high}, got {value!r}")
     return int(value)
 
 
 def _number(content: Mapping[str, Any], name: str) -> float:
     value = content.get(name)
     if not isinstance(value, int | float) or not 0 <= value < float("inf"):
-        raise ValueError(f"{name} must be a number of at least 0, got {_shown(value)}")
+        raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
     return float(value)
-
-
-def _shown(value: Any) -> str:
-    return "nothing" if value is None else repr(value)

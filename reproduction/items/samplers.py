@@ -11,13 +11,13 @@ from torch import Tensor
 from ediffi.diffusion.guidance import ClassifierFreeGuidance
 from ediffi.evaluation.datasets.toybox import prompts
 from ediffi.pipeline.cascade import Cascade
-from ediffi.pipeline.solver_distance import fine, solve, solver_distances, within_calls
 from ediffi.pipeline.stage import Sampling
 from ediffi.registry import samplers
 from ediffi.registry.random import generators, randn
 from ediffi.registry.samplers.schedules import Grid
 from reproduction.drawing import lines
 from reproduction.outcome import Figure, Outcome, Table
+from reproduction.solver_distance import fine, solve, solver_distances, within_calls
 from reproduction.workshop import Workshop
 
 REFERENCE = 200

@@ -11,9 +11,11 @@ import torch
 from PIL import Image
 
 from ediffi.cli import main
-from ediffi.diffusion.paint import Region, paint, places, polygon, read_layout
+from ediffi.diffusion.layout import Region, polygon, read_layout
+from ediffi.diffusion.paint import paint, places
 from ediffi.io.images import open_image
 from ediffi.pipeline.cascade import Cascade
+from ediffi.pipeline.conditioning import text_encoders
 from ediffi.pipeline.options import SamplingOptions, Style, Switch
 from ediffi.registry.random import generators
 from ediffi.registry.types import Conditioning
@@ -93,7 +95,7 @@ def test_a_long_negative_prompt_does_not_move_the_paint(cascade: Cascade) -> Non
 
 
 def test_every_encoder_s_tokens_of_a_phrase_are_painted(cascade: Cascade) -> None:
-    laid = paint(cascade.readers, [PROMPT], [layout(0.5)])
+    laid = paint(text_encoders(cascade.encoders), [PROMPT], [layout(0.5)])
     assert laid.tokens.keys() == {"t5", "clip_text"}
     for name, first in (("t5", 0), ("clip_text", 1)):  # CLIP's tokens open with a begin token
         words = PROMPT.split()
@@ -107,9 +109,9 @@ def test_every_encoder_s_tokens_of_a_phrase_are_painted(cascade: Cascade) -> Non
 def test_an_occurrence_is_addressable(cascade: Cascade) -> None:
     second = Region("red circle", polygon(LEFT), occurrence=2)
     assert places(PROMPT, second) == [(PROMPT.rindex("red"), len(PROMPT))]
-    laid = paint(cascade.readers, [PROMPT], [[second]])
+    laid = paint(text_encoders(cascade.encoders), [PROMPT], [[second]])
     assert laid.tokens["t5"][0, 0].nonzero().flatten().tolist() == [9, 10]
-    with pytest.raises(ValueError, match=r"'red circle' stands 2 times in the prompt; there is no 3"):
+    with pytest.raises(ValueError, match=r"'red circle' is 2 times in the prompt"):
         places(PROMPT, dataclasses.replace(second, occurrence=3))
 
 
@@ -156,7 +158,7 @@ def test_the_colour_map_of_the_public_versions(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("{broken", "is not JSON"),
-        ([], "its list of regions is empty"),
+        ([], "without regions"),
         ({"phrase": "x"}, "is no layout"),
         ([{"phrase": "x"}], "region 1 must have phrase and mask"),
         ([{"phrase": "x", "mask": LEFT, "wieght": 2}], "region 1 must have phrase and mask, and may have weight"),
@@ -174,7 +176,7 @@ def test_the_colour_map_of_the_public_versions(tmp_path: Path) -> None:
         ({"color_map_image": "white.png", "color_context": {"(1, 2, 3)": "x,1"}}, "is nowhere in the colour map"),
         ({"color_map_image": "white.png", "color_context": {"red": "x,1"}}, "'red' is not a colour"),
         ({"color_map_image": "white.png", "color_context": ["x"]}, "color_context must be an object"),
-        ({"color_map_image": "white.png", "color_context": {}}, "is empty"),
+        ({"color_map_image": "white.png", "color_context": {}}, "without regions"),
     ],
 )
 def test_a_wrong_layout_is_named(tmp_path: Path, content: object, message: str) -> None:
@@ -222,7 +224,7 @@ def test_a_style_picture_may_be_of_any_size_and_mode(cascade: Cascade) -> None:
 
 
 def test_a_model_without_a_picture_encoder_says_so(cascade: Cascade) -> None:
-    blind = Cascade("blind", cascade.readers, cascade.stages)
+    blind = Cascade("blind", text_encoders(cascade.encoders), cascade.stages)
     with pytest.raises(ValueError, match="no encoder that reads images"):
         blind(PROMPT, style=Style(picture()))
 
@@ -248,13 +250,13 @@ def test_a_phrase_under_a_weight_can_be_painted(cascade: Cascade) -> None:
         cascade("a green cross", paint=layout(), paint_weight=1.0)
 
 
-def test_what_is_cut_is_told(cascade: Cascade) -> None:
-    assert cascade.truncated_text(PROMPT) == {}
-    lost = cascade.truncated_text("a red circle " * 40)
-    assert lost.keys() == {"t5", "clip_text"}
-    assert len(lost["clip_text"]) > len(lost["t5"]) > 0
+def test_what_is_truncated_is_told(cascade: Cascade) -> None:
+    assert cascade.prompt_notices(PROMPT) == []
+    t5, clip = sorted(cascade.prompt_notices("a red circle " * 40), key=len)
+    assert t5.startswith("too long for t5")
+    assert clip.startswith("too long for clip_text")
     late = "a red circle " * 40 + "and a blue square"
-    with pytest.raises(ValueError, match="stands where no encoder reads"):
+    with pytest.raises(ValueError, match="no encoder reads the phrase"):
         cascade(late, paint=[Region("blue square", polygon(LEFT))], paint_weight=1.0)
 
 
@@ -280,7 +282,7 @@ def test_switching_goes_from_one_prompt_to_the_other(cascade: Cascade) -> None:
     middle = base(switch=Switch(other, 0.5))
     assert not torch.allclose(middle, base(), atol=1e-4)
     assert not torch.allclose(middle, base(switch=Switch(other, 0.0)), atol=1e-4)
-    with pytest.raises(ValueError, match=r"share of the steps in \[0, 1\], got 1.5"):
+    with pytest.raises(ValueError, match=r"\[0, 1\], a share of the steps, got 1.5"):
         Switch(other, 1.5)
 
 
@@ -325,7 +327,7 @@ def test_a_run_of_many_prompts_goes_on_where_it_was_cut(model_folder: Path, tmp_
         (["a", "--guidance-interval", "[1]"], "--guidance-interval takes [low, high]"),
         (["a", "--guidance-interval", "[2,1]"], "guidance_interval must be two rising noise levels"),
         (["a", "--dynamic-threshold", "2"], "dynamic_threshold must be above 0 and at most 1"),
-        (["a", "--switch-prompt", "b", "--switch-at", "2"], "share of the steps in [0, 1], got 2.0"),
+        (["a", "--switch-prompt", "b", "--switch-at", "2"], "switch at must be in [0, 1]"),
         (["a (red:50) b"], "weight of a word must be from 0 to 10"),
     ],
 )

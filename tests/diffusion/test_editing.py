@@ -83,7 +83,7 @@ def test_a_wrong_edit_is_named(image: Image.Image, make, message: str) -> None:
 def test_a_wrong_entry_is_named(cascade: Cascade, image: Image.Image) -> None:
     with pytest.raises(ValueError, match="no super-resolution stage 'sr512'; there are sr64"):
         cascade(PROMPT, low_res=image, first_stage="sr512")
-    with pytest.raises(ValueError, match="give the picture that it enlarges"):
+    with pytest.raises(ValueError, match="first_stage 'sr64' needs low_res"):
         cascade(PROMPT, first_stage="sr64")
 
 

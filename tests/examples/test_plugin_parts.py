@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ediffi.diffusion.guidance import ClassifierFreeGuidance
-from ediffi.diffusion.paint import PaintWithWords, Region, paint
+from ediffi.diffusion.layout import Region
+from ediffi.diffusion.paint import PaintWithWords, paint
 from ediffi.pipeline.attention_maps import CrossAttention
 from ediffi.registry import samplers
 from ediffi.registry.random import generators, randn

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from ediffi.cli import main
-from ediffi.pipeline.attention_maps import NULL, attention_maps, switched
+from ediffi.pipeline.attention_maps import NULL, attention_maps
 from ediffi.pipeline.cascade import Cascade
-from ediffi.pipeline.options import SamplingOptions
+from ediffi.pipeline.options import SamplingOptions, Switch
 
 PROMPT = "a red circle left of a blue square"
 
@@ -33,7 +33,7 @@ def test_attention_is_shared_out_among_all_tokens(cascade: Cascade) -> None:
     assert list(shares) == [NULL, "clip_text", "t5"]
     torch.testing.assert_close(torch.stack(list(shares.values())).sum(0), torch.ones(2))
     torch.testing.assert_close(watched.of("RED"), watched.maps[:, [3, 12]].sum(1))
-    with pytest.raises(ValueError, match="no token reads 'green'"):
+    with pytest.raises(ValueError, match="no token is 'green'"):
         watched.of("green")
 
 
@@ -59,11 +59,11 @@ def test_a_super_resolution_stage_can_be_watched(cascade: Cascade) -> None:
 
 
 def test_switching_runs_from_one_prompt_to_the_other(cascade: Cascade) -> None:
-    first, *_, last = switched(cascade, PROMPT, "a green cross", [0.0, 0.5, 1.0], seed=1)
+    first, last = (cascade(PROMPT, seed=1, switch=Switch("a green cross", at)).images[0] for at in (1.0, 0.0))
     assert first == cascade(PROMPT, seed=1).images[0]
     assert last == cascade("a green cross", seed=1).images[0]
-    with pytest.raises(ValueError, match=r"share of the steps must be in \[0, 1\], got 2"):
-        switched(cascade, PROMPT, "a green cross", [2.0])
+    with pytest.raises(ValueError, match=r"switch at must be in \[0, 1\]"):
+        Switch("a green cross", 2.0)
 
 
 @pytest.mark.filterwarnings("ignore:.*deprecated.*")
@@ -79,4 +79,4 @@ def test_the_pictures_are_written(model_folder: Path, tmp_path: Path, capsys: py
     with Image.open(strip) as image:
         assert image.width > image.height
     assert main(["analyze", "attention", PROMPT, *model, "--words", "zebra", "-o", str(tmp_path / "x")]) == 1
-    assert "no token reads 'zebra'" in capsys.readouterr().err
+    assert "no token is 'zebra'" in capsys.readouterr().err

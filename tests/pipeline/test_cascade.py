@@ -12,6 +12,7 @@ from ediffi.diffusion.guidance import ClassifierFreeGuidance
 from ediffi.hub.config import Part
 from ediffi.io.images import to_images
 from ediffi.pipeline.cascade import Cascade
+from ediffi.pipeline.conditioning import unknown_words
 from ediffi.pipeline.options import SamplingOptions
 from ediffi.pipeline.stage import Sampling
 from ediffi.pipeline.trained_stage import save_cascade
@@ -122,8 +123,9 @@ def test_guidance_moves_away_from_the_null_condition() -> None:
 
 
 def test_unknown_words_are_told_and_known_ones_are_not(cascade: Cascade) -> None:
-    assert cascade.unknown_words("a red zebra, left of the Moon; a blue square") == ["zebra", "Moon", ";"]
-    assert cascade.unknown_words("a red circle on a pink background") == []
+    prompt = "a red zebra, left of the Moon; a blue square"
+    assert unknown_words(cascade.encoders, prompt) == ["zebra", "Moon", ";"]
+    assert cascade.prompt_notices("a red circle on a pink background") == []
 
 
 def test_pictures_are_clipped_and_rounded() -> None:

@@ -26,7 +26,7 @@ def result(events: Iterator[JobEvent]) -> Any:
 
 
 def pixels(backend: Backend, name: str) -> np.ndarray[Any, Any]:
-    return np.asarray(open_image(backend.gallery.path(name), exif=True))
+    return np.asarray(open_image(backend.gallery.folder / name, exif=True))
 
 
 def test_the_images_and_previews_are_those_of_the_cascade(backend: Backend, wanted: GenerationRequest) -> None:

@@ -29,7 +29,7 @@ def test_the_images_are_there_after_a_restart(gallery: Gallery) -> None:
     (name,) = gallery.add([image()], SETTINGS)
     again = Gallery(gallery.folder)
     assert again.image(name).settings == {**SETTINGS, "index": 0}
-    assert png.settings_of(again.path(name)) == again.image(name).settings
+    assert png.settings_of(again.folder / name) == again.image(name).settings
 
 
 def test_other_files_are_skipped(gallery: Gallery) -> None:

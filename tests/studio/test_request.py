@@ -32,7 +32,7 @@ def test_a_request_survives_json(wanted: GenerationRequest, drawn: Callable[...,
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("seed", None, "seed must be a whole number from 0 to 4294967295, got nothing"),
+        ("seed", None, "seed must be a whole number from 0 to 4294967295, got None"),
         ("seed", -1, "got -1"),
         ("seed", 1.5, r"got 1\.5"),
         ("num_images", 5, "num_images .* from 1 to 4, got 5"),

@@ -1,4 +1,4 @@
-"""How far a sampler ends from where the ODE ends: the price of few network calls, told from equal noise."""
+"""How far a sampler ends from the solution of the ODE, for a number of network calls, from the same noise."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -18,8 +18,8 @@ class SolverDistance:
 
     Attributes:
         sampling: the setting.
-        nfe: network calls it took.
-        distances: [b] root mean square over the values of a picture, one for each start.
+        nfe: its network calls.
+        distances: [b] root mean square over the values of an image, one for each start.
     """
 
     sampling: Sampling
@@ -28,39 +28,35 @@ class SolverDistance:
 
     @property
     def typical(self) -> float:
-        """Geometric mean over the starts: a start that ends at another picture weighs as one start, not as all."""
+        """Geometric mean over the starts: a start that ends at another image counts as one start, not as all."""
         return float(self.distances.double().clamp(min=1e-30).log().mean().exp())
 
 
 def solve(denoise: Denoise, noise: Float[Tensor, " b *shape"], sampling: Sampling) -> Float[Tensor, " b *shape"]:
-    """What the ODE makes of standard normal noise under a setting; guidance is `denoise`'s own business."""
+    """The sampler's solution of the ODE from standard normal noise; `denoise` includes any guidance."""
     sigmas = sampling.sigmas()
     with torch.inference_mode():
         return sampling.build()(denoise, noise * sigmas[0].to(noise), sigmas)
 
 
 def within_calls(sampling: Sampling, calls: int) -> Sampling:
-    """The setting with as many steps as a budget of network calls allows.
-
-    Args:
-        sampling: the setting.
-        calls: the budget, at least 1; a Runge-Kutta method may leave some of it.
+    """The setting with as many steps as `calls` network calls allow; Runge-Kutta methods may use fewer.
 
     Raises:
         ValueError: `calls` is below 1.
     """
     if calls < 1:
-        raise ValueError(f"calls is {calls}; it must be at least 1")
+        raise ValueError(f"calls must be at least 1, got {calls}")
     sampler = sampling.build()
     steps = next(n for n in range(calls, 0, -1) if sampler.nfe(n) <= calls)
     return dataclasses.replace(sampling, num_inference_steps=steps)
 
 
 def fine(sampling: Sampling, calls: int = 200) -> Sampling:
-    """The setting whose solution the others are held against, between the same noise levels.
+    """The setting of the reference solution, between the same noise levels.
 
-    Kutta's method on the grid in VP time: of third order, and one-step, so related to none of the multistep methods.
-    Our choice; at 200 calls on a Gaussian, whose solution is known, it is far nearer to it than `dpmpp_2m`.
+    Kutta's method on the grid in VP time: third order and one-step, so it favours none of the multistep methods. Our
+    choice; at 200 calls on a Gaussian, whose solution is known, it is far closer to it than `dpmpp_2m`.
     """
     named = dataclasses.replace(sampling, sampler="kutta3", arguments={}, grid="vp_time", rho=3.0)
     return within_calls(named, calls)
@@ -73,19 +69,19 @@ def solver_distances(
     reference: Float[Tensor, " b *shape"],
     limit: float | None = None,
 ) -> Iterator[SolverDistance]:
-    """The distance of each setting's solution to a reference, from the same noise, one at a time as they are done.
+    """The distance of each setting's solution to a reference, one setting at a time.
 
     Args:
-        denoise: the denoiser with its conditioning, guidance included.
+        denoise: the denoiser with its conditioning and guidance.
         noise: standard normal starts; scaled here by each setting's sigma_max.
-        settings: how to sample.
-        reference: what they should end at: `solve` of the setting `fine`.
-        limit: solution and reference are clipped to [-limit, limit] first, as a stage clips its pictures to [-1, 1];
-            None for no clipping.
+        settings: samplings between the same noise levels.
+        reference: `solve` of the setting `fine`.
+        limit: solution and reference are clipped to [-limit, limit] first, as a stage clips to [-1, 1]; None for no
+            clipping.
 
     Raises:
-        ValueError: the reference has another shape than the noise, or the settings do not all begin and end at the same
-            noise levels, so that their solutions are not those of one problem.
+        ValueError: the reference has another shape than the noise, or the settings differ in their noise levels, so
+            that they solve different problems.
     """
     if reference.shape != noise.shape:
         raise ValueError(
@@ -94,11 +90,7 @@ def solver_distances(
     ends = {(sampling.sigma_max, sampling.sigma_min) for sampling in settings}
     if len(ends) > 1:
         raise ValueError(f"settings go between {sorted(ends)} (sigma_max, sigma_min); they must all have the same ends")
-
-    def clipped(images: Tensor) -> Tensor:
-        return images if limit is None else images.clamp(-limit, limit)
-
+    bound = float("inf") if limit is None else limit
     for sampling in settings:
-        difference = clipped(solve(denoise, noise, sampling)) - clipped(reference)
-        distances = difference.flatten(1).square().mean(1).sqrt()
-        yield SolverDistance(sampling, sampling.nfe, distances)
+        difference = solve(denoise, noise, sampling).clamp(-bound, bound) - reference.clamp(-bound, bound)
+        yield SolverDistance(sampling, sampling.nfe, difference.flatten(1).square().mean(1).sqrt())

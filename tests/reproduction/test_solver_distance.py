@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from ediffi.pipeline.solver_distance import SolverDistance, fine, solve, solver_distances, within_calls
 from ediffi.pipeline.stage import Sampling
 from ediffi.registry import samplers
 from ediffi.registry.core import UnknownNameError
 from ediffi.registry.samplers import presets
 from ediffi.registry.samplers.presets import Preset
 from ediffi.registry.samplers.schedules import GRIDS, karras, vp_time
+from reproduction.solver_distance import SolverDistance, fine, solve, solver_distances, within_calls
 
 VARIANCE = 0.3**2
 SAMPLING = Sampling(sigma_min=0.01, sigma_max=40.0)
