@@ -1,6 +1,6 @@
-"""Randomness is passed: one generator per picture, so that a picture does not depend on its batch.
+"""Randomness is passed: one generator per image, so that an image does not depend on its batch.
 
-The noise of picture `index` of a run is a pure function of (seed, index): the same in any batch, at any batch size, in
+The noise of image `index` of a run is a pure function of (seed, index): the same in any batch, at any batch size, in
 any number of processes, on any device (it is drawn on the CPU and moved).
 """
 
@@ -17,20 +17,17 @@ STRIDE = 0x9E3779B1
 
 
 def generators(seed: int, indices: Iterable[int]) -> list[torch.Generator]:
-    """One CPU generator per picture, a pure function of (seed, index).
+    """One CPU generator per image, a pure function of (seed, index).
 
     The torch seed is `(hash(seed) + STRIDE * index) mod 2^32` with numpy's `SeedSequence` as the hash. torch seeds its
     CPU generator (a Mersenne twister) from the low 32 bits of the number alone, so with any hash of the pair one run of
-    30,000 pictures in ten would give two of them the same noise. Our choice: an odd STRIDE (2^32 over the golden ratio)
-    makes index to torch seed one to one, so no two pictures of a run ever share their noise; two runs of n pictures
-    with different seeds share some with probability n / 2^31.
+    30,000 images in ten would give two of them the same noise. Our choice: an odd STRIDE (2^32 over the golden ratio)
+    makes index to torch seed one to one, so no two images of a run ever share their noise; two runs of n images with
+    different seeds share some with probability n / 2^31.
 
     Args:
-        seed: the run's seed, at least 0 and as large as you like.
-        indices: the pictures' numbers in the run, each from 0 to 2^32 - 1.
-
-    Returns:
-        A new generator for each index, in order.
+        seed: of the run, at least 0, of any size.
+        indices: number of each image in the run, from 0 to 2^32 - 1.
 
     Raises:
         ValueError: a negative seed, or an index out of range.
@@ -52,16 +49,10 @@ def randn(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Standard normal noise of `shape`; row k comes from generator k where there is one per picture.
+    """Standard normal noise of `shape`; with a list of generators, row k comes from generator k.
 
     Drawn on the generator's own device, then moved. Our choice: always drawn in float32 and then cast, because torch
-    draws other numbers in other precisions, and a picture should not change with the precision it is sampled in.
-
-    Args:
-        shape: shape of the noise, the batch first.
-        generator: one generator per row; or one for the whole tensor; or None for torch's global CPU generator.
-        device: where the noise is wanted.
-        dtype: floating dtype of the noise.
+    draws other numbers in other dtypes, and an image should not change with the precision it is sampled in.
 
     Raises:
         ValueError: a list of generators whose length is not `shape[0]`.

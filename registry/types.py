@@ -1,8 +1,8 @@
-"""The three contracts every part meets at, and the glossary of shapes.
+"""The three contracts of the package, and the glossary of shapes.
 
 Glossary: `b` batch, `c` channels, `h w` height and width, `n` tokens, `d` embedding width.
-`sigma` [b] noise standard deviation; `sigmas` [s] the decreasing grid of a sampler, ending in 0; `x` [b,3,h,w] a noisy
-picture; `images` clean pictures in [-1, 1]; `denoised` an estimate of the clean picture; `cond` a `Conditioning`.
+`sigma` [b] noise standard deviation; `sigmas` [s] the decreasing grid of a sampler, ending in 0; `x` [b,3,h,w] noisy
+images; `images` clean images in [-1, 1]; `denoised` an estimate of the clean images; `cond` a `Conditioning`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,13 +16,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Embedding:
-    """What one encoder says of a batch.
+    """The output of one encoder for a batch.
 
     Attributes:
-        tokens: [b, n, d] one vector a token.
-        mask: [b, n] True where a token is real, False where it is padding.
-        pooled: [b, p] one vector for the whole input, or None where the encoder has none (T5).
-        weight: [b, n] how much of the attention a token gets, in multiples of its usual share; None is 1 for all.
+        tokens: [b, n, d] one vector per token.
+        mask: [b, n] True for a real token, False for padding.
+        pooled: [b, p] one vector for the whole input; None if the encoder has none (T5).
+        weight: [b, n] weight of each token in attention; 1 is neutral, None is 1 for all.
     """
 
     tokens: Float[Tensor, "b n d"]
@@ -31,7 +31,7 @@ class Embedding:
     weight: Float[Tensor, "b n"] | None = None
 
     def apply(self, function: Callable[[Tensor], Tensor]) -> "Embedding":
-        """The embedding with `function` applied to each of its tensors."""
+        """Apply `function` to each tensor."""
         return Embedding(
             function(self.tokens), function(self.mask), _maybe(function, self.pooled), _maybe(function, self.weight)
         )
@@ -39,7 +39,7 @@ class Embedding:
     def drop(self, dropped: Bool[Tensor, " b"]) -> "Embedding":
         """Zero the whole embedding of each sample where `dropped` (eDiff-I, section 4.2).
 
-        Our choice: the mask is zeroed too, so that a dropped caption says nothing, not even its length, and the learned
+        Our choice: the mask is zeroed too, so that a dropped caption does not even tell its length, and the learned
         null token takes the attention.
         """
 
@@ -50,7 +50,7 @@ class Embedding:
 
     @staticmethod
     def cat(parts: "list[Embedding]") -> "Embedding":
-        """Stack embeddings along the batch, padding the shorter ones with masked zeros."""
+        """Concatenate along the batch; shorter ones are padded with zeros, masked."""
         length = max(part.tokens.shape[1] for part in parts)
 
         def join(tensors: list[Tensor]) -> Tensor:
@@ -66,13 +66,12 @@ class Embedding:
 
 @dataclass(frozen=True)
 class Paint:
-    """Where the words of a batch belong: areas of the picture, and the tokens that are drawn to them.
+    """Paint-with-words for a batch: regions of the image, and the tokens that belong in each (eDiff-I, section 4.3).
 
     Attributes:
-        areas: [b, r, h, w] how much of each pixel a region covers, 0 to 1; any resolution, layers take their own.
-        tokens: [b, r, n] by source: the weight of token n in region r, 0 where it does not belong there.
-        strength: [b] `w` without the scale of the scores: `w'·log(1+sigma)` once a noise level is known, before that
-            `w'`; 0 leaves a sample unpainted.
+        areas: [b, r, h, w] share of each pixel that a region covers, 0 to 1, at any resolution.
+        tokens: [b, r, n] by source: weight of token n in region r; 0 if it does not belong there.
+        strength: [b] `w'·log(1+sigma)` once the noise level is known, `w'` before; 0 leaves a sample unpainted.
     """
 
     areas: Float[Tensor, "b r h w"]
@@ -80,13 +79,18 @@ class Paint:
     strength: Float[Tensor, " b"]
 
     def apply(self, function: Callable[[Tensor], Tensor]) -> "Paint":
-        """The paint with `function` applied to each of its tensors."""
+        """Apply `function` to each tensor."""
         tokens = {name: function(tensor) for name, tensor in self.tokens.items()}
         return Paint(function(self.areas), tokens, function(self.strength))
 
     @staticmethod
     def cat(parts: "list[tuple[Paint | None, int]]", lengths: Mapping[str, int]) -> "Paint | None":
-        """Stack along the batch, tokens padded to `lengths`; a part without paint, with its size, has strength 0."""
+        """Concatenate along the batch, tokens padded to `lengths`.
+
+        Args:
+            parts: each with its batch size; None is a part without paint, which gets strength 0.
+            lengths: tokens of each source.
+        """
         present = [paint for paint, _ in parts if paint is not None]
         if not present:
             return None
@@ -109,13 +113,13 @@ class Paint:
 
 @dataclass(frozen=True)
 class Conditioning:
-    """Everything a denoiser is told besides the noisy picture; one value from the encoders to the last layer.
+    """Contract 3: everything that a denoiser gets besides noisy images; one value from the encoders to the last layer.
 
     Attributes:
-        sources: one `Embedding` per source, by name: "t5", "clip_text", "clip_image" or a plug-in's own.
-        low_res: [b, 3, h', w'] the picture to super-resolve, [-1, 1] plus augmentation noise; None in the base stage.
+        sources: one `Embedding` per source, by name: "t5", "clip_text", "clip_image", or a plug-in's.
+        low_res: [b, 3, h', w'] images to super-resolve, in [-1, 1] plus augmentation noise; None in the base stage.
         aug_level: [b] standard deviation of the noise that was added to `low_res`; None in the base stage.
-        paint: where words belong in the picture; None for anywhere.
+        paint: None without paint-with-words.
     """
 
     sources: Mapping[str, Embedding] = field(default_factory=dict)
@@ -124,7 +128,7 @@ class Conditioning:
     paint: Paint | None = None
 
     def apply(self, function: Callable[[Tensor], Tensor]) -> "Conditioning":
-        """The conditioning with `function` applied to each of its tensors."""
+        """Apply `function` to each tensor."""
         sources = {name: embedding.apply(function) for name, embedding in self.sources.items()}
         paint = None if self.paint is None else self.paint.apply(function)
         return Conditioning(sources, _maybe(function, self.low_res), _maybe(function, self.aug_level), paint)
@@ -143,23 +147,23 @@ class Conditioning:
         return self.apply(lambda tensor: tensor[index])
 
     def drop(self, name: str, dropped: Bool[Tensor, " b"]) -> "Conditioning":
-        """Zero the source called `name` for each sample where `dropped`."""
+        """Zero the source `name` of each sample where `dropped`."""
         return replace(self, sources={**self.sources, name: self.sources[name].drop(dropped)})
 
     def null(self) -> "Conditioning":
-        """Every source dropped: what classifier-free guidance calls unconditional. The low-resolution picture stays."""
+        """All sources dropped: the unconditional input of classifier-free guidance. The low-resolution images stay."""
         sources = {
             name: embedding.drop(torch.ones_like(embedding.mask[:, 0])) for name, embedding in self.sources.items()
         }
         return replace(self, sources=sources, paint=None)
 
     def with_low_res(self, low_res: Float[Tensor, "b 3 h w"], aug_level: Float[Tensor, " b"]) -> "Conditioning":
-        """The same words, for a super-resolution stage."""
+        """The same sources, for a super-resolution stage."""
         return replace(self, low_res=low_res, aug_level=aug_level)
 
     @staticmethod
     def cat(parts: "list[Conditioning]") -> "Conditioning":
-        """Stack along the batch: the conditional and unconditional halves of a guided call become one call.
+        """Concatenate along the batch, so that the conditional and unconditional halves of guidance are one call.
 
         Raises:
             ValueError: the parts do not have the same sources.
@@ -183,13 +187,13 @@ class Conditioning:
 
     @property
     def batch_size(self) -> int:
-        """How many samples it is for; 0 if it says nothing."""
+        """Number of samples; 0 if it has neither sources nor `low_res`."""
         tensors = [embedding.mask for embedding in self.sources.values()]
         return len((tensors or [torch.empty(0) if self.low_res is None else self.low_res])[0])
 
 
 def pad_to(tensor: Tensor, length: int, dim: int) -> Tensor:
-    """The tensor with zeros behind it, `length` long along `dim`."""
+    """Append zeros along `dim`, up to `length`."""
     missing = list(tensor.shape)
     missing[dim] = length - tensor.shape[dim]
     return tensor if not missing[dim] else torch.cat([tensor, tensor.new_zeros(missing)], dim)
@@ -201,39 +205,35 @@ def _maybe(function: Callable[[Tensor], Tensor], tensor: Tensor | None) -> Tenso
 
 @runtime_checkable
 class Denoiser(Protocol):
-    """Contract 1: estimate the clean picture.
-
-    Preconditioned networks, guidance, thresholding and ensembles of experts all have this shape, so each may stand
-    where another stood.
-    """
+    """Contract 1: estimate the clean images, as networks, guidance, thresholding and ensembles of experts do."""
 
     def __call__(
         self, x: Float[Tensor, "b c h w"], sigma: Float[Tensor, " b"], cond: Conditioning
     ) -> Float[Tensor, "b c h w"]:
-        """Denoised picture [b, 3, h, w] for the noisy `x` at noise level `sigma` [b]."""
+        """Denoised images [b, 3, h, w] for noisy `x` at noise levels `sigma` [b]."""
         ...
 
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
-"""What a sampler is handed: `denoise(x, sigma)`, x [b,c,h,w], sigma [b], a denoiser with its conditioning bound."""
+"""`denoise(x, sigma)`, x [b,c,h,w], sigma [b]: a denoiser with its conditioning bound, as a sampler gets it."""
 
 Callback = Callable[["SamplerState"], None]
 """Called by a sampler after every step."""
 
 Generators = torch.Generator | list[torch.Generator] | None
-"""Randomness is passed: one generator, or one per picture so that a picture does not depend on its neighbours."""
+"""One generator; one per image, so that an image does not depend on its batch; or None for torch's global one."""
 
 
 @dataclass(frozen=True)
 class SamplerState:
-    """What a sampler tells its callback after a step.
+    """What a callback gets after a step.
 
     Attributes:
         step: index of the finished step, from 0.
-        num_steps: how many steps the schedule has.
-        sigma: noise level the step started from.
-        x: [b, c, h, w] the picture after the step, still noisy.
-        denoised: [b, c, h, w] the last estimate of the clean picture.
+        num_steps: steps of the schedule.
+        sigma: noise level at which the step began.
+        x: [b, c, h, w] the images after the step, still noisy.
+        denoised: [b, c, h, w] the last estimate of the clean images.
     """
 
     step: int
@@ -247,8 +247,8 @@ class SamplerState:
 class Sampler(Protocol):
     """Contract 2: solve the probability-flow ODE (or the SDE) from `x` at `sigmas[0]` down to `sigmas[-1] == 0`.
 
-    A sampler is a pure function that knows nothing of text, guidance or experts, and calls `denoise` with the sigma of
-    each evaluation: a Runge-Kutta stage between two grid points must reach the expert that owns that point.
+    A pure function without text, guidance or experts. It calls `denoise` with the sigma of each evaluation: a
+    Runge-Kutta stage between two grid points must reach the expert of that noise level.
     """
 
     def __call__(
@@ -260,26 +260,26 @@ class Sampler(Protocol):
         generator: Generators = None,
         callback: Callback | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        """The clean picture."""
+        """The clean images."""
         ...
 
     def nfe(self, num_steps: int) -> int:
-        """Network calls that a schedule of `num_steps` steps costs."""
+        """Network calls of a schedule of `num_steps` steps."""
         ...
 
 
 @runtime_checkable
 class Encoder(Protocol):
-    """A frozen network that turns texts (or pictures) into an `Embedding`."""
+    """A frozen network that encodes texts or images; one of texts is a `TextEncoder`."""
 
     def __call__(self, inputs: Any) -> Embedding:
-        """Encode a list of texts, or pictures [b, 3, h, w] in [-1, 1]."""
+        """Encode a list of texts, or images [b, 3, h, w] in [-1, 1]."""
         ...
 
 
 @runtime_checkable
 class TextEncoder(Encoder, Protocol):
-    """An encoder of texts that can tell its tokens: what painting and weighting words asks for."""
+    """An encoder of texts that tells its tokens, which painting and weighting words need."""
 
     def tokenize(self, texts: Sequence[str]) -> tuple[Int[Tensor, "b n"], Bool[Tensor, "b n"]]:
         """Token ids and mask, as long as the embedding's."""
@@ -290,9 +290,9 @@ class TextEncoder(Encoder, Protocol):
         ...
 
     def token_strings(self, text: str) -> list[str]:
-        """What each token reads, for people."""
+        """Each token as a readable string."""
         ...
 
     def truncated_text(self, text: str) -> str:
-        """The end of a text that is too long, which the encoder does not see."""
+        """The end of a too long text, which the encoder does not read; "" if it reads all."""
         ...

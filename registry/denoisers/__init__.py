@@ -70,7 +70,7 @@ def unet_base64(
     Args:
         channels: channels at full resolution.
         channel_mults: channels of each level in multiples of `channels`.
-        num_res_blocks: residual blocks a level.
+        num_res_blocks: residual blocks of each level.
         attention_levels: levels (0 is full resolution) with self- and cross-attention.
         head_channels: channels an attention head.
         norm_groups: groups of the group norms; with few channels, groups of 16 or more are far faster on a CPU.

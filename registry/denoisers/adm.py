@@ -1,8 +1,8 @@
-"""ADM-64 as a trunk: the published diffusion U-Net of Dhariwal & Nichol (arXiv 2105.05233), fitted with text.
+"""ADM-64 as a trunk: the weights of the published diffusion U-Net of Dhariwal & Nichol (arXiv 2105.05233) in `UNet`.
 
-Its weights are for a network that is `UNet` without cross-attention, told the step t of a discrete variance-preserving
-diffusion instead of a noise level, and predicting the noise. EDM's preconditioning makes any such network a denoiser
-(Karras et al. 2022, table 1, the column "iDDPM"), so nothing has to be retrained before text is added.
+That network is `UNet` without cross-attention. Its input is the step t of a discrete variance-preserving diffusion
+instead of a noise level, and it predicts the noise. EDM's preconditioning makes it a denoiser (Karras et al. 2022,
+table 1, the column "iDDPM"), so it works as it is, before text is trained.
 """
 
 import math
@@ -19,7 +19,6 @@ from ediffi.registry.denoisers.unet import UNet
 STEPS = 1000
 """Steps of the diffusion that the published networks were trained on."""
 AttentionOrder = Literal["new", "legacy"]
-Weights = dict[str, Tensor]
 
 
 class Sinusoids(nn.Module):
@@ -53,7 +52,7 @@ class IDDPM:
         return torch.ones_like(sigma), -sigma, (sigma.square() + 1).rsqrt(), self.steps(sigma)
 
     def steps(self, sigma: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        """The step t in [0, 999] at which the diffusion has this noise level."""
+        """The steps t [b], in [0, 999], at which the diffusion has these noise levels."""
         known = self.log_sigmas.to(sigma)
         wanted = sigma.log().clamp(known[0], known[-1])
         upper = torch.searchsorted(known, wanted).clamp(1, len(known) - 1)
@@ -73,17 +72,18 @@ def _cosine_log_sigmas() -> Float[Tensor, " t"]:
     return (((1 - bars) / bars).log() / 2).float()
 
 
-def from_adm(weights: Mapping[str, Tensor], network: UNet, attention: AttentionOrder = "new") -> Weights:
-    """The state of `network` with a published ADM's weights in it.
+def from_adm(weights: Mapping[str, Tensor], network: UNet, attention: AttentionOrder = "new") -> dict[str, Tensor]:
+    """The state dict of `network` with the weights of a published ADM.
 
-    What ADM does not have says nothing at first: cross-attention, whose last layer starts at zero in `network`, and the
-    pooled embeddings, whose projections become zero. The class labels of a class-conditional ADM become their mean,
-    which is added to what the time says; of an output that also tells a variance, only the noise is kept.
+    The parts that ADM does not have begin without effect: cross-attention, whose last layer starts at zero in
+    `network`, and the pooled embeddings, whose projections become zero. The class embeddings of a class-conditional ADM
+    are replaced by their mean, added to the time embedding. Of an output that also predicts a variance, only the noise
+    is kept.
 
     Args:
-        weights: the state of the published network, by its own names ("input_blocks.3.0.in_layers.0.weight").
+        weights: state dict of the published network ("input_blocks.3.0.in_layers.0.weight", ...).
         network: a `UNet` of the same sizes, whose noise features are `Sinusoids`.
-        attention: how q, k and v lie in the published qkv: "new" (ADM-64) one after the other, "legacy" by head.
+        attention: order of q, k and v in the published qkv: "new" (ADM-64) one after the other, "legacy" by head.
 
     Raises:
         ValueError: a tensor is missing, left over, or of another shape; the message names it.
@@ -130,7 +130,7 @@ def from_adm(weights: Mapping[str, Tensor], network: UNet, attention: AttentionO
 
 
 def _places(network: UNet) -> Iterator[tuple[str, Block, str]]:
-    """Each block of ours, with its name and the name of ADM's list that its parts stand in, and their first place."""
+    """The name of each block in `UNet`, the block, and the name of its first part in ADM."""
     for index, block in enumerate(_blocks(network.down)):
         yield f"down.{index}", block, f"input_blocks.{index + 1}.0"
     for index, block in enumerate(_blocks(network.middle)):

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class PaintedKeys:
-    """What paint-with-words asks of the scores (eDiff-I, section 4.3), for all keys of the context.
+    """Paint-with-words (eDiff-I, section 4.3) for all keys of a context.
 
     Attributes:
-        areas: [b, r, h, w] how much of each pixel a region covers, 0 to 1; layers take their own resolution.
-        keys: [b, r, k] the weight of key k in region r.
-        strength: [b] `w'·log(1+sigma)`; 0 leaves a sample as it is.
+        areas: [b, r, h, w] share of each pixel that a region covers, 0 to 1; layers resize it to their own resolution.
+        keys: [b, r, k] weight of key k in region r.
+        strength: [b] `w'·log(1+sigma)`; 0 leaves a sample unpainted.
     """
 
     areas: Float[Tensor, "b r h w"]
@@ -30,10 +30,10 @@ class PaintedKeys:
         return PaintedKeys(self.areas[rows], self.keys[rows], self.strength[rows])
 
     def at(self, height: int, width: int, row: int) -> Float[Tensor, "q k"]:
-        """`A` of sample `row` at a layer's resolution: what a pixel owes to a key.
+        """`A` of sample `row` at the resolution of a layer.
 
         Bilinear, and antialiased (our choice), so that a thin stroke does not fall between the pixels of a small layer.
-        Where regions overlap, a key that is in several takes the largest.
+        Where regions overlap, a key that is in several takes the largest value.
         """
         areas = F.interpolate(self.areas[row, None], (height, width), mode="bilinear", antialias=True)[0].flatten(1)
         return (areas[:, :, None] * self.keys[row, :, None]).amax(0)
@@ -44,10 +44,9 @@ class Context:
     """What cross-attention attends to.
 
     Attributes:
-        tokens: [b, k, width] text tokens, picture token and the learned null token, in one common width.
-        bias: [b, 1, 1, k] added to the scores: 0 for a real token, log of its weight for a weighted one, -inf for
-            padding.
-        paint: where keys belong in the picture; None for anywhere.
+        tokens: [b, k, width] the learned null token and the tokens of all sources, in one width.
+        bias: [b, 1, 1, k] added to the scores: log of a token's weight (0 for weight 1), -inf for padding.
+        paint: None without paint-with-words.
     """
 
     tokens: Float[Tensor, "b k width"]
@@ -63,8 +62,8 @@ def attend(
 ) -> Float[Tensor, "b m q e"]:
     """`softmax(QKᵀ/√d + bias)·V`.
 
-    Goes through `scaled_dot_product_attention`, except for bfloat16 on a CPU, where the three plain steps train faster
-    and paint about as fast (benchmarks/attention_kernel.py).
+    By `scaled_dot_product_attention`, except for bfloat16 on a CPU, where the three plain steps train faster and sample
+    about as fast (benchmarks/attention_kernel.py).
     """
     bias = None if bias is None else bias.to(q.dtype)
     if q.device.type == "cpu" and q.dtype == torch.bfloat16:
@@ -83,17 +82,9 @@ def attend_painted(
 ) -> Float[Tensor, "b m q e"]:
     """`softmax((QKᵀ + w·A)/√d + bias)·V` with `w = strength·max(QKᵀ)` (eDiff-I, section 4.3).
 
-    Our choice: the maximum is taken over the pixels and real tokens of one picture and one head, so that neither batch
-    neighbours nor padding matter, and each head, an attention of its own, keeps its scale. Scores are computed once and
-    changed in place, a sample at a time; samples without paint go through `attend`.
-
-    Args:
-        q: queries, the pixels of the layer in rows.
-        k: keys.
-        v: values.
-        bias: added to the scaled scores.
-        paint: areas and keys.
-        size: height and width of the layer, whose product is the number of queries.
+    Our choice: the maximum is taken over the pixels and real tokens of one image and one head, so that neither the rest
+    of the batch nor padding matter, and each head keeps its scale. Scores are computed once and changed in place, a
+    sample at a time; samples without paint go through `attend`. `size` is height and width of the layer.
     """
     out, plain = q.new_empty(*q.shape[:3], v.shape[3]), paint.strength == 0
     if plain.any():
@@ -116,12 +107,9 @@ def _heads_to_pixels(x: Float[Tensor, "b m q d"], height: int, width: int) -> Fl
 
 
 class SelfAttention(nn.Module):
-    """Every pixel attends to every pixel of its picture, as in ADM (Dhariwal & Nichol 2021), residual.
+    """Residual attention of every pixel to every pixel of its image (ADM, Dhariwal & Nichol 2021).
 
-    Args:
-        channels: channels of the picture.
-        head_channels: channels a head; divides `channels`.
-        norm_groups: groups of the group norm.
+    `head_channels` divides `channels`, and so does `norm_groups`.
     """
 
     def __init__(self, channels: int, head_channels: int, norm_groups: int = 32) -> None:
@@ -132,19 +120,15 @@ class SelfAttention(nn.Module):
         self.out = zeroed(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """The picture, with what each pixel gathered added."""
+        """Features of the same shape."""
         q, k, v = (_pixels_to_heads(part, self.head_channels) for part in self.to_qkv(self.norm(x)).chunk(3, dim=1))
         return x + self.out(_heads_to_pixels(attend(q, k, v), *x.shape[-2:]))
 
 
 class CrossAttention(nn.Module):
-    """Every pixel attends to the tokens of the context, residual (eDiff-I, section 4.1: after every self-attention).
+    """Residual attention of every pixel to the tokens of the context (eDiff-I, section 4.1: after self-attention).
 
-    Args:
-        channels: channels of the picture.
-        context_width: width of the context's tokens.
-        head_channels: channels a head; divides `channels`.
-        norm_groups: groups of the group norm.
+    `head_channels` divides `channels`, and so does `norm_groups`.
     """
 
     def __init__(self, channels: int, context_width: int, head_channels: int, norm_groups: int = 32) -> None:
@@ -156,13 +140,14 @@ class CrossAttention(nn.Module):
         self.out = zeroed(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: Float[Tensor, "b c h w"], context: Context) -> Float[Tensor, "b c h w"]:
-        """The picture, with what each pixel gathered from the tokens added."""
+        """Features of the same shape."""
         q, k, v = self._project(x, context)
         return x + self.out(_heads_to_pixels(self._attend(q, k, v, context, x), *x.shape[-2:]))
 
     def probabilities(self, x: Float[Tensor, "b c h w"], context: Context) -> Float[Tensor, "b m q k"]:
-        """How each pixel shares its attention out among the tokens, for looking at; sums to 1 over `k`."""
+        """The attention of each pixel to each token, for attention maps; sums to 1 over `k`."""
         q, k, _ = self._project(x, context)
+        # with the identity as values, the output is the probabilities, by the same code that attends
         every = torch.eye(k.shape[2], dtype=q.dtype, device=q.device).expand(*k.shape[:2], -1, -1)
         return self._attend(q, k, every, context, x)
 
@@ -172,14 +157,13 @@ class CrossAttention(nn.Module):
         return attend_painted(q, k, v, context.bias, context.paint, (x.shape[-2], x.shape[-1]))
 
     def _project(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries of the pixels, keys and values of the tokens, by head."""
         q = _pixels_to_heads(self.to_q(self.norm(x)), self.head_channels)
         k, v = self.to_kv(context.tokens).unflatten(-1, (2, -1, self.head_channels)).permute(2, 0, 3, 1, 4)
         return q, k, v
 
 
 def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
-    """The layer with zero weights: a residual branch that starts as the identity."""
+    """Zero the layer, so that its residual branch starts as the identity."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

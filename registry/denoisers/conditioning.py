@@ -1,4 +1,4 @@
-"""From a `Conditioning` to what the layers read: one embedding for the global path, one context for cross-attention."""
+"""From a `Conditioning` to the inputs of the layers: a global embedding, and a context for cross-attention."""
 
 import math
 from collections.abc import Mapping
@@ -29,8 +29,12 @@ class FourierFeatures(nn.Module):
         return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
+def _level(width: int) -> nn.Sequential:
+    return nn.Sequential(FourierFeatures(width // 4), nn.Linear(width // 4, width), nn.SiLU())
+
+
 class ConditionEmbedding(nn.Module):
-    """The denoiser's own declaration of which source feeds what (eDiff-I, section 4.1 and figure 5).
+    """A denoiser's declaration of which source feeds what (eDiff-I, section 4.1 and figure 5).
 
     Global path: noise level, pooled embeddings and, in super-resolution, `aug_level`, each projected and summed; the
     blocks read it through scale-shift norm. Cross-attention: the tokens of each source projected to one width,
@@ -40,9 +44,9 @@ class ConditionEmbedding(nn.Module):
     Args:
         width: width of the global embedding.
         context_width: common width of the cross-attention tokens.
-        tokens: width of the tokens of each source that feeds cross-attention, by source name.
-        pooled: width of the pooled embedding of each source that feeds the global path, by source name.
-        super_resolution: whether `cond.aug_level` is told.
+        tokens: width of the tokens of each source that feeds cross-attention.
+        pooled: width of the pooled embedding of each source that feeds the global path.
+        super_resolution: whether `cond.aug_level` is an input.
     """
 
     def __init__(
@@ -55,21 +59,13 @@ class ConditionEmbedding(nn.Module):
     ) -> None:
         super().__init__()
         self.width, self.context_width = width, context_width
-        self.noise = nn.Sequential(FourierFeatures(width // 4), nn.Linear(width // 4, width), nn.SiLU())
-        self.augmentation = (
-            nn.Sequential(FourierFeatures(width // 4), nn.Linear(width // 4, width), nn.SiLU())
-            if super_resolution
-            else None
-        )
+        self.noise = _level(width)
+        self.augmentation = _level(width) if super_resolution else None
         self.pooled = nn.ModuleDict({name: nn.Linear(size, width) for name, size in pooled.items()})
         self._pooled_widths = dict(pooled)
         self.mix = nn.Sequential(nn.Linear(width, width), nn.SiLU())
-        self.tokens = nn.ModuleDict(
-            {
-                name: nn.Sequential(nn.Linear(size, context_width), nn.LayerNorm(context_width))
-                for name, size in tokens.items()
-            }
-        )
+        projections = {n: (nn.Linear(size, context_width), nn.LayerNorm(context_width)) for n, size in tokens.items()}
+        self.tokens = nn.ModuleDict({name: nn.Sequential(*layers) for name, layers in projections.items()})
         self.null_token = nn.Parameter(torch.randn(1, 1, context_width) * context_width**-0.5)
 
     def forward(self, c_noise: Float[Tensor, " b"], cond: Conditioning) -> tuple[Float[Tensor, "b width"], Context]:
@@ -82,7 +78,7 @@ class ConditionEmbedding(nn.Module):
         if self.augmentation is not None:
             if cond.aug_level is None:
                 raise ValueError("a super-resolution denoiser needs cond.aug_level, and it is None")
-            embedding = embedding + self.augmentation(cond.aug_level.clamp(min=1e-3).log() / 4)
+            embedding = embedding + self.augmentation(cond.aug_level.clamp(min=1e-3).log() / 4)  # 0 has no logarithm
         for name, project in self.pooled.items():
             embedding = embedding + project(self._pooled(name, cond, embedding))
         return self.mix(embedding), self._context(cond, batch=c_noise.shape[0])
@@ -106,7 +102,7 @@ class ConditionEmbedding(nn.Module):
 
 
 def _bias(source: Embedding) -> Float[Tensor, "b n"]:
-    """What is added to the scaled scores: `log(weight)` makes a token count as `weight` tokens; 0 or padding hides it.
+    """Bias of the scaled scores: `log(weight)` makes a token count as `weight` tokens; weight 0 or padding hides it.
 
     Our choice for weighted words: the projection of the tokens ends in a layer norm, which would undo any scaling.
     """
@@ -115,7 +111,7 @@ def _bias(source: Embedding) -> Float[Tensor, "b n"]:
 
 
 def _painted(paint: Paint, sources: Mapping[str, Embedding]) -> PaintedKeys:
-    """The paint with its tokens laid out as the keys of the context: the null token, then the sources in order."""
+    """The paint with its tokens in the order of the context's keys: the null token, then the sources."""
     batch, regions = paint.areas.shape[:2]
     keys = [paint.areas.new_zeros(batch, regions, 1)]
     for name, source in sources.items():

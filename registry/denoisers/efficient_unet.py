@@ -25,17 +25,8 @@ class EfficientUNet(nn.Module):
     Our choice where the paper is silent: level `i` works at `1/2^i` of the output, so that the paper's four levels of a
     256² image end at 32², the resolution its table names for attention.
 
-    Args:
-        embedding: builds the global embedding and the cross-attention context.
-        channels: channels at level 0.
-        channel_mults: channels of each level, in multiples of `channels`.
-        num_res_blocks: residual blocks of each level, on each side (the paper: 2 times 1, 2, 4, 4).
-        self_attention_levels: levels whose last block has self-attention.
-        cross_attention_levels: levels whose last block has cross-attention.
-        head_channels: channels an attention head.
-        norm_groups: groups of the group norms.
-        patch_size: pixels are folded into channels by this factor at the stem and unfolded at the end; 1 in the paper.
-        gradient_checkpointing: recompute each block in the backward pass instead of storing its activations.
+    `embedding` builds the global embedding and the cross-attention context. Encoder and decoder each have
+    `num_res_blocks`; the last block of a level attends. Other arguments: `ediffi.registry.denoisers.efficient_sr256`.
 
     Raises:
         ValueError: as many block counts as channel multiples are needed.

@@ -24,13 +24,7 @@ def resample(x: Float[Tensor, "b c h w"], how: Resample | None) -> Float[Tensor,
 class ResidualBlock(nn.Module):
     """Norm, SiLU, 3x3 convolution, twice; the global embedding scales and shifts the second norm (ADM).
 
-    Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        embedding_width: width of the global embedding.
-        how: change the resolution inside the block, on both branches.
-        dropout: probability before the second convolution.
-        norm_groups: groups of the group norms.
+    `how` changes the resolution inside the block, on both branches; `dropout` acts before the second convolution.
     """
 
     def __init__(
@@ -63,17 +57,8 @@ class ResidualBlock(nn.Module):
 class Block(nn.Module):
     """A residual block, followed by self-attention and cross-attention if they are on.
 
-    Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        embedding: says how wide the global embedding and the context are.
-        head_channels: channels of an attention head.
-        norm_groups: groups of the group norms.
-        self_attention: whether it has self-attention.
-        cross_attention: whether it has cross-attention.
-        how: change the resolution inside the residual block.
-        dropout: inside the residual block.
-        takes_skip: whether the decoder concatenates an encoder's output to the input of this block.
+    `embedding` gives the widths of the global embedding and of the context. `takes_skip` says that the decoder
+    concatenates an encoder's output to the input of this block.
     """
 
     def __init__(

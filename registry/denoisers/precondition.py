@@ -11,7 +11,7 @@ from ediffi.registry.types import Conditioning
 
 
 def upsample(low_res: Float[Tensor, "b c h w"], size: tuple[int, int]) -> Float[Tensor, "b c H W"]:
-    """The low-resolution picture at the size of the high-resolution one (bicubic)."""
+    """Resize low-resolution images to `size`, (height, width), bicubic."""
     return F.interpolate(low_res, size=size, mode="bicubic", align_corners=False)
 
 
@@ -39,15 +39,15 @@ class EDM:
 class Preconditioned(nn.Module):
     """`D(x; sigma) = c_skip·x + c_out·F(c_in·x; c_noise)`: unit-variance inputs and targets at every noise level.
 
-    With `residual`, `x` is measured from the upsampled low-resolution picture `m`, that is `D(x) = m + D'(x - m)`: the
-    network paints only what bicubic upsampling misses, and `sigma_data` is the deviation of that residual. Our choice
-    for small super-resolution nets; the paper does not say, and its recipes leave it off.
+    With `residual`, `D(x) = m + D'(x - m)` for the upsampled low-resolution image `m`: the network predicts only what
+    bicubic upsampling misses, and `sigma_data` is the deviation of that residual. Our choice for small super-resolution
+    networks; the paper does not say, and its recipes leave it off.
 
     Args:
         network: `F(x [b,3,h,w], c_noise [b], cond) -> [b,3,h,w]`.
         sigma_data: standard deviation of the clean data (or of the residual); 0.5 in EDM for photographs.
         residual: predict the residual over the upsampled `cond.low_res`.
-        scaling: another column of the table than EDM's own, for networks that were trained elsewhere.
+        scaling: another column of the table than EDM's own, for networks trained elsewhere.
 
     Raises:
         ValueError: `sigma_data` is not positive.
@@ -67,8 +67,9 @@ class Preconditioned(nn.Module):
     def forward(
         self, x: Float[Tensor, "b 3 h w"], sigma: Float[Tensor, " b"], cond: Conditioning
     ) -> Float[Tensor, "b 3 h w"]:
-        """Denoised pictures [b, 3, h, w] for noisy `x` at noise levels `sigma` [b]; scaled in float32 or better."""
+        """Denoised images [b, 3, h, w] for noisy `x` at noise levels `sigma` [b]; scaled in float32 or better."""
         precise = torch.promote_types(x.dtype, torch.float32)
+        # float32: in bfloat16 the noise levels of neighbouring steps round to one number
         *scales, c_noise = self.scaling(sigma.to(precise))
         c_skip, c_out, c_in = (scale.view(-1, 1, 1, 1) for scale in scales)
         mean = self._mean(x, cond)

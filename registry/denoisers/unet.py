@@ -20,16 +20,8 @@ class UNet(nn.Module):
     Level `i` works at `1/2^i` of the input's resolution. Resolution changes inside residual blocks, as in ADM. The
     paper's "attention at 32, 16, 8" for 64² images is `attention_levels=(1, 2, 3)`.
 
-    Args:
-        embedding: builds the global embedding and the cross-attention context.
-        channels: channels at level 0.
-        channel_mults: channels of each level, in multiples of `channels`.
-        num_res_blocks: residual blocks a level in the encoder; the decoder has one more.
-        attention_levels: levels with self-attention followed by cross-attention; the middle always has them.
-        head_channels: channels of an attention head; our choice 64, as in ADM.
-        dropout: inside residual blocks.
-        norm_groups: groups of the group norms; 32 in ADM.
-        gradient_checkpointing: recompute each block in the backward pass instead of storing its activations.
+    `embedding` builds the global embedding and the cross-attention context. The decoder has one residual block a level
+    more than the encoder; the middle always has attention. Other arguments: `ediffi.registry.denoisers.unet_base64`.
 
     Raises:
         ValueError: a level of `attention_levels` does not exist.

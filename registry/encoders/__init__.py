@@ -1,11 +1,11 @@
-"""The menu of encoders: frozen networks that turn texts or pictures into an `Embedding`.
+"""The encoders by name: frozen networks that turn texts or images into an `Embedding`.
 
     from ediffi.registry import encoders
     encoders.names("clip*")
     encoders.create("t5", path="some/folder")
 
-A built encoder has `width` (of a token), `pooled_width` (None where there is no pooled vector) and `dtype`. What has to
-be known before it is built, its factory declares: `encoders.spec("t5_xxl").max_tokens`.
+A built encoder has `width` (of a token), `pooled_width` (None without a pooled vector), `max_tokens` and `dtype`. What
+has to be known before it is built, its factory declares: `encoders.spec("t5_xxl").max_tokens`.
 """
 
 from pathlib import Path
@@ -20,32 +20,11 @@ from ediffi.registry.encoders.spec import EncoderSizes, EncoderSpec, declares
 from ediffi.registry.encoders.t5 import PAPER_TOKENS, T5TextEncoder, t5_sizes
 from ediffi.registry.types import Encoder
 
-__all__ = [
-    "REGISTRY",
-    "ClipImageEncoder",
-    "ClipTextEncoder",
-    "EncoderSizes",
-    "EncoderSpec",
-    "T5TextEncoder",
-    "clip_image",
-    "clip_l14_image",
-    "clip_l14_text",
-    "clip_text",
-    "create",
-    "declares",
-    "default_dropout",
-    "describe",
-    "names",
-    "reads_text",
-    "register",
-    "spec",
-    "spec_of_source",
-    "t5",
-    "t5_xxl",
-]
+__all__ = ["ClipImageEncoder", "ClipTextEncoder", "EncoderSizes", "EncoderSpec", "T5TextEncoder", "declares"]
+# Re-exported; the functions below are public too.
 
 T5_REVISION = "3db67ab1af984cf10548a73467f0e5bca2aaaeb2"
-"""The commit of google/t5-v1_1-xxl that is meant."""
+"""Commit of google/t5-v1_1-xxl."""
 
 REGISTRY: Registry[Encoder] = Registry("encoders")
 names, create, describe, register = REGISTRY.names, REGISTRY.create, REGISTRY.describe, REGISTRY.register
@@ -63,7 +42,7 @@ CLIP_IMAGE_SPEC = EncoderSpec(
 
 
 def spec(name: str) -> EncoderSpec:
-    """What the encoder registered under `name` declares; one that declares nothing counts as T5 does.
+    """The declaration of the encoder `name`; one without a declaration has the default lengths, which are T5's.
 
     Raises:
         UnknownNameError: no such encoder.
@@ -73,7 +52,7 @@ def spec(name: str) -> EncoderSpec:
 
 
 def spec_of_source(source: str) -> EncoderSpec:
-    """The declaration of the encoder called like the source, or of the first that declares it; else that of T5."""
+    """The declaration of the encoder named like the source, or of the first that declares it, or the default one."""
     if source in REGISTRY:
         return spec(source)
     declared = (spec(name) for name in REGISTRY)
@@ -81,13 +60,13 @@ def spec_of_source(source: str) -> EncoderSpec:
 
 
 def default_dropout() -> dict[str, float]:
-    """The declared probability of dropping each source in training, those above 0."""
+    """Declared probability of dropping each source in training, for those above 0."""
     sources = {spec(name).source for name in REGISTRY}
     return {source: found for source in sorted(sources) if (found := spec_of_source(source).dropout)}
 
 
 def reads_text(encoder: Encoder) -> bool:
-    """Whether a built encoder reads texts, which it then can `tokenize`; otherwise it reads images."""
+    """Whether a built encoder reads texts; it can `tokenize` them then. Otherwise it reads images."""
     return hasattr(encoder, "tokenize")
 
 
@@ -98,7 +77,7 @@ def t5(path: str, max_tokens: int = PAPER_TOKENS) -> T5TextEncoder:
 
     Args:
         path: folder with config.json, model.safetensors and the tokenizer, as transformers writes them.
-        max_tokens: longer texts are cut.
+        max_tokens: longer texts are truncated.
 
     Raises:
         FileNotFoundError: the folder or one of its files is missing.
@@ -118,14 +97,14 @@ def t5_xxl(
     """T5-XXL, the paper's encoder (eDiff-I, section 4.2): 113 tokens of width 4096.
 
     Args:
-        path: "organisation/name" of the Hub, or a local folder, in one file of weights or in shards. Only safetensors
+        path: "organisation/name" of the Hub, or a local folder, with weights in one file or in shards. Only safetensors
             are read, and google's own repository has none: save a copy of it as safetensors, and give its folder.
-        max_tokens: longer texts are cut.
+        max_tokens: longer texts are truncated.
         revision: branch, tag or commit of the Hub; pinned by default. Not used for a folder.
         dtype: precision to compute in; float16 overflows in T5 and is not offered.
 
     Raises:
-        FileNotFoundError: the model is neither in the Hub's cache nor to be had, or the folder is incomplete.
+        FileNotFoundError: the model is not cached and cannot be downloaded, or the folder is incomplete.
         ValueError: a file of the folder is broken.
     """
     return T5TextEncoder.from_pretrained(path, max_tokens, revision, getattr(torch, dtype))
@@ -149,7 +128,7 @@ def clip_text(path: str) -> ClipTextEncoder:
 @register
 @declares(CLIP_IMAGE_SPEC)
 def clip_image(path: str) -> ClipImageEncoder:
-    """The picture tower of a CLIP from a local folder; shares the model with `clip_text` of the same folder.
+    """The image tower of a CLIP from a local folder; shares the model with `clip_text` of the same folder.
 
     Args:
         path: folder with open_clip_config.json, open_clip_model.safetensors and the tokenizer, as open_clip reads them.
@@ -167,16 +146,16 @@ def clip_l14_text(pretrained: str = "openai", path: str | None = None, revision:
     """The text tower of CLIP ViT-L/14, the paper's encoder (eDiff-I, section 4.2): 77 tokens of width 768.
 
     Args:
-        pretrained: open_clip's tag of the weights; says the activation, QuickGELU for OpenAI's, and the repository of
-            the Hub that they come from: open_clip_model.safetensors, and nothing else, of
-            timm/vit_large_patch14_clip_224.openai for OpenAI's. Pickles are not read.
-        path: where the weights are instead: a local folder, or "organisation/name" of the Hub. An open_clip_config.json
-            beside them is believed, as by `clip_text`; without one the network is ViT-L-14 with the tag's settings.
+        pretrained: open_clip's tag of the weights. It sets the activation (QuickGELU for OpenAI's) and the repository
+            of the Hub (timm/vit_large_patch14_clip_224.openai for OpenAI's), of which only open_clip_model.safetensors
+            is read. Pickles are not read.
+        path: a local folder with the weights, or "organisation/name" of the Hub, instead. An open_clip_config.json
+            beside them is used, as in `clip_text`; without one the network is ViT-L-14 with the tag's settings.
         revision: branch, tag or commit of the Hub; by default a pinned commit for OpenAI's, the newest for others.
 
     Raises:
-        FileNotFoundError: the weights are neither cached nor to be had, or the folder is incomplete.
-        ValueError: a file is broken, or open_clip knows no such tag.
+        FileNotFoundError: the weights are not cached and cannot be downloaded, or the folder is incomplete.
+        ValueError: a file is broken, or open_clip has no such tag.
     """
     return ClipTextEncoder(*load_clip_named("ViT-L-14", pretrained, path, revision))
 
@@ -186,7 +165,7 @@ def clip_l14_text(pretrained: str = "openai", path: str | None = None, revision:
 def clip_l14_image(
     pretrained: str = "openai", path: str | None = None, revision: str | None = None
 ) -> ClipImageEncoder:
-    """The picture tower of CLIP ViT-L/14, the paper's encoder (eDiff-I, section 4.2): one token of width 768.
+    """The image tower of CLIP ViT-L/14, the paper's encoder (eDiff-I, section 4.2): one token of width 768.
 
     Shares the model with `clip_l14_text` of the same arguments.
 
@@ -196,7 +175,7 @@ def clip_l14_image(
         revision: branch, tag or commit of the Hub; by default a pinned commit for OpenAI's, the newest for others.
 
     Raises:
-        FileNotFoundError: the weights are neither cached nor to be had, or the folder is incomplete.
-        ValueError: a file is broken, or open_clip knows no such tag.
+        FileNotFoundError: the weights are not cached and cannot be downloaded, or the folder is incomplete.
+        ValueError: a file is broken, or open_clip has no such tag.
     """
     return ClipImageEncoder.of(load_clip_named("ViT-L-14", pretrained, path, revision)[0])

@@ -1,7 +1,7 @@
-"""CLIP as two encoders, of texts and of pictures (eDiff-I, section 4.2; Radford et al., arXiv 2103.00020).
+"""CLIP as two encoders, of texts and of images (eDiff-I, section 4.2; Radford et al., arXiv 2103.00020).
 
-Both are handed one open_clip model, which may be shared. Shapes: `b` samples, `n` tokens, `d` width of the text tower,
-`p` width of the space that texts and pictures share.
+Both take an open_clip model, which they may share. Shapes: `b` samples, `n` tokens, `d` width of the text tower, `p`
+width of the space that texts and images share.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from torch.nn import functional
 from ediffi.registry.encoders import clip_tokens
 from ediffi.registry.encoders.clip_files import CONFIG, is_local, load_clip
 from ediffi.registry.encoders.folder import check_folder, read_json
-from ediffi.registry.encoders.spans import covering, reached, seam
+from ediffi.registry.encoders.spans import covering, first_split, safe_split
 from ediffi.registry.encoders.spec import EncoderSizes, on_meta
 from ediffi.registry.types import Embedding
 
@@ -27,18 +27,16 @@ class ClipTextEncoder(nn.Module):
     """The text tower of a CLIP, frozen.
 
     Our choices, where the paper is silent: tokens are the last hidden states after the final layer norm (not the
-    penultimate ones), and the pooled vector is the projected end token, scaled to length 1 as the contrastive loss saw
-    it, so that texts and pictures have one scale.
+    penultimate ones), and the pooled vector is the projected end token, scaled to length 1 as in the contrastive loss,
+    so that texts and images have one scale.
 
     Args:
         model: an open_clip `CLIP` (or `CustomTextCLIP`) whose text tower is causal.
-        tokenizer: its open_clip tokenizer: texts -> ids [b, context length], end token kept when a text is cut.
+        tokenizer: its open_clip tokenizer: texts -> ids [b, context length], end token kept when a text is truncated.
 
     Attributes:
-        width: width of a token.
-        pooled_width: width of the space shared with pictures.
-        max_tokens: longer texts are cut to this many tokens, begin and end included.
-        begin: how many tokens stand before a text's own: 1 where the tokenizer has a begin token.
+        max_tokens: longer texts are truncated to this many tokens, begin and end token included.
+        begin: tokens before the text's own: 1 if the tokenizer has a begin token.
 
     Raises:
         ValueError: the text tower is not causal: its values would depend on the padding.
@@ -57,7 +55,7 @@ class ClipTextEncoder(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> "ClipTextEncoder":
-        """Stays in evaluation mode whatever is asked: the encoder is frozen."""
+        """Stay in evaluation mode: the encoder is frozen."""
         return super().train(False)
 
     def tokenize(self, texts: Sequence[str]) -> tuple[Int[Tensor, "b n"], Bool[Tensor, "b n"]]:
@@ -75,25 +73,25 @@ class ClipTextEncoder(nn.Module):
         return ids[:, :longest], mask[:, :longest]
 
     def token_range(self, text: str, start: int, end: int) -> range:
-        """Positions, in what `tokenize([text])` gives, of the tokens that cover characters [start, end) of a text.
+        """Positions, in `tokenize([text])`, of the tokens that cover characters [start, end) of a text.
 
-        Special tokens cover nothing; where the text is cut, so is the range. What the tokenizer's cleaning changes as a
-        whole ("&amp;") is covered as a whole.
+        Special tokens cover nothing; the range ends where the text is truncated. What the tokenizer's cleaning replaces
+        as a whole ("&amp;") is covered as a whole.
         """
         if start >= end:
             return range(0, 0)
-        low, high = seam(text, start, -1, self._length), seam(text, end, 1, self._length)
+        low, high = safe_split(text, start, -1, self._length), safe_split(text, end, 1, self._length)
         offsets = clip_tokens.offsets(self.tokenizer, text)[: self._seen(text)]
         return covering([(0, 0)] * self.begin + offsets, self._length(text[:low]), self._length(text[:high]))
 
     def token_strings(self, text: str) -> list[str]:
-        """What each token of `tokenize([text])` reads, for people."""
+        """Each token of `tokenize([text])` as readable text."""
         return clip_tokens.token_strings(self.tokenizer, self.tokenize([text])[0][0].tolist())
 
     def truncated_text(self, text: str) -> str:
-        """The end of a text that is too long, which the encoder does not see; empty if it sees all."""
+        """The end of a too long text, which the encoder does not read; "" if it reads all."""
         offsets, seen = clip_tokens.offsets(self.tokenizer, text), self._seen(text)
-        return text[reached(text, offsets[seen][0], self._length) :].strip() if len(offsets) > seen else ""
+        return text[first_split(text, offsets[seen][0], self._length) :].strip() if len(offsets) > seen else ""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -104,7 +102,7 @@ class ClipTextEncoder(nn.Module):
         return clip_tokens.length(self.tokenizer, part)
 
     def _seen(self, text: str) -> int:
-        """How many tokens of a text are seen, the begin and the end token left out."""
+        """Tokens of a text that are read, without the begin and the end token."""
         return self.tokenize([text])[0].shape[1] - self.begin - 1
 
     @torch.no_grad()
@@ -122,19 +120,15 @@ class ClipTextEncoder(nn.Module):
 
 
 class ClipImageEncoder(nn.Module):
-    """The picture tower of a CLIP, frozen: one vector a picture, both its only token and its pooled vector.
+    """The image tower of a CLIP, frozen: one vector an image, both its only token and its pooled vector.
 
-    Our choice: the vector has length 1, as `ClipTextEncoder`'s pooled vector has.
+    Our choice: the vector has length 1, as the pooled vector of `ClipTextEncoder`.
 
     Args:
         model: an open_clip `CLIP`.
-        size: side of the square pictures that the tower takes.
-        mean: what the tower expects to be taken from each channel of a picture in [0, 1].
-        std: what it expects the rest to be divided by.
-
-    Attributes:
-        width: width of the token, that of the space shared with texts.
-        pooled_width: the same.
+        size: side of the square images that the tower takes.
+        mean: of each channel, for images in [0, 1]; it is subtracted.
+        std: of each channel; the rest is divided by it.
     """
 
     max_tokens = 1
@@ -164,34 +158,34 @@ class ClipImageEncoder(nn.Module):
         return next(self.model.visual.parameters()).dtype
 
     def train(self, mode: bool = True) -> "ClipImageEncoder":
-        """Stays in evaluation mode whatever is asked: the encoder is frozen."""
+        """Stay in evaluation mode: the encoder is frozen."""
         return super().train(False)
 
     def prepare(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 s s"]:
-        """Pictures in [-1, 1] as the tower wants them: resized, cut to the central square and normalised.
+        """Images in [-1, 1] for the tower: resized, cropped to the central square and normalised.
 
-        The shortest side is resized to `size`, bicubic and antialiased, as CLIP's own preparation does with a file.
+        The shorter side is resized to `size`, bicubic and antialiased, as in CLIP's own preprocessing.
 
         Raises:
-            ValueError: not a batch of pictures with three channels.
+            ValueError: not a batch of images with three channels.
         """
         if images.ndim != 4 or images.shape[1] != 3:
-            raise ValueError(f"expected pictures [b, 3, h, w] in [-1, 1], not a tensor of shape {list(images.shape)}")
+            raise ValueError(f"expected images [b, 3, h, w] in [-1, 1], not a tensor of shape {list(images.shape)}")
         height, width = images.shape[2:]
         scale = self.size / min(height, width)
         shape = max(self.size, int(height * scale)), max(self.size, int(width * scale))
-        pictures = images.to(self.mean) / 2 + 0.5
+        images = images.to(self.mean) / 2 + 0.5
         if shape != (height, width):
-            pictures = functional.interpolate(pictures, shape, mode="bicubic", antialias=True).clamp(0, 1)
+            images = functional.interpolate(images, shape, mode="bicubic", antialias=True).clamp(0, 1)
         top, left = round((shape[0] - self.size) / 2), round((shape[1] - self.size) / 2)
-        return (pictures[..., top : top + self.size, left : left + self.size] - self.mean) / self.std
+        return (images[..., top : top + self.size, left : left + self.size] - self.mean) / self.std
 
     @torch.no_grad()
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Embedding:
-        """Encode pictures [b, 3, h, w] in [-1, 1] of any size: tokens [b, 1, p], mask True, pooled [b, p].
+        """Encode images [b, 3, h, w] in [-1, 1] of any size: tokens [b, 1, p], mask True, pooled [b, p].
 
         Raises:
-            ValueError: not a batch of pictures with three channels.
+            ValueError: not a batch of images with three channels.
         """
         device = next(self.model.visual.parameters()).device
         features = self.model.encode_image(self.prepare(images.to(device)).to(self.dtype), normalize=True)
@@ -234,7 +228,7 @@ def clip_sizes(reads: Literal["text", "image"], path: str | None = None, name: s
 def text_states(model: nn.Module, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
     """Last hidden states of the text tower, after the final layer norm.
 
-    open_clip's own `encode_text` wants all 77 positions; a causal tower gives the same values on the first `n` of them,
+    open_clip's own `encode_text` needs all 77 positions; a causal tower gives the same values on the first `n` of them,
     for less work.
 
     Raises:
@@ -254,7 +248,7 @@ def pool_text(model: nn.Module, states: Float[Tensor, "b n d"], mask: Bool[Tenso
 
 
 def _text_tower(model: nn.Module) -> Any:
-    """The module that holds the text tower's parts: the model itself, or `.text` of a `CustomTextCLIP`."""
+    """The module with the parts of the text tower: the model itself, or `.text` of a `CustomTextCLIP`."""
     tower = getattr(model, "text", model)
     if getattr(tower, "attn_mask", None) is None:
         raise ValueError("the text tower of this CLIP is not causal: its values would depend on the padding")

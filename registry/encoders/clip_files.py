@@ -1,4 +1,4 @@
-"""open_clip models from folders and from the Hub. Weights are safetensors, always: nothing is unpickled."""
+"""open_clip models from folders and from the Hub. Weights are safetensors only: nothing is unpickled."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -7,23 +7,22 @@ from typing import Any
 from torch import nn
 
 from ediffi.registry.core import HUB_ID
-from ediffi.registry.encoders.folder import WANTED_TOKENIZER, check_folder, from_hub, not_to_be_had, read_json
+from ediffi.registry.encoders.folder import WANTED_TOKENIZER, check_folder, from_hub, read_json, unavailable
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 PINNED = {"timm/vit_large_patch14_clip_224.openai": "18d0535469bb561bf468d76c1d73aa35156c922b"}
-"""The commit that is meant of a repository whose revision nobody names: OpenAI's weights of ViT-L/14."""
+"""Commit of a repository where no revision is given: OpenAI's weights of ViT-L/14."""
 
 
 def load_clip(folder: str | Path) -> tuple[nn.Module, Any]:
-    """The open_clip model and tokenizer of a local folder; loaded once, shared by those who ask for the same folder.
+    """The open_clip model and tokenizer of a local folder; cached, so that both encoders of a folder share the model.
 
-    The folder holds open_clip_config.json (`model_cfg`, `preprocess_cfg`), open_clip_model.safetensors and, if the
-    config names an `hf_tokenizer_name`, the tokenizer's own files. Nothing is fetched from a network and no code is
-    loaded.
+    The folder has open_clip_config.json (`model_cfg`, `preprocess_cfg`), open_clip_model.safetensors and, if the config
+    names an `hf_tokenizer_name`, the tokenizer's files. Nothing is downloaded and no code is loaded.
 
     Raises:
         FileNotFoundError: the folder or one of its files is missing.
-        ValueError: a file of the folder is broken, or its text tower is one that would have to be downloaded.
+        ValueError: a file is broken, or the text tower would have to be downloaded.
     """
     path = Path(folder)
     wanted = [CONFIG, WEIGHTS]
@@ -38,19 +37,19 @@ def load_clip_named(
 ) -> tuple[nn.Module, Any]:
     """A model that open_clip knows by name and tag ("ViT-L-14", "openai"), and its tokenizer.
 
-    Not by open_clip's own download, which takes the newest commit and, if need be, a pickle, and builds ViT-L-14 with
-    another activation (GELU) than OpenAI's weights were trained with (QuickGELU), under a warning.
+    Not by open_clip's own download, which takes the newest commit and possibly a pickle, and builds ViT-L-14 with
+    another activation (GELU) than OpenAI's weights were trained with (QuickGELU), with only a warning.
 
     Args:
         name: open_clip's name of the network.
-        pretrained: open_clip's tag of the weights; says the activation and how pictures are normalised.
-        path: where the weights are: a folder, or "organisation/name" of the Hub, by default the tag's. If there is an
-            open_clip_config.json beside them, as `load_clip` wants it, it is believed instead of name and tag.
+        pretrained: open_clip's tag of the weights; also sets the activation and how images are normalised.
+        path: folder with the weights, or "organisation/name" of the Hub; by default the tag's repository. An
+            open_clip_config.json beside the weights replaces the settings of name and tag.
         revision: branch, tag or commit of the Hub; by default the one in `PINNED`, if any.
 
     Raises:
-        FileNotFoundError: the weights are neither cached nor to be had, or a file is missing.
-        ValueError: open_clip knows no such tag, or a file is broken.
+        FileNotFoundError: the weights are not cached and cannot be downloaded, or a file is missing.
+        ValueError: open_clip has no such tag, or a file is broken.
     """
     import open_clip
 
@@ -71,18 +70,17 @@ def is_local(source: str) -> bool:
 
 
 def _fetch(repository: str, revision: str | None, with_config: bool) -> Path:
-    """The folder of the Hub's cache with a repository's weights."""
     try:
         folder = from_hub(repository, revision, [WEIGHTS, *([CONFIG, *WANTED_TOKENIZER] if with_config else [])])
         check_folder(folder, [WEIGHTS], "a CLIP")
     except OSError as error:
         advice = f"where there is a network, download its {WEIGHTS}, and give the folder that you put it in as path"
-        raise not_to_be_had(f"the CLIP {repository!r}", revision, error, advice) from error
+        raise unavailable(f"the CLIP {repository!r}", revision, error, advice) from error
     return folder
 
 
 def _written(folder: Path) -> tuple[int, int]:
-    """When the weights were written, and their inode: tells a retrained folder apart."""
+    """Part of the cache's key: a folder whose weights were replaced is loaded again."""
     status = (folder / WEIGHTS).stat()
     return status.st_mtime_ns, status.st_ino
 

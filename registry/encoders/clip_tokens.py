@@ -1,25 +1,25 @@
-"""What open_clip's tokenizers make of a text: its own, of bytes (`SimpleTokenizer`), and those of transformers.
+"""Tokens of open_clip's tokenizers: its own byte-pair encoding (`SimpleTokenizer`), and those of transformers.
 
-Both clean a text before they cut it up, which leaves no trace of where in the text a token comes from. But they drop
-nothing but white space of the cleaned text. So lengths are measured here in what tokens are made of, white space left
-out: bytes of the cleaned text for open_clip's own, characters for transformers'.
+Both clean a text before they split it, and do not tell where in the text a token comes from. But of the cleaned text
+they drop only white space. So lengths are measured here in cleaned text without white space: in bytes for open_clip's
+own tokenizer, in characters for those of transformers.
 """
 
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
-from ediffi.registry.encoders.spans import Offsets, readable
+from ediffi.registry.encoders.spans import Offsets, decode_tokens
 
 
 def length(tokenizer: Any, part: str) -> int:
-    """How long a part of a text is, cleaned, without white space."""
+    """Length of a part of a text, cleaned, without white space."""
     solid = "".join(tokenizer.clean_fn(part).split())
     return len(solid.encode()) if _is_own(tokenizer) else len(solid)
 
 
 def offsets(tokenizer: Any, text: str) -> Offsets:
-    """What each token of a whole text covers, in `length`'s measure; without begin and end, and nothing is cut off."""
+    """[start, end) of each token of a whole text, as `length` measures; without begin and end token, not truncated."""
     if _is_own(tokenizer):
         widths = (len(tokenizer.decoder[token].removesuffix("</w>")) for token in tokenizer.encode(text))
         return list(pairwise(accumulate(widths, initial=0)))
@@ -30,9 +30,9 @@ def offsets(tokenizer: Any, text: str) -> Offsets:
 
 
 def token_strings(tokenizer: Any, ids: Sequence[int]) -> list[str]:
-    """What each token reads, for people; half a character is shown as the replacement mark."""
+    """Each token as readable text; half a character is the replacement character."""
     if not _is_own(tokenizer):
-        return readable(tokenizer.tokenizer, ids)
+        return decode_tokens(tokenizer.tokenizer, ids)
     plain = (tokenizer.decoder[token].removesuffix("</w>") for token in ids)
     return [
         piece if token in tokenizer.all_special_ids else _text(tokenizer, piece)

@@ -1,4 +1,4 @@
-"""Look at a model folder before a library opens it, so that what is wrong with it is said in one sentence."""
+"""Check a model folder before a library opens it, so that an error is one clear sentence."""
 
 import json
 from collections.abc import Iterable
@@ -8,18 +8,14 @@ WANTED_TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 
 
 def check_folder(folder: Path, files: Iterable[str], what: str) -> None:
-    """Raise unless `folder` holds every one of `files`, each of them whole.
+    """Raise unless `folder` has all of `files`, and the `.json` and `.safetensors` files among them are complete.
 
-    Nothing is loaded: of a `.safetensors` file the header is read, which also says how long the file has to be.
-
-    Args:
-        folder: the model's folder.
-        files: names that have to be in it; `.json` and `.safetensors` files are looked into.
-        what: what the folder should be ("a T5 encoder"), for the messages.
+    Of a `.safetensors` file only the header is read, which says how long the file has to be. `what` is what the folder
+    should be ("a T5 encoder"), for the messages.
 
     Raises:
-        FileNotFoundError: no such folder, or a file is missing from it; the message lists what is expected.
-        ValueError: a file is there but broken; the message names it.
+        FileNotFoundError: no such folder, or a file is missing; the message lists the files.
+        ValueError: a file is broken; the message names it.
     """
     wanted = list(files)
     if not folder.is_dir():
@@ -40,7 +36,7 @@ def read_json(path: Path) -> dict[str, object]:
     """The object in a JSON file.
 
     Raises:
-        ValueError: the file is not JSON, or not an object; the message names the file.
+        ValueError: it is not JSON, or not an object; the message names the file.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -65,20 +61,20 @@ def shards(folder: Path, index: str) -> list[str]:
 
 
 def from_hub(repository: str, revision: str | None, files: Iterable[str]) -> Path:
-    """The folder of the Hub's cache with those of `files` (names or patterns) that a repository has at a revision.
+    """Download those of `files` (names or patterns) that a repository has; the folder of the Hub's cache with them.
 
-    Only they are fetched, and with HF_HUB_OFFLINE=1 nothing is. None of them need be there: see `check_folder`.
+    With HF_HUB_OFFLINE=1 nothing is downloaded. A file that the repository lacks is no error here: see `check_folder`.
 
     Raises:
-        OSError: the repository is neither cached nor to be had.
+        OSError: the repository is not cached and cannot be downloaded.
     """
     from huggingface_hub import snapshot_download
 
     return Path(snapshot_download(repository, revision=revision, allow_patterns=list(files)))
 
 
-def not_to_be_had(what: str, revision: str | None, error: OSError, advice: str) -> FileNotFoundError:
-    """The error for something of the Hub that cannot be loaded: one sentence with what, why and what to do."""
+def unavailable(what: str, revision: str | None, error: OSError, advice: str) -> FileNotFoundError:
+    """The error for a model of the Hub that cannot be loaded: one sentence with what, why and what to do."""
     why = str(error).splitlines()[0].split(". ")[0].rstrip(".")
     return FileNotFoundError(f"could not load {what} at revision {revision or 'main'} ({why}): {advice}")
 

@@ -1,4 +1,4 @@
-"""From words to tokens: where a phrase stands in a text, and which tokens cover a stretch of it."""
+"""From words to tokens: where a phrase occurs in a text, and which tokens cover it."""
 
 import unicodedata
 from bisect import bisect_left
@@ -6,27 +6,27 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 Offsets = list[tuple[int, int]]
-"""What each token covers, [start, end) in some measure of the text; (k, k) for special ones, which cover nothing."""
+"""[start, end) of each token in the text, in some measure of length; (k, k) for special tokens, which cover nothing."""
 
 MARK = "▁"
-"""How sentencepiece writes white space."""
+"""White space in sentencepiece's tokens."""
 
 _SPACELESS = (
     *("CJK", "IDEOGRAPHIC", "HIRAGANA", "KATAKANA", "HALFWIDTH KATAKANA", "BOPOMOFO", "HANGUL", "HALFWIDTH HANGUL"),
     *("THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN"),
 )
-"""Scripts, by how their characters' names begin, that put no space between words or bind particles to them."""
+"""Scripts without space between words, or that bind particles to them, by how their characters' names begin."""
 
 _JOINER = "\u200d"
 _SKIN_TONES = "🏻🏼🏽🏾🏿"
 
 
 def occurrences(text: str, phrase: str) -> list[tuple[int, int]]:
-    """Where a phrase stands in a text, as character ranges in order that do not overlap.
+    """Character ranges of a phrase in a text, in order, without overlaps.
 
-    Upper and lower case are one ("STRASSE" is "straße"), as are runs of white space, and composed and decomposed
-    letters. Only whole words count: "cat" is not in "cathedral", nor "cafe" in "café". Our choice for scripts that put
-    no space between words: there a phrase may begin and end between any two characters, though not before a vowel sign.
+    Ignores case ("STRASSE" is "straße"), runs of white space, and whether letters are composed. Only whole words match:
+    "cat" is not in "cathedral", nor "cafe" in "café". Our choice for scripts without space between words: there a match
+    may begin and end between any two characters, but not before a vowel sign.
     """
     folded, places = _fold(text)
     wanted = _fold(phrase.strip())[0]
@@ -35,7 +35,8 @@ def occurrences(text: str, phrase: str) -> list[tuple[int, int]]:
     while low >= 0:
         high = low + len(wanted)
         start, end = places[low], places[high]
-        inside = (low > 0 and places[low - 1] == start) or places[high - 1] == end  # of what one character became
+        # casefold can make several characters of one ("ß" is "ss"): a match must not begin or end inside of them
+        inside = (low > 0 and places[low - 1] == start) or places[high - 1] == end
         whole = not inside and _parted(text, start) and _parted(text, end)
         if whole:
             found.append((start, end))
@@ -50,9 +51,9 @@ def covering(offsets: Iterable[tuple[int, int]], low: int, high: int) -> range:
 
 
 def without_space(text: str, pieces: Sequence[str], offsets: Offsets) -> Offsets:
-    """A sentencepiece tokenizer's offsets, with no white space in them.
+    """Offsets of a sentencepiece tokenizer, without white space.
 
-    A piece that is only the mark of white space covers nothing; some tokenizers say that it covers the letter after it.
+    A piece that is only white space covers nothing; some tokenizers let it cover the letter after it.
     """
     starts = (end - len(text[start:end].lstrip()) for start, end in offsets)
     return [
@@ -61,11 +62,11 @@ def without_space(text: str, pieces: Sequence[str], offsets: Offsets) -> Offsets
     ]
 
 
-def seam(text: str, index: int, step: int, length: Callable[[str], int]) -> int:
-    """The nearest place, going from `index` in steps of `step`, where a text may be cut without changing its length.
+def safe_split(text: str, index: int, step: int, length: Callable[[str], int]) -> int:
+    """The nearest index, from `index` in steps of `step`, where splitting a text does not change its cleaned length.
 
-    That is not so within what a tokenizer's cleaning turns into something else: an entity ("&amp;"), a letter and its
-    accent, letters in a wrong encoding. `length` is how long a part of the text is when cleaned.
+    A tokenizer's cleaning replaces some substrings as a whole: an entity ("&amp;"), a letter and its accent, letters in
+    a wrong encoding. `length` is the length of a part of the text after cleaning.
     """
     whole = length(text)
     while 0 < index < len(text) and length(text[:index]) + length(text[index:]) != whole:
@@ -73,25 +74,22 @@ def seam(text: str, index: int, step: int, length: Callable[[str], int]) -> int:
     return index
 
 
-def reached(text: str, low: int, length: Callable[[str], int]) -> int:
-    """The first place where a text may be cut (see `seam`) with a length of at least `low` before it."""
+def first_split(text: str, low: int, length: Callable[[str], int]) -> int:
+    """The first index where `safe_split` can split a text with a cleaned length of at least `low` before it."""
     index = bisect_left(range(len(text)), low, key=lambda index: length(text[:index]))
-    while length(text[: (index := seam(text, index, 1, length))]) < low:  # "&am" is longer than "&amp;"
+    while length(text[: (index := safe_split(text, index, 1, length))]) < low:  # "&am" is longer than "&amp;"
         index += 1
     return index
 
 
-def readable(tokenizer: Any, ids: Sequence[int]) -> list[str]:
-    """What each token of a transformers tokenizer reads, without its marks of white space and of the ends of words.
-
-    A token that is nothing but such a mark is shown as it is.
-    """
+def decode_tokens(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """Each token of a transformers tokenizer as readable text; a token of white space only is returned as it is."""
     names = tokenizer.convert_ids_to_tokens(list(ids))
     return [str(tokenizer.decode([token])).strip() or str(name) for token, name in zip(ids, names, strict=True)]
 
 
 def _fold(text: str) -> tuple[str, list[int]]:
-    """A text made comparable, and for each character of the result, and its end, where in the text that comes from."""
+    """A text normalised for comparison, and for each index of the result, its end too, the index in the text."""
     folded: list[str] = []
     places: list[int] = []
     for index, character in enumerate(text):
@@ -105,7 +103,7 @@ def _fold(text: str) -> tuple[str, list[int]]:
 
 
 def _parted(text: str, index: int) -> bool:
-    """Whether a word may end before `text[index]`, or begin there; what is not seen is looked through."""
+    """Whether a word can end before `text[index]` or begin there; invisible characters are ignored."""
     if index in (0, len(text)):
         return True
     if text[index] in _SKIN_TONES or _kind(text[index]) == "M" or _JOINER in text[index - 1 : index + 1]:
@@ -116,7 +114,7 @@ def _parted(text: str, index: int) -> bool:
 
 
 def _kind(character: str) -> str:
-    """L for letters, M for marks on them, N for numbers, F for what is not seen; some other letter for the rest."""
+    """L for letters, M for marks on them, N for numbers, F for invisible characters, another letter for the rest."""
     category = unicodedata.category(character)
     return "F" if category == "Cf" else category[0]
 

@@ -1,4 +1,4 @@
-"""T5 as a text encoder: one vector a token, no pooled one (eDiff-I, section 4.2; Raffel et al., arXiv 1910.10683).
+"""T5 as a text encoder: a vector per token, no pooled vector (eDiff-I, section 4.2; Raffel et al., arXiv 1910.10683).
 
 Shapes: `b` texts, `n` tokens of the longest of them (at most `max_tokens`), `d` width of the model.
 """
@@ -17,21 +17,21 @@ from ediffi.registry.encoders.folder import (
     WANTED_TOKENIZER,
     check_folder,
     from_hub,
-    not_to_be_had,
     read_json,
     shards,
+    unavailable,
 )
-from ediffi.registry.encoders.spans import covering, readable, without_space
+from ediffi.registry.encoders.spans import covering, decode_tokens, without_space
 from ediffi.registry.encoders.spec import EncoderSizes, on_meta
 from ediffi.registry.types import Embedding
 
 PAPER_TOKENS = 113
-"""How many T5 tokens eDiff-I looks at (section 4.2)."""
+"""T5 tokens that eDiff-I reads (section 4.2)."""
 
 XXL = "google/t5-v1_1-xxl"
 XXL_CONFIG: dict[str, Any] = {"d_model": 4096, "d_ff": 10240, "num_layers": 24, "num_heads": 64, "d_kv": 64}
 XXL_CONFIG |= {"vocab_size": 32128, "feed_forward_proj": "gated-gelu"}
-"""The config it is published with."""
+"""Its published config."""
 
 _WEIGHTS, _INDEX, _SENTENCEPIECE = "model.safetensors", "model.safetensors.index.json", "spiece.model"
 
@@ -42,17 +42,14 @@ class T5TextEncoder(nn.Module):
     Args:
         model: a `transformers.T5EncoderModel`.
         tokenizer: its tokenizer; must append the end token and know how to pad.
-        max_tokens: longer texts are cut to this many tokens, the end token included.
-
-    Attributes:
-        width: width of a token.
-        pooled_width: None; eDiff-I uses no pooled T5 vector.
+        max_tokens: longer texts are truncated to this many tokens, the end token included.
 
     Raises:
         ValueError: `max_tokens` is below 2 (a word and the end token).
     """
 
     pooled_width: int | None = None
+    """eDiff-I uses no pooled T5 vector."""
 
     def __init__(self, model: Any, tokenizer: Any, max_tokens: int = PAPER_TOKENS) -> None:
         super().__init__()
@@ -72,16 +69,16 @@ class T5TextEncoder(nn.Module):
         revision: str | None = None,
         dtype: torch.dtype | None = None,
     ) -> "T5TextEncoder":
-        """Load a folder, or a model of the Hub, through transformers' own loaders; weights are safetensors, always.
+        """Load a folder, or a model of the Hub, with transformers' loaders, from safetensors only.
 
         Args:
             path_or_id: a folder (a `Path`, or a string that is one), or "organisation/name" of the Hub.
-            max_tokens: longer texts are cut.
+            max_tokens: longer texts are truncated.
             revision: branch, tag or commit, for the Hub.
             dtype: precision to compute in; None means float32, whatever the file is stored in.
 
         Raises:
-            FileNotFoundError: the folder or one of its files is missing, or the Hub does not have or does not give it.
+            FileNotFoundError: the folder or one of its files is missing, or the Hub's model is unavailable.
             ValueError: a file of the folder is broken.
         """
         from transformers import AutoTokenizer, T5EncoderModel
@@ -97,11 +94,11 @@ class T5TextEncoder(nn.Module):
         return cls(model, tokenizer, max_tokens)
 
     def train(self, mode: bool = True) -> "T5TextEncoder":
-        """Stays in evaluation mode whatever is asked: the encoder is frozen."""
+        """Stay in evaluation mode: the encoder is frozen."""
         return super().train(False)
 
     def tokenize(self, texts: Sequence[str]) -> tuple[Int[Tensor, "b n"], Bool[Tensor, "b n"]]:
-        """Token ids and mask, padded to the longest of `texts`; a text that is too long is cut before its end token.
+        """Token ids and mask, padded to the longest of `texts`; a too long text is truncated before its end token.
 
         Raises:
             ValueError: no texts, or one string instead of a list of them.
@@ -114,20 +111,20 @@ class T5TextEncoder(nn.Module):
         return encoded["input_ids"], encoded["attention_mask"].bool()
 
     def token_range(self, text: str, start: int, end: int) -> range:
-        """Positions, in what `tokenize([text])` gives, of the tokens that cover characters [start, end) of a text.
+        """Positions, in `tokenize([text])`, of the tokens that cover characters [start, end) of a text.
 
-        Special tokens and mere marks of white space cover nothing; where the text is cut, so is the range.
+        Special tokens and white space cover nothing; the range ends where the text is truncated.
         """
         encoded = self.tokenizer(text, truncation=True, max_length=self.max_tokens, return_offsets_mapping=True)
         pieces = self.tokenizer.convert_ids_to_tokens(encoded["input_ids"])
         return covering(without_space(text, pieces, encoded["offset_mapping"]), start, end)
 
     def token_strings(self, text: str) -> list[str]:
-        """What each token of `tokenize([text])` reads, for people."""
-        return readable(self.tokenizer, self.tokenize([text])[0][0].tolist())
+        """Each token of `tokenize([text])` as readable text."""
+        return decode_tokens(self.tokenizer, self.tokenize([text])[0][0].tolist())
 
     def truncated_text(self, text: str) -> str:
-        """The end of a text that is too long, which the encoder does not see; empty if it sees all."""
+        """The end of a too long text, which the encoder does not read; "" if it reads all."""
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         offsets = encoded["offset_mapping"]
         kept = self.max_tokens - 1  # and the end token
@@ -139,7 +136,7 @@ class T5TextEncoder(nn.Module):
         return next(self.model.parameters()).dtype
 
     def unknown_words(self, text: str) -> list[str]:
-        """What of the text the vocabulary does not hold, in order, without repeats; the net reads `<unk>` for each."""
+        """Words of a text that are not in the vocabulary, in order, without repeats; T5 reads `<unk>` for each."""
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         spans = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
         return list(
@@ -148,7 +145,7 @@ class T5TextEncoder(nn.Module):
 
     @torch.no_grad()
     def forward(self, texts: Sequence[str]) -> Embedding:
-        """Encode texts: tokens [b, n, d], zero where the mask is False, so that no value depends on batch neighbours.
+        """Encode texts: tokens [b, n, d], zero where the mask is False, so that no value depends on the batch.
 
         Raises:
             ValueError: no texts, or one string instead of a list of them.
@@ -178,7 +175,7 @@ def t5_sizes(path: str) -> EncoderSizes:
 
 
 def _wanted(folder: Path) -> list[str]:
-    """What a folder has to hold: weights in one file or in shards, and a tokenizer of transformers or sentencepiece."""
+    """Files of a T5 folder: weights in one file or in shards, and a tokenizer of transformers or sentencepiece."""
     sharded = (folder / _INDEX).is_file() and not (folder / _WEIGHTS).is_file()
     bare = (folder / _SENTENCEPIECE).is_file() and not (folder / WANTED_TOKENIZER[0]).is_file()
     tokenizer = [_SENTENCEPIECE, *WANTED_TOKENIZER[1:]] if bare else WANTED_TOKENIZER
@@ -188,8 +185,8 @@ def _wanted(folder: Path) -> list[str]:
 def _fetch(repository: str, revision: str | None) -> Path:
     """The folder of the Hub's cache with a T5 as safetensors.
 
-    Not by transformers' own download: where it finds only a pickle on the main branch, it asks a bot of the Hub to
-    convert it, and takes what that proposes.
+    Not by transformers' own download: where the main branch has only a pickle, it asks a bot of the Hub to convert it,
+    and loads the bot's proposal.
     """
     files = ["config.json", _INDEX, "model*.safetensors", _SENTENCEPIECE, "special_tokens_map.json", *WANTED_TOKENIZER]
     try:
@@ -202,13 +199,13 @@ def _fetch(repository: str, revision: str | None) -> Path:
             "unpickled here (T5EncoderModel.from_pretrained(...).save_pretrained(folder)), put config.json, "
             "model.safetensors, tokenizer_config.json and spiece.model in one folder, and give that folder as path"
         )
-        raise not_to_be_had(f"the T5 encoder {repository!r}", revision, error, advice) from error
+        raise unavailable(f"the T5 encoder {repository!r}", revision, error, advice) from error
     return folder
 
 
 @contextmanager
 def _no_bars(silent: bool) -> Iterator[None]:
-    """If `silent`, no progress bar of transformers' own for what takes milliseconds."""
+    """If `silent`, without the progress bar of transformers: a local folder loads in milliseconds."""
     from transformers.utils import logging
 
     if not silent or not logging.is_progress_bar_enabled():

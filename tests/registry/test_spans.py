@@ -20,7 +20,7 @@ from ediffi.registry import encoders
 from ediffi.registry.encoders.clip import ClipTextEncoder
 from ediffi.registry.encoders.clip_files import PINNED, load_clip_named
 from ediffi.registry.encoders.folder import from_hub
-from ediffi.registry.encoders.spans import covering, occurrences, seam, without_space
+from ediffi.registry.encoders.spans import covering, occurrences, safe_split, without_space
 from ediffi.registry.encoders.t5 import T5TextEncoder
 from ediffi.toybox.encoder_training import word_tokenizer
 
@@ -170,8 +170,8 @@ def test_a_seam_is_where_cutting_changes_nothing() -> None:
         return len(part.replace("&amp;", "&"))
 
     text = "a &amp; b"
-    assert [seam(text, index, -1, length) for index in range(10)] == [0, 1, 2, 2, 2, 2, 2, 7, 8, 9]
-    assert [seam(text, index, 1, length) for index in range(10)] == [0, 1, 2, 7, 7, 7, 7, 7, 8, 9]
+    assert [safe_split(text, index, -1, length) for index in range(10)] == [0, 1, 2, 2, 2, 2, 2, 7, 8, 9]
+    assert [safe_split(text, index, 1, length) for index in range(10)] == [0, 1, 2, 7, 7, 7, 7, 7, 8, 9]
 
 
 # The real tokenizers

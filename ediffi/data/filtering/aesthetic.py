@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ediffi.registry.core import HUB_ID
-from ediffi.registry.encoders.folder import from_hub, not_to_be_had
+from ediffi.registry.encoders.folder import from_hub, unavailable
 
 WEIGHTS = "model.safetensors"
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle")
@@ -65,7 +65,7 @@ def find_head(source: str | Path, revision: str | None = None) -> Path:
             path = from_hub(str(source), revision, [WEIGHTS]) / WEIGHTS
         except OSError as error:
             advice = f"where there is a network, download its {WEIGHTS}, and give the file"
-            raise not_to_be_had(f"the aesthetic head {str(source)!r}", revision, error, advice) from error
+            raise unavailable(f"the aesthetic head {str(source)!r}", revision, error, advice) from error
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}: expected the weights of an aesthetic head, as safetensors")
     return path
