@@ -16,26 +16,18 @@ from torch import Tensor, nn
 
 from ediffi.evaluation.datasets.toybox import BACKGROUNDS, NAMEABLE, STYLES, Scene, caption, render, sample_scene
 from ediffi.registry.encoders.clip import ClipImageEncoder, ClipTextEncoder, load_clip, pool_text, text_states
-from ediffi.toybox.encoder_training import (
-    END,
-    SPECIAL,
-    EncoderBudget,
-    add_unknown_words,
-    device,
-    draw_length,
-    fit,
-    saving,
-    word_tokenizer,
-)
+from ediffi.toybox import encoder_training as training
 
-BUDGET: Final = EncoderBudget(steps=700, batch_size=256, learning_rate=1e-3)
-JUDGE_BUDGET: Final = EncoderBudget(steps=1500, batch_size=256, learning_rate=1e-3)
+BUDGET: Final = training.EncoderBudget(steps=700, batch_size=256, learning_rate=1e-3)
+JUDGE_BUDGET: Final = training.EncoderBudget(steps=1500, batch_size=256, learning_rate=1e-3)
 """Of the CLIP in `evaluation/datasets/toybox/clip`, used for CLIP scores only, never for conditioning."""
 IMAGE_SIZE: Final = 64
 """Side of the images that the CLIP reads."""
 
 
-def train_clip(output: Path, budget: EncoderBudget = BUDGET, seed: int = 0, pool: int = 40_000) -> dict[str, Any]:
+def train_clip(
+    output: Path, budget: training.EncoderBudget = BUDGET, seed: int = 0, pool: int = 40_000
+) -> dict[str, Any]:
     """Train the CLIP and write it to the folder `output`, as open_clip reads it (some 10 minutes on two CPU cores).
 
     Args:
@@ -50,9 +42,9 @@ def train_clip(output: Path, budget: EncoderBudget = BUDGET, seed: int = 0, pool
     import open_clip
 
     torch.manual_seed(seed)
-    tokenizer = word_tokenizer(begin=True, max_length=77)
+    tokenizer = training.word_tokenizer(begin=True, max_length=77)
     settings = clip_settings(len(tokenizer))
-    model = open_clip.CLIP(**settings["model_cfg"]).to(device())
+    model = open_clip.CLIP(**settings["model_cfg"]).to(training.device())
     rng = np.random.default_rng([seed, 3])
     scenes = [sample_scene(rng) for _ in range(pool)]
     images = images_of(scenes)
@@ -60,15 +52,17 @@ def train_clip(output: Path, budget: EncoderBudget = BUDGET, seed: int = 0, pool
 
     def loss() -> Tensor:
         picked = rng.choice(pool, budget.batch_size, replace=budget.batch_size > pool)
-        length = draw_length(rng)
-        texts = [add_unknown_words(caption(scenes[index], rng, length).text, rng) for index in picked]
-        tokens = tokenizer(texts, padding=True, truncation=True, max_length=77, return_tensors="pt").to(device())
+        length = training.draw_length(rng)
+        texts = [training.add_unknown_words(caption(scenes[index], rng, length).text, rng) for index in picked]
+        tokens = tokenizer(texts, padding=True, truncation=True, max_length=77, return_tensors="pt").to(
+            training.device()
+        )
         text = pool_text(model, text_states(model, tokens["input_ids"]), tokens["attention_mask"].bool())
         image = model.encode_image(to_range(images[picked]), normalize=True)
         return contrast(image, text, model.logit_scale.clamp(max=math.log(100)).exp())
 
-    record = fit(model, loss, budget, "CLIP", bf16=device() != "cpu") | {"seed": seed, "pool": pool}
-    with saving(output, record) as folder:
+    record = training.fit(model, loss, budget, "CLIP", bf16=training.device() != "cpu") | {"seed": seed, "pool": pool}
+    with training.saving(output, record) as folder:
         write_clip(folder, model, tokenizer, settings)
         record |= clip_scores(folder, seed)
     return record
@@ -78,10 +72,14 @@ def clip_settings(words: int) -> dict[str, Any]:
     """The content of open_clip_config.json: a ViT on 64² images in patches of 16, a causal text tower of 77 tokens."""
     vision = {"image_size": IMAGE_SIZE, "patch_size": 16, "width": 128, "layers": 4, "head_width": 32, "mlp_ratio": 2.0}
     text = {"context_length": 77, "vocab_size": words, "width": 128, "layers": 3, "heads": 4, "mlp_ratio": 2.0}
-    pooling = {"hf_tokenizer_name": "toybox-words", "pool_type": "eos", "eos_id": SPECIAL.index(END), "pad_id": 0}
+    ids = {"eos_id": training.SPECIAL.index(training.END), "pad_id": training.SPECIAL.index(training.PAD)}
     half = [0.5, 0.5, 0.5]
     return {
-        "model_cfg": {"embed_dim": 128, "vision_cfg": vision, "text_cfg": {**text, **pooling}},
+        "model_cfg": {
+            "embed_dim": 128,
+            "vision_cfg": vision,
+            "text_cfg": {**text, "hf_tokenizer_name": "toybox-words", "pool_type": "eos", **ids},
+        },
         "preprocess_cfg": {"size": IMAGE_SIZE, "mean": half, "std": half, "interpolation": "bicubic"},
     }
 
@@ -147,4 +145,4 @@ def images_of(scenes: list[Scene]) -> UInt8[Tensor, "b 64 64 3"]:
 
 def to_range(images: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:
     """Bytes to [-1, 1], channels first, on the training device."""
-    return images.to(device()).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return images.to(training.device()).permute(0, 3, 1, 2).float() / 127.5 - 1

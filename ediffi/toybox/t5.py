@@ -26,19 +26,9 @@ from ediffi.evaluation.datasets.toybox import (
     caption,
     sample_scene,
 )
-from ediffi.toybox.encoder_training import (
-    END,
-    SPECIAL,
-    EncoderBudget,
-    add_unknown_words,
-    device,
-    draw_length,
-    fit,
-    saving,
-    word_tokenizer,
-)
+from ediffi.toybox import encoder_training as training
 
-BUDGET: Final = EncoderBudget(steps=600, batch_size=128, learning_rate=2e-3)
+BUDGET: Final = training.EncoderBudget(steps=600, batch_size=128, learning_rate=2e-3)
 COLOUR_NAMES, SIZE_NAMES = tuple(COLOURS), tuple(SIZES)
 PLACES: Final = [(layout, index) for layout, slots in LAYOUTS.items() for index in range(len(slots))]
 CLASSES: Final = {"place": len(PLACES), "shape": len(SHAPES), "colour": len(COLOUR_NAMES), "size": len(SIZE_NAMES)}
@@ -70,11 +60,11 @@ class T5WithHeads(nn.Module):
 def t5_settings(words: int) -> dict[str, Any]:
     """Arguments of T5Config: the T5 v1.1 design (gated GELU) at width 128 with 3 layers."""
     sizes = {"d_model": 128, "d_kv": 32, "num_heads": 4, "d_ff": 256, "num_layers": 3}
-    ids = {"pad_token_id": 0, "eos_token_id": SPECIAL.index(END), "decoder_start_token_id": 0}
+    ids = {"pad_token_id": 0, "eos_token_id": training.SPECIAL.index(training.END), "decoder_start_token_id": 0}
     return {"vocab_size": words, **sizes, **ids, "feed_forward_proj": "gated-gelu", "dropout_rate": 0.0}
 
 
-def train_t5(output: Path, budget: EncoderBudget = BUDGET, seed: int = 0) -> dict[str, Any]:
+def train_t5(output: Path, budget: training.EncoderBudget = BUDGET, seed: int = 0) -> dict[str, Any]:
     """Train the T5 and write its encoder to the folder `output` (a few minutes on two CPU cores).
 
     Args:
@@ -87,21 +77,21 @@ def train_t5(output: Path, budget: EncoderBudget = BUDGET, seed: int = 0) -> dic
         right predictions on held-out captions.
     """
     torch.manual_seed(seed)
-    tokenizer = word_tokenizer(begin=False, max_length=113)
-    model = T5WithHeads(len(tokenizer)).to(device())
+    tokenizer = training.word_tokenizer(begin=False, max_length=113)
+    model = T5WithHeads(len(tokenizer)).to(training.device())
     rng = np.random.default_rng([seed, 1])
 
     def loss() -> Tensor:
-        batch, words, classes = labelled_batch(tokenizer, rng, budget.batch_size, draw_length(rng))
+        batch, words, classes = labelled_batch(tokenizer, rng, budget.batch_size, training.draw_length(rng))
         logits = model(batch, words)
         losses = [F.cross_entropy(logits[name], classes[name], ignore_index=UNNAMED) for name in CLASSES]
         return torch.stack(losses).nansum()
 
-    record = fit(model, loss, budget, "T5", bf16=False) | {"seed": seed}
+    record = training.fit(model, loss, budget, "T5", bf16=False) | {"seed": seed}
     lengths: tuple[Length, ...] = ("short", "long")
     for length in lengths:
         record[f"accuracy_{length}"] = accuracy(model, tokenizer, length, seed)
-    with saving(output, record) as folder:
+    with training.saving(output, record) as folder:
         model.encoder.to(torch.bfloat16).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     return record
@@ -123,15 +113,15 @@ def labelled_batch(
     """A tokenized batch of captions, the words (sample, position) that name an object, and their classes."""
     scenes = [sample_scene(rng, split) for _ in range(count)]
     captions = [caption(scene, rng, length) for scene in scenes]
-    texts = [add_unknown_words(one.text, rng) if split == "train" else one.text for one in captions]
-    batch = tokenizer(texts, padding=True, return_tensors="pt").to(device())
+    texts = [training.add_unknown_words(one.text, rng) if split == "train" else one.text for one in captions]
+    batch = tokenizer(texts, padding=True, return_tensors="pt").to(training.device())
     words, classes = [], []
     for sample, (scene, one) in enumerate(zip(scenes, captions, strict=True)):
         for position, index in object_words(tokenizer.convert_ids_to_tokens(batch["input_ids"][sample]), scene):
             words.append((sample, position))
             classes.append(_classes(scene, one, index))
-    columns = torch.tensor(classes, device=device()).unbind(1)
-    return dict(batch), torch.tensor(words, device=device()), dict(zip(CLASSES, columns, strict=True))
+    columns = torch.tensor(classes, device=training.device()).unbind(1)
+    return dict(batch), torch.tensor(words, device=training.device()), dict(zip(CLASSES, columns, strict=True))
 
 
 def object_words(tokens: list[str], scene: Scene) -> list[tuple[int, int]]:

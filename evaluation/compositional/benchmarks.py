@@ -1,41 +1,27 @@
-"""The compositional benchmarks: images per prompt, where their prompt files are, and the commands that score them."""
+"""The compositional benchmarks: images per prompt, readers, folders, and the commands that score them."""
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from ediffi.evaluation.compositional import layouts
+from ediffi.evaluation.compositional import layouts, prompts
 from ediffi.evaluation.compositional.layouts import ExportLayout
-from ediffi.evaluation.compositional.prompts import (
-    BenchmarkPrompt,
-    PromptSet,
-    read_geneval,
-    read_hpsv2,
-    read_partiprompts,
-    read_t2i_compbench,
-)
+from ediffi.evaluation.compositional.prompts import BenchmarkPrompt, PromptSet
 from ediffi.registry.core import UnknownNameError
 
 
-@dataclass(frozen=True)
-class Benchmark:
+class Benchmark(NamedTuple):
     """A benchmark whose authors' scripts score the images.
 
     Attributes:
-        name: on the command line.
-        title: as its authors write it.
         images_per_prompt: how many images of each prompt its protocol has.
-        prompts_at: the address of its prompt files, and their names.
-        read: reads one.
+        read: reads a prompt file.
         layout: the files of an export.
         scoring: the commands that score an export, from its folder and the prompt file.
     """
 
-    name: str
-    title: str
     images_per_prompt: int
-    prompts_at: str
     read: Callable[[Path], list[BenchmarkPrompt]]
     layout: Callable[[Sequence[BenchmarkPrompt], int], ExportLayout]
     scoring: Callable[[Path, Path], str]
@@ -65,7 +51,7 @@ def read_prompt_set(name: str, path: Path, images_per_prompt: int | None = None)
     return PromptSet(name, benchmark.read(path), count)
 
 
-def _score_geneval(output: Path, prompts: Path) -> str:
+def _score_geneval(output: Path, file: Path) -> str:
     """djghosh13/geneval, README.md (evaluation)."""
     return (
         "in a checkout of djghosh13/geneval with its environment (it needs a GPU):\n"
@@ -98,9 +84,9 @@ SCRIPTS: Mapping[str, Sequence[str]] = {
 end, with which 3D_spatial_eval.py fails."""
 
 
-def _score_t2i_compbench(output: Path, prompts: Path) -> str:
+def _score_t2i_compbench(output: Path, file: Path) -> str:
     """The commands of the category that the prompt file is named after, `color_val.txt`; of all if there is none."""
-    found = [category for category in SCRIPTS if f"{prompts.stem}_".startswith(f"{category}_")]
+    found = [category for category in SCRIPTS if f"{file.stem}_".startswith(f"{category}_")]
     lines = [
         "in a checkout of Karine-Huang/T2I-CompBench with its environment (it needs a GPU; weights: see its Readme.md):"
     ]
@@ -110,7 +96,7 @@ def _score_t2i_compbench(output: Path, prompts: Path) -> str:
     return "\n".join(lines)
 
 
-def _score_hpsv2(output: Path, prompts: Path) -> str:
+def _score_hpsv2(output: Path, file: Path) -> str:
     """tgxs002/HPSv2, README.md (custom evaluation)."""
     call = f"import hpsv2; hpsv2.evaluate({str(output.resolve())!r}, hps_version='v2.1')"
     return (
@@ -119,7 +105,7 @@ def _score_hpsv2(output: Path, prompts: Path) -> str:
     )
 
 
-def _score_partiprompts(output: Path, prompts: Path) -> str:
+def _score_partiprompts(output: Path, file: Path) -> str:
     """google-research/parti has no script; the command loads the folder."""
     call = f"from datasets import load_dataset; print(load_dataset('imagefolder', data_dir={str(output.resolve())!r}))"
     return f"ask people: PartiPrompts has no script. This loads the folder:\n  python -c {shlex.quote(call)}"
@@ -129,47 +115,10 @@ def _quoted(path: Path) -> str:
     return shlex.quote(str(path.resolve()))
 
 
+# The numbers of images are from GenEval's README, T2I-CompBench's Readme and HPSv2's file names; PartiPrompts has none.
 BENCHMARKS: Mapping[str, Benchmark] = {
-    benchmark.name: benchmark
-    for benchmark in (
-        Benchmark(
-            "geneval",
-            "GenEval",
-            4,
-            "https://github.com/djghosh13/geneval/tree/main/prompts (evaluation_metadata.jsonl)",
-            read_geneval,
-            layouts.geneval,
-            _score_geneval,
-        ),
-        Benchmark(
-            "t2i-compbench",
-            "T2I-CompBench",
-            10,
-            "https://github.com/Karine-Huang/T2I-CompBench/tree/main/examples/dataset (color_val.txt, ...)",
-            read_t2i_compbench,
-            layouts.t2i_compbench,
-            _score_t2i_compbench,
-        ),
-        Benchmark(
-            "hpsv2",
-            "HPSv2",
-            1,
-            "https://huggingface.co/datasets/zhwang/HPDv2/tree/main/benchmark "
-            "(anime.json, concept-art.json, paintings.json, photo.json)",
-            read_hpsv2,
-            layouts.hpsv2,
-            _score_hpsv2,
-        ),
-        Benchmark(
-            "partiprompts",
-            "PartiPrompts",
-            1,
-            "https://github.com/google-research/parti (PartiPrompts.tsv)",
-            read_partiprompts,
-            layouts.partiprompts,
-            _score_partiprompts,
-        ),
-    )
+    "geneval": Benchmark(4, prompts.read_geneval, layouts.geneval, _score_geneval),
+    "t2i-compbench": Benchmark(10, prompts.read_t2i_compbench, layouts.t2i_compbench, _score_t2i_compbench),
+    "hpsv2": Benchmark(1, prompts.read_hpsv2, layouts.hpsv2, _score_hpsv2),
+    "partiprompts": Benchmark(1, prompts.read_partiprompts, layouts.partiprompts, _score_partiprompts),
 }
-"""`images_per_prompt` is the number in GenEval's README, T2I-CompBench's Readme and HPSv2's file names; PartiPrompts
-has none."""

@@ -7,8 +7,8 @@ import shutil
 from collections import Counter, defaultdict, deque
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from tqdm import tqdm
 
@@ -26,16 +26,8 @@ FORMATS = {".png": "PNG", ".jpg": "JPEG"}
 SUFFIXES_OF = {".png": {".png"}, ".jpg": {".jpg", ".jpeg"}}
 
 
-@dataclass(frozen=True)
-class Exported:
-    """The result of an export.
-
-    Attributes:
-        folder: the exported folder.
-        count: images in it.
-        made: images that this run wrote; the others existed.
-        scoring: the commands that score it, for people to read.
-    """
+class Exported(NamedTuple):
+    """An exported folder: its images, how many of them this run wrote, and the commands that score it, for people."""
 
     folder: Path
     count: int

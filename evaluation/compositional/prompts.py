@@ -1,13 +1,11 @@
-"""Prompts of the compositional benchmarks: their files, read as the benchmarks' scripts read them, and as a dataset."""
+"""Prompts of the compositional benchmarks: their files, read as the benchmarks' scripts read them."""
 
 import csv
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
-
-from PIL import Image
+from typing import Any
 
 from ediffi.evaluation.datasets.captioned import CaptionedImage
 from ediffi.evaluation.images.claim import settings_hash
@@ -36,15 +34,15 @@ class BenchmarkPrompt:
 
 
 class PromptSet:
-    """A benchmark's prompts, each for `images_per_prompt` images; a `CaptionDataset` without references.
-
-    Image k is of prompt k // images_per_prompt. Keys are "00007" for the prompt in row 7, and "00007-2" for its third
-    image where there are several.
+    """A benchmark's prompts, each for `images_per_prompt` images: image k is of prompt k // images_per_prompt.
 
     Args:
         name: of the benchmark.
         prompts: in the order of its file; the same text may occur twice.
         images_per_prompt: how many images the benchmark needs of each.
+
+    Attributes:
+        protocol: the number of prompts and images of each, and a hash of the prompts; plain JSON.
 
     Raises:
         ValueError: there are no prompts, or `images_per_prompt` is below 1.
@@ -63,28 +61,16 @@ class PromptSet:
             "references": "none",
         }
 
-    def __len__(self) -> int:
-        """The number of images."""
-        return len(self.prompts) * self.images_per_prompt
-
     def items(self) -> list[CaptionedImage]:
-        """A caption for each image, in order."""
+        """A caption for each image; the key is "00007" for row 7, "00007-2" for its third image of several."""
         keys = [f"{row:05d}" for row in range(len(self.prompts))]
         if self.images_per_prompt > 1:
             keys = [f"{key}-{sample}" for key in keys for sample in range(self.images_per_prompt)]
         return [CaptionedImage(key, self.prompts[k // self.images_per_prompt].text, key) for k, key in enumerate(keys)]
 
-    def reference(self, item: CaptionedImage, size: int) -> NoReturn:
-        """There is none: raises ValueError."""
-        raise ValueError(f"{self.name} has no reference images, so there is no FID on it")
-
-    def measure(self, item: CaptionedImage, image: Image.Image) -> dict[str, float]:
-        """Nothing: the benchmark's scripts measure."""
-        return {}
-
 
 def read_geneval(path: Path) -> list[BenchmarkPrompt]:
-    """GenEval's prompts: an object a line with "prompt", "tag" and "include" (djghosh13/geneval, prompts/).
+    """GenEval's `evaluation_metadata.jsonl`: "prompt", "tag" and "include" in each line (djghosh13/geneval, prompts/).
 
     The metadata is the whole object, which `evaluation/evaluate_images.py` needs.
 
@@ -120,6 +106,8 @@ def read_t2i_compbench(path: Path) -> list[BenchmarkPrompt]:
 
 def read_hpsv2(path: Path) -> list[BenchmarkPrompt]:
     """HPSv2's prompts: a JSON list of texts for each style (tgxs002/HPSv2, hpsv2/evaluation.py).
+
+    The files are in https://huggingface.co/datasets/zhwang/HPDv2, benchmark/.
 
     Args:
         path: `anime.json`, `concept-art.json`, `paintings.json` or `photo.json`; or the folder with these four, which

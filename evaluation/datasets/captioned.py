@@ -60,14 +60,14 @@ class CaptionDataset(Protocol):
 
 
 class PhotographDataset:
-    """Captioned photographs in image files; a `CaptionDataset` without measures.
+    """A `CaptionDataset` of photographs in files, without measures.
 
     Args:
         name: of the dataset.
         protocol: see `CaptionDataset`.
         items: every caption.
-        shapes: (width, height) of each photograph by `image_id`, as the annotations say.
-        path: gives the file of an `image_id`.
+        shapes: (width, height) of each photograph by `image_id`, as in the annotations.
+        path: the file of an `image_id`.
     """
 
     def __init__(
@@ -86,11 +86,7 @@ class PhotographDataset:
         return self._items
 
     def reference(self, item: CaptionedImage, size: int) -> Image.Image:
-        """The item's photograph: RGB, the centre square, `size` pixels a side.
-
-        Raises:
-            BadImageError: it is missing or broken.
-        """
+        """The item's photograph, see `CaptionDataset`; raises BadImageError if it is missing or broken."""
         try:
             return square(rgb(open_image(self.path(item.image_id))), size)
         except FileNotFoundError as error:

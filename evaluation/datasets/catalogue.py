@@ -72,6 +72,7 @@ class Preparation(NamedTuple):
     lines: Sequence[str]
 
 
+GENOME: Final = "https://homes.cs.washington.edu/~ranjay/visualgenome/data/dataset"
 PUBLISHED: Final[Mapping[str, PublishedDataset]] = {
     "coco2014": PublishedDataset(
         "COCO 2014 validation",
@@ -96,14 +97,8 @@ PUBLISHED: Final[Mapping[str, PublishedDataset]] = {
     "visual-genome": PublishedDataset(
         "Visual Genome",
         (
-            Archive(
-                f"https://homes.cs.washington.edu/~ranjay/visualgenome/data/dataset/{visual_genome.IMAGES}.zip",
-                visual_genome.IMAGES,
-            ),
-            Archive(
-                f"https://homes.cs.washington.edu/~ranjay/visualgenome/data/dataset/{visual_genome.REGIONS}.zip",
-                visual_genome.REGIONS,
-            ),
+            Archive(f"{GENOME}/{visual_genome.IMAGES}.zip", visual_genome.IMAGES),
+            Archive(f"{GENOME}/{visual_genome.REGIONS}.zip", visual_genome.REGIONS),
             Archive(
                 "https://cs.stanford.edu/people/rak248/VG_100K_2/images.zip",
                 visual_genome.FOLDERS[0],
