@@ -7,8 +7,8 @@ import shutil
 from collections import Counter, defaultdict, deque
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from tqdm import tqdm
 
@@ -26,7 +26,8 @@ FORMATS = {".png": "PNG", ".jpg": "JPEG"}
 SUFFIXES_OF = {".png": {".png"}, ".jpg": {".jpg", ".jpeg"}}
 
 
-class Exported(NamedTuple):
+@dataclass(frozen=True)
+class Exported:
     """An exported folder: its images, how many of them this run wrote, and the commands that score it, for people."""
 
     folder: Path
