@@ -73,7 +73,7 @@ def run(command: Command, argv: Sequence[str], name: str) -> int:
     if isinstance(model := bound.arguments.get("model"), str):
         from ediffi.hub import finding
 
-        finding.look(model)  # before anything heavy is imported
+        finding.find(model)  # before anything heavy is imported
     return command(*bound.args, **bound.kwargs) or 0
 
 

@@ -37,7 +37,7 @@ def publish(
         raise UsageError("say under which licence the model is published, as --license apache-2.0")
     from tempfile import TemporaryDirectory
 
-    from ediffi.hub.publish import Order
+    from ediffi.hub.publish import PublicationOptions
     from ediffi.hub.publish import publish as publish_folder
     from ediffi.pipeline.cascade import Cascade
     from ediffi.pipeline.samples import paint_samples, sampled_stages
@@ -47,7 +47,7 @@ def publish(
         cascade = Cascade.from_pretrained(folder, device, "stream", stages=sampled_stages(folder))
         return paint_samples(cascade, output)
 
-    order = Order(repository, license, results or [], recipe or [])
+    order = PublicationOptions(repository, license, results or [], recipe or [])
     written = source.resolve().with_name(f"{source.resolve().name}-published") if dry_run else None
     with TemporaryDirectory(prefix="ediffi-publish-") as beside:
         print(publish_folder(model_folder(source, Path(beside)), order, paint, private, revision, written))

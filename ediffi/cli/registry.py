@@ -75,17 +75,17 @@ def _part(menu: Registry[object], name: str) -> str:
     return f"{text}\n\nWith its defaults: {readable(number)} parameters."
 
 
-def _origin(model: models.Model) -> str:
+def _origin(model: models.NamedModel) -> str:
     if model.revision is not None:
         return f"{model.place}@{model.revision[:12]}"
     return DISTRIBUTION if Path(model.place).parent == models.SHIPPED else model.place
 
 
-def _needs(model: models.Model) -> str:
+def _needs(model: models.NamedModel) -> str:
     return "" if model.revision is None else f"the Hub: {model.place}"
 
 
-def _model(model: models.Model) -> str:
+def _model(model: models.NamedModel) -> str:
     heading = [f"{model.name} (model, from {_origin(model)})", *filter(None, [model.description])]
     if model.revision is not None:
         return "\n".join([*heading, f"needs the Hub: {model.place} at revision {model.revision}"])

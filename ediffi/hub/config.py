@@ -82,7 +82,7 @@ def first_stages(config: Entry, names: Sequence[str] | None) -> list[Entry]:
     """The entries of the named stages, base stage first; all stages by default.
 
     Raises:
-        ValueError: a stage is unknown, or an earlier stage is left out: each stage enlarges the image of the one before.
+        ValueError: a stage is unknown, or an earlier stage is left out: each enlarges the image of the one before.
     """
     entries: list[Entry] = list(config["stages"])
     if names is None:

@@ -1,75 +1,179 @@
-"""Where a model is that somebody names: shipped, listed, a folder, or on the Hub."""
+"""Where a model is: shipped, in a list of models, a folder, or on the Hub, from which only the wanted files come."""
 
+import logging
+import re
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr
-from io import StringIO
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from ediffi.hub import download
-from ediffi.hub import models as known
-from ediffi.hub.repository import SCHEME, Place, place_of
+from ediffi.hub import models
+from ediffi.hub.errors import plain_errors, unreachable
+from ediffi.registry.core import HUB_ID
+
+logger = logging.getLogger(__name__)
 
 CONFIG = "config.json"
 PICKLES = (".ckpt", ".bin", ".pt", ".pth", ".pkl", ".pickle")
+SCHEME = "hf://"
+REVISION = re.compile(r"(?!.*\.\.)[A-Za-z0-9][\w./-]*")
+"""A branch, a tag, or a commit with all of its 40 digits."""
 
 
-class Found(NamedTuple):
-    """The folder of a model; of one of the Hub, which has a place there, it holds `config.json` and maybe more."""
+@dataclass(frozen=True)
+class ModelAddress:
+    """A model on the Hub.
+
+    Attributes:
+        repository: "organisation/name".
+        revision: branch, tag or commit; None for the main branch.
+    """
+
+    repository: str
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        return self.repository if self.revision is None else f"{self.repository}@{self.revision}"
+
+
+class FoundModel(NamedTuple):
+    """A model folder. One in the Hub's cache has an address; at first it may hold nothing but `config.json`."""
 
     folder: Path
-    place: Place | None
+    address: ModelAddress | None
     local_files_only: bool
 
     def fetch(self, wanted: Callable[[], Sequence[str]]) -> None:
-        """See to it that the files that `wanted` gives, called if need be, are there; see `hub.fetch.complete`."""
-        if self.place is not None:
-            download.complete(self.place, self.folder, wanted(), self.local_files_only)
+        """Download the files that `wanted` returns, if the model is on the Hub; see `download`."""
+        if self.address is not None:
+            download(self.address, self.folder, wanted(), self.local_files_only)
 
 
-def find(model: str | Path, revision: str | None = None, local_files_only: bool = False) -> Found:
-    """Where a model is: of one of the Hub, only its `config.json` is fetched.
+def find(model: str | Path, revision: str | None = None, local_files_only: bool = False) -> FoundModel:
+    """The folder of a model; of a model on the Hub, only its `config.json` is downloaded.
 
     Args:
-        model: a name ("toybox", or one of a list), a folder, or a place of the Hub: "ORG/REPO", "ORG/REPO@REVISION" or
-            "hf://ORG/REPO". A folder here that is called ORG/REPO wins over the Hub, which `hf://` asks for.
-        revision: branch, tag or commit of the Hub.
-        local_files_only: read the cache of the Hub only.
+        model: a name ("toybox", or one of a list), a folder, or an address on the Hub: "ORG/REPO", "ORG/REPO@REVISION"
+            or "hf://ORG/REPO". A local folder ORG/REPO comes before the Hub, except with `hf://`.
+        revision: branch, tag or commit on the Hub.
+        local_files_only: read only the Hub's cache.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: a pickle is given, a revision of what has none, or a list of models is broken.
+        FileNotFoundError: there is no such model.
+        ValueError: the model is a pickle, a revision is given for a folder, or a list of models is broken.
         OSError: the Hub cannot be reached, or refuses.
     """
     text = str(model)
-    listed_model = known.find(text)
-    if listed_model is not None:
-        text, revision = listed_model.place, revision or listed_model.revision
+    named = models.find(text)
+    if named is not None:
+        text, revision = named.place, revision or named.revision
     folder = Path(text)
     if folder.suffix in PICKLES and not folder.is_dir():
         raise ValueError(
-            f"{text} is a pickle, which can run code when it is read, and is not loaded as a model; "
-            f"`ediffi convert {text} {folder.stem}.safetensors` reads tensors and plain values of it, and nothing else"
+            f"{text} is a pickle, which can run code when it is read, so it is not loaded as a model; "
+            f"`ediffi convert {text} {folder.stem}.safetensors` reads its tensors and runs nothing"
         )
-    place = None if isinstance(model, Path) or folder.is_dir() else place_of(text, revision)
-    if place is not None:
+    address = None if isinstance(model, Path) or folder.is_dir() else parse_address(text, revision)
+    if address is not None:
         try:
-            return Found(download.snapshot(place, CONFIG, local_files_only), place, local_files_only)
+            return FoundModel(snapshot(address, local_files_only), address, local_files_only)
         except OSError as error:
-            meant = text.startswith(SCHEME) or listed_model is not None
-            raise type(error)(str(error) if meant else f"there is no folder {text!r} here, and {error}") from None
+            on_hub = text.startswith(SCHEME) or named is not None
+            raise type(error)(str(error) if on_hub else f"there is no folder {text!r}, and {error}") from None
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"no model {text!r}: neither a folder, nor ORG/REPO of the Hub, nor one of {', '.join(known.names())}"
+            f"no model {text!r}: neither a folder, nor ORG/REPO on the Hub, nor one of {', '.join(models.names())}"
         )
     if not (folder / CONFIG).is_file():
         raise FileNotFoundError(f"{folder} is not a model folder: it has no {CONFIG}")
     if revision is not None:
-        raise ValueError(f"{folder} is a folder, and has no revision {revision!r}; hf://ORG/REPO asks the Hub")
-    return Found(folder, None, local_files_only)
+        raise ValueError(f"{folder} is a folder and has no revision {revision!r}; hf://ORG/REPO is the one on the Hub")
+    return FoundModel(folder, None, local_files_only)
 
 
-def look(model: str) -> None:
-    """Make sure, in silence, that there is such a model; whoever wants it finds it again. Raises as `find`."""
-    with redirect_stderr(StringIO()):
-        find(model)
+def parse_address(text: str, revision: str | None = None) -> ModelAddress | None:
+    """The address that a text gives, or None if it is not one.
+
+    Raises:
+        ValueError: it begins with `hf://` and is not one, or its revision is impossible or differs from `revision`.
+    """
+    repository, at, own = text.removeprefix(SCHEME).partition("@")
+    if not HUB_ID.fullmatch(repository):
+        if text.startswith(SCHEME):
+            raise ValueError(f"{text!r} names no repository; write hf://ORG/REPO or hf://ORG/REPO@REVISION")
+        return None
+    if own and revision and own != revision:
+        raise ValueError(f"{text!r} has the revision {own!r}, but revision is {revision!r}; give one of them")
+    chosen = own if at else revision
+    if chosen is not None and not REVISION.fullmatch(chosen):
+        raise ValueError(f"revision must be a branch, a tag or a commit with all of its 40 digits, got {chosen!r}")
+    return ModelAddress(repository, chosen)
+
+
+def snapshot(address: ModelAddress, local_files_only: bool = False) -> Path:
+    """The folder in the Hub's cache of a repository at a revision, with its `config.json`.
+
+    A commit in the cache is not asked for again. With HF_HUB_OFFLINE=1, with `local_files_only`, and where the Hub
+    cannot be reached, the cache answers at once.
+
+    Raises:
+        FileNotFoundError: there is no such repository or revision, it has no `config.json`, or the cache lacks it.
+        OSError: the Hub cannot be reached, or refuses.
+    """
+    from huggingface_hub import HfApi, constants, hf_hub_download, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError
+
+    repository, revision = address.repository, address.revision
+    file = try_to_load_from_cache(repository, CONFIG, revision=revision)
+    cached = Path(file).parent if isinstance(file, str) else None
+    offline = local_files_only or constants.HF_HUB_OFFLINE
+    if cached is not None and (offline or cached.name == revision):
+        return cached
+    if offline:
+        reason = "local_files_only is set" if local_files_only else "HF_HUB_OFFLINE=1 is set"
+        raise FileNotFoundError(f"{address} is not in the cache of the Hub, and {reason}")
+    with plain_errors(str(address)):
+        try:  # before hf_hub_download, which retries for minutes if there is no network and nothing in the cache
+            url = hf_hub_url(repository, CONFIG, revision=revision)
+            HfApi().get_hf_file_metadata(url=url, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        except EntryNotFoundError:
+            raise FileNotFoundError(f"{address} has no {CONFIG}, so it is no model of ediffi") from None
+        except Exception as error:
+            if cached is None or not unreachable(error):
+                raise
+            _warn(f"the Hub cannot be reached; {address} is read from the cache, commit {cached.name[:12]}")
+            return cached
+        return Path(hf_hub_download(repository, CONFIG, revision=revision)).parent
+
+
+@cache
+def _warn(message: str) -> None:
+    logger.warning(message)
+
+
+def download(address: ModelAddress, folder: Path, wanted: Sequence[str], local_files_only: bool = False) -> None:
+    """Download files of a repository that its folder in the cache lacks.
+
+    Args:
+        address: of the repository.
+        folder: see `snapshot`; its name is the commit.
+        wanted: paths in the repository, and patterns (`encoders/t5/*.json`), which may match nothing.
+        local_files_only: read only the Hub's cache.
+
+    Raises:
+        FileNotFoundError: a file is neither in the cache nor in the repository.
+        OSError: the Hub cannot be reached, or refuses.
+    """
+    from huggingface_hub import constants, snapshot_download
+
+    def missing() -> list[str]:
+        return [name for name in wanted if "*" not in name and not (folder / name).is_file()]
+
+    offline = local_files_only or constants.HF_HUB_OFFLINE
+    if not offline and (missing() or any("*" in name for name in wanted)):
+        with plain_errors(str(address)):
+            snapshot_download(address.repository, revision=folder.name, allow_patterns=list(wanted))
+    if lacking := missing():
+        place = "its folder in the cache of the Hub, and nothing is downloaded offline" if offline else "the repository"
+        raise FileNotFoundError(f"{address} is incomplete: {', '.join(lacking)} is missing in {place}")

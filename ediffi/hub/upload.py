@@ -1,4 +1,4 @@
-"""Onto the Hub: everything but `config.json` in one commit, then that in another, so that no half of a model loads."""
+"""Upload to the Hub: one atomic commit, so that a repository never holds a part of a model."""
 
 import json
 from collections.abc import Mapping
@@ -7,103 +7,89 @@ from typing import TYPE_CHECKING, Any
 
 import ediffi
 from ediffi.hub.card import LIBRARY
-from ediffi.hub.errors import plainly
+from ediffi.hub.errors import plain_errors
+from ediffi.hub.finding import CONFIG
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import ModelInfo
 
-CONFIG = "config.json"
-ANYBODYS = (".gitattributes", "README.md", "LICENSE", ".gitignore")
-"""Files of a repository in which there may be nothing yet."""
+NEUTRAL = (".gitattributes", "README.md", "LICENSE", ".gitignore")
+"""Files that a repository without a model may have."""
 
 Content = Mapping[str, Path | bytes]
-"""Files, or what is in them, by their path in the repository."""
+"""Files, or their content, by their path in the repository."""
 
 
 def upload(content: Content, repository: str, private: bool = False, revision: str | None = None) -> str:
-    """Send a publication; what the Hub has already, by its hash, is not sent again.
+    """Publish a model in one commit, which also deletes the files of an earlier model that this one does not have.
 
-    Cut at any moment, the same call completes it: before the last commit the repository holds no `config.json` of this
-    model, and does not load.
+    Files that the Hub has already, by their hash, are not sent again: the same call completes an interrupted upload.
 
     Args:
-        content: what to publish, `config.json` in it.
-        repository: "organisation/name"; made if it does not exist.
-        private: only for its owners, if it is new.
-        revision: branch to publish on, made if it does not exist; the main branch by default.
+        content: the files of the model, `config.json` among them.
+        repository: "organisation/name"; created if it does not exist.
+        private: visible only to its owners, if it is created.
+        revision: branch to publish on, created if it does not exist; the main branch by default.
 
     Returns:
-        The address of the last commit.
+        The address of the commit.
 
     Raises:
-        PermissionError: there is no token, it is wrong, or may not write there.
-        ValueError: the repository holds something else, or is public where a private one is asked for.
+        PermissionError: the token is missing or invalid, or has no permission to write there.
+        ValueError: the repository holds something else, or is public and `private` is set.
         OSError: the Hub cannot be reached, or refuses.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 
     if get_token() is None:
-        raise PermissionError("the Hub wants to know who publishes: log in with `hf auth login`, or set HF_TOKEN")
+        raise PermissionError("Not logged in to the Hub: run `hf auth login` or set HF_TOKEN")
     api = HfApi(library_name=LIBRARY, library_version=ediffi.__version__)
-    with plainly(repository):
+    with plain_errors(repository):
         api.create_repo(repository, private=True if private else None, exist_ok=True)
         if revision is not None:
             api.create_branch(repository, branch=revision, exist_ok=True)
-        stale = _stale(api, content, repository, private, revision)
-        first = api.create_commit(
+        info = api.model_info(repository, revision=revision)
+        if private and info.private is False:
+            raise ValueError(f"{repository} is public: make it private on its page, or publish without --private")
+        added = [CommitOperationAdd(name, file) for name, file in content.items()]
+        deleted = [CommitOperationDelete(name) for name in sorted(_earlier_files(info) - set(content))]
+        commit = api.create_commit(
             repository,
-            [CommitOperationAdd(name, file) for name, file in content.items() if name != CONFIG],
-            commit_message="Weights, card and results",
+            [*added, *deleted],
+            commit_message="Publish the model",
             revision=revision,
+            parent_commit=info.sha,  # refused if somebody else has committed meanwhile
         )
-        last = api.create_commit(
-            repository,
-            [CommitOperationAdd(CONFIG, content[CONFIG]), *(CommitOperationDelete(name) for name in stale)],
-            commit_message="config.json: the model is complete",
-            revision=revision,
-            parent_commit=first.oid,
-        )
-    return str(last.commit_url)
+    return str(commit.commit_url)
 
 
-def _stale(api: "HfApi", content: Content, repository: str, private: bool, revision: str | None) -> list[str]:
-    """Files of the model that is there now, which the new one does not have any more.
+def _earlier_files(info: "ModelInfo") -> set[str]:
+    """The weights and encoders' files of the model that a repository holds.
 
     Raises:
-        ValueError: what is there is not ours, or not private.
+        ValueError: the repository holds something else.
     """
-    info = api.model_info(repository, revision=revision)
-    if private and info.private is False:
-        raise ValueError(
-            f"{repository} exists and is public; make it private on its page, or publish without --private"
-        )
     there = {sibling.rfilename for sibling in info.siblings or []}
-    config = _config(repository, info.sha) if CONFIG in there else {}
-    carded = info.card_data is not None and info.card_data.library_name == LIBRARY
-    foreign = sorted(there.difference(ANYBODYS))
-    if foreign and not carded and not str(config.get("format")).startswith(f"{LIBRARY}-"):
+    config = _read_config(info) if CONFIG in there else {}
+    ours = info.card_data is not None and info.card_data.library_name == LIBRARY
+    foreign = sorted(there.difference(NEUTRAL))
+    if foreign and not ours and not str(config.get("format")).startswith(f"{LIBRARY}-"):
         raise ValueError(
-            f"{repository} holds something that is not of ediffi ({', '.join(foreign[:3])}); choose another name, or "
-            "another branch by --revision"
+            f"{info.id} holds files that are not of a model of ediffi ({', '.join(foreign[:3])}): choose another "
+            "repository, or another branch with --revision"
         )
-    return sorted(_listed(config) & there - set(content))
+    try:
+        weights = {row["file"] for entry in config["stages"] for row in entry["experts"]}
+        return {str(name) for name in weights | set(config.get("files", {}))} & there
+    except (KeyError, TypeError, AttributeError):  # a broken config lists nothing
+        return set()
 
 
-def _config(repository: str, commit: str | None) -> Mapping[str, Any]:
-    """What `config.json` of a commit holds; nothing if it is no object."""
+def _read_config(info: "ModelInfo") -> Mapping[str, Any]:
     from huggingface_hub import hf_hub_download
 
     try:
-        config = json.loads(Path(hf_hub_download(repository, CONFIG, revision=commit)).read_text(encoding="utf-8"))
+        config = json.loads(Path(hf_hub_download(info.id, CONFIG, revision=info.sha)).read_text(encoding="utf-8"))
     except ValueError:
         return {}
     return config if isinstance(config, dict) else {}
-
-
-def _listed(config: Mapping[str, Any]) -> set[str]:
-    """The weights and encoders' files of a config, whatever it is like."""
-    try:
-        rows = {row["file"] for entry in config["stages"] for row in entry["experts"]}
-        return {str(name) for name in rows | set(config.get("files", {}))}
-    except (KeyError, TypeError, AttributeError):
-        return set()
