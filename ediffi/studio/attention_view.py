@@ -40,7 +40,7 @@ class AttentionView:
     def html(self) -> str:
         """A tile for each word, and a choice of the period."""
         choices = "".join(
-            f'<input type="radio" name="period" id="period{k}"{" checked" * (k == 0)}><label for="period{k}">{name}</label>'
+            f'<input type="radio" name="period" id="p{k}"{" checked" * (k == 0)}><label for="p{k}">{name}</label>'
             for k, name in enumerate(PERIODS)
         )
         tiles = "".join(
@@ -55,14 +55,7 @@ class AttentionView:
 def attention_view(
     cascade: Cascade, prompt: str, options: SamplingOptions, image: Image.Image, progress: Progress | None = None
 ) -> AttentionView:
-    """Sample the base stage and record its attention.
-
-    Args:
-        cascade: the model.
-        prompt: of the image.
-        options: of the image: one image, and the steps of the base stage.
-        image: the image, shown in gray under the heat maps.
-        progress: called after every step.
+    """Sample the base stage and record its attention; `image` is shown in gray under the heat maps.
 
     Raises:
         ValueError: the options are not possible with the model, or its base stage has no cross-attention.

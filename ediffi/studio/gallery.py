@@ -76,10 +76,6 @@ class Gallery:
             raise FileNotFoundError(f"{name!r} is not among the images in {self.folder}")
         return image
 
-    def path(self, name: str) -> Path:
-        """The file of an image; raises as `image`."""
-        return self.folder / self.image(name).name
-
     def add_style(self, image: Image.Image) -> str:
         """Store a style image, so that images that refer to it can be generated again; returns its name, a hash.
 
@@ -89,7 +85,7 @@ class Gallery:
         small = image.convert("RGB")
         small.thumbnail((STYLE_SIDE, STYLE_SIDE))
         name = hashlib.sha256(small.tobytes()).hexdigest()[:16]
-        path = self.style_path(name)
+        path = self.folder / STYLES / f"{name}.png"
         if not path.exists():
             with replacing(path) as beside:
                 small.save(beside, "png")
@@ -102,17 +98,9 @@ class Gallery:
             FileNotFoundError: it does not exist.
             ValueError: the name is not 16 hexadecimal digits, or the file is not an image.
         """
-        return open_image(self.style_path(name), exif=True)
-
-    def style_path(self, name: str) -> Path:
-        """The file of a style image.
-
-        Raises:
-            ValueError: `name` is not 16 hexadecimal digits.
-        """
         if not re.fullmatch(r"[0-9a-f]{16}", name):
             raise ValueError(f"the name of a style image must be 16 hexadecimal digits, got {name!r}")
-        return self.folder / STYLES / f"{name}.png"
+        return open_image(self.folder / STYLES / f"{name}.png", exif=True)
 
     def _read(self, path: Path) -> GalleryImage | None:
         """The image in a file, read again when the file changes; None if ediffi did not make it."""

@@ -22,21 +22,13 @@ class Waiting:
 
 @dataclass(frozen=True)
 class StepDone:
-    """A sampling step is done.
-
-    Attributes:
-        stage: name of the stage.
-        step: number of the step, from 1.
-        num_steps: steps of the stage.
-        sigma: noise level the step started from.
-        images: the denoised estimate of each image.
-    """
+    """A sampling step is done."""
 
     stage: str
-    step: int
-    num_steps: int
-    sigma: float
-    images: tuple[Image.Image, ...]
+    step: int  # from 1
+    num_steps: int  # of the stage
+    sigma: float  # noise level that the step started from
+    images: tuple[Image.Image, ...]  # the denoised estimates
 
 
 @dataclass(frozen=True)
@@ -87,10 +79,6 @@ class JobQueue:
 
     def run(self, session: str, work: Work) -> Iterator[JobEvent]:
         """Wait for the model, call `work` in a thread, and yield the events. Closing the iterator stops the job.
-
-        Args:
-            session: whose job it is.
-            work: its function.
 
         Raises:
             Stopped: the job was stopped.

@@ -17,28 +17,16 @@ NUM_COLOURS = 6
 
 @dataclass(frozen=True)
 class ExpertBand:
-    """A part of the chart that one expert owns. An expert may own several.
+    """A part of the axis that one expert owns. An expert may own several."""
 
-    Attributes:
-        index: of the expert.
-        label: the expert's noise interval in words.
-        left: start of the band; 0 is the noisiest step.
-        right: end of the band; 1 is the cleanest step.
-    """
-
-    index: int
-    label: str
-    left: float
-    right: float
+    index: int  # of the expert
+    label: str  # its noise interval
+    left: float  # 0 is the noisiest step
+    right: float  # 1 is the cleanest step
 
 
 class NoiseChart:
-    """The noise levels of a stage on a logarithmic axis, from the noisiest step to the cleanest.
-
-    Args:
-        stage: the stage.
-        sampling: how it is sampled.
-    """
+    """The noise levels of a stage on a logarithmic axis, from the noisiest step to the cleanest."""
 
     def __init__(self, stage: Stage, sampling: Sampling) -> None:
         self.stage = stage
@@ -66,12 +54,7 @@ class NoiseChart:
         return 0 if self.tree is None else int(self.tree.route(torch.tensor([sigma]))[0])
 
     def card(self, step: StepDone | None, state: str) -> str:
-        """The card as HTML.
-
-        Args:
-            step: the last step that was seen.
-            state: "idle", "running" or "done".
-        """
+        """The card as HTML, with the last step; `state` is "idle", "running" or "done"."""
         current = step.sigma if step is not None and state == "running" else None
         running = None if current is None else self.expert_at(current)
         label = next((band.label for band in self.bands if band.index == running), "")

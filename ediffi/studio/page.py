@@ -25,17 +25,11 @@ Updates = dict[Any, Any]
 
 @dataclass(frozen=True)
 class Form:
-    """The components that a request is read from.
+    """The components that a request is read from."""
 
-    Attributes:
-        fields: by the name of their field in `GenerationRequest`; without the steps and the layout.
-        steps: one for each stage.
-        canvas: the layout.
-    """
-
-    fields: Mapping[str, Any]
-    steps: tuple[Any, ...]
-    canvas: Any
+    fields: Mapping[str, Any]  # by the name of their field in `GenerationRequest`; without the steps and the layout
+    steps: tuple[Any, ...]  # one for each stage
+    canvas: Any  # the layout
 
     def request(self, values: Mapping[Any, Any]) -> GenerationRequest:
         """The request in the components' values; raises as `GenerationRequest.from_json`."""
@@ -68,40 +62,25 @@ class Form:
 
 @dataclass(frozen=True)
 class Page:
-    """The components that change, and how.
-
-    Attributes:
-        backend: the model and the gallery.
-        form: the fields and the canvas.
-        generate: button that starts a job.
-        stop: button that stops it.
-        panel: the current images.
-        stages: the cards of the stages.
-        gallery: the stored images.
-        details: the settings of the chosen image.
-        attention: its attention maps.
-        show_attention: button that computes them.
-        chosen: name of the chosen image; each browser tab has its own.
-    """
+    """The components that change, and how."""
 
     backend: Backend
     form: Form
-    generate: Any
-    stop: Any
-    panel: Any
-    stages: Any
-    gallery: Any
-    details: Any
-    attention: Any
-    show_attention: Any
-    chosen: Any
+    generate: Any  # button that starts a job
+    stop: Any  # button that stops it
+    panel: Any  # the current images
+    stages: Any  # cards of the stages
+    gallery: Any  # the stored images
+    details: Any  # settings of the chosen image
+    attention: Any  # its attention maps
+    show_attention: Any  # button that computes them
+    chosen: Any  # name of the chosen image; each browser tab has its own
 
     @property
     def outputs(self) -> list[Any]:
         """The components that show an image and its settings."""
-        return [
-            self.panel, self.stages, self.gallery, self.details, self.attention, self.show_attention, self.chosen,
-        ]  # fmt: skip
+        about = [self.details, self.attention, self.show_attention, self.chosen]
+        return [self.panel, self.stages, self.gallery, *about]
 
     def run(self, values: Mapping[Any, Any], session: str) -> Iterator[Updates]:
         """Generate images from the form: the updates of the page until they are in the gallery."""

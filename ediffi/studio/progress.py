@@ -34,15 +34,7 @@ class StepTimes:
 
 
 class JobProgress:
-    """What the page shows of a job.
-
-    Args:
-        cascade: the model.
-        plan: how its stages are sampled.
-        times: the known times of its steps; updated by this job.
-        num_images: how many images the job generates.
-        notices: parts of the request that have no effect.
-    """
+    """What the page shows of a job that samples the stages of `cascade` by `plan`. The job's steps update `times`."""
 
     def __init__(
         self,

@@ -31,21 +31,14 @@ def file_url(gallery: Gallery, name: str) -> str:
 def image_panel(
     sources: Sequence[str],
     text: str,
-    *,
     detail: str = "",
     share: float | None = None,
     error: str = "",
     notices: Sequence[str] = (),
 ) -> str:
-    """Images, with a progress bar and a line of text under them.
+    """Images by their addresses, with a progress bar and a line of text under them, `detail` at its right end.
 
-    Args:
-        sources: addresses of the images; with none, a placeholder is shown.
-        text: what happens, or the prompt.
-        detail: at the right end of the line, such as the time left.
-        share: how much of the work is done, 0 to 1; None for no bar.
-        error: why there is no image.
-        notices: parts of the request that have no effect.
+    `share` of the work is done, 0 to 1; None shows no bar. `error` and `notices` are shown on the images.
     """
     images = "".join(f'<img src="{escape(source)}" alt="generated image">' for source in sources)
     images = images or '<div class="blank">The image appears here.</div>'
@@ -82,9 +75,10 @@ def image_details(gallery: Gallery, image: GalleryImage | None, notices: Sequenc
     listed = "".join(f"<dt>{name}</dt><dd>{escape(value)}</dd>" for name, value in rows)
     link = f'<a href="{escape(file_url(gallery, image.name))}" download="{escape(image.name)}">Download PNG</a>'
     noticed = "".join(f'<p class="notice">{escape(notice)}</p>' for notice in notices)
+    restore = '<button type="button" data-action="restore">Reuse these settings</button>'
     return (
         f'<div class="details"><p class="prompt">{escape(prompt_of(image))}</p><dl>{listed}</dl>{noticed}'
-        f'<div class="actions"><button type="button" data-action="restore">Reuse these settings</button>{link}</div></div>'
+        f'<div class="actions">{restore}{link}</div></div>'
     )
 
 
