@@ -30,15 +30,15 @@ from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 from webdataset import tariterators
 
 from ediffi.data.embedding.encode import encode_captions, lengths
-from ediffi.data.embedding.plan import _blocks
+from ediffi.data.embedding.estimate import tar_bytes
+from ediffi.data.index import Index
 from ediffi.data.shards import (
     Sample,
     caption_of,
     decode,
     embeddings_of,
-    read_index,
+    load_shard,
     read_shard,
-    whole_shard,
     write_shards,
 )
 from ediffi.registry.encoders import T5TextEncoder
@@ -107,24 +107,24 @@ def reading(widths: dict[str, Any], count: int, rounds: int) -> dict[str, Any]:
     """Samples/s of the readers."""
     with tempfile.TemporaryDirectory() as folder:
         write_shards(Path(folder), samples(count, widths, np.random.default_rng(0)), count, {})
-        (shard,) = read_index(Path(folder))
+        (shard,) = Index.read(Path(folder)).shards
 
         def webdataset_raw() -> int:
             with shard.path.open("rb") as stream:
-                members = tariterators.tar_file_expander([{"url": shard.place, "stream": stream}])
+                members = tariterators.tar_file_expander([{"url": shard.url, "stream": stream}])
                 return sum(1 for _ in tariterators.group_by_keys(members))
 
         def ours_raw() -> int:
-            return sum(1 for _ in read_shard(shard.place))
+            return sum(1 for _ in read_shard(shard.url))
 
         def ours_embeddings() -> int:
-            return sum(bool(embeddings_of(raw) and caption_of(raw)) for raw in read_shard(shard.place))
+            return sum(bool(embeddings_of(raw) and caption_of(raw)) for raw in read_shard(shard.url))
 
         def ours_whole_shard() -> int:
-            return sum(bool(embeddings_of(raw) and caption_of(raw)) for raw in whole_shard(shard))
+            return sum(bool(embeddings_of(raw) and caption_of(raw)) for raw in load_shard(shard))
 
         def ours_decoded() -> int:
-            return sum(1 for raw in read_shard(shard.place) if decode(raw))
+            return sum(1 for raw in read_shard(shard.url) if decode(raw))
 
         contestants = {
             f.__name__: f for f in (webdataset_raw, ours_raw, ours_embeddings, ours_whole_shard, ours_decoded)
@@ -173,7 +173,7 @@ def size(widths: dict[str, Any], count: int) -> float:
     import safetensors.torch
 
     stored = sum(
-        _blocks(len(safetensors.torch.save(dict(sample.embeddings))))
+        tar_bytes(len(safetensors.torch.save(dict(sample.embeddings))))
         for sample in samples(count, widths, np.random.default_rng(0))
     )
     padded = count * sum(2 * (most * width + (pooled or 0)) for width, pooled, most in widths.values())

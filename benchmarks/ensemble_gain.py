@@ -25,7 +25,7 @@ import torch
 from PIL import Image
 from scipy import stats
 
-from ediffi.data.shards import read_index
+from ediffi.data.index import Index
 from ediffi.diffusion.noise import ROOT, Complement, Interval, NoiseInterval
 from ediffi.evaluation.datasets.toybox import prompts, render
 from ediffi.io.images import to_tensor
@@ -116,7 +116,7 @@ def evaluate(model: Path, shipped: Cascade, truth: np.ndarray, options: argparse
     if kept.is_file():
         return dict(json.loads(kept.read_text()))
     stage = load_cascade(model).stages[0]
-    scenes = options.passes * sum(shard.samples for shard in read_index(TEST))
+    scenes = options.passes * sum(shard.samples for shard in Index.read(TEST).shards)
     losses = band_losses(stage.denoiser, stage.denoiser.noise, TEST, stage.resolution, scenes)
     results, shown = judge(Cascade("gain", shipped.encoders, [stage, shipped.stages[1]]), options.prompts)
     found = {

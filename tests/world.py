@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from ediffi.cli.recipes import folder as recipe_folder
-from ediffi.data.shards import Shard, read_index
+from ediffi.data.index import Index, Shard
 from ediffi.diffusion.experts import Expert
 from ediffi.diffusion.noise import ROOT, LogNormal
 from ediffi.hub.config import Part
@@ -40,7 +40,7 @@ def shard_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def shards(shard_folder: Path) -> list[Shard]:
-    return read_index(shard_folder)
+    return Index.read(shard_folder).shards
 
 
 @pytest.fixture(scope="session")

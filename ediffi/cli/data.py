@@ -10,8 +10,8 @@ def verify(shards: list[str], /, *, decode: bool = True) -> None:
         shards: files or URLs with braces, as in 'in-{0000..0999}.tar', or folders of .tar files.
         decode: decode every picture, caption and tensor as well; --no-decode is faster.
     """
-    from ediffi.data.embedding.plan import many, told
-    from ediffi.data.survey import losses
+    from ediffi.data.embedding.estimate import format_bytes, plural
+    from ediffi.data.survey import loss_lines
     from ediffi.data.tar import Tally
     from ediffi.data.verify import verify as check
     from ediffi.io import urls
@@ -22,13 +22,13 @@ def verify(shards: list[str], /, *, decode: bool = True) -> None:
         total.add(checked.tally)
         unhashed += not checked.has_hash
         problems += checked.problems
-    print(f"{many(count, 'shard')}, {many(total.samples, 'complete sample')}, {told(total.bytes)}")
-    print(*losses(total), sep="\n", end="\n" if total.dropped or total.skipped else "")
+    print(f"{plural(count, 'shard')}, {plural(total.samples, 'complete sample')}, {format_bytes(total.bytes)}")
+    print(*loss_lines(total), sep="\n", end="\n" if total.dropped or total.skipped else "")
     if unhashed:
-        print(f"{many(unhashed, 'shard')} without an index to be compared with (ediffi data index)")
+        print(f"{plural(unhashed, 'shard')} without an index to be compared with (ediffi data index)")
     if problems:
         print(*problems[1:20], sep="\n", end="\n" if problems[1:] else "")
-        raise ValueError(f"{many(len(problems), 'problem')}, the first: {problems[0]}")
+        raise ValueError(f"{plural(len(problems), 'problem')}, the first: {problems[0]}")
 
 
 def stats(shards: list[str], /, *, output: Path | None = None, limit: int | None = None) -> None:
@@ -41,7 +41,7 @@ def stats(shards: list[str], /, *, output: Path | None = None, limit: int | None
     """
     import json
 
-    from ediffi.data.survey import lines, survey
+    from ediffi.data.survey import survey
     from ediffi.io import urls
     from ediffi.io.files import replace
 
@@ -51,7 +51,7 @@ def stats(shards: list[str], /, *, output: Path | None = None, limit: int | None
     chosen = found if limit is None else found[:: -(-len(found) // limit)]
     surveyed = survey(chosen)
     print(f"{len(chosen):,} of {len(found):,} shards")
-    print(*lines(surveyed), sep="\n")
+    print(*surveyed.lines(), sep="\n")
     if output is not None:
         replace(output, json.dumps(surveyed.content(), indent=1, ensure_ascii=False).encode())
         print(output)
@@ -63,11 +63,11 @@ def index(folder: Path, /) -> None:
     Args:
         folder: of the .tar files.
     """
-    from ediffi.data.survey import losses
+    from ediffi.data.survey import loss_lines
     from ediffi.data.verify import write_folder_index
 
     path, total = write_folder_index(folder)
-    print(f"{total.samples:,} complete samples", *losses(total), path, sep="\n")
+    print(f"{total.samples:,} complete samples", *loss_lines(total), path, sep="\n")
 
 
 def filter(
@@ -102,7 +102,7 @@ def filter(
     from dataclasses import replace
     from importlib.util import find_spec
 
-    from ediffi.data.filtering.filters import Job, read_recipe
+    from ediffi.data.filtering.filters import FilterRun, read_recipe
     from ediffi.data.filtering.page import write_page
     from ediffi.io.distributed import launch
     from ediffi.io.urls import expand
@@ -112,7 +112,7 @@ def filter(
     measuring, keep = read_recipe(config)
     if short_side_above is not None:
         keep = replace(keep, short_side_above=short_side_above)
-    job = Job(expand([shards]), output, measures or output / "measures", measuring, keep)
+    job = FilterRun(expand([shards]), output, measures or output / "measures", measuring, keep)
     fleet = launch(device, devices, num_nodes)
     total = job.run(fleet)
     if fleet.rank == 0:
@@ -147,9 +147,9 @@ def sheet(
         seed: of what is drawn
     """
     from ediffi.data.degradation.degrade import Degradation
-    from ediffi.data.degradation.sheet import read_pictures, render_pictures, write_sheet
+    from ediffi.data.degradation.sheet import read_images, render_images, write_sheet
 
-    images = read_pictures(pictures, size) if pictures else render_pictures(3, size, seed)
+    images = read_images(pictures, size) if pictures else render_images(3, size, seed)
     write_sheet(images, output, Degradation(scale), strengths, draws, seed)
     print(output)
 

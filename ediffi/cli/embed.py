@@ -33,12 +33,12 @@ def embed(
         num_nodes: machines; the command is given on each, with MASTER_ADDR, MASTER_PORT and NODE_RANK set.
         dry_run: measure a few batches, tell what it would take in space and time, and write nothing.
     """
-    from ediffi.data.embedding.identity import encoder_parts
+    from ediffi.data.embedding.identity import named_encoders
     from ediffi.data.embedding.run import EmbedRun
     from ediffi.io import distributed
     from ediffi.io.urls import expand
 
-    parts = encoder_parts(encoders)
+    parts = named_encoders(encoders)
     request = EmbedRun(expand(shards), out, parts, batch_tokens, batch_pictures)
     request(
         distributed.launch(device, 1 if dry_run else devices, 1 if dry_run else num_nodes), devices * num_nodes, dry_run

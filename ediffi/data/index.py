@@ -1,7 +1,7 @@
-"""What is known of a folder of shards: counts, hashes, and whose embeddings are in them. `index.json` beside them."""
+"""`index.json` beside shards: their sample counts and hashes, and which encoders made the embeddings in them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -11,44 +11,46 @@ from ediffi.io.files import replace
 
 INDEX = "index.json"
 FORMAT = "ediffi-shards-1"
+IDENTITY = ("name", "sha256", "revision", "width", "pooled_width")
+"""What tells one encoder from another."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A shard as the index tells it.
+    """A shard in an index.
 
     Attributes:
-        place: a file or URL.
+        url: a path or URL.
         samples: complete ones.
         sha256: of the file.
-        bytes: of the file; None where an old index does not say.
+        bytes: of the file; None in old indexes.
     """
 
-    place: str
+    url: str
     samples: int
     sha256: str
     bytes: int | None = None
 
     @property
     def path(self) -> Path:
-        """The file, where it is one."""
-        return Path(self.place)
+        """Its path, for a local file."""
+        return Path(self.url)
 
 
 @dataclass(frozen=True)
 class Index:
-    """The index of a folder.
+    """The index of a folder of shards.
 
     Attributes:
-        place: of the index itself.
+        url: of the index itself.
         shards: in order.
-        encoders: by source, what is known of the encoder whose embeddings the shards hold: "name" in the registry,
-            "sha256" of its folder or "revision" of the Hub, "width", "pooled_width", "dtype" it computed in.
-        dtype: of the embeddings, "bfloat16"; None if it does not say.
-        content: all of it.
+        encoders: by source, what is known of the encoder that made the embeddings: "name" in the registry, "sha256" of
+            its folder or "revision" of the Hub, "width", "pooled_width", "dtype" it computed in.
+        dtype: of the embeddings, such as "bfloat16"; None if it is not recorded.
+        content: all of the file.
     """
 
-    place: str
+    url: str
     shards: list[Shard]
     encoders: Mapping[str, Mapping[str, Any]]
     dtype: str | None = None
@@ -59,31 +61,36 @@ class Index:
         """Of all shards."""
         return sum(shard.samples for shard in self.shards)
 
+    @property
+    def identities(self) -> dict[str, dict[str, Any]]:
+        """By source, what `IDENTITY` lists of its encoder."""
+        return {source: {k: v for k, v in known.items() if k in IDENTITY} for source, known in self.encoders.items()}
+
     @classmethod
     def read(cls, folder: Path | str, complete: bool = True) -> "Index":
         """The index of a folder or URL; shards at a URL are not looked for before they are read.
 
         Args:
-            folder: a folder or URL.
-            complete: all shards have to be there.
+            folder: a path or URL.
+            complete: every shard must exist.
 
         Raises:
-            FileNotFoundError: the folder has no index, or a shard of it is missing.
+            FileNotFoundError: the folder has no index, or a shard is missing.
             OSError: a URL cannot be read.
-            ValueError: the index is not one of ours, lists no samples, or files that are not in the folder.
+            ValueError: the index has another format, lists no samples, or lists files outside of the folder.
         """
-        place = urls.join(str(folder), INDEX)
-        if not urls.exists(place):
+        url = urls.join(str(folder), INDEX)
+        if not urls.exists(url):
             raise FileNotFoundError(
                 f"no {INDEX} in {urls.redact(str(folder))}: write the shards first (ediffi embed, or ediffi toybox "
                 "shards for a try), or an index of those that are there (ediffi data index)"
             )
-        index = _parsed(urls.read_bytes(place), str(folder), place)
+        index = _parsed(urls.read_bytes(url), str(folder), url)
         for shard in index.shards:
-            if complete and not urls.is_remote(shard.place) and not shard.path.is_file():
-                raise FileNotFoundError(f"{place} lists {shard.path.name}, which is not there")
+            if complete and not urls.is_remote(shard.url) and not shard.path.is_file():
+                raise FileNotFoundError(f"{url} lists {shard.path.name}, which is not there")
         if not index.samples:
-            raise ValueError(f"{urls.redact(place)} lists no samples")
+            raise ValueError(f"{urls.redact(url)} lists no samples")
         return index
 
 
@@ -93,64 +100,70 @@ def read_index(folder: Path | str) -> list[Shard]:
 
 
 def write_index(index: Path, shards: list[dict[str, Any]], description: Mapping[str, Any]) -> Path:
-    """Write an index, beside its place and then into it.
+    """Write an index, and return its path.
 
     Args:
         index: its path.
-        shards: "file", "samples", "bytes" and "sha256" of each; and what else is known.
-        description: plain JSON values kept in the index (encoders, picture size, seed).
+        shards: "file", "samples", "bytes" and "sha256" of each, and what else is known.
+        description: plain JSON values kept in the index (encoders, image size, seed).
     """
-    replace(index, json.dumps({"format": FORMAT, **description, "shards": shards}, indent=1).encode())
+    replace(index, json.dumps({"format": FORMAT, **description, "shards": shards}, indent=1))
     return index
+
+
+def indexed_shards(shards: Sequence[str]) -> dict[str, Shard]:
+    """The shards that an index of ours in their folder lists, by path or URL.
+
+    Raises:
+        ValueError: such an index is broken.
+    """
+    folders = dict.fromkeys(map(urls.parent, shards))
+    indexes = [Index.read(folder, complete=False) for folder in folders if _has_index(folder)]
+    return {shard.url: shard for index in indexes for shard in index.shards}
 
 
 def check_embeddings(index: Index, expected: Mapping[str, str | Mapping[str, Any]], dtype: str | None = None) -> None:
     """Make sure that shards hold the embeddings that a training run expects.
 
-    What an old index does not say of an encoder cannot be checked, and passes.
+    What an old index does not record of an encoder cannot be checked, and passes.
 
     Args:
         index: of the shards.
-        expected: by source, the encoder's registry name, or some of "name", "sha256", "revision", "width",
-            "pooled_width".
+        expected: by source, the encoder's registry name, or some of `IDENTITY`.
         dtype: of the embeddings, such as "bfloat16"; None for any.
 
     Raises:
-        ValueError: a source is missing, or is of another encoder, or the embeddings have another dtype.
+        ValueError: a source is missing, or another encoder made it, or the embeddings have another dtype.
     """
+    shards = f"the shards of {urls.redact(index.url)}"
     for source, wanted in expected.items():
         found = index.encoders.get(source)
         if found is None:
             there = ", ".join(sorted(index.encoders)) or "none"
-            raise ValueError(
-                f"the shards of {urls.redact(index.place)} have no embeddings {source!r}; they have {there}"
-            )
+            raise ValueError(f"{shards} have no embeddings {source!r}; they have {there}")
         for what, value in ({"name": wanted} if isinstance(wanted, str) else wanted).items():
             if found.get(what, value) != value:
                 raise ValueError(
-                    f"the embeddings {source!r} in the shards of {urls.redact(index.place)} are of another encoder: "
-                    f"{what} {found[what]!r}, where {value!r} is expected; embed the pictures again (ediffi embed)"
+                    f"the embeddings {source!r} in {shards} are of another encoder: {what} {found[what]!r}, where "
+                    f"{value!r} is expected; embed the images again (ediffi embed)"
                 )
     if dtype is not None and index.dtype not in (None, dtype):
         raise ValueError(
-            f"the embeddings in the shards of {urls.redact(index.place)} are {index.dtype}, and {dtype} is expected; "
-            "embed the pictures again (ediffi embed)"
+            f"the embeddings in {shards} are {index.dtype}, and {dtype} is expected; embed the images again "
+            "(ediffi embed)"
         )
 
 
-def check_same_encoders(first: Index, second: Index) -> None:
-    """Make sure that two sets of shards, for training and for validation, are of the same encoders and dtype.
-
-    Raises:
-        ValueError: they are not.
-    """
-    told = ("name", "sha256", "revision", "width", "pooled_width")
-    known = {source: {k: v for k, v in e.items() if k in told} for source, e in first.encoders.items()}
-    if second.encoders:
-        check_embeddings(second, known, first.dtype)
+def _has_index(folder: str) -> bool:
+    """Whether an index of ours is in a folder; other programs write files of that name too."""
+    url = urls.join(folder, INDEX)
+    try:
+        return bool(urls.exists(url) and json.loads(urls.read_bytes(url))["format"] == FORMAT)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
-def _parsed(data: bytes, folder: str, place: str) -> Index:
+def _parsed(data: bytes, folder: str, url: str) -> Index:
     try:
         content = json.loads(data)
         shards = [
@@ -161,13 +174,13 @@ def _parsed(data: bytes, folder: str, place: str) -> Index:
             str(source): {"name": encoder} if isinstance(encoder, str) else dict(encoder)
             for source, encoder in content.get("encoders", {}).items()
         }
-        return Index(place, shards, encoders, content.get("dtype"), content)
+        return Index(url, shards, encoders, content.get("dtype"), content)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{urls.redact(place)} is not an index of shards: {error}") from None
+        raise ValueError(f"{urls.redact(url)} is not an index of shards: {error}") from None
 
 
 def _inside(name: Any) -> str:
-    """A file name of an index, if it stays in the folder."""
+    """A file name in an index, if it stays in the folder."""
     path = PurePosixPath(str(name))
     if path.is_absolute() or ".." in path.parts or not path.parts or ":" in str(name) or "\\" in str(name):
         raise ValueError(f"it lists {name!r}, which is not a file of its folder")

@@ -1,12 +1,11 @@
-"""WebDataset shards, in and out.
+"""WebDataset shards, read and written.
 
-A sample is a picture (`.png`, `.jpg`, `.jpeg` or `.webp`), a caption (`.txt`), what is known about it (`.json`) and the
-embeddings of its caption and picture (`.safetensors`: `<source>.tokens` [n, d], unpadded, and `<source>.pooled` [p]).
-Nothing else in a shard is decoded, and nothing is unpickled. `index.json` beside the shards tells their sample counts
-and hashes, and whose embeddings they are.
+A sample is an image (`.png`, `.jpg`, `.jpeg` or `.webp`), a caption (`.txt`), metadata (`.json`) and the embeddings of
+its caption and image (`.safetensors`: `<source>.tokens` [n, d], unpadded, and `<source>.pooled` [p]). Nothing else in a
+shard is decoded, and nothing is unpickled. `index.json` beside the shards holds their sample counts and hashes, and
+which encoders made the embeddings.
 """
 
-import hashlib
 import io
 import json
 import os
@@ -14,39 +13,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
 import webdataset
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
-from ediffi.data.index import INDEX, Index, Shard, read_index, write_index
-from ediffi.data.tar import PICTURES, Raw, Tally, read_samples
-from ediffi.io import images
+from ediffi.data.index import INDEX, Shard, write_index
+from ediffi.data.tar import IMAGES, RawSample, Tally, read_samples
+from ediffi.io import files, images
 from ediffi.registry.types import Embedding
-
-__all__ = [
-    "INDEX",
-    "PICTURES",
-    "Index",
-    "Sample",
-    "Shard",
-    "caption_of",
-    "collate_embeddings",
-    "decode",
-    "embedding_tensors",
-    "embeddings_of",
-    "metadata_of",
-    "picture_of",
-    "read_index",
-    "read_shard",
-    "whole_shard",
-    "write_shards",
-    "write_tar",
-]
 
 
 @dataclass(frozen=True)
@@ -54,8 +33,8 @@ class Sample:
     """One training sample.
 
     Attributes:
-        key: unique in its data set.
-        image: RGB picture.
+        key: unique in its dataset.
+        image: RGB.
         caption: its text.
         embeddings: unpadded tensors `<source>.tokens` [n, d] and `<source>.pooled` [p].
         metadata: plain JSON values.
@@ -83,7 +62,7 @@ def embedding_tensors(
 def collate_embeddings(samples: list[Mapping[str, Tensor]]) -> dict[str, Embedding]:
     """The inverse for a batch, padded to its longest: float32 embeddings by source."""
     sources = {}
-    for name in sorted({key.rpartition(".")[0] for key in samples[0]}):  # safetensors gives no order
+    for name in sorted({key.rpartition(".")[0] for key in samples[0]}):  # safetensors does not keep an order
         parts = []
         for tensors in samples:
             tokens, pooled = tensors[f"{name}.tokens"].float(), tensors.get(f"{name}.pooled")
@@ -96,13 +75,13 @@ def collate_embeddings(samples: list[Mapping[str, Tensor]]) -> dict[str, Embeddi
 def write_shards(
     folder: Path, samples: Iterator[Sample], samples_per_shard: int, description: Mapping[str, Any]
 ) -> Path:
-    """Write samples as `00000.tar`, `00001.tar`, ... and the index, each beside its place and then renamed into it.
+    """Write samples as `00000.tar`, `00001.tar`, ..., then the index.
 
     Args:
         folder: made if it is missing.
         samples: consumed once.
         samples_per_shard: the last shard may hold fewer.
-        description: plain JSON values kept in the index (encoders, picture size, seed).
+        description: plain JSON values kept in the index (encoders, image size, seed).
 
     Returns:
         The path of the index.
@@ -121,63 +100,57 @@ def write_shards(
     return write_index(index, shards, description)
 
 
-def write_tar(path: Path, samples: Iterable[Raw]) -> dict[str, Any]:
-    """Write undecoded samples as a shard, beside its place and then into it; equal samples make equal bytes.
+def write_tar(path: Path, samples: Iterable[RawSample]) -> dict[str, Any]:
+    """Write undecoded samples as a shard, through `files.replacing`; equal samples make equal bytes.
 
     Returns:
         "samples", "bytes" and "sha256" of the shard.
 
     Raises:
-        OSError: it cannot be written; nothing is left beside its place.
+        OSError: it cannot be written.
     """
-    beside = path.with_name(path.name + ".tmp")
     count = 0
     try:
-        with beside.open("wb") as file:
-            written = _Written(file)
-            # Whole seconds: a float would give every member another header, with its fraction.
-            with webdataset.TarWriter(written, encoder=False, mtime=0) as tar:
-                for sample in samples:
-                    tar.write(sample)
-                    count += 1
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
+        with files.replacing(path) as beside:
+            with beside.open("wb") as file:  # TarWriter would run a name that begins with `pipe:`
+                with webdataset.TarWriter(file, encoder=False, mtime=0) as tar:  # a float would lengthen every header
+                    for count, sample in enumerate(samples, start=1):  # noqa: B007
+                        tar.write(sample)
+                file.flush()
+                os.fsync(file.fileno())
+            size, digest = beside.stat().st_size, files.sha256(beside)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise OSError(error.errno, f"{error.strerror}, while writing", str(path)) from error
-    return {"samples": count, "bytes": written.bytes, "sha256": written.digest.hexdigest()}
+    return {"samples": count, "bytes": size, "sha256": digest}
 
 
-def read_shard(place: Path | str, tally: Tally | None = None) -> Iterator[Raw]:
-    """The undecoded samples of a shard, in order: bytes by suffix, and the `__key__`; incomplete ones are left out.
+def read_shard(url: Path | str, tally: Tally | None = None) -> Iterator[RawSample]:
+    """The undecoded samples of a shard that can be trained on, in order.
 
     Args:
-        place: a file or URL.
+        url: a path or URL.
         tally: counts what is read and what is left out.
 
     Raises:
-        OSError: the place cannot be read.
+        OSError: the file cannot be read.
     """
-    return read_samples(str(place), Tally() if tally is None else tally, _lacks)
+    return read_samples(str(url), Tally() if tally is None else tally, _reject)
 
 
-def whole_shard(shard: Shard) -> list[Raw]:
-    """All undecoded samples of a shard, which is the one that its index means.
+def load_shard(shard: Shard) -> list[RawSample]:
+    """All undecoded samples of a shard, checked against its entry in the index.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it has another count of samples, or another hash.
+        ValueError: it has another number of samples, or another hash.
     """
     tally = Tally()
-    raw = list(read_shard(shard.place, tally))
+    raw = list(read_shard(shard.url, tally))
     if len(raw) != shard.samples:
-        raise ValueError(
-            f"{shard.place} has {len(raw)} complete samples, its index says {shard.samples}: write it again"
-        )
+        raise ValueError(f"{shard.url} has {len(raw)} complete samples, its index says {shard.samples}: write it again")
     if shard.sha256 and tally.sha256 != shard.sha256:
         raise ValueError(
-            f"{shard.place} has the sha256 {tally.sha256[:12]}..., its index says {shard.sha256[:12]}...: it was "
+            f"{shard.url} has the sha256 {tally.sha256[:12]}..., its index says {shard.sha256[:12]}...: it was "
             "changed or damaged; write it again"
         )
     return raw
@@ -187,21 +160,23 @@ def decode(raw: Mapping[str, Any]) -> Sample:
     """Decode a sample.
 
     Raises:
-        ValueError: a member is not what its suffix says; the message names the sample.
+        ValueError: a member does not hold what its suffix says; the message names the sample.
     """
-    return Sample(raw["__key__"], picture_of(raw), caption_of(raw), embeddings_of(raw), metadata_of(raw))
+    return Sample(raw["__key__"], image_of(raw), caption_of(raw), embeddings_of(raw), metadata_of(raw))
 
 
-def picture_of(raw: Mapping[str, Any]) -> Image.Image:
-    """The RGB picture of a sample, turned as its EXIF says; raises as `decode`, and for too many pixels."""
-    data = next(raw[suffix] for suffix in PICTURES if suffix in raw)
-    image = images.open_image(data, f"the picture of sample {raw['__key__']!r}")
-    ImageOps.exif_transpose(image, in_place=True)
-    return images.rgb(image)
+def image_bytes(raw: Mapping[str, Any]) -> bytes:
+    """The encoded image of a sample that has one."""
+    return next(raw[suffix] for suffix in IMAGES if suffix in raw)
+
+
+def image_of(raw: Mapping[str, Any]) -> Image.Image:
+    """The image of a sample as RGB, turned by its EXIF orientation; raises as `decode`, and for too many pixels."""
+    return images.rgb(images.open_image(image_bytes(raw), f"the image of sample {raw['__key__']!r}", exif=True))
 
 
 def caption_of(raw: Mapping[str, Any]) -> str:
-    """The caption of a sample: its text, or what its metadata says; empty if there is none. Raises as `decode`."""
+    """The caption of a sample, from its text or else its metadata; empty if there is none. Raises as `decode`."""
     if "txt" not in raw:
         caption = metadata_of(raw).get("caption")
         return caption if isinstance(caption, str) else ""
@@ -220,7 +195,7 @@ def embeddings_of(raw: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def metadata_of(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """What is known of a sample, plain JSON; raises as `decode`."""
+    """The metadata of a sample, plain JSON; raises as `decode`."""
     try:
         content = json.loads(raw.get("json", b"{}"))
     except (ValueError, RecursionError) as error:
@@ -230,35 +205,43 @@ def metadata_of(raw: Mapping[str, Any]) -> dict[str, Any]:
     return content
 
 
-def _lacks(raw: Raw) -> str | None:
-    """What a sample lacks to be trained on."""
-    if not any(suffix in raw for suffix in PICTURES):
-        return "no picture"
+def reject_without_image(raw: RawSample) -> str | None:
+    """Why a sample cannot be measured."""
+    return None if any(suffix in raw for suffix in IMAGES) else "no image"
+
+
+def reject_for_embedding(raw: RawSample) -> str | None:
+    """Why a sample cannot be embedded: no image, no caption, or img2dataset's `status` is not success."""
+    if reason := reject_without_image(raw):
+        return reason
+    try:
+        status = metadata_of(raw).get("status", "success")
+        if status != "success":
+            return f"status {str(status)[:40]}"
+    except ValueError:
+        return "metadata broken"
+    try:
+        return None if caption_of(raw).strip() else "no caption"
+    except ValueError:
+        return "caption not UTF-8"
+
+
+def _reject(raw: RawSample) -> str | None:
+    """Why a sample cannot be trained on."""
+    if reason := reject_without_image(raw):
+        return reason
     if "txt" not in raw:
         return "no caption"
     return None if "safetensors" in raw else "no embeddings"
 
 
-def _encoded(sample: Sample) -> Raw:
-    picture = io.BytesIO()
-    sample.image.save(picture, "png")
+def _encoded(sample: Sample) -> RawSample:
+    image = io.BytesIO()
+    sample.image.save(image, "png")
     return {
         "__key__": sample.key,
-        "png": picture.getvalue(),
+        "png": image.getvalue(),
         "txt": sample.caption.encode(),
         "json": json.dumps(sample.metadata).encode(),
         "safetensors": safetensors.torch.save(dict(sample.embeddings)),
     }
-
-
-class _Written:
-    """A file that is hashed as it is written."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self.digest, self.bytes = file, hashlib.sha256(), 0
-
-    def write(self, data: bytes) -> int:
-        self._file.write(data)
-        self.digest.update(data)
-        self.bytes += len(data)
-        return len(data)

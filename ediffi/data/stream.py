@@ -1,11 +1,11 @@
-"""An endless stream of batches in which the sample at a position is the same, whoever reads it.
+"""An endless stream of batches in which the sample at a position is the same, whichever process reads it.
 
 Sample `p` of a run is a function of (seed, p): not of the number of processes, batches a step or loader workers. So a
-run may go on with half of its GPUs and twice the accumulation, and sees what it would have seen.
+run may resume with half of its GPUs and twice the accumulation, and sees the samples it would have seen.
 
 Every epoch shuffles the shards and deals them to `lanes`; a lane shuffles within each of its shards. Positions go
-around the lanes, `chunk` samples from each. One lane is right anywhere, and read by every reader; where there are many
-readers, each should have lanes of its own, so that a shard is read once (see `ShardStream`).
+round the lanes, `chunk` samples from each. One lane is always correct, and is read by every process; with many
+processes, each should have lanes of its own, so that a shard is read once (see `ShardStream`).
 """
 
 from collections.abc import Callable, Iterator
@@ -20,12 +20,14 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from ediffi.data.degradation.degrade import random_source
-from ediffi.data.shards import Sample, Shard, collate_embeddings, decode, whole_shard
+from ediffi.data.index import Shard
+from ediffi.data.shards import Sample, collate_embeddings, decode, load_shard
+from ediffi.data.tar import RawSample
 from ediffi.io.images import crop_to_tensor, to_tensor
 from ediffi.registry.types import Conditioning
 
 Degrade = Callable[[Tensor, np.random.Generator], Tensor]
-"""Makes the low-resolution picture [3, h, w] of a training picture [3, H, W], from the random numbers it is given."""
+"""Makes the low-resolution image [3, h, w] of a training image [3, H, W], drawing from the generator."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Batch:
 
     Attributes:
         images: [b, 3, h, w] in [-1, 1].
-        cond: the embeddings of captions and pictures.
+        cond: the embeddings of captions and images.
         keys: the samples' keys.
         captions: the samples' captions.
         index: position of the batch in the stream of its rank; training noise is drawn from it.
@@ -54,12 +56,12 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """How a picture becomes a training tensor.
+class ImageTransform:
+    """How an image becomes a training tensor.
 
     Args:
-        size: the shortest side is averaged down to it and the centre cut out.
-        crop: side of a random crop of that; None for the whole.
+        size: the shortest side is averaged down to it and the centre square cut out.
+        crop: side of a random crop of that; None for all of it.
     """
 
     size: int
@@ -74,10 +76,10 @@ class Picture:
 
 
 class Lane:
-    """One lane: an endless sequence of samples, asked for in order. Its current shard stays in memory, undecoded.
+    """An endless sequence of samples, read forwards. Its current shard stays in memory, undecoded.
 
     Args:
-        shards: all shards of the data set.
+        shards: all shards of the dataset.
         seed: of the order.
         number: of this lane, from 0.
         lanes: how many there are.
@@ -88,7 +90,7 @@ class Lane:
         self._order = self._shards()
         self._epoch, self._shard = next(self._order)
         self._before = 0  # samples of the lane before its current shard
-        self._raw: list[dict[str, Any]] | None = None
+        self._raw: list[RawSample] | None = None
 
     def sample(self, position: int) -> Sample:
         """The sample at a position, which must not lie before the shard of the last one."""
@@ -98,7 +100,7 @@ class Lane:
             self._epoch, self._shard = next(self._order)
             self._raw = None
         if self._raw is None:
-            self._raw = whole_shard(self.shards[self._shard])
+            self._raw = load_shard(self.shards[self._shard])
             self._within = np.random.default_rng([self.seed, self._epoch, self._shard]).permutation(len(self._raw))
         return decode(self._raw[self._within[position - self._before]])
 
@@ -111,13 +113,13 @@ class Lane:
 class ShardStream(IterableDataset[Batch]):
     """Batches of one process, from batch `start` on, without end.
 
-    Batch `i` of process `r` of `n` holds the samples from position `(i·n + r)·batch_size` on. With `chunk = batch_size`
+    Batch `i` of rank `r` of `n` holds the samples from position `(i·n + r)·batch_size` on. With `chunk = batch_size`
     and `lanes` a multiple of processes times workers, every worker reads `lanes / (processes · workers)` lanes that
-    nobody else reads; it keeps one shard of each in memory.
+    no other worker reads; it keeps one shard of each in memory.
 
     Args:
-        shards: all shards of the data set.
-        picture: how pictures become tensors.
+        shards: all shards of the dataset.
+        transform: how images become tensors.
         batch_size: samples a batch.
         seed: of the order, the crops and the degradation.
         start: index of the first batch.
@@ -125,7 +127,7 @@ class ShardStream(IterableDataset[Batch]):
         world_size: number of processes.
         lanes: shards that are read side by side.
         chunk: samples from one lane before the next.
-        degrade: makes low-resolution pictures, which travel in `cond.low_res`; None to leave that to the stage.
+        degrade: makes low-resolution images, which go into `cond.low_res`; None to leave that to the stage.
 
     Raises:
         ValueError: there are fewer shards than lanes, or a size is not positive.
@@ -134,7 +136,7 @@ class ShardStream(IterableDataset[Batch]):
     def __init__(
         self,
         shards: list[Shard],
-        picture: Picture,
+        transform: ImageTransform,
         batch_size: int,
         seed: int,
         start: int = 0,
@@ -149,7 +151,7 @@ class ShardStream(IterableDataset[Batch]):
                 raise ValueError(f"{name} must be positive, got {value}")
         if len(shards) < lanes:
             raise ValueError(f"{len(shards)} shards cannot be dealt to {lanes} lanes; use fewer, or smaller shards")
-        self.shards, self.picture, self.batch_size, self.seed = shards, picture, batch_size, seed
+        self.shards, self.transform, self.batch_size, self.seed = shards, transform, batch_size, seed
         self.start, self.rank, self.world_size = start, rank, world_size
         self.lanes, self.chunk, self.degrade = lanes, chunk, degrade
 
@@ -157,7 +159,7 @@ class ShardStream(IterableDataset[Batch]):
         info = get_worker_info()
         workers, worker = (info.num_workers, info.id) if info else (1, 0)
         lanes: dict[int, Lane] = {}
-        # The loader asks its workers in turn from worker 0: the one asked first must give batch `start`.
+        # The loader asks its workers in turn, beginning with worker 0, which must give batch `start`.
         for index in count(self.start + worker, workers):
             first = (index * self.world_size + self.rank) * self.batch_size
             yield self._batch(index, range(first, first + self.batch_size), lanes)
@@ -165,13 +167,16 @@ class ShardStream(IterableDataset[Batch]):
     def _batch(self, index: int, positions: range, lanes: dict[int, Lane]) -> Batch:
         samples = [self._sample(position, lanes) for position in positions]
         images = [
-            self.picture(s, np.random.default_rng([self.seed, p])) for s, p in zip(samples, positions, strict=True)
+            self.transform(sample, np.random.default_rng([self.seed, position]))
+            for sample, position in zip(samples, positions, strict=True)
         ]
+        low_res = None
+        if self.degrade is not None:
+            sources = (random_source(self.seed, position) for position in positions)
+            low_res = torch.stack([self.degrade(image, rng) for image, rng in zip(images, sources, strict=True)])
         return Batch(
             images=torch.stack(images),
-            cond=Conditioning(
-                collate_embeddings([sample.embeddings for sample in samples]), self._low_res(images, positions)
-            ),
+            cond=Conditioning(collate_embeddings([sample.embeddings for sample in samples]), low_res),
             keys=[sample.key for sample in samples],
             captions=[sample.caption for sample in samples],
             index=index,
@@ -183,9 +188,3 @@ class ShardStream(IterableDataset[Batch]):
         if number not in lanes:
             lanes[number] = Lane(self.shards, self.seed, number, self.lanes)
         return lanes[number].sample(around * self.chunk + within)
-
-    def _low_res(self, images: list[Tensor], positions: range) -> Float[Tensor, "b 3 h w"] | None:
-        if self.degrade is None:
-            return None
-        sources = (random_source(self.seed, position) for position in positions)
-        return torch.stack([self.degrade(image, source) for image, source in zip(images, sources, strict=True)])

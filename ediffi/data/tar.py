@@ -1,8 +1,8 @@
-"""Samples of a tar as they come, from anybody: read in one pass, hashed on the way, and never trusted.
+"""The samples of a tar from any source, read in one pass and hashed on the way. Nothing in it is trusted.
 
-The members of a sample stand together and share the name before the first dot (webdataset's convention). Only members
-with a suffix of `SUFFIXES` are read; links, devices, sparse files and names that leave the folder are skipped. What is
-skipped, dropped or broken is counted in a `Tally`, so that nothing is lost in silence.
+The members of a sample are neighbours and share the name before the first dot (webdataset's convention). Only members
+with a suffix of `SUFFIXES` are read; links, devices, sparse files and unsafe names are skipped. A `Tally` counts
+whatever is skipped, dropped or broken, so that nothing is lost silently.
 """
 
 import hashlib
@@ -12,37 +12,40 @@ import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, cast
 
 from ediffi.io.urls import naming_errors, open_binary, redact
 
-PICTURES = ("png", "jpg", "jpeg", "webp")
-SUFFIXES = frozenset({*PICTURES, "npy", "json", "txt", "safetensors"})
+IMAGES = ("png", "jpg", "jpeg", "webp")
+SUFFIXES = frozenset({*IMAGES, "npy", "json", "txt", "safetensors"})
 MAX_MEMBER = 256 << 20
 """Bytes of a member; longer ones are skipped."""
 MAX_HEADER = 64 << 10
 """Bytes of a member's header with all its extensions; a longer one breaks the tar."""
 CHUNK = 1 << 20
-MANY = 50
+MAX_REASONS = 50
+"""Different suffixes that are counted by name."""
 
-Raw = dict[str, Any]
+RawSample = dict[str, Any]
 """An undecoded sample: bytes by suffix, and its `__key__`."""
 
-Lack = Callable[[Raw], str | None]
-"""What a sample lacks to be used ("no caption"), or None."""
+Reject = Callable[[RawSample], str | None]
+"""Why a sample cannot be used ("no caption"), or None."""
 
 
 @dataclass
 class Tally:
-    """What reading came to, of one shard or of many.
+    """Counts of what was read, of one shard or of many.
 
     Attributes:
         samples: complete ones.
         bytes: of the shards.
         dropped: samples that were not used, by reason.
         skipped: members that were not read, by reason.
-        broken: what is wrong with the shards themselves, a sentence each.
-        sha256: of the shard, once it is read to its end; empty for several.
+        broken: what is damaged in the shards themselves, one sentence each.
+        sha256: of the shard, once it is read to its end; empty for several shards.
     """
 
     samples: int = 0
@@ -53,7 +56,7 @@ class Tally:
     sha256: str = ""
 
     def add(self, other: "Tally") -> None:
-        """Count another shard in."""
+        """Add the counts of another shard."""
         self.samples += other.samples
         self.bytes += other.bytes
         self.dropped.update(other.dropped)
@@ -61,83 +64,68 @@ class Tally:
         self.broken.extend(other.broken)
         self.sha256 = ""
 
-    def told(self) -> dict[str, Any]:
-        """The losses as plain JSON; only what there is."""
+    def losses(self) -> dict[str, Any]:
+        """What was dropped, skipped or broken, as plain JSON; only what is not empty."""
         losses = {"dropped": dict(self.dropped), "skipped": dict(self.skipped), "broken": self.broken}
         return {name: loss for name, loss in losses.items() if loss}
 
 
-def read_samples(place: str, tally: Tally, lacks: Lack) -> Iterator[Raw]:
-    """The samples of a shard that lack nothing, in order, undecoded.
+def read_samples(url: str, tally: Tally, reject: Reject) -> Iterator[RawSample]:
+    """The usable samples of a shard, in order, undecoded.
 
-    A sample is whole once the next one begins or the tar ends as tars do. So the last sample of a tar that is cut off
-    is dropped, also where the cut is between two samples: nobody can tell that it has all its members.
+    A sample is complete once the next one begins or the tar has its end mark. So the last sample of a truncated tar is
+    dropped, also where the cut is between two samples: more members could have followed.
 
     Args:
-        place: a file or URL.
+        url: a path or URL.
         tally: counts what is read; complete after the last sample.
-        lacks: says why a sample cannot be used.
+        reject: says why a sample cannot be used.
 
     Raises:
-        OSError: the place cannot be read.
-        ValueError: it is no place to read from.
+        OSError: the file cannot be read.
+        ValueError: the URL is not one to read from.
     """
     keys: set[str] = set()
-    for raw, whole in _grouped(_members(place, tally), tally):
-        reason = raw.pop("__bad__", None) or ("key twice" if raw["__key__"] in keys else None)
-        reason = reason or (lacks(raw) if whole else "cut off")
-        keys.add(raw["__key__"])
-        if reason is None:
+    for key, members in groupby(_members(url, tally), key=itemgetter(0)):
+        raw: RawSample = {"__key__": key}
+        problem = "key twice" if key in keys else None
+        for _, suffix, data in members:
+            if suffix in raw:
+                problem = "member twice"
+            raw[suffix] = data
+        keys.add(key)
+        problem = problem or ("cut off" if tally.broken else reject(raw))
+        if problem is None:
             tally.samples += 1
             yield raw
         else:
-            tally.dropped[reason] += 1
+            tally.dropped[problem] += 1
 
 
-def _grouped(members: Iterator[tuple[str, str, bytes]], tally: Tally) -> Iterator[tuple[Raw, bool]]:
-    """Samples, and whether all that belongs to them has been seen."""
-    current: Raw | None = None
-    for key, suffix, data in members:
-        if current is not None and key != current["__key__"]:
-            yield current, True
-            current = None
-        current = current or {"__key__": key}
-        if suffix in current:
-            current["__bad__"] = "member twice"
-        current[suffix] = data
-    if current is not None:
-        yield current, not tally.broken
-
-
-def _members(place: str, tally: Tally) -> Iterator[tuple[str, str, bytes]]:
+def _members(url: str, tally: Tally) -> Iterator[tuple[str, str, bytes]]:
     """Key, suffix and content of each member that may be read."""
-    with open_binary(place) as file:
-        hashed = _Hashed(file, place)
-        stream = _Stream(io.BufferedReader(hashed, CHUNK))
+    with open_binary(url) as file:
+        stream = _Stream(file, url)
+        archive = stream.archive()
         try:
-            yield from _walk(stream, place, tally)
-            behind = stream.rest()
-            tally.skipped.update(["data behind the end of a tar"] if behind and not tally.broken else [])
-            tally.sha256 = hashed.digest.hexdigest()
+            while (info := _next(archive, stream, tally)) is not None:
+                name = None if info.isdir() else _split(info, tally)
+                if name is not None:
+                    data = stream.data(info.size)
+                    if len(data) == info.size:
+                        yield *name, data
+                if not stream.forward(archive.offset):
+                    tally.broken.append(f"{redact(url)} ends within {info.name!r}")
+                    break
+            if stream.rest() and not tally.broken:
+                tally.skipped["data behind the end of a tar"] += 1
+            tally.sha256 = stream.digest.hexdigest()
         finally:
             tally.bytes += stream.offset
 
 
-def _walk(stream: "_Stream", place: str, tally: Tally) -> Iterator[tuple[str, str, bytes]]:
-    archive = stream.archive()
-    while (info := _next(archive, stream, place, tally)) is not None:
-        name = None if info.isdir() else _split(info, tally)
-        if name is not None:
-            data = stream.data(info.size)
-            if len(data) == info.size:
-                yield *name, data
-        if not stream.forward(archive.offset):
-            tally.broken.append(f"{redact(place)} ends within {info.name!r}")
-            return
-
-
-def _next(archive: tarfile.TarFile, stream: "_Stream", place: str, tally: Tally) -> tarfile.TarInfo | None:
-    """The next member; None at the end, whether it is a proper one or not.
+def _next(archive: tarfile.TarFile, stream: "_Stream", tally: Tally) -> tarfile.TarInfo | None:
+    """The next member; None at the end, which is noted if it is not a proper one.
 
     Not `TarFile.next`, which takes a damaged header for the end of the archive.
     """
@@ -146,15 +134,15 @@ def _next(archive: tarfile.TarFile, stream: "_Stream", place: str, tally: Tally)
         info = _Member.fromtarfile(archive)
         if info.size < 0 or archive.offset < stream.offset:
             raise tarfile.HeaderError("a negative size")
+        return info
     except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
         return None
     except tarfile.EmptyHeaderError:  # type: ignore[attr-defined]
-        tally.broken.append(f"{redact(place)} is {'cut off' if begin else 'empty'}: it ends without an end mark")
-        return None
+        problem = f"is {'cut off' if begin else 'empty'}: it ends without an end mark"
     except (tarfile.TarError, ValueError, IndexError, OverflowError) as error:
-        tally.broken.append(f"{redact(place)} is broken at byte {begin}: {error}")
-        return None
-    return info
+        problem = f"is broken at byte {begin}: {error}"
+    tally.broken.append(f"{redact(stream.url)} {problem}")
+    return None
 
 
 _NAME = re.compile(r"((?:[^/]+/)*[^/.]+)\.([^/]+)")
@@ -171,7 +159,7 @@ def _split(info: tarfile.TarInfo, tally: Tally) -> tuple[str, str] | None:
         reason = "unsafe name"
     elif found is None or suffix not in SUFFIXES:
         reason = f"suffix .{suffix[:16]} not read" if suffix.isalnum() and suffix.isascii() else "suffix not read"
-        reason = reason if reason in tally.skipped or len(tally.skipped) < MANY else "suffix not read"
+        reason = reason if reason in tally.skipped or len(tally.skipped) < MAX_REASONS else "suffix not read"
     elif info.size > MAX_MEMBER:
         reason = f"more than {MAX_MEMBER >> 20} MiB"
     else:
@@ -180,27 +168,8 @@ def _split(info: tarfile.TarInfo, tally: Tally) -> tuple[str, str] | None:
     return None
 
 
-class _Hashed(io.RawIOBase):
-    """A file that is hashed as it is read."""
-
-    def __init__(self, file: Any, place: str) -> None:
-        self._file, self._place = file, place
-        self.digest = hashlib.sha256()
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        with naming_errors(self._place):
-            read = self._file.readinto(buffer) or 0
-        self.digest.update(memoryview(buffer)[:read])
-        return int(read)
-
-
 class _Member(tarfile.TarInfo):
-    """A member whose header is read for name and size only, if it is that of a plain file: most are, and reading all
-    fields takes longer than reading the file.
-    """
+    """A member. Of a plain file's header only name and size are parsed: all fields take longer than the file itself."""
 
     @classmethod
     def frombuf(cls, buf: Any, encoding: str | None, errors: str) -> "_Member":
@@ -213,17 +182,18 @@ class _Member(tarfile.TarInfo):
 
 
 _PLAIN = re.compile(rb"(?s:([^\0]{1,100})\0*.{24}([0-7]{11})[\0 ].{12}([0-7]{6}[\0 ]{2})0.{188}\0.{166})")
-"""A header as POSIX ustar has it: name, size and checksum; a plain file, whose name needs no prefix."""
+"""A POSIX ustar header: name, size and checksum of a plain file whose name needs no prefix."""
 
 
 class _Stream:
-    """What a tar is read from; tarfile, which reads the headers, gets no more than a header may have."""
+    """The bytes of a tar, hashed as they are read. tarfile parses the headers, each of at most `MAX_HEADER` bytes."""
 
-    def __init__(self, file: io.BufferedReader) -> None:
-        self._read, self.offset, self._left = file.read, 0, MAX_HEADER
+    def __init__(self, file: io.BufferedReader, url: str) -> None:
+        self._file, self.url, self.offset, self._left = file, url, 0, MAX_HEADER
+        self.digest = hashlib.sha256()
 
     def archive(self) -> tarfile.TarFile:
-        """An archive whose members are read one by one by `TarInfo.fromtarfile`; it begins as an empty one."""
+        """An archive whose members `TarInfo.fromtarfile` reads one by one; it is opened on an empty tar."""
         archive = tarfile.TarFile(fileobj=io.BytesIO(bytes(tarfile.RECORDSIZE)))
         archive.fileobj = cast(Any, self)
         return archive
@@ -245,7 +215,9 @@ class _Stream:
 
     def data(self, count: int) -> bytes:
         """The next bytes, fewer at the end."""
-        read = self._read(count)
+        with naming_errors(self.url):
+            read = self._file.read(count)
+        self.digest.update(read)
         self.offset += len(read)
         return read
 

@@ -1,6 +1,7 @@
-"""Whether shards are what they should be: whole, readable to the last pixel, and the ones that their index means."""
+"""Whether shards are whole, readable to the last pixel, and as their index describes them."""
 
 import io
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -10,97 +11,85 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ediffi.data.embedding.embed import lacks_for_embedding
-from ediffi.data.index import INDEX, Shard, write_index
-from ediffi.data.known import known_shards
-from ediffi.data.shards import caption_of, embeddings_of, metadata_of, picture_of
-from ediffi.data.tar import PICTURES, Raw, Tally, read_samples
+from ediffi.data.index import INDEX, Shard, indexed_shards, write_index
+from ediffi.data.shards import caption_of, embeddings_of, image_of, metadata_of, reject_for_embedding
+from ediffi.data.tar import RawSample, Tally, read_samples
 from ediffi.io import urls
 
 READERS = 4
 
 
 @dataclass
-class Checked:
+class CheckedShard:
     """A shard that was read to its end.
 
     Attributes:
-        place: of the shard.
+        url: a path or URL.
         tally: what is in it.
-        problems: what is wrong with it, a sentence each.
-        has_hash: whether an index tells what its hash should be.
+        problems: one sentence each.
+        has_hash: whether an index lists its hash.
     """
 
-    place: str
+    url: str
     tally: Tally = field(default_factory=Tally)
     problems: list[str] = field(default_factory=list)
     has_hash: bool = False
 
 
-def verify(shards: Sequence[str], decode: bool = True) -> Iterator[Checked]:
-    """Check shards, in order, under a bar; those beside an index against it.
+def verify(shards: Sequence[str], decode: bool = True) -> Iterator[CheckedShard]:
+    """Check shards, in order, with a progress bar; those beside an index against it.
 
     Args:
-        shards: files or URLs.
-        decode: decode every picture, caption and tensor as well.
+        shards: paths or URLs.
+        decode: decode every image, caption and tensor as well.
     """
-    known = known_shards(shards)
+    known = indexed_shards(shards)
     with ThreadPoolExecutor(READERS) as pool:
-        checks = pool.map(lambda place: check_shard(place, known.get(place), decode), shards)
+        checks = pool.map(lambda url: check_shard(url, known.get(url), decode), shards)
         yield from tqdm(checks, total=len(shards), unit="shard", desc="verify", disable=None)
 
 
-def check_shard(place: str, known: Shard | None = None, decode: bool = True) -> Checked:
-    """Read a shard to its end, and compare it with what an index tells of it; nothing is raised."""
-    checked = Checked(place, has_hash=known is not None and bool(known.sha256))
-    damaged: dict[str, int] = {}
+def check_shard(url: str, known: Shard | None = None, decode: bool = True) -> CheckedShard:
+    """Read a shard to its end, and compare it with its entry in an index; nothing is raised."""
+    checked = CheckedShard(url, has_hash=known is not None and bool(known.sha256))
+    tally, damaged, name = checked.tally, Counter[str](), urls.redact(url)
     try:
-        for raw in read_samples(place, checked.tally, lacks_for_embedding):
-            for what in damages(raw) if decode else ():
-                damaged[what] = damaged.get(what, 0) + 1
+        for raw in read_samples(url, tally, reject_for_embedding):
+            damaged.update(damages(raw) if decode else ())
     except (OSError, ValueError) as error:
-        checked.problems.append(urls.describe_error(place, error) if isinstance(error, OSError) else str(error))
+        checked.problems.append(urls.describe_error(url, error) if isinstance(error, OSError) else str(error))
         return checked
-    checked.problems += checked.tally.broken
-    checked.problems += [f"{urls.redact(place)} has {count} broken {what}" for what, count in damaged.items()]
+    checked.problems += tally.broken
+    checked.problems += [f"{name} has {count} broken {what}" for what, count in damaged.items()]
     if known is not None:
-        checked.problems += differences(known, checked.tally)
+        if known.bytes is not None and known.bytes != tally.bytes:
+            checked.problems.append(f"{name} has {tally.bytes} bytes, its index says {known.bytes}")
+        if known.samples != tally.samples:
+            checked.problems.append(f"{name} has {tally.samples} complete samples, its index says {known.samples}")
+        if known.sha256 and known.sha256 != tally.sha256:
+            checked.problems.append(f"{name} has another sha256 than its index says")
     return checked
 
 
-def differences(known: Shard, tally: Tally) -> list[str]:
-    """In what a shard is not the one that an index means."""
-    place, found = urls.redact(known.place), []
-    if known.bytes is not None and known.bytes != tally.bytes:
-        found.append(f"{place} has {tally.bytes} bytes, its index says {known.bytes}")
-    if known.samples != tally.samples:
-        found.append(f"{place} has {tally.samples} complete samples, its index says {known.samples}")
-    if known.sha256 and known.sha256 != tally.sha256:
-        found.append(f"{place} does not have the sha256 that its index says")
-    return found
-
-
-def damages(raw: Raw) -> list[str]:
+def damages(raw: RawSample) -> Iterator[str]:
     """The members of a sample that cannot be decoded."""
     parts: dict[str, tuple[bool, Callable[[Mapping[str, Any]], Any]]] = {
-        "picture": (any(suffix in raw for suffix in PICTURES), picture_of),
+        "image": (True, image_of),
         "caption": (True, caption_of),
         "metadata": ("json" in raw, metadata_of),
         "embeddings": ("safetensors" in raw, embeddings_of),
         "array": ("npy" in raw, array_of),
     }
-    broken = []
-    for name, (there, decoded) in parts.items():
+    for name, (present, decoder) in parts.items():
         try:
-            if there:
-                decoded(raw)
+            if present:
+                decoder(raw)
         except ValueError:
-            broken.append(name)
-    return broken
+            yield name
 
 
 def array_of(raw: Mapping[str, Any]) -> np.ndarray:
-    """The array of a sample's `.npy`; an array of objects, which would have to be unpickled, is refused.
+    """The array of a sample's `.npy`; an array of objects, which only unpickling could read, is refused.
 
     Raises:
         ValueError: it is broken, or such an array.
@@ -115,10 +104,7 @@ def array_of(raw: Mapping[str, Any]) -> np.ndarray:
 
 
 def write_folder_index(folder: Path) -> tuple[Path, Tally]:
-    """Write an index of the shards in a folder, as they are.
-
-    Returns:
-        The index, and what was read.
+    """Write an index of the shards in a folder; returns its path, and the counts.
 
     Raises:
         FileExistsError: there is one.
@@ -130,11 +116,11 @@ def write_folder_index(folder: Path) -> tuple[Path, Tally]:
     entries, total = [], Tally()
     for checked in verify(urls.expand([str(folder)]), decode=False):
         if checked.problems:
-            raise ValueError(f"{checked.problems[0]}; nothing is written before every shard is whole")
+            raise ValueError(f"{checked.problems[0]}; no index is written before every shard is whole")
         tally = checked.tally
         entries.append(
-            {"file": Path(checked.place).name, "samples": tally.samples, "bytes": tally.bytes, "sha256": tally.sha256}
-            | tally.told()
+            {"file": Path(checked.url).name, "samples": tally.samples, "bytes": tally.bytes, "sha256": tally.sha256}
+            | tally.losses()
         )
         total.add(tally)
     return write_index(index, entries, {"dataset": folder.resolve().name}), total

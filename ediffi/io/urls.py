@@ -5,17 +5,19 @@ schemes; it is not used here.
 """
 
 import glob
+import io
 import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 SCHEMES = ("abfs", "abfss", "az", "file", "gcs", "gs", "hdfs", "hf", "http", "https", "memory", "s3", "sftp")
 """What may stand before `://`; the schemes of clouds need fsspec's package for them."""
 MAX_SHARDS = 1_000_000
+BUFFER = 1 << 20
 _RANGE = re.compile(r"\{(-?\d{1,18})\.\.(-?\d{1,18})(?:\.\.-?\d+)?\}")
 _SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]*):(//)?")
 
@@ -78,22 +80,21 @@ def redact(url: str) -> str:
 
 
 @contextmanager
-def open_binary(url: str) -> Iterator[BinaryIO]:
-    """Open a file for reading, from its beginning.
+def open_binary(url: str) -> Iterator[io.BufferedReader]:
+    """Open a file for reading, from its beginning, with a buffer.
 
     Raises:
         OSError: it does not exist or cannot be opened; the message names it.
         ValueError: as `check`.
     """
     check(url)
-    if not is_remote(url):
-        with open(url, "rb", buffering=0) as local:
-            yield local
-        return
-    system, path = _file_system(url)
-    with naming_errors(url):
-        file = system.open(path, "rb")
-    with file:
+    if is_remote(url):
+        system, path = _file_system(url)
+        with naming_errors(url):
+            raw = system.open(path, "rb")
+    else:
+        raw = open(url, "rb", buffering=0)  # noqa: SIM115
+    with io.BufferedReader(raw, BUFFER) as file:
         yield file
 
 

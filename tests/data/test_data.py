@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ediffi.data.shards import Shard, decode, read_index, read_shard, whole_shard
+from ediffi.data.index import Index, Shard
+from ediffi.data.shards import decode, load_shard, read_shard
 from ediffi.evaluation.datasets.toybox import held_out, render
 from ediffi.evaluation.datasets.toybox.scene import Object, Scene
 from ediffi.hub.models import SHIPPED
@@ -53,7 +54,7 @@ def test_pictures_are_averaged_down_and_come_back() -> None:
 
 
 def test_small_pictures_are_named() -> None:
-    with pytest.raises(ValueError, match="20x30 is smaller than the 32"):
+    with pytest.raises(ValueError, match="20x30 is smaller than image_size, 32"):
         to_tensor(Image.new("RGB", (20, 30)), 32)
 
 
@@ -76,13 +77,13 @@ def test_unknown_members_are_not_decoded(tmp_path: Path, shards: list[Shard]) ->
 
 def test_a_broken_index_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"index\.json"):
-        read_index(tmp_path)
+        Index.read(tmp_path)
     (tmp_path / "index.json").write_text("{")
     with pytest.raises(ValueError, match="not an index"):
-        read_index(tmp_path)
+        Index.read(tmp_path)
     (tmp_path / "index.json").write_text(json.dumps({"shards": [{"file": "a.tar", "samples": 1, "sha256": ""}]}))
     with pytest.raises(FileNotFoundError, match=r"a\.tar"):
-        read_index(tmp_path)
+        Index.read(tmp_path)
 
 
 def test_finished_shards_are_not_written_over(shard_folder: Path) -> None:
@@ -98,4 +99,4 @@ def test_a_truncated_shard_is_named(tmp_path: Path, shard_folder: Path) -> None:
     data = (tmp_path / "00001.tar").read_bytes()
     (tmp_path / "00001.tar").write_bytes(data[:middle])
     with pytest.raises(ValueError, match=r"00001.tar has \d+ complete samples, its index says 16"):
-        [whole_shard(shard) for shard in read_index(tmp_path)]
+        [load_shard(shard) for shard in Index.read(tmp_path).shards]

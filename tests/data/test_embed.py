@@ -20,25 +20,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ediffi import cli
-from ediffi.data.embedding.embed import Embedder, lacks_for_embedding, read_source, work
-from ediffi.data.embedding.encode import batches, encode_captions, for_encoder, lengths, padded_bytes
-from ediffi.data.embedding.identity import build, encoder_parts, folder_sha256, identity
+from ediffi.data.embedding.encode import Embedder, batches, encode_captions, lengths, prepare_image
+from ediffi.data.embedding.estimate import EmbeddingEstimate, estimate, format_bytes, format_duration, padded_bytes
+from ediffi.data.embedding.identity import build, folder_sha256, identity, named_encoders
 from ediffi.data.embedding.ledger import Ledger
-from ediffi.data.embedding.plan import Plan, duration, measure, told
-from ediffi.data.embedding.run import EmbedRun
-from ediffi.data.index import Index, check_embeddings, read_index
-from ediffi.data.shards import caption_of, decode, picture_of, read_shard, whole_shard
-from ediffi.data.stream import Picture, ShardStream
+from ediffi.data.embedding.run import EmbedRun, read_source, work
+from ediffi.data.index import Index, check_embeddings
+from ediffi.data.shards import caption_of, decode, image_of, load_shard, read_shard, reject_for_embedding
+from ediffi.data.stream import ImageTransform, ShardStream
 from ediffi.data.tar import Tally, read_samples
 from ediffi.hub.config import Part
 from ediffi.hub.models import SHIPPED
-from ediffi.io import distributed
+from ediffi.io.distributed import DistributedContext
 from ediffi.io.files import sha256
 from tests.data import img2dataset
 
 ENCODERS = SHIPPED / "toybox" / "encoders"
 TEXT = {"t5": Part("t5", {"path": str(ENCODERS / "t5")})}
-ALONE = distributed.DistributedContext(0, 1, "cpu", lambda value: [value])
+ALONE = DistributedContext()
 SHARDS, SAMPLES = 4, 12
 
 
@@ -52,7 +51,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def embedded(source: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Their embeddings by the encoders of the shipped Toybox."""
     folder = tmp_path_factory.mktemp("embedded") / "out"
-    EmbedRun(source, folder, encoder_parts(["toybox"]))(ALONE)
+    EmbedRun(source, folder, named_encoders(["toybox"]))(ALONE)
     return folder
 
 
@@ -73,13 +72,13 @@ def failing(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 
 
 def test_each_embedding_is_that_of_the_caption_alone(embedded: Path) -> None:
-    encoders = build(encoder_parts(["toybox"]))
+    encoders = build(named_encoders(["toybox"]))
     for raw in read_shard(embedded / "00001.tar"):
         sample = decode(raw)
         alone = {
             "t5": encoders["t5"]([sample.caption]),
             "clip_text": encoders["clip_text"]([sample.caption]),
-            "clip_image": encoders["clip_image"](for_encoder(sample.image, encoders["clip_image"])[None]),
+            "clip_image": encoders["clip_image"](prepare_image(sample.image, encoders["clip_image"])[None]),
         }
         wanted = {f"{source}.tokens": embedding.tokens[0] for source, embedding in alone.items()}
         wanted |= {f"{source}.pooled": e.pooled[0] for source, e in alone.items() if e.pooled is not None}
@@ -92,12 +91,12 @@ def test_each_embedding_is_that_of_the_caption_alone(embedded: Path) -> None:
 def test_the_rest_of_a_sample_is_as_it_came(embedded: Path, source: list[str]) -> None:
     for number, place in enumerate(source):
         found = list(read_shard(embedded / f"{number:05d}.tar"))
-        for raw, other in zip(found, read_samples(place, Tally(), lacks_for_embedding), strict=True):
+        for raw, other in zip(found, read_samples(place, Tally(), reject_for_embedding), strict=True):
             assert {name: value for name, value in raw.items() if name != "safetensors"} == other
 
 
 def test_nothing_is_padded(embedded: Path) -> None:
-    encoders = build(encoder_parts(["toybox"]))
+    encoders = build(named_encoders(["toybox"]))
     for raw in read_shard(embedded / "00000.tar"):
         sample = decode(raw)
         for name in ("t5", "clip_text"):
@@ -113,7 +112,7 @@ def test_the_index_tells_whose_embeddings_they_are(embedded: Path) -> None:
     index = Index.read(embedded)
     assert (len(index.shards), index.samples, index.dtype) == (SHARDS, SHARDS * SAMPLES, "bfloat16")
     for shard in index.shards:
-        assert len(whole_shard(shard)) == SAMPLES
+        assert len(load_shard(shard)) == SAMPLES
         assert shard.bytes == shard.path.stat().st_size
     assert index.encoders["clip_text"] == {
         "name": "clip_text",
@@ -127,7 +126,7 @@ def test_the_index_tells_whose_embeddings_they_are(embedded: Path) -> None:
 
 
 def test_training_reads_them(embedded: Path) -> None:
-    batch = next(iter(ShardStream(read_index(embedded), Picture(16), batch_size=7, seed=0)))
+    batch = next(iter(ShardStream(Index.read(embedded).shards, ImageTransform(16), batch_size=7, seed=0)))
     assert set(batch.cond.sources) == {"t5", "clip_text", "clip_image"}
     assert batch.images.shape == (7, 3, 16, 16)
 
@@ -159,13 +158,13 @@ def test_order_and_batches_do_not_matter(source: list[str]) -> None:
 def test_a_picture_is_prepared_as_clip_prepares_it(source: list[str]) -> None:
     import open_clip
 
-    encoder = build(encoder_parts(["toybox"]))["clip_image"]
-    image = picture_of(read_source(source[0], Tally())[0]).resize((150, 100))
+    encoder = build(named_encoders(["toybox"]))["clip_image"]
+    image = image_of(read_source(source[0], Tally())[0]).resize((150, 100))
     settings = open_clip.transform.PreprocessCfg(**encoder.model.visual.preprocess_cfg)
     own = open_clip.transform.image_transform_v2(settings, is_train=False)
     wanted = own(image) * encoder.std + encoder.mean
-    torch.testing.assert_close(for_encoder(image, encoder) / 2 + 0.5, wanted, atol=1e-5, rtol=0)
-    assert for_encoder(image, torch.nn.Identity()).shape == (3, 224, 224)
+    torch.testing.assert_close(prepare_image(image, encoder) / 2 + 0.5, wanted, atol=1e-5, rtol=0)
+    assert prepare_image(image, torch.nn.Identity()).shape == (3, 224, 224)
 
 
 # Restart
@@ -243,7 +242,7 @@ def test_the_shard_of_a_dead_process_is_taken_over(source: list[str], tmp_path: 
 
 
 def test_a_finished_shard_is_not_done_again(embedded: Path, source: list[str], tmp_path: Path) -> None:
-    run = EmbedRun(source, tmp_path / "out", encoder_parts(["toybox"]))
+    run = EmbedRun(source, tmp_path / "out", named_encoders(["toybox"]))
     ledger = Ledger(run.folder, SHARDS, run._request(build(run.parts)))
     ledger.begin()
     for number in (0, 2):
@@ -269,11 +268,12 @@ def test_a_shard_that_was_removed_is_done_again(tmp_path: Path) -> None:
 
 
 def test_the_same_command_again_finds_it_complete(
-    embedded: Path, source: list[str], capsys: pytest.CaptureFixture[str]
+    embedded: Path, source: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     before = digests(embedded)
-    EmbedRun(source, embedded, encoder_parts(["toybox"]))(ALONE)
-    assert capsys.readouterr().out == f"complete already: {embedded / 'index.json'}\n"
+    with caplog.at_level("INFO", "ediffi"):
+        EmbedRun(source, embedded, named_encoders(["toybox"]))(ALONE)
+    assert caplog.messages == [f"complete already: {embedded / 'index.json'}"]
     assert digests(embedded) == before
 
 
@@ -294,12 +294,12 @@ def test_the_command_embeds_and_tells(source: list[str], tmp_path: Path, capsys:
 
 
 def test_what_is_expected_is_what_comes(source: list[str], embedded: Path) -> None:
-    plan = measure(source, Embedder(build(encoder_parts(["toybox"]))), processes=2)
+    plan = estimate(source, Embedder(build(named_encoders(["toybox"]))), processes=2)
     assert (plan.shards, plan.processes, plan.measured) == (4, 2, 48)
     assert plan.samples == pytest.approx(48, rel=0.05)
-    written = sum(shard.path.stat().st_size for shard in read_index(embedded))
+    written = sum(shard.path.stat().st_size for shard in Index.read(embedded).shards)
     assert plan.media_bytes + plan.embedding_bytes == pytest.approx(written, rel=0.05)
-    assert measure(source, Embedder(build(TEXT))).padded_share == pytest.approx(
+    assert estimate(source, Embedder(build(TEXT))).padded_share == pytest.approx(
         np.mean([len(row["t5.tokens"]) for row in rows_of(embedded)]) / 113, rel=1e-6
     )
 
@@ -309,18 +309,18 @@ def rows_of(folder: Path) -> list[dict[str, torch.Tensor]]:
 
 
 def test_sizes_and_times_for_people() -> None:
-    assert [told(count) for count in (12, 4_300, 71e9, 2.5e15)] == ["12 bytes", "4.3 kB", "71 GB", "2,500.0 TB"]
-    assert [duration(s) for s in (12, 1234, 12345, 3e6)] == ["12 s", "21 min", "3 h 26 min", "34 days 17 h"]
+    assert [format_bytes(count) for count in (12, 4_300, 71e9, 2.5e15)] == ["12 bytes", "4.3 kB", "71 GB", "2,500.0 TB"]
+    assert [format_duration(s) for s in (12, 1234, 12345, 3e6)] == ["12 s", "21 min", "3 h 26 min", "34 days 17 h"]
 
 
 # Encoders
 
 
 def test_encoders_by_model_name_file_and_names(tmp_path: Path) -> None:
-    shipped = encoder_parts(["toybox"])
+    shipped = named_encoders(["toybox"])
     assert list(shipped) == ["t5", "clip_text", "clip_image"]
-    assert encoder_parts([str(SHIPPED / "toybox")]) == shipped
-    named = encoder_parts(["t5_xxl", "clip_l14_text", "clip_l14_image", "other=t5"])
+    assert named_encoders([str(SHIPPED / "toybox")]) == shipped
+    named = named_encoders(["t5_xxl", "clip_l14_text", "clip_l14_image", "other=t5"])
     assert {source: part.name for source, part in named.items()} == {
         "t5": "t5_xxl",
         "clip_text": "clip_l14_text",
@@ -329,9 +329,9 @@ def test_encoders_by_model_name_file_and_names(tmp_path: Path) -> None:
     }
     path = tmp_path / "encoders.yaml"
     path.write_text(yaml.safe_dump({"t5": {"name": "t5", "arguments": {"path": str(ENCODERS / "t5")}}}))
-    assert encoder_parts([str(path)]) == TEXT
-    assert encoder_parts(["recipes/paper/cascade.yaml"])["t5"] == Part("t5_xxl", {})
-    assert Path(encoder_parts(["recipes/toybox/cascade.yaml"])["t5"].arguments["path"]).is_dir()
+    assert named_encoders([str(path)]) == TEXT
+    assert named_encoders(["recipes/paper/cascade.yaml"])["t5"] == Part("t5_xxl", {})
+    assert Path(named_encoders(["recipes/toybox/cascade.yaml"])["t5"].arguments["path"]).is_dir()
 
 
 def test_an_encoder_is_known_by_its_weights_not_by_its_place(tmp_path: Path) -> None:
@@ -367,7 +367,7 @@ def test_a_yaml_that_names_no_encoders(tmp_path: Path) -> None:
     for content in ("- t5", "{t5: t5}", "{t5: [", "{t5: {arguments: {}}}"):
         path.write_text(content)
         with pytest.raises(ValueError, match=r"a\.yaml names no encoders"):
-            encoder_parts([str(path)])
+            named_encoders([str(path)])
 
 
 # Bad input
@@ -378,7 +378,7 @@ def text_run(shards: Sequence[str], folder: Path, **options: int) -> EmbedRun:
 
 
 def test_shards_that_are_not_there(source: list[str], tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"2 of 3 shards are not there, the first is .*00000\.tar"):
+    with pytest.raises(FileNotFoundError, match=r"2 of 3 shards do not exist, the first is .*00000\.tar"):
         text_run([f"{tmp_path}/00000.tar", source[0], f"{tmp_path}/x.tar"], tmp_path / "out")(ALONE)
     assert not (tmp_path / "out").exists()
 
@@ -390,7 +390,7 @@ def test_an_unreadable_shard_does_not_stop_the_others(source: list[str], tmp_pat
     assert cli.main(["data", "index", str(tmp_path)]) == 0
     shards = [str(tmp_path / Path(place).name) for place in source[:2]]
     Path(shards[1]).write_bytes(Path(source[2]).read_bytes())
-    with pytest.raises(ValueError, match=r"1 of 2 shards could not be read, .*00001.tar does not have the sha256"):
+    with pytest.raises(ValueError, match=r"1 of 2 shards could not be read, .*00001.tar has another sha256"):
         text_run(shards, tmp_path / "out")(ALONE)
     assert len(list((tmp_path / "out").glob("*.tar"))) == 1
     Path(shards[1]).write_bytes(Path(source[1]).read_bytes())
@@ -400,7 +400,7 @@ def test_an_unreadable_shard_does_not_stop_the_others(source: list[str], tmp_pat
     assert [shard.sha256 for shard in index.shards] == [shard.sha256 for shard in other.shards]
 
 
-def test_losses_are_counted_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_losses_are_counted_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def change(made: dict[str, Any], row: int) -> dict[str, Any]:
         changes: list[dict[str, Any]] = [
             {"txt": b""},
@@ -413,13 +413,14 @@ def test_losses_are_counted_and_told(tmp_path: Path, capsys: pytest.CaptureFixtu
     shards = img2dataset.write(tmp_path / "in", 2, 6, change=change)
     truncated = Path(shards[1]).read_bytes()
     Path(shards[1]).write_bytes(truncated[: len(truncated) // 2])
-    text_run(shards, tmp_path / "out")(ALONE)
+    with caplog.at_level("INFO", "ediffi"):
+        text_run(shards, tmp_path / "out")(ALONE)
     index = Index.read(tmp_path / "out")
     first, second = index.content["shards"]
-    assert first["dropped"] == {"no caption": 1, "picture broken": 1, "status failed": 1}
+    assert first["dropped"] == {"no caption": 1, "image broken": 1, "status failed": 1}
     assert first["skipped"] == {"suffix .pkl not read": 2}
     assert (first["samples"], second["dropped"]["cut off"], len(second["broken"])) == (3, 1, 1)
-    assert "2 no caption" in capsys.readouterr().out
+    assert "2 no caption" in caplog.text
 
 
 def test_no_captions_at_all(tmp_path: Path) -> None:
@@ -427,7 +428,7 @@ def test_no_captions_at_all(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no sample to embed in the first shards: 6 no caption"):
         text_run(shards, tmp_path / "out")(ALONE)
     shards = img2dataset.write(tmp_path / "in", 1, 3, change=lambda made, row: made | {"jpg": b"x"})
-    with pytest.raises(ValueError, match=r"no sample to embed in .*00000.tar: 3 picture broken"):
+    with pytest.raises(ValueError, match=r"no sample to embed in .*00000.tar: 3 image broken"):
         text_run(shards, tmp_path / "out")(ALONE)
 
 
@@ -435,11 +436,11 @@ def test_another_run_in_the_folder(embedded: Path, source: list[str], tmp_path: 
     with pytest.raises(ValueError, match=r"other shards than these \(encoders differ\)"):
         text_run(source, embedded)(ALONE)
     with pytest.raises(ValueError, match=r"\(sources differ\)"):
-        EmbedRun(source[:2], embedded, encoder_parts(["toybox"]))(ALONE)
+        EmbedRun(source[:2], embedded, named_encoders(["toybox"]))(ALONE)
     Ledger(tmp_path / "begun", 4, {"dtype": "bfloat16"}).begin()
     with pytest.raises(ValueError, match=r"is getting, other shards than these \(dtype differ\)"):
         Ledger(tmp_path / "begun", 4, {"dtype": "float16"})
-    with pytest.raises(ValueError, match="holds shards that were not made by this command"):
+    with pytest.raises(ValueError, match="holds shards that this command did not make"):
         text_run(source, Path(source[0]).parent)(ALONE)
 
 
@@ -457,23 +458,23 @@ def test_a_full_disk(source: list[str], tmp_path: Path) -> None:
 
 
 def test_too_little_space_is_said_before_it_begins(tmp_path: Path) -> None:
-    plan = Plan(9, 10**15, 10**9, 256, 10**18, 10**18, 0.1, 1e6, 8)
-    with pytest.raises(ValueError, match=r"of free space, and about 2,000,000.0 TB will be written"):
+    plan = EmbeddingEstimate(9, 10**15, 10**9, 256, 10**18, 10**18, 0.1, 1e6, 8)
+    with pytest.raises(ValueError, match=r"about 2,000,000.0 TB will be written"):
         plan.check_space(tmp_path / "not" / "yet" / "there")
     assert "11 days 13 h" in plan.lines(tmp_path)[2]
 
 
-@pytest.mark.parametrize(("option", "value"), [("batch_tokens", 0), ("batch_pictures", -1)])
+@pytest.mark.parametrize(("option", "value"), [("batch_tokens", 0), ("batch_images", -1)])
 def test_wrong_numbers(option: str, value: int, source: list[str], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"{option} must be at least 1, got {value}"):
         text_run(source, tmp_path, **{option: value})(ALONE)
 
 
 def test_more_processes_than_shards_is_told(
-    source: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    source: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    text_run(source[:1], tmp_path / "out")(distributed.DistributedContext(0, 3, "cpu", lambda value: [value] * 3))
-    assert "1 shards for 3 processes: 2 will be idle" in capsys.readouterr().err
+    text_run(source[:1], tmp_path / "out")(DistributedContext(0, 3, "cpu", lambda value: [value] * 3))
+    assert "1 shards for 3 processes: 2 will be idle" in caplog.text
 
 
 # The real thing: the command line, killed
@@ -495,7 +496,7 @@ def run_command(argv: Sequence[str]) -> subprocess.Popen[str]:
 @pytest.mark.parametrize(("devices", "kills"), [(1, 10), (2, 10)])
 def test_the_command_killed_at_random(devices: int, kills: int, tmp_path: Path) -> None:
     source = img2dataset.write(tmp_path / "source", 8, 150)
-    run = EmbedRun(source, tmp_path / "unbroken", encoder_parts(["toybox"]))
+    run = EmbedRun(source, tmp_path / "unbroken", named_encoders(["toybox"]))
     torch.set_num_threads(1)
     run(ALONE)
     rng = random.Random(devices)
@@ -519,5 +520,5 @@ def test_the_command_killed_at_random(devices: int, kills: int, tmp_path: Path) 
     assert digests(tmp_path / "out") == digests(tmp_path / "unbroken") | {
         "index.json": sha256(tmp_path / "out" / "index.json")
     }
-    keys = [raw["__key__"] for shard in read_index(tmp_path / "out") for raw in whole_shard(shard)]
+    keys = [raw["__key__"] for shard in Index.read(tmp_path / "out").shards for raw in load_shard(shard)]
     assert len(keys) == len(set(keys)) == 8 * 150

@@ -24,12 +24,12 @@ from ediffi.cli.data import filter as filter_command
 from ediffi.cli.parser import run as run_command
 from ediffi.cli.recipes import path_of
 from ediffi.data.filtering.aesthetic import HIDDEN, LAYERS, load_head
-from ediffi.data.filtering.filters import DUPLICATE, Job, Keep, read_recipe
+from ediffi.data.filtering.filters import DUPLICATE, FilterRun, Keep, read_recipe
 from ediffi.data.filtering.measure import Measures, measure
 from ediffi.data.filtering.page import write_page
-from ediffi.data.filtering.report import EDGES, Report
-from ediffi.data.filtering.scorer import Head, Measuring, Scorer
-from ediffi.data.index import read_index
+from ediffi.data.filtering.report import EDGES, FilterReport
+from ediffi.data.filtering.scorer import AestheticHead, Scorer, ScoreSettings
+from ediffi.data.index import Index
 from ediffi.evaluation.datasets.toybox import caption, render, sample_scene
 from ediffi.hub.config import Part
 from ediffi.hub.models import SHIPPED
@@ -40,7 +40,7 @@ from ediffi.registry import encoders
 CLIP = str(SHIPPED / "toybox" / "encoders" / "clip")
 WITH_CLIP = {"clip_image": Part("clip_image", {"path": CLIP}), "clip_text": Part("clip_text", {"path": CLIP})}
 ALIGNED = Keep(alignment=0.1)
-ALONE = DistributedContext(0, 1, "cpu", lambda value: [value])
+ALONE = DistributedContext()
 
 
 def picture(seed: int, size: tuple[int, int] = (80, 80), suffix: str = "jpeg") -> bytes:
@@ -95,11 +95,11 @@ def raw(tmp_path: Path) -> list[str]:
 
 
 @pytest.fixture
-def job(tmp_path: Path, raw: list[str]) -> Callable[..., Job]:
-    def make(name: str = "out", keep: Keep = ALIGNED, shards: list[str] | None = None, **options: Any) -> Job:
+def job(tmp_path: Path, raw: list[str]) -> Callable[..., FilterRun]:
+    def make(name: str = "out", keep: Keep = ALIGNED, shards: list[str] | None = None, **options: Any) -> FilterRun:
         output = tmp_path / name
         measures = options.pop("measures", output / "measures")
-        return Job(shards or raw, output, measures, Measuring(**options), keep)
+        return FilterRun(shards or raw, output, measures, ScoreSettings(**options), keep)
 
     return make
 
@@ -107,16 +107,16 @@ def job(tmp_path: Path, raw: list[str]) -> Callable[..., Job]:
 # What is kept
 
 
-def test_what_is_kept_is_as_it_came(job: Callable[..., Job], raw: list[str]) -> None:
+def test_what_is_kept_is_as_it_came(job: Callable[..., FilterRun], raw: list[str]) -> None:
     total = job().run(ALONE)
     before = {name: data for shard in raw for name, data in members(Path(shard)).items()}
-    after = {name: data for shard in read_index(job().output) for name, data in members(shard.path).items()}
+    after = {name: data for shard in Index.read(job().output).shards for name, data in members(shard.path).items()}
     assert all(before[name] == data for name, data in after.items())
     assert total.kept == sum(name.endswith(".jpg") for name in after) == 23
     assert not list(job().output.rglob("*.tmp"))
 
 
-def test_counts_by_reason_add_up(job: Callable[..., Job]) -> None:
+def test_counts_by_reason_add_up(job: Callable[..., FilterRun]) -> None:
     total = job().run(ALONE)
     assert total.samples == 36
     assert total.dropped == {"alignment below 0.1": 9, DUPLICATE: 3, "no caption": 1}
@@ -124,15 +124,17 @@ def test_counts_by_reason_add_up(job: Callable[..., Job]) -> None:
     for name, values in (("short_side", 36), ("alignment", 36), ("aesthetic", 0)):
         assert sum(total.scores[name]["kept"]) + sum(total.scores[name]["dropped"]) == values
     assert sum(total.scores["alignment"]["kept"]) == total.kept
-    reports = [Report.read(job().report_path(name)) for name in job().names()]
+    reports = [FilterReport.read(job().output / f"{name}.report.json") for name in job().by_name]
     assert [report.samples for report in reports] == [12, 12, 12]
-    assert [report.shard["samples"] for report in reports] == [shard.samples for shard in read_index(job().output)]
+    assert [report.shard["samples"] for report in reports] == [
+        shard.samples for shard in Index.read(job().output).shards
+    ]
 
 
 @pytest.mark.parametrize(("size", "kept"), [((64, 90), False), ((90, 65), True), ((65, 65), True), ((1, 300), False)])
 def test_the_shortest_side_is_strictly_longer(tmp_path: Path, size: tuple[int, int], kept: bool) -> None:
     shard = write(tmp_path / "a.tar", [sample("0", picture(0, size)), sample("1", picture(1, (70, 70)))])
-    found = measure(shard, Measuring(), Scorer(Measuring()))
+    found = measure(shard, ScoreSettings(), Scorer(ScoreSettings()))
     assert found.sizes[0] == list(size)
     assert Keep(short_side_above=64).judge(found) == [None if kept else "short side at most 64", None]
 
@@ -149,14 +151,14 @@ def test_what_is_broken_is_dropped_and_stops_nothing(tmp_path: Path) -> None:
         sample("6", good, similarity="high"),
         sample("7", good, similarity=float("nan")),
     ]
-    found = measure(write(tmp_path / "a.tar", samples), Measuring(), Scorer(Measuring()))
+    found = measure(write(tmp_path / "a.tar", samples), ScoreSettings(), Scorer(ScoreSettings()))
     verdicts = Keep(alignment=0.1).judge(found)
-    broken = ["broken picture", "broken picture", "broken caption or JSON", "broken caption or JSON"]
+    broken = ["broken image", "broken image", "broken caption or JSON", "broken caption or JSON"]
     assert verdicts == ["no alignment score", *broken, "no caption", "no alignment score", "no alignment score"]
     assert Keep(caption=False).judge(found)[5] is None
 
 
-def test_a_cut_shard_and_foreign_members_are_noted(tmp_path: Path, job: Callable[..., Job]) -> None:
+def test_a_cut_shard_and_foreign_members_are_noted(tmp_path: Path, job: Callable[..., FilterRun]) -> None:
     canary = tmp_path / "canary"
     samples = [sample(str(row), picture(row)) for row in range(12)]
     samples[0]["pkl"] = f"cposix\nsystem\n(S'touch {canary}'\ntR.".encode()
@@ -172,7 +174,7 @@ def test_a_cut_shard_and_foreign_members_are_noted(tmp_path: Path, job: Callable
 # Duplicates
 
 
-def test_of_duplicates_the_first_that_passes_is_kept(tmp_path: Path, job: Callable[..., Job]) -> None:
+def test_of_duplicates_the_first_that_passes_is_kept(tmp_path: Path, job: Callable[..., FilterRun]) -> None:
     data = picture(0)
     shards = [
         write(tmp_path / "a.tar", [sample("0", data, similarity=0.0), sample("1", picture(1), similarity=0.5)]),
@@ -180,11 +182,13 @@ def test_of_duplicates_the_first_that_passes_is_kept(tmp_path: Path, job: Callab
     ]
     made = job("unique", Keep(alignment=0.3), shards)
     made.run(ALONE)
-    kept = {name.partition(".")[0] for shard in read_index(made.output) for name in members(shard.path)}
+    kept = {name.partition(".")[0] for shard in Index.read(made.output).shards for name in members(shard.path)}
     assert kept == {"1", "2"}
 
 
-def test_neither_order_nor_restarts_nor_processes_change_what_is_kept(job: Callable[..., Job], raw: list[str]) -> None:
+def test_neither_order_nor_restarts_nor_processes_change_what_is_kept(
+    job: Callable[..., FilterRun], raw: list[str]
+) -> None:
     once = job("once")
     once.run(ALONE)
     wanted = files(once.output)
@@ -208,7 +212,7 @@ def test_neither_order_nor_restarts_nor_processes_change_what_is_kept(job: Calla
     assert files(together.output) == wanted
 
 
-def together_run(made: Job, count: int) -> None:
+def together_run(made: FilterRun, count: int) -> None:
     """The job by several processes, here threads that wait for each other."""
     barrier, failed = threading.Barrier(count), []
 
@@ -231,7 +235,7 @@ def together_run(made: Job, count: int) -> None:
     assert not failed
 
 
-def test_what_is_finished_is_left_as_it_is(job: Callable[..., Job]) -> None:
+def test_what_is_finished_is_left_as_it_is(job: Callable[..., FilterRun]) -> None:
     job().run(ALONE)
     tars = [path for path in job().output.rglob("*") if path.is_file() and path.suffix != ".json"]
     measures = list((job().output / "measures").iterdir())
@@ -240,7 +244,7 @@ def test_what_is_finished_is_left_as_it_is(job: Callable[..., Job]) -> None:
     assert [path.stat().st_mtime_ns for path in (*tars, *measures)] == before
 
 
-def test_measures_serve_other_thresholds(tmp_path: Path, job: Callable[..., Job]) -> None:
+def test_measures_serve_other_thresholds(tmp_path: Path, job: Callable[..., FilterRun]) -> None:
     shared = tmp_path / "measures"
     job("one", measures=shared).run(ALONE)
     before = [path.stat().st_mtime_ns for path in shared.iterdir()]
@@ -249,7 +253,7 @@ def test_measures_serve_other_thresholds(tmp_path: Path, job: Callable[..., Job]
     assert loose.kept == 28
 
 
-def test_perceptual_hashes_find_copies(tmp_path: Path, job: Callable[..., Job]) -> None:
+def test_perceptual_hashes_find_copies(tmp_path: Path, job: Callable[..., FilterRun]) -> None:
     pytest.importorskip("imagehash")
     original, copy = picture(0, (240, 200)), io.BytesIO()
     Image.open(io.BytesIO(original)).resize((120, 100), Image.Resampling.BICUBIC).save(copy, "jpeg", quality=75)
@@ -259,7 +263,7 @@ def test_perceptual_hashes_find_copies(tmp_path: Path, job: Callable[..., Job]) 
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_it_goes_on(tmp_path: Path, job: Callable[..., Job], raw: list[str]) -> None:
+def test_killed_at_any_moment_it_goes_on(tmp_path: Path, job: Callable[..., FilterRun], raw: list[str]) -> None:
     job("once").run(ALONE)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("keep: {alignment: 0.1}\n")
@@ -307,7 +311,7 @@ def test_scores_are_those_of_the_encoders(tmp_path: Path, scenes: list[tuple[byt
         {"__key__": "2", "png": scenes[0][0], "txt": scenes[1][1].encode()},
         {"__key__": "3", "png": scenes[0][0]},
     ]
-    measuring = Measuring(**WITH_CLIP, aesthetic=Head(str(head)), batch_size=3)
+    measuring = ScoreSettings(**WITH_CLIP, aesthetic=AestheticHead(str(head)), batch_size=3)
     found = measure(write(tmp_path / "a.tar", samples), measuring, Scorer(measuring))
 
     image, text = (encoders.create(name, path=CLIP) for name in ("clip_image", "clip_text"))
@@ -328,14 +332,14 @@ def test_what_the_shards_tell_is_believed_unless_told_otherwise(
     told = sample("0", scenes[0][0], scenes[0][1], similarity=0.123, AESTHETIC_SCORE=6)
     half = sample("2", scenes[0][0], scenes[0][1], similarity=0.321)
     shard = write(tmp_path / "a.tar", [told, sample("1", scenes[1][0], scenes[1][1]), half])
-    measuring = Measuring(**WITH_CLIP)
+    measuring = ScoreSettings(**WITH_CLIP)
     found = measure(shard, measuring, Scorer(measuring))
     assert (found.alignment[0], found.alignment[2], found.aesthetic) == (0.123, 0.321, [6.0, None, None])
     assert found.told == {"alignment": 2, "aesthetic": 1}
-    measured = Measuring(**WITH_CLIP, similarity=None)
+    measured = ScoreSettings(**WITH_CLIP, similarity=None)
     assert measure(shard, measured, Scorer(measured)).alignment[0] != 0.123
-    total = Report.of(found, [None, None, None], None)
-    assert any("2 alignment scores were told by the shards and 1 computed" in notice for notice in total.notices())
+    total = FilterReport.of(found, [None, None, None], None)
+    assert any("2 alignment scores come from the metadata and 1 were computed" in notice for notice in total.notices())
 
 
 def test_a_score_does_not_depend_on_its_neighbours(tmp_path: Path, scenes: list[tuple[bytes, str]]) -> None:
@@ -343,7 +347,7 @@ def test_a_score_does_not_depend_on_its_neighbours(tmp_path: Path, scenes: list[
     shard = write(tmp_path / "a.tar", samples)
     alone, together = (
         measure(shard, measuring, Scorer(measuring)).alignment
-        for measuring in (Measuring(**WITH_CLIP, batch_size=1), Measuring(**WITH_CLIP, batch_size=4))
+        for measuring in (ScoreSettings(**WITH_CLIP, batch_size=1), ScoreSettings(**WITH_CLIP, batch_size=4))
     )
     assert alone == pytest.approx(together, abs=2e-6)
 
@@ -411,21 +415,25 @@ def test_wrong_heads_are_named(tmp_path: Path) -> None:
 def test_parts_that_do_not_fit_are_named(tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(1, 768), "bias": torch.zeros(1)}, tmp_path / "l14.safetensors")
     with pytest.raises(ValueError, match="the aesthetic head reads embeddings of width 768, clip_image makes"):
-        Scorer(Measuring(clip_image=WITH_CLIP["clip_image"], aesthetic=Head(str(tmp_path / "l14.safetensors"))))
+        Scorer(
+            ScoreSettings(
+                clip_image=WITH_CLIP["clip_image"], aesthetic=AestheticHead(str(tmp_path / "l14.safetensors"))
+            )
+        )
     with pytest.raises(ValueError, match="clip_image must be an encoder that reads images"):
-        Scorer(Measuring(clip_image=WITH_CLIP["clip_text"]))
+        Scorer(ScoreSettings(clip_image=WITH_CLIP["clip_text"]))
     with pytest.raises(ValueError, match="aesthetic needs a clip_image"):
-        Measuring(aesthetic=Head("x.safetensors"))
+        ScoreSettings(aesthetic=AestheticHead("x.safetensors"))
 
 
 # Bad input
 
 
-def test_bad_jobs_are_named(tmp_path: Path, raw: list[str], job: Callable[..., Job]) -> None:
+def test_bad_jobs_are_named(tmp_path: Path, raw: list[str], job: Callable[..., FilterRun]) -> None:
     with pytest.raises(ValueError, match="1 of the shards have the file name of another"):
         job(shards=[*raw, write(tmp_path / "other" / "00001.tar", [sample("x", picture(0))])])
     with pytest.raises(
-        ValueError, match=r"keep\.alignment is a threshold on a score that is neither told nor measured"
+        ValueError, match=r"keep\.alignment is a threshold on a score that is neither computed nor in the metadata"
     ):
         job(similarity=None)
     with pytest.raises(ValueError, match="nothing is left of 3 shards"):
@@ -435,7 +443,7 @@ def test_bad_jobs_are_named(tmp_path: Path, raw: list[str], job: Callable[..., J
             Keep(**bad)
 
 
-def test_folders_of_other_settings_are_refused(tmp_path: Path, job: Callable[..., Job]) -> None:
+def test_folders_of_other_settings_are_refused(tmp_path: Path, job: Callable[..., FilterRun]) -> None:
     job().run(ALONE)
     with pytest.raises(ValueError, match="out holds a filter of other shards or settings"):
         job(keep=Keep(alignment=0.2)).run(ALONE)
@@ -443,12 +451,12 @@ def test_folders_of_other_settings_are_refused(tmp_path: Path, job: Callable[...
         job("new", measures=job().measures, hash="perceptual").run(ALONE)
 
 
-def test_a_shard_that_changed_is_named(job: Callable[..., Job], raw: list[str]) -> None:
+def test_a_shard_that_changed_is_named(job: Callable[..., FilterRun], raw: list[str]) -> None:
     job().run(ALONE)
     for name in ("00001.report.json", "00001.tar"):
         (job().output / name).unlink()
     write(Path(raw[1]), [sample(f"00001{row:04d}", picture(50 + row)) for row in range(12)])
-    with pytest.raises(ValueError, match=r"00001.tar is not the shard that was measured"):
+    with pytest.raises(ValueError, match=r"00001.tar changed since it was measured"):
         job().run(ALONE)
     assert not (job().output / "00001.tar").exists()
 
@@ -464,7 +472,7 @@ def test_broken_notes_are_named(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="holds no measures of a shard"):
             Measures.read(tmp_path / "a.json")
         with pytest.raises(ValueError, match="holds no report of a filter"):
-            Report.read(tmp_path / "a.json")
+            FilterReport.read(tmp_path / "a.json")
 
 
 def test_recipes_are_typed(tmp_path: Path) -> None:
@@ -474,7 +482,7 @@ def test_recipes_are_typed(tmp_path: Path) -> None:
         "keep: {short_side_above: 256, alignment: 0.2, aesthetic: 5}\n"
     )
     measuring, keep = read_recipe(recipe)
-    assert measuring == Measuring(clip_image=Part("clip_image", {"path": "x"}), hash="perceptual")
+    assert measuring == ScoreSettings(clip_image=Part("clip_image", {"path": "x"}), hash="perceptual")
     assert keep == Keep(256, 0.2, 5.0)
     for wrong in (
         "keep: {short_side: 64}",
@@ -496,7 +504,7 @@ def test_recipes_are_typed(tmp_path: Path) -> None:
 # Page and commands
 
 
-def test_the_page_shows_every_score_and_reason(job: Callable[..., Job]) -> None:
+def test_the_page_shows_every_score_and_reason(job: Callable[..., FilterRun]) -> None:
     made = job()
     write_page(made.output / "filter.png", made, made.run(ALONE))
     with Image.open(made.output / "filter.png") as page:
@@ -509,8 +517,8 @@ def test_histograms_lose_nothing_beyond_their_ends(tmp_path: Path) -> None:
     samples = [
         sample(str(row), picture(row, (4 + row, 8)), AESTHETIC_SCORE=mark) for row, mark in enumerate((-3, 5, 12.5))
     ]
-    found = measure(write(tmp_path / "a.tar", samples), Measuring(), Scorer(Measuring()))
-    report = Report.of(found, [None, "aesthetic", None], None)
+    found = measure(write(tmp_path / "a.tar", samples), ScoreSettings(), Scorer(ScoreSettings()))
+    report = FilterReport.of(found, [None, "aesthetic", None], None)
     assert sum(report.scores["aesthetic"]["kept"]) == 2
     assert (report.scores["aesthetic"]["kept"][0], report.scores["aesthetic"]["kept"][-1]) == (1, 1)
     assert sum(report.scores["short_side"]["kept"]) == 2
@@ -526,7 +534,7 @@ def test_the_command_filters(tmp_path: Path, raw: list[str], capsys: pytest.Capt
         == 0
     )
     assert "23 of 36 kept (63.9 %)" in capsys.readouterr().out
-    assert sum(shard.samples for shard in read_index(tmp_path / "out")) == 23
+    assert sum(shard.samples for shard in Index.read(tmp_path / "out").shards) == 23
     words = [
         pattern,
         "--config",
@@ -546,4 +554,4 @@ def test_the_recipe_that_ships_keeps_what_the_paper_says() -> None:
     assert (keep.short_side_above, keep.unique) == (64, True)
     assert keep.alignment is not None
     assert keep.aesthetic is not None
-    assert measuring == Measuring()
+    assert measuring == ScoreSettings()

@@ -14,9 +14,8 @@ import torch
 from safetensors.torch import save
 
 from ediffi import cli
-from ediffi.data.embedding.embed import lacks_for_embedding
-from ediffi.data.index import Shard, read_index
-from ediffi.data.shards import Sample, decode, read_shard, whole_shard, write_shards
+from ediffi.data.index import Index, Shard
+from ediffi.data.shards import Sample, decode, load_shard, read_shard, reject_for_embedding, write_shards
 from ediffi.data.tar import MAX_HEADER, MAX_MEMBER, Tally, read_samples
 from ediffi.data.verify import array_of, check_shard
 from ediffi.io import urls
@@ -72,7 +71,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 def count(path: Path, data: bytes) -> Tally:
     path.write_bytes(data)
     tally = Tally()
-    for _ in read_samples(str(path), tally, lacks_for_embedding):
+    for _ in read_samples(str(path), tally, reject_for_embedding):
         pass
     return tally
 
@@ -92,13 +91,13 @@ def seen_whole(data: bytes) -> Callable[[int], int]:
 def test_cut_off_at_every_block(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     data: bytes = request.getfixturevalue(kind)
     whole = count(tmp_path / "whole.tar", data)
-    assert (whole.samples, whole.told(), whole.bytes) == (SAMPLES, {}, len(data))
+    assert (whole.samples, whole.losses(), whole.bytes) == (SAMPLES, {}, len(data))
     assert whole.sha256 == sha256(tmp_path / "whole.tar")
     known = Shard(str(tmp_path / "cut.tar"), SAMPLES, whole.sha256, len(data))
     wanted = seen_whole(data)
     for cut in range(0, len(data), BLOCK):
         known.path.write_bytes(data[:cut])
-        checked = check_shard(known.place, known, decode=False)
+        checked = check_shard(known.url, known, decode=False)
         tally = checked.tally
         assert tally.samples == wanted(cut)
         # Nothing is lost in silence: the end mark was there, or the tally says that it was not.
@@ -107,7 +106,7 @@ def test_cut_off_at_every_block(kind: str, request: pytest.FixtureRequest, tmp_p
         assert checked.problems
         if cut % (16 * BLOCK) == 0:
             with pytest.raises(ValueError, match=r"its index says"):
-                whole_shard(known)
+                load_shard(known)
 
 
 @pytest.mark.parametrize("kind", ["foreign", "own"])
@@ -126,10 +125,10 @@ def test_flipped_bits(kind: str, request: pytest.FixtureRequest, tmp_path: Path)
         # Where a checksum exists, every flip is seen; where none exists, samples are missing only with a reason.
         assert any("sha256" in problem for problem in checked.problems)
         if checked.tally.samples < SAMPLES:
-            assert checked.tally.told()
+            assert checked.tally.losses()
         lost[checked.tally.samples < SAMPLES] += 1
     with pytest.raises(ValueError, match=r"its index says"):
-        whole_shard(known)
+        load_shard(known)
     assert lost[True] > 10, "the flips should have hit headers too"
 
 
@@ -151,7 +150,7 @@ def tar_of(path: Path, *entries: tuple[tarfile.TarInfo, bytes], good: int = 2) -
 
 def read(path: Path) -> Tally:
     tally = Tally()
-    for raw in read_samples(str(path), tally, lacks_for_embedding):
+    for raw in read_samples(str(path), tally, reject_for_embedding):
         assert {"jpg", "txt"} <= raw.keys() <= {"__key__", "jpg", "txt", "json", "npy"}
     return tally
 
@@ -197,7 +196,7 @@ def test_links_and_devices(kind: bytes, tmp_path: Path) -> None:
     tally = read(path)
     assert tally.samples == 2
     assert tally.skipped == {"link, device or sparse file": 1}
-    assert tally.dropped == {"no picture": 1}
+    assert tally.dropped == {"no image": 1}
 
 
 def raw_header(name: bytes, size: bytes, kind: bytes = b"0") -> bytes:
@@ -248,7 +247,7 @@ def test_headers_that_lie(evil: bytes, tmp_path: Path) -> None:
     path.write_bytes(data[:begin] + evil + data[begin:])
     tally = read(path)
     assert tally.samples <= 2
-    assert tally.samples == 2 or tally.told()
+    assert tally.samples == 2 or tally.losses()
     assert tally.bytes == path.stat().st_size
     path.write_bytes(evil)
     assert read(path).samples == 0
@@ -260,7 +259,7 @@ def test_limits_of_members(tmp_path: Path) -> None:
     assert read(path).skipped == {f"more than {MAX_MEMBER >> 20} MiB": 1}
     long = "a" * MAX_HEADER + ".txt"
     assert "header of more than" in read(tar_of(path, entry(long, b"x"))).broken[0]
-    assert read(tar_of(path, entry("a" * 3000 + ".txt", b"x"))).dropped == {"no picture": 1}
+    assert read(tar_of(path, entry("a" * 3000 + ".txt", b"x"))).dropped == {"no image": 1}
 
 
 def test_twice_the_same(tmp_path: Path) -> None:
@@ -269,7 +268,7 @@ def test_twice_the_same(tmp_path: Path) -> None:
     assert tally.dropped == {"member twice": 1}
     again = [entry(f"{made['__key__']}.{suffix}", made[suffix]) for suffix in ("jpg", "txt")]
     tally = read(tar_of(tmp_path / "a.tar", entry("x.txt", b"a"), *again, good=2))
-    assert tally.dropped == {"key twice": 1, "no picture": 1}
+    assert tally.dropped == {"key twice": 1, "no image": 1}
 
 
 def test_what_follows_the_end(tmp_path: Path) -> None:
@@ -312,7 +311,7 @@ COMMANDS = ["pipe:touch {0}", " pipe:touch {0}", "PIPE:touch {0}", "pipe:touch {
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_are_not_run(command: str, canary: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     place = command.format(canary)
-    for refused in (lambda: urls.expand([place]), lambda: list(read_shard(place)), lambda: read_index(place)):
+    for refused in (lambda: urls.expand([place]), lambda: list(read_shard(place)), lambda: Index.read(place)):
         with pytest.raises((ValueError, OSError)):
             refused()
     for argv in (["data", "verify", place], ["embed", "--shards", place, "--out", str(tmp_path / "out")]):
@@ -333,7 +332,7 @@ def test_a_folder_named_as_a_command_is_a_folder(canary: Path, tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     sample = Sample("a", img2dataset.Image.new("RGB", (8, 8)), "a", {"t5.tokens": torch.zeros(1, 2)}, {})
     index = write_shards(Path("pipe:touch canary;"), iter([sample]), 1, {})
-    assert [shard.samples for shard in read_index(index.parent.absolute())] == [1]
+    assert [shard.samples for shard in Index.read(index.parent.absolute()).shards] == [1]
 
 
 @pytest.mark.parametrize("file", ["../a.tar", "/etc/passwd", "pipe:touch canary", "http://127.0.0.1/a.tar", "", "a\\b"])
@@ -341,7 +340,7 @@ def test_an_index_names_files_of_its_folder_only(file: str, tmp_path: Path) -> N
     shards = [{"file": file, "samples": 1, "sha256": "", "bytes": 1}]
     (tmp_path / "index.json").write_text(json.dumps({"format": "ediffi-shards-1", "shards": shards}))
     with pytest.raises(ValueError, match="not a file of its folder"):
-        read_index(tmp_path)
+        Index.read(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -350,4 +349,4 @@ def test_an_index_names_files_of_its_folder_only(file: str, tmp_path: Path) -> N
 def test_a_broken_index_is_one_sentence(content: str, tmp_path: Path) -> None:
     (tmp_path / "index.json").write_text(content)
     with pytest.raises(ValueError, match="is not an index of shards"):
-        read_index(tmp_path)
+        Index.read(tmp_path)

@@ -32,7 +32,7 @@ def test_any_crop_is_that_of_the_whole_picture_to_rounding(width: int, height: i
 
 
 def test_crops_that_cannot_be_are_named() -> None:
-    with pytest.raises(ValueError, match="60x90 is smaller than the 64"):
+    with pytest.raises(ValueError, match="60x90 is smaller than image_size, 64"):
         crop_to_tensor(picture(60, 90), 64, 0, 0, 16)
     for top, left, crop in ((50, 0, 16), (0, -1, 16), (0, 0, 65), (0, 0, 0)):
         with pytest.raises(ValueError, match="does not lie in 64x64"):

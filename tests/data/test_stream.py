@@ -11,14 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ediffi.data.degradation.degrade import Degradation
+from ediffi.data.index import Shard
 from ediffi.data.module import ShardData, widths
-from ediffi.data.shards import Shard, read_shard
-from ediffi.data.stream import Batch, Picture, ShardStream
+from ediffi.data.shards import read_shard
+from ediffi.data.stream import Batch, ImageTransform, ShardStream
 from ediffi.registry import denoisers
 
 
 def batches(shards: list[Shard], count: int, batch_size: int, start: int = 0, **options) -> list[Batch]:
-    options = {"picture": Picture(16), "seed": 3, **options}
+    options = {"transform": ImageTransform(16), "seed": 3, **options}
     return list(itertools.islice(ShardStream(shards, batch_size=batch_size, start=start, **options), count))
 
 
@@ -48,7 +49,7 @@ def test_a_step_has_the_same_samples_however_it_is_dealt(
     """One batch of 8; or processes times accumulated batches."""
     world_size, accumulated = dealt
     size = 8 // (world_size * accumulated)
-    options = {"lanes": lanes, "chunk": chunk, "picture": Picture(16, 8)}
+    options = {"lanes": lanes, "chunk": chunk, "transform": ImageTransform(16, 8)}
     whole = batches(shards, 7, 8, **options)
     ranks = [
         batches(shards, 7 * accumulated, size, rank=rank, world_size=world_size, **options)
@@ -69,7 +70,7 @@ def test_an_epoch_shows_every_sample_once(shards: list[Shard], lanes: int) -> No
 
 @pytest.mark.parametrize("lanes", [1, 2])
 def test_resuming_goes_on_where_it_was(shards: list[Shard], lanes: int) -> None:
-    options = {"lanes": lanes, "chunk": 2, "picture": Picture(16, 8)}
+    options = {"lanes": lanes, "chunk": 2, "transform": ImageTransform(16, 8)}
     whole = batches(shards, 14, 5, **options)
     for start in (1, 4, 11):
         for batch, wanted in zip(batches(shards, 3, 5, start, **options), whole[start:], strict=False):
@@ -81,7 +82,7 @@ def test_a_lane_of_ones_own_is_read_by_nobody_else(shards: list[Shard]) -> None:
     options = {"lanes": 2, "chunk": 4, "world_size": 2}
     first, second = (set(keys(batches(shards, 2, 4, rank=rank, **options))) for rank in (0, 1))
     assert len(first | second) == 16
-    streams = [ShardStream(shards, Picture(16), 4, 3, rank=rank, **options) for rank in (0, 1)]
+    streams = [ShardStream(shards, ImageTransform(16), 4, 3, rank=rank, **options) for rank in (0, 1)]
     lanes = [
         {(p // 4) % 2 for i in range(9) for p in range((i * 2 + s.rank) * 4, (i * 2 + s.rank) * 4 + 4)} for s in streams
     ]
@@ -90,13 +91,13 @@ def test_a_lane_of_ones_own_is_read_by_nobody_else(shards: list[Shard]) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*suggested max number of worker.*")
 def test_workers_deliver_in_order(shards: list[Shard]) -> None:
-    stream = ShardStream(shards, Picture(16), 5, 3, start=3, lanes=2)
+    stream = ShardStream(shards, ImageTransform(16), 5, 3, start=3, lanes=2)
     loader = torch.utils.data.DataLoader(stream, batch_size=None, num_workers=2)
     assert keys(list(itertools.islice(loader, 5))) == keys(batches(shards, 5, 5, start=3, lanes=2))
 
 
 def test_low_resolution_pictures_come_with_the_data(shards: list[Shard]) -> None:
-    options = {"picture": Picture(32), "degrade": Degradation(scale=4)}
+    options = {"transform": ImageTransform(32), "degrade": Degradation(scale=4)}
     (whole,) = batches(shards, 1, 8, **options)
     halves = batches(shards, 2, 4, **options)
     assert whole.cond.low_res is not None
@@ -115,7 +116,7 @@ def test_low_resolution_pictures_come_with_the_data(shards: list[Shard]) -> None
 )
 def test_bad_sizes_are_named(shards: list[Shard], options: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        ShardStream(shards, Picture(16), **{"batch_size": 4, "seed": 0, **options})
+        ShardStream(shards, ImageTransform(16), **{"batch_size": 4, "seed": 0, **options})
 
 
 def test_a_step_that_batches_do_not_make_is_refused(shard_folder: Path) -> None:

@@ -102,7 +102,7 @@ def test_shards_hold_the_own_embeddings_alone(journey: tuple[Path, dict[str, Don
     assert {source: (of["name"], of["width"], of["pooled_width"]) for source, of in index.encoders.items()} == {
         "ngram_text": ("ngram_text", 128, 64)
     }
-    samples = [decode(raw) for shard in index.shards for raw in read_shard(shard.place)]
+    samples = [decode(raw) for shard in index.shards for raw in read_shard(shard.url)]
     assert len(samples) == 24
     assert all(set(sample.embeddings) == {"ngram_text.tokens", "ngram_text.pooled"} for sample in samples)
 

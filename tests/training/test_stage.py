@@ -14,7 +14,7 @@ from ediffi.data.index import Shard
 from ediffi.data.module import ShardData
 from ediffi.data.stream import Batch, ImageTransform, ShardStream
 from ediffi.diffusion.low_res import LowResolution, augment
-from ediffi.diffusion.noise import LogNormal
+from ediffi.diffusion.noise import Interval, LogNormal
 from ediffi.registry import denoisers
 from ediffi.registry.denoisers.precondition import Preconditioned
 from ediffi.registry.random import generators
@@ -110,6 +110,55 @@ def test_the_loss_of_a_perfect_denoiser_is_zero(shards: list[Shard]) -> None:
     learner = DiffusionStage(Oracle(nn.Identity()))
     learner.log = lambda *args, **kwargs: None
     assert learner.training_step(batch, 0).item() == 0
+
+
+def test_bands_of_the_loss_are_quarters_of_the_training_noise() -> None:
+    """Their edges are the quartiles `exp(mean + std·z)` with z = -0.67449, 0, 0.67449, those of the normal distribution."""
+    noise = LogNormal(-0.2, 1.2)
+    edges = torch.tensor([-0.674490, 0.0, 0.674490]).mul(1.2).sub(0.2).exp()
+    sigma = torch.cat([edges * 0.999, edges * 1.001])
+    losses = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0, 32.0])
+    sums, counts = sum_by_band(losses, sigma, noise, 4)
+    assert sums.tolist() == [1.0, 8.0 + 2.0, 16.0 + 4.0, 32.0]
+    assert counts.tolist() == [1, 2, 2, 1]
+    drawn = noise.sample(40_000, torch.Generator().manual_seed(0))
+    assert sum_by_band(torch.ones_like(drawn), drawn, noise, 8)[0].div(5_000).allclose(torch.ones(8), atol=0.05)
+
+
+def logged(learner: DiffusionStage) -> dict[str, float]:
+    """What a stage logs from now on, by name."""
+    values: dict[str, float] = {}
+    learner.log = lambda name, value, **options: values.update({name: float(value)})  # type: ignore[method-assign]
+    return values
+
+
+def test_a_stage_logs_the_mean_loss_of_each_band(shards: list[Shard]) -> None:
+    """An expert of the noisier half validates on bands 2 and 3; and the mean over all samples is the loss."""
+    learner, batch = stage(), a_batch(shards)
+    learner.interval = Interval(1, 1)
+    values = logged(learner)
+    learner.validation_step(batch, 0)
+    assert set(values) == {"val/loss", "val/loss_band2", "val/loss_band3"}
+    generators_of_batch = learner._generators(batch, training=False)
+    sigma, losses = learner._losses(batch.images, batch.cond, generators_of_batch)
+    upper = sigma > learner.noise.quantile(torch.tensor([0.75]))
+    assert 0 < upper.sum() < 8
+    assert values["val/loss"] == pytest.approx(losses.mean().item())
+    assert values["val/loss_band3"] == pytest.approx(losses[upper].mean().item())
+    assert values["val/loss_band2"] == pytest.approx(losses[~upper].mean().item())
+
+
+def test_the_loss_is_weighted_by_the_noise_level() -> None:
+    """`(sigma² + sigma_data²) / (sigma·sigma_data)²` times the mean squared error (EDM, table 1)."""
+
+    class Biased(Preconditioned):
+        def forward(self, x, sigma, cond):
+            return x - sigma.view(-1, 1, 1, 1) * noise + 0.5
+
+    denoiser = Biased(nn.Identity(), sigma_data=0.6)
+    images, noise, sigma = torch.rand(2, 3, 4, 4), torch.randn(2, 3, 4, 4), torch.tensor([0.1, 2.0])
+    found = weighted_losses(denoiser, images, noise, sigma, Conditioning())
+    torch.testing.assert_close(found, (sigma**2 + 0.36) / (sigma * 0.6) ** 2 * 0.25)
 
 
 def test_sources_are_dropped_each_on_its_own() -> None:

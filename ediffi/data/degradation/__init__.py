@@ -1,1 +1,1 @@
-"""Low-resolution pictures as bad as those of the world: Real-ESRGAN's degradation."""
+"""The low-resolution input of super-resolution, degraded as real images are (Real-ESRGAN)."""

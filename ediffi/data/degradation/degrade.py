@@ -1,12 +1,13 @@
-"""A clean picture becomes the low-resolution input of super-resolution, degraded as the pictures of the world are.
+"""A clean image becomes the low-resolution input of super-resolution, degraded as real images are.
 
 After Real-ESRGAN (Wang et al. 2021, arXiv 2107.10833, section 3), as eDiff-I trains SR256: blur, resize, noise, JPEG,
 then all of it once more, and a sinc filter before or after the last JPEG. Resizing is torch's `interpolate`, JPEG is
 torchvision's, convolution scipy's.
 
-Our choices. The target is not sharpened, as Real-ESRGAN's is. Poisson noise counts to 256, the levels of an 8-bit
-picture, where Real-ESRGAN counts the levels that a picture has: a photograph has nearly all of them, while a drawing of
-a few flat colours would drown. JPEG is real, so its quality is a whole number. What comes out is not rounded to 8 bits.
+Our choices. The target is not sharpened, as Real-ESRGAN's is. Poisson noise counts up to 256, the levels of an 8-bit
+image, where Real-ESRGAN counts the levels that occur in an image: a photograph has nearly all of them, while noise
+would cover a drawing of a few flat colours. JPEG is real, so its quality is a whole number. The output is not rounded
+to 8 bits.
 """
 
 import math
@@ -19,20 +20,28 @@ from jaxtyping import Float
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
-from ediffi.data.degradation.draws import Mode, NoiseKind, Round, Step, check_probabilities, draw_mode, second_round
 from ediffi.data.degradation.kernels import Kernel, draw_sinc
+from ediffi.data.degradation.rounds import (
+    DrawnRound,
+    Mode,
+    NoiseKind,
+    Round,
+    check_probabilities,
+    draw_mode,
+    second_round,
+)
 
 LEVELS = 256
 PURPOSE = 1
-"""Tells these random numbers from others of the same seed and position."""
+"""Separates these random numbers from others of the same seed and position."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A degradation as it was drawn: two rounds, the last sinc (None: none), its place, and the last interpolation."""
+class DrawnDegradation:
+    """The choices of a degradation: two rounds, the last sinc (None: none), its place, and the last interpolation."""
 
-    first: Step
-    second: Step
+    first: DrawnRound
+    second: DrawnRound
     sinc: Kernel | None
     jpeg_last: bool
     mode: Mode
@@ -40,14 +49,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class Degradation:
-    """Makes the low-resolution input of a training picture.
+    """Makes the low-resolution input of a training image.
 
     Args:
-        scale: how many times smaller than the picture it is.
-        strength: 1 as published, less for weaker: it multiplies the widths of blurs, the levels of noise, how much JPEG
-            loses and the probabilities of sincs and of crude interpolation, and is the power of the scales. 0 is off:
+        scale: how many times smaller than the image it is.
+        strength: 1 as published, less for weaker: it multiplies the widths of blurs, the levels of noise, the loss of
+            JPEG and the probabilities of sincs and of crude interpolation, and is the power of the scales. 0 is off:
             averaging, and nothing else.
-        probability: share of the pictures that are degraded; the others are averaged down.
+        probability: share of the images that are degraded; the others are averaged down.
         first: the first round.
         second: the second round, at the low resolution.
         final_sinc: probability of the last sinc filter.
@@ -66,61 +75,54 @@ class Degradation:
     def __post_init__(self) -> None:
         if self.scale < 2:
             raise ValueError(f"scale must be at least 2, got {self.scale}")
-        if not 0 <= self.strength <= 1:
-            raise ValueError(f"strength must be in [0, 1], got {self.strength}")
-        check_probabilities(probability=self.probability, final_sinc=self.final_sinc)
+        check_probabilities(strength=self.strength, probability=self.probability, final_sinc=self.final_sinc)
 
     def __call__(self, image: Float[Tensor, "3 H W"], rng: np.random.Generator) -> Float[Tensor, "3 h w"]:
-        """The low-resolution picture [3, H // scale, W // scale] of a clean one, both in [-1, 1].
+        """The low-resolution image [3, H // scale, W // scale] of a clean one, both in [-1, 1].
 
         Raises:
-            ValueError: the picture is smaller than `scale`.
+            ValueError: the image is smaller than `scale`.
         """
         if min(image.shape[1:]) < self.scale:
             raise ValueError(
-                f"a picture of {image.shape[2]}x{image.shape[1]} is too small to be {self.scale} times smaller"
+                f"an image of {image.shape[2]}x{image.shape[1]} is too small to be {self.scale} times smaller"
             )
-        plan = self.draw(rng)
-        return F.avg_pool2d(image[None], self.scale)[0] if plan is None else self.apply(plan, image, rng)
+        drawn = self.draw(rng)
+        return F.avg_pool2d(image[None], self.scale)[0] if drawn is None else self.apply(drawn, image, rng)
 
-    def draw(self, rng: np.random.Generator) -> Plan | None:
-        """Draw what happens to a picture; None where it is averaged only."""
+    def draw(self, rng: np.random.Generator) -> DrawnDegradation | None:
+        """Draw how an image is degraded; None where it is only averaged down."""
         if self.strength == 0 or rng.random() >= self.probability:
             return None
         first, second = self.first.draw(rng, self.strength), self.second.draw(rng, self.strength)
         sinc = draw_sinc(rng, math.pi / 3) if rng.random() < self.final_sinc * self.strength else None
-        return Plan(first, second, sinc, bool(rng.random() < 0.5), draw_mode(rng, self.strength))
+        return DrawnDegradation(first, second, sinc, bool(rng.random() < 0.5), draw_mode(rng, self.strength))
 
-    def apply(self, plan: Plan, image: Float[Tensor, "3 H W"], rng: np.random.Generator) -> Float[Tensor, "3 h w"]:
-        """Degrade a picture in [-1, 1] as drawn; the noise is drawn here."""
+    def apply(
+        self, drawn: DrawnDegradation, image: Float[Tensor, "3 H W"], rng: np.random.Generator
+    ) -> Float[Tensor, "3 h w"]:
+        """Degrade an image in [-1, 1] with the choices that were drawn; the noise itself is drawn here."""
         height, width = (side // self.scale for side in image.shape[1:])
         out = image[:, : height * self.scale, : width * self.scale].clamp(-1, 1) / 2 + 0.5
-        out = jpeg(_blur_resize_noise(out, plan.first, out.shape[1], out.shape[2], rng), plan.first.quality)
-        out = _blur_resize_noise(out, plan.second, height, width, rng)
-        if not plan.jpeg_last:
-            out = jpeg(out, plan.second.quality)
-        out = resize(out, height, width, plan.mode)
-        if plan.sinc is not None:
-            out = plan.sinc.blur(out)
-        if plan.jpeg_last:
-            out = jpeg(out, plan.second.quality)
+        out = jpeg(_blur_resize_noise(out, drawn.first, out.shape[1], out.shape[2], rng), drawn.first.quality)
+        out = _blur_resize_noise(out, drawn.second, height, width, rng)
+        if not drawn.jpeg_last:
+            out = jpeg(out, drawn.second.quality)
+        out = resize(out, height, width, drawn.mode)
+        if drawn.sinc is not None:
+            out = drawn.sinc.blur(out)
+        if drawn.jpeg_last:
+            out = jpeg(out, drawn.second.quality)
         return out.clamp(0, 1) * 2 - 1
 
 
-def _blur_resize_noise(image: Tensor, step: Step, height: int, width: int, rng: np.random.Generator) -> Tensor:
-    if step.kernel is not None:
-        image = step.kernel.blur(image)
-    image = resize(image, max(1, round(height * step.scale)), max(1, round(width * step.scale)), step.mode)
-    return add_noise(image, step.noise, step.level, step.gray, rng)
-
-
 def random_source(seed: int, *position: int) -> np.random.Generator:
-    """The random numbers of one picture: a function of seed and position (epoch, index, ...), and of nothing else."""
+    """The random numbers of one image: a function of seed and position (epoch, index, ...) only."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(PURPOSE, *position)))
 
 
 def resize(image: Float[Tensor, "c h w"], height: int, width: int, mode: Mode) -> Float[Tensor, "c height width"]:
-    """Resize as Real-ESRGAN does: where it is neither by area nor larger, finer detail turns into aliases."""
+    """Resize as Real-ESRGAN does: without antialiasing, so bilinear and bicubic alias where the image gets smaller."""
     return F.interpolate(image[None], size=(height, width), mode=mode)[0]
 
 
@@ -131,12 +133,12 @@ def add_noise(
     gray: bool,
     rng: np.random.Generator,
 ) -> Float[Tensor, "3 h w"]:
-    """Add noise to a picture in [0, 1], and clip.
+    """Add noise to an image in [0, 1], and clip.
 
     Args:
         image: [3, h, w].
-        noise: gaussian: of standard deviation `level` / 255; poisson: `level` times what counting up to 256 photons
-            errs by, so of standard deviation `level · sqrt(value / 256)`.
+        noise: gaussian: of standard deviation `level / 255`; poisson: `level` times the error of counting up to 256
+            photons, so of standard deviation `level · sqrt(value / 256)`.
         level: how strong.
         gray: the same noise in all channels; Poisson noise is then that of the luminance.
         rng: where it is drawn from.
@@ -151,7 +153,14 @@ def add_noise(
 
 
 def jpeg(image: Float[Tensor, "3 h w"], quality: int) -> Float[Tensor, "3 h w"]:
-    """A picture in [0, 1], written as JPEG and read again; not at quality 100, which stands for no loss."""
+    """An image in [0, 1], written as JPEG and read again; unchanged at quality 100, which stands for no loss."""
     if quality >= 100:
         return image
     return transforms.jpeg((image.clamp(0, 1) * 255).round().byte(), quality).float() / 255
+
+
+def _blur_resize_noise(image: Tensor, drawn: DrawnRound, height: int, width: int, rng: np.random.Generator) -> Tensor:
+    if drawn.kernel is not None:
+        image = drawn.kernel.blur(image)
+    image = resize(image, max(1, round(height * drawn.scale)), max(1, round(width * drawn.scale)), drawn.mode)
+    return add_noise(image, drawn.noise, drawn.level, drawn.gray, rng)

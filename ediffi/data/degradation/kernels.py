@@ -1,6 +1,6 @@
-"""Blur kernels of Real-ESRGAN (Wang et al. 2021, arXiv 2107.10833, section 3.1 and 3.3), and blurring with them.
+"""Blur kernels of Real-ESRGAN (Wang et al. 2021, arXiv 2107.10833, sections 3.1 and 3.3), and blurring with them.
 
-No library has the generalised, the plateau and the circular sinc kernels; each is one formula. With
+No library has the generalized, plateau and circular sinc kernels; each is one formula. With
 `q = [i, j] cov⁻¹ [i, j]ᵀ`, where `cov = R(angle) diag(sigma²) R(angle)ᵀ`:
 
     gaussian      exp(-q / 2)
@@ -20,27 +20,27 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Kind = Literal["gaussian", "generalized", "plateau", "sinc"]
+KernelKind = Literal["gaussian", "generalized", "plateau", "sinc"]
 SIZES = (7, 9, 11, 13, 15, 17, 19, 21)
-"""Sides that kernels have, in pixels; each is drawn as often as another."""
+"""Sides of kernels, in pixels; all are equally likely."""
 WIDE = 13
-"""From this side on a sinc kernel may cut off at pi/5; a smaller one cannot show so low a frequency."""
+"""From this side on, the cutoff of a sinc may be as low as pi/5: smaller kernels cannot resolve that frequency."""
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel as it was drawn.
+    """A blur kernel.
 
     Args:
         kind: which formula.
         size: its side, odd, in pixels.
         sigma: standard deviations along its own axes, in pixels; not used by a sinc.
         angle: of the first axis, in radians.
-        beta: the exponent of a generalised or a plateau kernel.
-        cutoff: of a sinc, in radians a pixel; pi lets everything pass.
+        beta: the exponent of a generalized or plateau kernel.
+        cutoff: of a sinc, in radians per pixel; pi passes everything.
     """
 
-    kind: Kind
+    kind: KernelKind
     size: int
     sigma: tuple[float, float] = (1.0, 1.0)
     angle: float = 0.0
@@ -55,10 +55,10 @@ class Kernel:
         return torch.from_numpy(values / values.sum()).float()
 
     def blur(self, image: Float[Tensor, "c h w"]) -> Float[Tensor, "c h w"]:
-        """A picture of any size, convolved with the kernel; beyond its edges it is mirrored."""
+        """An image of any size, convolved with the kernel; its edges are mirrored."""
         margin = self.size // 2
         padded = np.pad(image.numpy(), ((0, 0), (margin, margin), (margin, margin)), mode="reflect")
-        # By FFT: at 21 pixels nine times as fast as a convolution of torch on one core.
+        # By FFT: at 21 pixels nine times as fast as a torch convolution on one core.
         return torch.from_numpy(scipy.signal.fftconvolve(padded, self.weights().numpy()[None], "valid", axes=(1, 2)))
 
     def __str__(self) -> str:
@@ -85,14 +85,9 @@ class Kernel:
         return values
 
 
-def draw_size(rng: np.random.Generator) -> int:
-    """One of `SIZES`."""
-    return int(rng.choice(SIZES))
-
-
 def draw_sinc(rng: np.random.Generator, lowest: float | None = None) -> Kernel:
-    """A sinc; its cut-off is uniform from `lowest`, by default pi/3, or pi/5 for a wide kernel, to pi."""
-    size = draw_size(rng)
+    """A sinc; its cutoff is uniform from `lowest` to pi, by default from pi/3, or pi/5 for a wide kernel."""
+    size = int(rng.choice(SIZES))
     if lowest is None:
         lowest = math.pi / (5 if size >= WIDE else 3)
     return Kernel("sinc", size, cutoff=rng.uniform(lowest, math.pi))

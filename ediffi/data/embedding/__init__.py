@@ -1,1 +1,1 @@
-"""Embeddings of a data set, computed once: shard by shard, by any number of processes, under a ledger."""
+"""Embeddings of a dataset, computed once: shard by shard, by any number of processes."""

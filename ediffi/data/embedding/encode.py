@@ -1,42 +1,116 @@
-"""Captions and pictures of a shard to embeddings: batches of nearly equal length, whose values are those of each alone.
+"""Captions and images of a shard to embeddings, in batches of nearly equal length that change no value.
 
-Padding a batch of captions to its longest one costs as much as the words do; captions of equal length cost nothing
-extra. So the captions of a shard are sorted by their number of tokens and cut into batches of about as many tokens
-each; equal captions are encoded once.
+Padding a batch of captions to its longest one costs as much as encoding words; captions of equal length need none. So
+the captions of a shard are sorted by their number of tokens and cut into batches of about as many tokens each; equal
+captions are encoded once.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import cast
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from ediffi.data.shards import embedding_tensors
-from ediffi.io.images import square
+from ediffi.data.shards import caption_of, embedding_tensors, image_of
+from ediffi.data.tar import RawSample, Tally
+from ediffi.io.images import square_to_tensor
+from ediffi.registry.encoders import reads_text
 from ediffi.registry.types import Embedding, Encoder, TextEncoder
 
+READERS = 4
 TOKENIZED = 1024
 """Captions tokenized at a time, to learn their lengths."""
 SIDE = 224
-"""Side of the pictures for an encoder that does not say its `size`."""
+"""Side of the images for an encoder without a `size`."""
+
+Tensors = dict[str, Tensor]
+"""Embeddings of a sample, as `embedding_tensors` makes them."""
+
+
+@dataclass(frozen=True)
+class Embedder:
+    """Adds embeddings to samples.
+
+    Args:
+        encoders: by source, of captions and images.
+        batch_tokens: padded tokens a batch of captions.
+        batch_images: images a batch.
+        dtype: of the embeddings.
+
+    Raises:
+        ValueError: there are no encoders, or a number is below 1.
+    """
+
+    encoders: Mapping[str, Encoder]
+    batch_tokens: int = 8192
+    batch_images: int = 64
+    dtype: torch.dtype = torch.bfloat16
+    _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(READERS), repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.encoders:
+            raise ValueError("there are no encoders to embed with")
+        for name in ("batch_tokens", "batch_images"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    def rows(self, samples: Sequence[RawSample], tally: Tally) -> Iterator[tuple[RawSample, Tensors]]:
+        """Samples with their embeddings, in order; those with a broken image are dropped, and counted."""
+        embedded = self._embed_images(samples)
+        kept = [(raw, tensors) for raw, tensors in zip(samples, embedded, strict=True) if tensors is not None]
+        if broken := len(samples) - len(kept):
+            tally.dropped["image broken"] += broken
+            tally.samples -= broken
+        captions = [caption_of(raw) for raw, _ in kept]
+        for source, encoder in self.encoders.items():
+            if reads_text(encoder):
+                reader = cast(TextEncoder, encoder)
+                found = encode_captions(source, reader, captions, self.batch_tokens, self.dtype)
+                for (_, tensors), more in zip(kept, found, strict=True):
+                    tensors.update(more)
+        yield from kept
+
+    def _embed_images(self, samples: Sequence[RawSample]) -> Iterator[Tensors | None]:
+        """The image embeddings of each sample, or None if its image is broken: all images are decoded to know that."""
+        encoders = {source: encoder for source, encoder in self.encoders.items() if not reads_text(encoder)}
+
+        def prepare(raw: RawSample) -> Tensors | None:
+            try:
+                image = image_of(raw)
+            except ValueError:
+                return None
+            return {source: prepare_image(image, encoder) for source, encoder in encoders.items()}
+
+        for first in range(0, len(samples), self.batch_images):
+            prepared = list(self._pool.map(prepare, samples[first : first + self.batch_images]))
+            good = [images for images in prepared if images is not None]
+            found: list[Tensors] = [{} for _ in good]
+            for source, encoder in encoders.items() if good else ():
+                embedding = _stored(encoder(torch.stack([images[source] for images in good])), self.dtype)
+                for row, tensors in enumerate(found):
+                    tensors.update(embedding_tensors({source: embedding}, row, self.dtype))
+            rows = iter(found)
+            yield from (None if images is None else next(rows) for images in prepared)
 
 
 def encode_captions(
     source: str, encoder: TextEncoder, captions: Sequence[str], batch_tokens: int, dtype: torch.dtype = torch.bfloat16
-) -> list[dict[str, Tensor]]:
-    """The unpadded embeddings of captions, in their order, as `embedding_tensors` of each.
+) -> list[Tensors]:
+    """The unpadded embeddings of captions, in their order.
 
     Args:
-        source: what the embeddings are called.
+        source: the name of the embeddings.
         encoder: of texts.
         captions: any number.
         batch_tokens: padded tokens a batch, at most, if that is enough for one caption.
         dtype: of the result.
     """
     unique = list(dict.fromkeys(captions))
-    found: dict[str, dict[str, Tensor]] = {}
+    found: dict[str, Tensors] = {}
     for rows in batches(lengths(encoder, unique), batch_tokens):
         texts = [unique[row] for row in rows]
         embedding = _stored(encoder(texts), dtype)
@@ -45,18 +119,9 @@ def encode_captions(
     return [found[caption] for caption in captions]
 
 
-def encode_pictures(
-    source: str, encoder: Encoder, images: Sequence[Float[Tensor, "3 s s"]], dtype: torch.dtype = torch.bfloat16
-) -> list[dict[str, Tensor]]:
-    """The embeddings of pictures that `for_encoder` has prepared, in one batch, as `embedding_tensors` of each."""
-    embedding = _stored(encoder(torch.stack(list(images))), dtype)
-    return [embedding_tensors({source: embedding}, row, dtype) for row in range(len(images))]
-
-
-def for_encoder(image: Image.Image, encoder: Encoder) -> Float[Tensor, "3 s s"]:
-    """An RGB picture as an encoder of pictures takes it: in [-1, 1], a square of its `size`, as CLIP prepares one."""
-    pixels = np.array(square(image, int(getattr(encoder, "size", SIDE))))
-    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1
+def prepare_image(image: Image.Image, encoder: Encoder) -> Float[Tensor, "3 s s"]:
+    """An RGB image as an image encoder reads it: in [-1, 1], a square of its `size`, as CLIP prepares images."""
+    return square_to_tensor(image, int(getattr(encoder, "size", SIDE)))
 
 
 def lengths(encoder: TextEncoder, texts: Sequence[str]) -> list[int]:
@@ -80,16 +145,6 @@ def batches(sizes: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
         yield batch
 
 
-def padded_bytes(encoders: Mapping[str, Encoder], rows: Sequence[Mapping[str, Tensor]]) -> int:
-    """What embeddings would take in float16, padded to the longest that their encoder reads (for comparison)."""
-    total = 0
-    for name, tensor in (item for row in rows for item in row.items()):
-        source, _, kind = name.rpartition(".")
-        longest = getattr(encoders[source], "max_tokens", len(tensor))
-        total += 2 * (longest * tensor.shape[1] if kind == "tokens" else len(tensor))
-    return total
-
-
 def _stored(embedding: Embedding, dtype: torch.dtype) -> Embedding:
-    """The embedding on the processor, rounded as it will be stored."""
+    """The embedding on the CPU, rounded as it will be stored."""
     return embedding.apply(lambda t: (t.to(dtype) if t.is_floating_point() else t).cpu())

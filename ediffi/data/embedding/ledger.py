@@ -1,12 +1,10 @@
-"""What is done of a long piece of work over many shards, and who is at what: any number of processes, killed at will.
+"""Which shards of a folder are finished, and which process works on which: for any number of processes, killed or not.
 
-Whoever takes a shard locks a file (`flock`), which the system unlocks when the process ends, however it ends. A shard
-is written beside its place, renamed into it, and then recorded. So processes need not know of each other: those of a
-dead one are taken over, and the same command given twice shares the work.
+A process takes a shard by locking a file, which the system unlocks when the process ends. It writes the shard, renames
+it into place, and then records it. So processes need not know of each other: a shard of a dead process is taken over,
+and the same command started twice shares the work.
 """
 
-import errno
-import fcntl
 import json
 import os
 import shutil
@@ -17,68 +15,67 @@ from typing import Any
 
 from ediffi.data.index import INDEX, write_index
 from ediffi.io.files import replace
+from ediffi.io.locks import try_hold
 
-ROOM = ".embedding"
+RECORDS = ".embedding"
 REQUEST = "request.json"
 
 
 class Ledger:
-    """The records of a folder of shards in the making. Nothing is written before `begin`.
+    """The records of a folder of shards that is being written. Nothing is written before `begin`.
 
     Args:
-        folder: where the finished shards go.
+        folder: of the finished shards.
         count: how many shards there will be.
         request: plain JSON that says what the folder is for; kept in its index.
 
     Raises:
-        ValueError: the folder is for something else, or holds shards that nobody recorded.
+        ValueError: the folder is for another request, or holds shards that are not recorded.
     """
 
     def __init__(self, folder: Path, count: int, request: Mapping[str, Any]) -> None:
         self.folder, self.count, self.request = folder, count, json.loads(json.dumps(request))
-        self._room = folder / ROOM
+        self._records_folder = folder / RECORDS
         self._records: dict[int, dict[str, Any]] = {}
         if self.is_complete:
             self._compare(json.loads((folder / INDEX).read_text(encoding="utf-8")).get("request"))
-            return
-        if not self._room.is_dir() and any(folder.glob("*.tar")):
-            raise ValueError(f"{folder} holds shards that were not made by this command; choose another folder")
-        if (self._room / REQUEST).exists():
+        elif not self._records_folder.is_dir() and any(folder.glob("*.tar")):
+            raise ValueError(f"{folder} holds shards that this command did not make; choose another folder")
+        elif (self._records_folder / REQUEST).exists():
             self._claim()
 
     def begin(self) -> None:
-        """Make the folder, and write down what it is for.
+        """Make the folder, and write down the request.
 
         Raises:
-            ValueError: it is for something else.
+            ValueError: the folder is for another request.
             OSError: it cannot be written to, or cannot lock files.
         """
-        if self.is_complete:
-            return
-        self._room.mkdir(parents=True, exist_ok=True)
-        with self._locked(self._room / "request.lock", wait=True):
-            self._claim()
+        if not self.is_complete:
+            self._records_folder.mkdir(parents=True, exist_ok=True)
+            with try_hold(self._records_folder / "request.lock", wait=True):
+                self._claim()
 
     @property
     def is_complete(self) -> bool:
-        """Whether the index is written: there is nothing left to do."""
+        """Whether the index is written, so that there is nothing left to do."""
         return (self.folder / INDEX).exists()
 
     def name(self, number: int) -> str:
-        """The file of a shard."""
+        """The file name of a shard."""
         return f"{number:05d}.tar"
 
     def records(self) -> dict[int, dict[str, Any]]:
-        """What is recorded of the finished shards, by number."""
-        with suppress(FileNotFoundError):  # the room is gone once the index is written
-            for name in os.listdir(self._room):
+        """The records of the finished shards, by number."""
+        with suppress(FileNotFoundError):  # the folder of the records is removed once the index is written
+            for name in os.listdir(self._records_folder):
                 number, _, suffix = name.partition(".")
                 if suffix == "json" and number.isdecimal() and int(number) not in self._records:
                     self._read(int(number))
         return self._records
 
     def pending(self) -> list[int]:
-        """The shards that are not recorded yet."""
+        """The shards without a record."""
         if self.is_complete:
             return []
         done = self.records()
@@ -86,32 +83,29 @@ class Ledger:
 
     @contextmanager
     def taken(self, number: int) -> Iterator[bool]:
-        """Take a shard, if it is neither done nor another's."""
-        with self._locked(self._room / f"{number:05d}.lock") as locked:
+        """Take a shard while the block runs; False if it is finished, or another process has it."""
+        with try_hold(self._records_folder / f"{number:05d}.lock") as locked:
             yield locked and not self.is_complete and not self._read(number)
 
-    def record(self, number: int, told: Mapping[str, Any]) -> None:
-        """A shard is in its place."""
-        replace(self._room / f"{number:05d}.json", json.dumps({"file": self.name(number), **told}).encode())
+    def record(self, number: int, entry: Mapping[str, Any]) -> None:
+        """Record a shard that is in its place, with its entry for the index."""
+        replace(self._records_folder / f"{number:05d}.json", json.dumps({"file": self.name(number), **entry}))
         self._read(number)
 
     def finish(self, description: Mapping[str, Any]) -> Path:
-        """Write the index of all recorded shards; the records are no longer needed."""
+        """Write the index of all shards, and remove the records."""
         records = self.records()
-        index = write_index(
-            self.folder / INDEX,
-            [records[number] for number in range(self.count)],
-            {**description, "request": self.request},
-        )
-        shutil.rmtree(self._room, ignore_errors=True)
+        shards = [records[number] for number in range(self.count)]
+        index = write_index(self.folder / INDEX, shards, {**description, "request": self.request})
+        shutil.rmtree(self._records_folder, ignore_errors=True)
         return index
 
     def _read(self, number: int) -> bool:
         """Look for a record; one whose shard is gone, or has another size, does not count."""
         try:
-            told = json.loads((self._room / f"{number:05d}.json").read_text(encoding="utf-8"))
-            if (self.folder / told["file"]).stat().st_size == told["bytes"]:
-                self._records[number] = told
+            entry = json.loads((self._records_folder / f"{number:05d}.json").read_text(encoding="utf-8"))
+            if (self.folder / entry["file"]).stat().st_size == entry["bytes"]:
+                self._records[number] = entry
         except (FileNotFoundError, NotADirectoryError):
             pass
         except (ValueError, KeyError, TypeError) as error:
@@ -119,41 +113,15 @@ class Ledger:
         return number in self._records
 
     def _claim(self) -> None:
-        path = self._room / REQUEST
+        path = self._records_folder / REQUEST
         if not path.exists():
-            replace(path, json.dumps(self.request, indent=1, ensure_ascii=False).encode())
+            replace(path, json.dumps(self.request, indent=1, ensure_ascii=False))
         self._compare(json.loads(path.read_text(encoding="utf-8")))
 
     def _compare(self, found: Any) -> None:
-        if found == self.request:
-            return
-        other = sorted(k for k in {*self.request, *(found or {})} if (found or {}).get(k) != self.request.get(k))
-        raise ValueError(
-            f"{self.folder} holds, or is getting, other shards than these ({', '.join(other)} differ); "
-            "choose another folder or remove it"
-        )
-
-    @contextmanager
-    def _locked(self, path: Path, wait: bool = False) -> Iterator[bool]:
-        try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except FileNotFoundError:  # the room is gone: somebody has finished
-            yield False
-            return
-        try:
-            yield _lock(handle, path, wait)
-        finally:
-            os.close(handle)
-
-
-def _lock(handle: int, path: Path, wait: bool) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-            message = "the file system cannot lock files, which keeps processes apart; choose another folder"
-            raise OSError(error.errno, message, str(path.parent.parent)) from None
-        raise
-    return True
+        found = found or {}
+        if different := sorted(key for key in {*self.request, *found} if found.get(key) != self.request.get(key)):
+            raise ValueError(
+                f"{self.folder} holds, or is getting, other shards than these ({', '.join(different)} differ); "
+                "choose another folder or remove it"
+            )

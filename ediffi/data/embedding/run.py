@@ -1,80 +1,102 @@
-"""An embedding run from its first word to its index, in one of the processes that share it."""
+"""An embedding run: shards of images and captions in, shards to train on out.
+
+A shard is the unit of work and of resuming. Its embeddings depend on nothing but the shard and the encoders, so any
+number of processes, killed and started again, write the same bytes.
+"""
 
 import hashlib
-import sys
-from collections.abc import Mapping, Sequence
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
+import torch
+from torch import Tensor
 from tqdm import tqdm
 
-from ediffi.data.embedding.embed import Embedder, work
+from ediffi.data.embedding.encode import Embedder
+from ediffi.data.embedding.estimate import EmbeddingEstimate, estimate
 from ediffi.data.embedding.identity import build, identity
 from ediffi.data.embedding.ledger import Ledger
-from ediffi.data.embedding.plan import Plan, check_there, measure
-from ediffi.data.index import INDEX
-from ediffi.data.known import known_shards
+from ediffi.data.index import INDEX, Shard, indexed_shards
+from ediffi.data.shards import caption_of, reject_for_embedding, write_tar
+from ediffi.data.tar import IMAGES, RawSample, Tally, read_samples
 from ediffi.hub.config import Part
 from ediffi.io import urls
 from ediffi.io.distributed import DistributedContext
 from ediffi.registry.types import Encoder
 
 DTYPE = "bfloat16"
+PAUSE = 0.5
+"""Seconds before looking again whether another process has finished, or died."""
+
+logger = logging.getLogger(__name__)
+
+
+class UnreadableShardError(ValueError):
+    """A shard that cannot be read, or differs from its index; the message names it."""
 
 
 @dataclass(frozen=True)
 class EmbedRun:
-    """What is to be embedded, by what, into which folder.
+    """What to embed, with which encoders, into which folder.
 
     Args:
         shards: the sources, in order.
         folder: of the output.
         parts: the encoders, by source.
         batch_tokens: see `Embedder`.
-        batch_pictures: see `Embedder`.
+        batch_images: see `Embedder`.
     """
 
     shards: Sequence[str]
     folder: Path
     parts: Mapping[str, Part]
     batch_tokens: int = 8192
-    batch_pictures: int = 64
+    batch_images: int = 64
 
-    def __call__(self, fleet: DistributedContext, processes: int | None = None, dry_run: bool = False) -> None:
-        """Do the share of one process; the first one tells what to expect, shows the progress and writes the index.
+    def __call__(self, context: DistributedContext, processes: int | None = None, dry_run: bool = False) -> None:
+        """Do the share of one process; rank 0 logs the estimate, shows the progress and writes the index.
 
         Args:
-            fleet: the process among those of the run.
-            processes: how many the expectation is for; those of the fleet by default.
-            dry_run: tell only what to expect.
+            context: the process.
+            processes: how many the estimate is for; `context.world_size` by default.
+            dry_run: only log the estimate.
 
         Raises:
-            OSError: a shard is not there or cannot be written.
+            OSError: a shard does not exist or cannot be written.
             ValueError: an encoder or the folder does not fit, or there is nothing to embed, or too little space.
         """
-        check_there(self.shards)
-        encoders = build(self.parts, fleet.device)
-        embedder = Embedder(encoders, self.batch_tokens, self.batch_pictures)
+        missing = [url for url in self.shards if not urls.is_remote(url) and not Path(url).is_file()]
+        if missing:
+            count = f"{len(missing)} of {len(self.shards):,} shards"
+            raise FileNotFoundError(f"{count} do not exist, the first is {missing[0]}")
+        encoders = build(self.parts, context.device)
+        embedder = Embedder(encoders, self.batch_tokens, self.batch_images)
         if dry_run:
-            if fleet.rank == 0:
-                _tell(measure(self.shards, embedder, processes or fleet.world_size), self.folder)
+            if context.rank == 0:
+                _log(estimate(self.shards, embedder, processes or context.world_size), self.folder)
             return
         ledger = Ledger(self.folder, len(self.shards), self._request(encoders))
-        plan = self._plan(ledger, embedder, fleet) if fleet.rank == 0 else None
-        fleet.gather(None)  # nobody begins before the first process knows that it fits
+        expected = self._estimate(ledger, embedder, context) if context.rank == 0 else 0
+        context.gather(None)  # no process begins before rank 0 knows that the output fits
         if ledger.is_complete:
-            if fleet.rank == 0:
-                print(f"complete already: {self.folder / INDEX}")
+            if context.rank == 0:
+                logger.info("complete already: %s", self.folder / INDEX)
             return
         ledger.begin()
-        first = fleet.rank * len(self.shards) // fleet.world_size
-        known = known_shards(self.shards)
-        if fleet.rank:
+        first = context.rank * len(self.shards) // context.world_size
+        known = indexed_shards(self.shards)
+        if context.rank:
             work(ledger, self.shards, embedder, known, first)
             return
-        with Progress(ledger, plan.samples if plan else 0) as progress:
-            work(ledger, self.shards, embedder, known, first, progress.look)
+        with _progress(ledger, expected) as update:
+            work(ledger, self.shards, embedder, known, first, update)
         self._finish(ledger)
 
     def _request(self, encoders: Mapping[str, Encoder]) -> dict[str, Any]:
@@ -85,66 +107,156 @@ class EmbedRun:
             "encoders": {source: identity(self.parts[source], encoder) for source, encoder in encoders.items()},
             "dtype": DTYPE,
             "batch_tokens": self.batch_tokens,
-            "batch_pictures": self.batch_pictures,
+            "batch_pictures": self.batch_images,
         }
 
-    def _plan(self, ledger: Ledger, embedder: Embedder, fleet: DistributedContext) -> Plan | None:
+    def _estimate(self, ledger: Ledger, embedder: Embedder, context: DistributedContext) -> int:
+        """Log what to expect, and return the number of samples."""
         pending = [self.shards[number] for number in ledger.pending()]
         if not pending:
-            return None
-        if len(self.shards) < fleet.world_size:
-            idle = fleet.world_size - len(self.shards)
-            print(f"{len(self.shards)} shards for {fleet.world_size} processes: {idle} will be idle", file=sys.stderr)
-        plan = measure(pending, embedder, fleet.world_size)
-        _tell(plan, self.folder)
-        plan.check_space(self.folder)
-        return plan
+            return 0
+        if (idle := context.world_size - len(self.shards)) > 0:
+            logger.warning("%d shards for %d processes: %d will be idle", len(self.shards), context.world_size, idle)
+        expected = estimate(pending, embedder, context.world_size)
+        _log(expected, self.folder)
+        expected.check_space(self.folder)
+        return expected.samples
 
     def _finish(self, ledger: Ledger) -> None:
         if ledger.is_complete:  # another run of the same command was first
-            print(ledger.folder / INDEX)
+            logger.info("%s", ledger.folder / INDEX)
             return
-        losses: dict[str, int] = {}
+        losses: Counter[str] = Counter()
         for record in ledger.records().values():
-            for reason, count in {**record.get("dropped", {}), **record.get("skipped", {})}.items():
-                losses[reason] = losses.get(reason, 0) + count
+            losses.update({**record.get("dropped", {}), **record.get("skipped", {})})
+        listed = ", ".join(f"{count} {reason}" for reason, count in losses.most_common())
         total = sum(record["samples"] for record in ledger.records().values())
         if not total:
-            raise ValueError(f"no sample of {len(self.shards)} shards could be embedded: {_listed(losses)}")
-        request = ledger.request
-        index = ledger.finish({"dataset": "embedded", "encoders": request["encoders"], "dtype": DTYPE})
-        print(f"{total:,} samples in {len(self.shards):,} shards; left out: {_listed(losses) or 'nothing'}")
-        print(index)
+            raise ValueError(f"no sample of {len(self.shards)} shards could be embedded: {listed}")
+        encoders = ledger.request["encoders"]
+        index = ledger.finish({"dataset": "embedded", "encoders": encoders, "dtype": DTYPE})
+        logger.info("%s samples in %s shards; left out: %s", f"{total:,}", f"{len(self.shards):,}", listed or "nothing")
+        logger.info("%s", index)
 
 
-class Progress:
-    """A bar over the samples of all processes, with the time that is left."""
+def work(
+    ledger: Ledger,
+    shards: Sequence[str],
+    embedder: Embedder,
+    known: Mapping[str, Shard],
+    first: int = 0,
+    update: Callable[[], None] = lambda: None,
+) -> None:
+    """Embed shards until all are recorded, by this process or another.
 
-    def __init__(self, ledger: Ledger, expected: int) -> None:
-        self._ledger = ledger
-        done = self._done()
-        self._bar = tqdm(total=expected + done, initial=done, unit="sample", desc="embed", disable=None)
+    Args:
+        ledger: of the output.
+        shards: the sources, in order.
+        embedder: does it.
+        known: shards whose hash an index lists, by path or URL.
+        first: the shard to begin with, another one for each process.
+        update: called whenever a shard may have been finished.
 
-    def __enter__(self) -> "Progress":
-        return self
+    Raises:
+        OSError: a shard cannot be written.
+        ValueError: some could not be read; the others are done.
+    """
+    failed: dict[int, str] = {}
 
-    def __exit__(self, *error: object) -> None:
-        self._bar.close()
+    def embed(number: int) -> bool:
+        """Embed a shard, unless another process has it; whether it was done here."""
+        with ledger.taken(number) as mine:
+            if not mine:
+                return False
+            url = shards[number]
+            try:
+                path = ledger.folder / ledger.name(number)
+                ledger.record(number, embed_shard(url, path, embedder, known.get(url)))
+            except UnreadableShardError as error:
+                failed[number] = str(error)
+        update()
+        return True
 
-    def look(self) -> None:
-        """Show what is recorded."""
-        done = self._done()
-        if done > self._bar.n:
-            self._bar.total = max(self._bar.total, done)
-            self._bar.update(done - self._bar.n)
-
-    def _done(self) -> int:
-        return sum(record["samples"] for record in self._ledger.records().values())
-
-
-def _tell(plan: Plan, folder: Path) -> None:
-    print(*plan.lines(folder), sep="\n", flush=True)
+    while todo := [number for number in ledger.pending() if number not in failed]:
+        done = [embed(number) for number in sorted(todo, key=lambda number: number < first)]  # from `first` on
+        if not any(done):
+            update()
+            time.sleep(PAUSE)
+    if failed:
+        raise ValueError(
+            f"{len(failed)} of {len(shards)} shards could not be read, the others are done; give the same command "
+            f"again to retry them; the first: {next(iter(failed.values()))}"
+        )
 
 
-def _listed(losses: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in sorted(losses.items(), key=lambda item: -item[1]))
+def embed_shard(url: str, path: Path, embedder: Embedder, known: Shard | None = None) -> dict[str, Any]:
+    """Write the shard of one source shard, and return its entry for the index.
+
+    Raises:
+        UnreadableShardError: the source cannot be read.
+        OSError: the shard cannot be written.
+        ValueError: the device has not enough memory.
+    """
+    tally = Tally()
+    samples = read_source(url, tally, known)
+    try:
+        with torch.inference_mode():
+            written = write_tar(path, (_embedded(raw, tensors) for raw, tensors in embedder.rows(samples, tally)))
+    except torch.OutOfMemoryError as error:
+        advice = f"lower batch_tokens ({embedder.batch_tokens}) or batch_pictures ({embedder.batch_images})"
+        raise ValueError(f"not enough memory on the device; {advice}: {str(error).splitlines()[0]}") from None
+    return {**written, "source": urls.redact(url), **tally.losses()}
+
+
+def read_source(url: str, tally: Tally, known: Shard | None = None) -> list[RawSample]:
+    """The samples of a shard that can be embedded.
+
+    Args:
+        url: a path or URL.
+        tally: counts what is read and dropped.
+        known: the shard in the index beside it, to be compared.
+
+    Raises:
+        UnreadableShardError: it cannot be read, or has another hash.
+    """
+    try:
+        samples = list(read_samples(url, tally, reject_for_embedding))
+    except OSError as error:
+        raise UnreadableShardError(urls.describe_error(url, error)) from error
+    if known is not None and known.sha256 and tally.sha256 != known.sha256:
+        raise UnreadableShardError(f"{urls.redact(url)} has another sha256 than its index says")
+    return samples
+
+
+def _embedded(raw: RawSample, tensors: Mapping[str, Tensor]) -> RawSample:
+    """A sample to train on: image and metadata as in the source, the caption, and its embeddings."""
+    image = next(suffix for suffix in IMAGES if suffix in raw)
+    return {
+        "__key__": raw["__key__"],
+        image: raw[image],
+        "txt": caption_of(raw).encode(),
+        "json": raw.get("json", b"{}"),
+        "safetensors": safetensors.torch.save(dict(tensors)),
+    }
+
+
+@contextmanager
+def _progress(ledger: Ledger, expected: int) -> Iterator[Callable[[], None]]:
+    """A progress bar over the samples of all processes; yields a function that shows what is recorded."""
+
+    def done() -> int:
+        return sum(record["samples"] for record in ledger.records().values())
+
+    with tqdm(total=expected + done(), initial=done(), unit="sample", desc="embed", disable=None) as bar:
+
+        def update() -> None:
+            if (now := done()) > bar.n:
+                bar.total = max(bar.total, now)
+                bar.update(now - bar.n)
+
+        yield update
+
+
+def _log(expected: EmbeddingEstimate, folder: Path) -> None:
+    for line in expected.lines(folder):
+        logger.info("%s", line)

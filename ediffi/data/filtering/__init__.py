@@ -1,1 +1,1 @@
-"""From shards as they come to shards worth training on: measured, judged, written, and shown on a page."""
+"""Shards filtered by image size, CLIP score and aesthetic score: measured, filtered, written, and shown on a page."""

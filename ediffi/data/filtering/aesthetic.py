@@ -1,7 +1,7 @@
-"""How pleasing a picture is, read from its CLIP embedding by a small head that others have trained.
+"""How pleasing an image is, predicted from its CLIP embedding by a small pretrained head.
 
-Two are public, both on the embeddings of OpenAI's CLIP ViT-L/14, of length 1, and both tell a mark from about 1 to 10:
-LAION's linear head (github.com/LAION-AI/aesthetic-predictor), and the one that LAION-Aesthetics v2 was made with: five
+Two heads are public. Both read embeddings of OpenAI's CLIP ViT-L/14, normalized to length 1, and predict a score from
+about 1 to 10: LAION's linear head (github.com/LAION-AI/aesthetic-predictor), and the one of LAION-Aesthetics v2: five
 linear layers without activations (github.com/christophschuhmann/improved-aesthetic-predictor, "linearMSE").
 """
 
@@ -19,18 +19,18 @@ WEIGHTS = "model.safetensors"
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle")
 HIDDEN = (1024, 128, 64, 16)
 LAYERS = (0, 2, 4, 6, 7)
-"""Places of the five linear layers; those between are dropout, which does nothing here."""
+"""Indices of the five linear layers; between them was dropout, which does nothing here."""
 
 
 def load_head(source: str | Path, revision: str | None = None) -> nn.Sequential:
-    """The head in a safetensors file: `head(embedding [b, d] of length 1) -> mark [b, 1]`.
+    """The head in a safetensors file: `head(embedding [b, d] of length 1) -> score [b, 1]`.
 
     Args:
         source: a `.safetensors` file, a folder with a model.safetensors, or "organisation/name" of the Hub.
         revision: branch, tag or commit of the Hub.
 
     Raises:
-        FileNotFoundError: the file is neither there nor to be had.
+        FileNotFoundError: the file does not exist, or cannot be downloaded.
         ValueError: it is a pickle, broken, or holds another network than the two.
     """
     path = find_head(source, revision)
@@ -38,7 +38,12 @@ def load_head(source: str | Path, revision: str | None = None) -> nn.Sequential:
         tensors = load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is truncated or not a safetensors file ({error})") from None
-    head = _linear(tensors) or _layered(tensors)
+    bare = {name.removeprefix("layers."): tensor for name, tensor in tensors.items()}
+    head = None
+    if set(tensors) == {"weight", "bias"}:
+        head = _chain([(tensors["weight"], tensors["bias"])], (1,))
+    elif set(bare) == {f"{layer}.{what}" for layer in LAYERS for what in ("weight", "bias")}:
+        head = _chain([(bare[f"{layer}.weight"], bare[f"{layer}.bias"]) for layer in LAYERS], (*HIDDEN, 1))
     if head is None:
         found = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in sorted(tensors.items())[:4])
         raise ValueError(
@@ -51,7 +56,7 @@ def load_head(source: str | Path, revision: str | None = None) -> nn.Sequential:
 
 
 def find_head(source: str | Path, revision: str | None = None) -> Path:
-    """The file with the weights; raises as `load_head` does."""
+    """The file with the weights; arguments and errors as `load_head`."""
     path = Path(source)
     if path.suffix in PICKLES:
         raise ValueError(
@@ -71,26 +76,8 @@ def find_head(source: str | Path, revision: str | None = None) -> Path:
     return path
 
 
-def head_width(head: nn.Sequential) -> int:
-    """Width of the embeddings that a head reads."""
-    return int(next(head.parameters()).shape[1])
-
-
-def _linear(tensors: dict[str, Tensor]) -> nn.Sequential | None:
-    if set(tensors) != {"weight", "bias"} or tensors["weight"].ndim != 2:
-        return None
-    return _chain([(tensors["weight"], tensors["bias"])], (1,))
-
-
-def _layered(tensors: dict[str, Tensor]) -> nn.Sequential | None:
-    bare = {name.removeprefix("layers."): tensor for name, tensor in tensors.items()}
-    if set(bare) != {f"{place}.{what}" for place in LAYERS for what in ("weight", "bias")}:
-        return None
-    return _chain([(bare[f"{place}.weight"], bare[f"{place}.bias"]) for place in LAYERS], (*HIDDEN, 1))
-
-
 def _chain(layers: list[tuple[Tensor, Tensor]], widths: tuple[int, ...]) -> nn.Sequential | None:
-    """Linear layers of these widths, if the tensors are theirs."""
+    """Linear layers of these widths; None if the shapes are others."""
     incoming = layers[0][0].shape[-1]
     made: list[nn.Linear] = []
     for (weight, bias), width in zip(layers, widths, strict=True):

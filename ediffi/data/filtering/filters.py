@@ -1,9 +1,8 @@
-"""From shards as they come to shards worth training on (eDiff-I, section 5: CLIP score, aesthetic score, size).
+"""Filter shards (eDiff-I, section 5: CLIP score, aesthetic score, image size).
 
-First every shard is measured, then samples are judged, then the filtered shards are written. Of duplicates the one
-whose shard comes first by name is kept, and in a shard the first one; among those that pass everything else. So what is
-kept is a function of the shards and the thresholds: not of the order they are worked on, of restarts, or of how many
-processes share them.
+First every shard is measured, then samples are judged, then the filtered shards are written. Of duplicates that pass
+everything else, one is kept: the first sample of the first shard by name. So what is kept is a function of the shards
+and the thresholds: not of the order of work, of resuming, or of the number of processes.
 """
 
 import json
@@ -16,32 +15,32 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from tqdm import tqdm
 
-from ediffi.data.filtering.measure import Measures, has_picture, measure
-from ediffi.data.filtering.report import Report, values_of
-from ediffi.data.filtering.scorer import Measuring, Scorer
+from ediffi.data.filtering.measure import Measures, measure
+from ediffi.data.filtering.report import FilterReport
+from ediffi.data.filtering.scorer import Scorer, ScoreSettings
 from ediffi.data.index import INDEX, write_index
-from ediffi.data.shards import write_tar
-from ediffi.data.tar import Raw, Tally, read_samples
+from ediffi.data.shards import reject_without_image, write_tar
+from ediffi.data.tar import RawSample, Tally, read_samples
 from ediffi.io import urls
 from ediffi.io.distributed import DistributedContext
 from ediffi.io.files import replace
 
-CLAIM, DUPLICATE = "filter.json", "duplicate"
+DUPLICATE = "duplicate"
 
 
 @dataclass(frozen=True)
 class Keep:
-    """What is kept.
+    """Which samples to keep.
 
     Args:
         short_side_above: the shortest side has more pixels than this: 64, 256 or 1024 in the paper's three stages.
-        alignment: the least cosine of picture and caption; None to keep any.
-        aesthetic: the least mark; None to keep any.
+        alignment: the least cosine of image and caption; None to keep any.
+        aesthetic: the least aesthetic score; None to keep any.
         caption: only samples with a caption.
         unique: of duplicates, only one.
 
     Raises:
-        ValueError: `short_side_above` is negative, or `alignment` no cosine.
+        ValueError: `short_side_above` is negative, `alignment` is not in [-1, 1], or `aesthetic` is not finite.
     """
 
     short_side_above: int = 0
@@ -56,21 +55,20 @@ class Keep:
         if self.alignment is not None and not -1 <= self.alignment <= 1:
             raise ValueError(f"alignment must be in [-1, 1], got {self.alignment}")
         if self.aesthetic is not None and not np.isfinite(self.aesthetic):
-            raise ValueError(f"aesthetic must be a number, got {self.aesthetic}")
+            raise ValueError(f"aesthetic must be finite, got {self.aesthetic}")
 
     def judge(self, measures: Measures) -> list[str | None]:
-        """Why each sample is dropped, the first reason that holds, or None; duplicates are not looked for."""
-        verdicts = list(measures.problems)
-        for row, captioned in enumerate(measures.captioned):
-            if self.caption and not captioned:
-                verdicts[row] = verdicts[row] or "no caption"
-        limits = (("alignment", self.alignment), ("aesthetic", self.aesthetic))
-        short = values_of(measures, "short_side") <= self.short_side_above
-        tests: list[tuple[str, np.ndarray]] = [(f"short side at most {self.short_side_above}", short)]
-        for name, least in limits:
+        """Why each sample is dropped, the first reason that applies, or None; without looking for duplicates."""
+        short = measures.values("short_side") <= self.short_side_above
+        tests = [
+            ("no caption", ~np.array(measures.captioned, dtype=bool) & self.caption),
+            (f"short side at most {self.short_side_above}", short),
+        ]
+        for name, least in (("alignment", self.alignment), ("aesthetic", self.aesthetic)):
             if least is not None:
-                values = values_of(measures, name)
+                values = measures.values(name)
                 tests += [(f"no {name} score", np.isnan(values)), (f"{name} below {least:g}", values < least)]
+        verdicts = list(measures.problems)
         for reason, failed in tests:
             for row in np.flatnonzero(failed):
                 verdicts[row] = verdicts[row] or reason
@@ -78,164 +76,151 @@ class Keep:
 
 
 @dataclass(frozen=True)
-class Job:
+class FilterRun:
     """A run of the filter.
 
     Args:
-        shards: files or URLs; their file names are those of the filtered shards.
+        shards: paths or URLs; the filtered shards have the same file names.
         output: folder of the filtered shards.
         measures: folder of the measures; several filters may share it.
-        measuring: what is measured.
+        settings: what is measured.
         keep: what is kept.
 
     Raises:
-        ValueError: two shards have one name, a threshold is on a score that nobody tells or measures, or a library is
-            missing.
+        ValueError: two shards have one name, a threshold is on a score that is neither computed nor in the metadata, or
+            a library is missing.
     """
 
     shards: Sequence[str]
     output: Path
     measures: Path
-    measuring: Measuring
+    settings: ScoreSettings
     keep: Keep
 
     def __post_init__(self) -> None:
-        names = self.names()
-        if len(names) < len(self.shards):
-            raise ValueError(f"{len(self.shards) - len(names)} of the shards have the file name of another one")
-        told, parts = self.measuring, (self.measuring.clip_text, self.measuring.aesthetic)
-        known = ((told.similarity, parts[0], "alignment"), (told.aesthetic_score, parts[1], "aesthetic"))
-        for field, part, name in known:
+        if same := len(self.shards) - len(self.by_name):
+            raise ValueError(f"{same} of the shards have the file name of another one")
+        for name, field, part in (
+            ("alignment", self.settings.similarity, self.settings.clip_text),
+            ("aesthetic", self.settings.aesthetic_score, self.settings.aesthetic),
+        ):
             if getattr(self.keep, name) is not None and field is None and part is None:
-                raise ValueError(f"keep.{name} is a threshold on a score that is neither told nor measured")
-        if self.measuring.hash == "perceptual" and find_spec("imagehash") is None:
+                raise ValueError(f"keep.{name} is a threshold on a score that is neither computed nor in the metadata")
+        if self.settings.hash == "perceptual" and find_spec("imagehash") is None:
             raise ValueError("perceptual hashes need imagehash: pip install 'ediffi[data]', or let hash be bytes")
 
-    def names(self) -> dict[str, str]:
+    @cached_property
+    def by_name(self) -> dict[str, str]:
         """The shards by name, in the order that decides between duplicates."""
-        found = {PurePosixPath(urls.redact(place)).name.removesuffix(".tar"): place for place in self.shards}
+        found = {PurePosixPath(urls.redact(url)).name.removesuffix(".tar"): url for url in self.shards}
         return dict(sorted(found.items()))
 
-    def run(self, fleet: DistributedContext) -> Report:
-        """Measure, judge, write the shards and the index; what is there already is left as it is.
-
-        Returns:
-            The total.
+    def run(self, context: DistributedContext) -> FilterReport:
+        """Measure, judge, write the shards and the index; finished files stay as they are. Returns the total.
 
         Raises:
             OSError: a shard cannot be read, or a file not written.
-            ValueError: the folders are of another run, a shard has changed meanwhile, or nothing is left.
+            ValueError: the folders are of another run, a shard was changed since it was measured, or nothing passes.
         """
-        scorer = Scorer(self.measuring, fleet.device)
-        if fleet.rank == 0:
+        scorer = Scorer(self.settings, context.device)
+        if context.rank == 0:
             self._claim(scorer)
-        fleet.gather(None)
-        mine = list(self.names().items())[fleet.rank :: fleet.world_size]
-        self._measure(mine, scorer, fleet)
-        fleet.gather(None)
-        for name, place in self._bar(mine, "filter", fleet):
-            if not self.report_path(name).is_file():
-                self._write(name, place)
-        fleet.gather(None)
-        total = Report.total([Report.read(self.report_path(name)) for name in self.names()], "all")
-        if fleet.rank == 0:
-            self._finish(total)
-        fleet.gather(None)
-        if not total.kept:
+        context.gather(None)
+        mine = list(self.by_name)[context.rank :: context.world_size]
+        for name in self._unfinished(mine, "measure", context):
+            measure(self.by_name[name], self.settings, scorer).write(self._measures_path(name))
+        context.gather(None)
+        for name in self._unfinished(mine, "filter", context):
+            self._write(name)
+        context.gather(None)
+        reports = [FilterReport.read(self._report_path(name)) for name in self.by_name]
+        total = FilterReport.total(reports, "all")
+        shards = [dict(report.shard) for report in reports if report.shard is not None]
+        if context.rank == 0 and shards:
+            write_index(self.output / INDEX, shards, {"filter": asdict(self.keep), "dropped": total.dropped})
+        context.gather(None)
+        if not shards:
             raise ValueError(f"nothing is left of {len(self.shards)} shards: {total}")
         return total
 
-    def measures_path(self, name: str) -> Path:
-        """The file with the measures of a shard."""
-        return self.measures / f"{name}.json"
-
-    def report_path(self, name: str) -> Path:
-        """The file with the report on a shard; it is the last that is written of it."""
-        return self.output / f"{name}.report.json"
-
     def verdicts(self, name: str) -> tuple[Measures, list[str | None]]:
-        """The measures of a shard, and why each sample is dropped, or None; when all shards are measured."""
-        first = self._firsts[name] if self.keep.unique else None
-        measures = Measures.read(self.measures_path(name))
+        """The measures of a shard, and why each sample is dropped, or None; once all shards are measured."""
+        measures = Measures.read(self._measures_path(name))
         verdicts = self.keep.judge(measures)
-        passing = [row for row, reason in enumerate(verdicts) if reason is None]
-        for row, is_first in zip(passing, passing if first is None else first, strict=True):
-            if first is not None and not is_first:
-                verdicts[row] = DUPLICATE
+        if self.keep.unique:
+            passing = [row for row, reason in enumerate(verdicts) if reason is None]
+            for row, is_first in zip(passing, self._firsts[name], strict=True):
+                verdicts[row] = None if is_first else DUPLICATE
         return measures, verdicts
 
+    def _measures_path(self, name: str) -> Path:
+        return self.measures / f"{name}.json"
+
+    def _report_path(self, name: str) -> Path:
+        """The last file that is written of a shard."""
+        return self.output / f"{name}.report.json"
+
     def _claim(self, scorer: Scorer) -> None:
-        """Write down what the folders are for, or make sure that they are for this."""
+        """Write down what the folders are for, or check that they are for the same."""
         measured = {"measuring": scorer.claim()}
-        filtered = measured | {"keep": asdict(self.keep), "shards": list(self.names())}
-        for folder, what, content in ((self.measures, "measures", measured), (self.output, "a filter", filtered)):
-            folder.mkdir(parents=True, exist_ok=True)
-            note = folder / ("measures.claim" if what == "measures" else CLAIM)
+        filtered = measured | {"keep": asdict(self.keep), "shards": list(self.by_name)}
+        for note, what, content in (
+            (self.measures / "measures.claim", "measures", measured),
+            (self.output / "filter.json", "a filter", filtered),
+        ):
+            note.parent.mkdir(parents=True, exist_ok=True)
             text = json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True)
             if not note.exists():
-                replace(note, text.encode())
+                replace(note, text)
             elif note.read_text(encoding="utf-8") != text:
-                raise ValueError(f"{folder} holds {what} of other shards or settings; choose another folder")
+                raise ValueError(f"{note.parent} holds {what} of other shards or settings; choose another folder")
 
-    def _measure(self, mine: Sequence[tuple[str, str]], scorer: Scorer, fleet: DistributedContext) -> None:
-        for name, place in self._bar(mine, "measure", fleet):
-            if not self.measures_path(name).is_file():
-                measure(place, self.measuring, scorer).write(self.measures_path(name))
-
-    def _bar(self, mine: Sequence[tuple[str, str]], what: str, fleet: DistributedContext) -> Iterator[tuple[str, str]]:
-        path = self.measures_path if what == "measure" else self.report_path
-        missing = [(name, place) for name, place in mine if not path(name).is_file()]
-        hidden = None if fleet.rank == 0 else True
-        return iter(tqdm(missing, what, len(mine), initial=len(mine) - len(missing), unit="shard", disable=hidden))
+    def _unfinished(self, names: Sequence[str], what: str, context: DistributedContext) -> Iterator[str]:
+        """The shards without the file of this step, under a progress bar."""
+        path = self._measures_path if what == "measure" else self._report_path
+        missing = [name for name in names if not path(name).is_file()]
+        hidden = None if context.rank == 0 else True
+        return iter(tqdm(missing, what, len(names), initial=len(names) - len(missing), unit="shard", disable=hidden))
 
     @cached_property
     def _firsts(self) -> dict[str, np.ndarray]:
-        """By shard: of the samples that pass everything else, which are the first of their duplicates.
+        """By shard, which of the samples that pass everything else are the first of their duplicates.
 
-        It takes 24 bytes a sample: 128 bits of hash and a place.
+        It takes 24 bytes a sample: 128 bits of hash and a position.
         """
-        hashes, lengths = [], {}
-        for name in self.names():
-            measures = Measures.read(self.measures_path(name))
-            passing = [
-                hash_ for hash_, reason in zip(measures.hashes, self.keep.judge(measures), strict=True) if not reason
-            ]
+        hashes, lengths = [np.empty(0, "S16")], []
+        for name in self.by_name:
+            measures = Measures.read(self._measures_path(name))
+            judged = zip(measures.hashes, self.keep.judge(measures), strict=True)
+            passing = [digest for digest, reason in judged if reason is None]
             hashes.append(np.frombuffer(bytes.fromhex("".join(passing)), dtype="S16"))
-            lengths[name] = len(passing)
-        every = np.concatenate(hashes) if hashes else np.empty(0, "S16")
-        first = np.zeros(len(every), dtype=bool)
-        first[np.unique(every, return_index=True)[1]] = True
-        return dict(zip(lengths, np.split(first, np.cumsum(list(lengths.values()))[:-1]), strict=True))
+            lengths.append(len(passing))
+        first = np.zeros(sum(lengths), dtype=bool)
+        first[np.unique(np.concatenate(hashes), return_index=True)[1]] = True
+        return dict(zip(self.by_name, np.split(first, np.cumsum(lengths)[:-1]), strict=True))
 
-    def _write(self, name: str, place: str) -> None:
+    def _write(self, name: str) -> None:
         measures, verdicts = self.verdicts(name)
         shard = None
         if None in verdicts:
             path = self.output / f"{name}.tar"
-            shard = {"file": path.name, **write_tar(path, _kept(place, measures, verdicts))}
-        Report.of(measures, verdicts, shard).write(self.report_path(name))
-
-    def _finish(self, total: Report) -> None:
-        reports = [Report.read(self.report_path(name)) for name in self.names()]
-        shards = [dict(report.shard) for report in reports if report.shard is not None]
-        if shards:
-            description = {"filter": asdict(self.keep), "dropped": total.dropped}
-            write_index(self.output / INDEX, shards, description)
+            shard = {"file": path.name, **write_tar(path, _kept(self.by_name[name], measures, verdicts))}
+        FilterReport.of(measures, verdicts, shard).write(self._report_path(name))
 
 
-def read_recipe(path: Path) -> tuple[Measuring, Keep]:
-    """What a YAML file says under `measuring` and `keep`.
+def read_recipe(path: Path) -> tuple[ScoreSettings, Keep]:
+    """The content of a YAML file with `measuring` and `keep`.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it says something else, or something wrong.
+        ValueError: it has another key, or a wrong value.
     """
     from jsonargparse import ArgumentError, ArgumentParser
 
     if not path.is_file():
         raise FileNotFoundError(f"no recipe {path}")
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(Measuring, "measuring")
+    parser.add_class_arguments(ScoreSettings, "measuring")
     parser.add_class_arguments(Keep, "keep")
     try:
         values = parser.instantiate(parser.parse_path(path))
@@ -244,15 +229,13 @@ def read_recipe(path: Path) -> tuple[Measuring, Keep]:
     return values.measuring, values.keep
 
 
-def _kept(place: str, measures: Measures, verdicts: Sequence[str | None]) -> Iterator[Raw]:
-    """The samples that stay, as they are."""
+def _kept(url: str, measures: Measures, verdicts: Sequence[str | None]) -> Iterator[RawSample]:
+    """The samples that stay, unchanged."""
     tally = Tally()
-    for row, raw in enumerate(read_samples(place, tally, has_picture)):
+    for row, raw in enumerate(read_samples(url, tally, reject_without_image)):
         if row >= len(verdicts) or raw["__key__"] != measures.keys[row]:
             break
         if verdicts[row] is None:
             yield raw
     if tally.sha256 != measures.sha256:
-        raise ValueError(
-            f"{urls.redact(place)} is not the shard that was measured: remove its measures, and measure again"
-        )
+        raise ValueError(f"{urls.redact(url)} changed since it was measured: remove its measures, and measure again")

@@ -1,7 +1,7 @@
-"""What a filter has to know of every sample, measured once, shard by shard: size, caption, scores, a hash.
+"""What a filter needs to know of every sample, measured once, shard by shard: size, caption, scores, a hash.
 
-Measures do not depend on thresholds, so one folder of them serves the filters of all stages. One shard is the unit of
-restart: its measures are there, or they are not.
+Measures do not depend on thresholds, so one folder of them serves the filters of all stages. The unit of resuming is a
+shard: its file of measures exists, or it does not.
 """
 
 import hashlib
@@ -12,50 +12,43 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from ediffi.data.filtering.scorer import Measuring, Scorer
-from ediffi.data.shards import caption_of, metadata_of, picture_of
-from ediffi.data.tar import PICTURES, Raw, Tally, read_samples
+from ediffi.data.filtering.scorer import Scorer, ScoreSettings
+from ediffi.data.shards import caption_of, image_bytes, image_of, metadata_of, reject_without_image
+from ediffi.data.tar import RawSample, Tally, read_samples
 from ediffi.io import urls
 from ediffi.io.files import replace
 
 FORMAT = "ediffi-measures-1"
 HEXADECIMAL = 32
-"""Digits of a hash that are kept: two different pictures in a billion share 128 bits with a probability of 1e-21."""
-
-
+"""Digits of a hash that are kept: among a billion images, two share 128 bits with a probability of 1e-21."""
 SCORES = ("alignment", "aesthetic")
 
-
-@dataclass(frozen=True)
-class Job:
-    """A sample that waits for its scores: its row, its prepared picture [3, s, s], its caption."""
-
-    row: int
-    image: Tensor
-    caption: str
+Pending = tuple[int, Tensor, str]
+"""A sample without scores: its row, its prepared image [3, s, s], its caption."""
 
 
 @dataclass
 class Measures:
-    """Of the samples of a shard, in order; one list for each measure.
+    """The samples of a shard, in order; one list for each measure.
 
     Attributes:
-        source: the shard, as it may be shown.
+        source: the shard's path or redacted URL.
         sha256: of the shard.
         losses: what reading it left out.
         keys: of the samples.
         problems: what is broken, or None.
-        sizes: width and height in pixels, or None where the picture is broken.
+        sizes: width and height in pixels, or None where the image is broken.
         captioned: whether there is a caption.
         hashes: 32 hexadecimal digits that duplicates share.
-        alignment: cosine of picture and caption, or None.
-        aesthetic: mark, or None.
+        alignment: cosine of image and caption, or None.
+        aesthetic: score, or None.
         computed: how many scores were computed here.
-        told: how many the shard told.
+        told: how many scores come from the metadata.
     """
 
     source: str
@@ -71,18 +64,23 @@ class Measures:
     computed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SCORES, 0))
     told: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SCORES, 0))
 
+    def values(self, name: str) -> np.ndarray:
+        """One score of every sample, nan where there is none; "short_side" is in pixels."""
+        if name == "short_side":
+            return np.array([np.nan if size is None else min(size) for size in self.sizes], dtype=float)
+        return np.array([np.nan if value is None else value for value in getattr(self, name)], dtype=float)
+
     def write(self, path: Path) -> None:
-        """Write them as JSON, beside its place and then into it."""
-        content = {"format": FORMAT, **asdict(self)}
-        replace(path, json.dumps(content, ensure_ascii=False, allow_nan=False).encode())
+        """Write them as JSON."""
+        replace(path, json.dumps({"format": FORMAT, **asdict(self)}, ensure_ascii=False, allow_nan=False))
 
     @classmethod
     def read(cls, path: Path) -> "Measures":
-        """What `write` wrote.
+        """The content of a file that `write` wrote.
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: it is another file, or broken.
+            ValueError: it has another format, or is broken.
         """
         try:
             content = json.loads(path.read_bytes())
@@ -97,76 +95,70 @@ class Measures:
         return made
 
 
-def measure(place: str, measuring: Measuring, scorer: Scorer) -> Measures:
-    """Measure every sample of a shard; what is broken in it is noted, and stops nothing.
+def measure(url: str, settings: ScoreSettings, scorer: Scorer) -> Measures:
+    """Measure every sample of a shard; a broken sample is noted, and the rest measured.
 
     Raises:
         OSError: the shard cannot be read.
     """
     tally = Tally()
-    measures = Measures(urls.redact(place))
-    waiting: list[Job] = []
-    for raw in read_samples(place, tally, has_picture):
-        if (job := _examine(raw, measures, measuring, scorer)) is not None:
-            waiting.append(job)
-        if len(waiting) == measuring.batch_size:
-            _score(waiting, measures, scorer)
-            waiting = []
-    if waiting:
-        _score(waiting, measures, scorer)
-    measures.sha256, measures.losses = tally.sha256, tally.told()
+    measures = Measures(urls.redact(url))
+    pending: list[Pending] = []
+    for raw in read_samples(url, tally, reject_without_image):
+        pending += _examine(raw, measures, settings, scorer)
+        if len(pending) == settings.batch_size:
+            _score(pending, measures, scorer)
+            pending = []
+    if pending:
+        _score(pending, measures, scorer)
+    measures.sha256, measures.losses = tally.sha256, tally.losses()
     return measures
 
 
-def _examine(raw: Raw, measures: Measures, measuring: Measuring, scorer: Scorer) -> Job | None:
-    """Note all but the scores; those that the sample does not tell have to be computed from what is returned."""
+def _examine(raw: RawSample, measures: Measures, settings: ScoreSettings, scorer: Scorer) -> list[Pending]:
+    """Note everything but computed scores; returns the sample if a score has to be computed."""
     image, caption, known, problem = None, "", {}, None
     try:
-        image = picture_of(raw)
+        image = image_of(raw)
         caption, known = caption_of(raw), metadata_of(raw)
     except ValueError:
-        problem = "broken picture" if image is None else "broken caption or JSON"
+        problem = "broken image" if image is None else "broken caption or JSON"
     measures.keys.append(raw["__key__"])
     measures.problems.append(problem)
     measures.sizes.append(None if image is None else list(image.size))
     measures.captioned.append(bool(caption.strip()))
-    measures.hashes.append(_hash(raw, image, measuring.hash))
-    for name, field_name in zip(SCORES, (measuring.similarity, measuring.aesthetic_score), strict=True):
+    measures.hashes.append(_hash(raw, image, settings.hash))
+    for name, field_name in zip(SCORES, (settings.similarity, settings.aesthetic_score), strict=True):
         value = _number(known.get(field_name)) if field_name else None
         getattr(measures, name).append(value)
         measures.told[name] += value is not None
-    if problem or image is None or all(getattr(measures, name)[-1] is not None for name in SCORES):
-        return None
-    prepared = scorer.prepare(image)
-    return None if prepared is None else Job(len(measures.keys) - 1, prepared, caption)
+    complete = all(getattr(measures, name)[-1] is not None for name in SCORES)
+    if problem or image is None or complete or scorer.image is None:
+        return []
+    return [(len(measures.keys) - 1, scorer.prepare(image), caption)]
 
 
-def _score(jobs: list[Job], measures: Measures, scorer: Scorer) -> None:
+def _score(pending: list[Pending], measures: Measures, scorer: Scorer) -> None:
     """Compute the scores that are missing."""
-    scores = scorer(torch.stack([job.image for job in jobs]), [job.caption for job in jobs])
-    for job, found in zip(jobs, scores, strict=True):
-        for name, value in zip(SCORES, found, strict=True):
-            values = getattr(measures, name)
-            if values[job.row] is None and value is not None and math.isfinite(value):
-                values[job.row] = round(value, 6)
+    rows, images, captions = zip(*pending, strict=True)
+    for name, scores in zip(SCORES, scorer(torch.stack(images), captions), strict=True):
+        values = getattr(measures, name)
+        for row, value in zip(rows, scores, strict=True):
+            if values[row] is None and value is not None and math.isfinite(value):
+                values[row] = round(value, 6)
                 measures.computed[name] += 1
 
 
-def _hash(raw: Raw, image: Image.Image | None, kind: Literal["bytes", "perceptual"]) -> str:
+def _hash(raw: RawSample, image: Image.Image | None, kind: Literal["bytes", "perceptual"]) -> str:
     if kind == "perceptual" and image is not None:
         import imagehash
 
         return str(imagehash.phash(image)).zfill(HEXADECIMAL)
-    return hashlib.sha256(next(raw[suffix] for suffix in PICTURES if suffix in raw)).hexdigest()[:HEXADECIMAL]
+    return hashlib.sha256(image_bytes(raw)).hexdigest()[:HEXADECIMAL]
 
 
 def _number(value: Any) -> float | None:
-    """A score as the JSON of a sample tells it, if it is one."""
+    """A score in the metadata, if it is a finite number."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value)
-
-
-def has_picture(raw: Raw) -> str | None:
-    """What a sample lacks to be measured."""
-    return None if any(suffix in raw for suffix in PICTURES) else "no picture"

@@ -1,4 +1,4 @@
-"""A page to judge a filter by eye: histograms of what was kept and dropped, and pictures of both."""
+"""A page to judge a filter by eye: histograms of what was kept and dropped, and example images."""
 
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -10,160 +10,130 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ediffi.data.filtering.filters import Job
-from ediffi.data.filtering.measure import Measures, has_picture
-from ediffi.data.filtering.report import EDGES, Report, values_of
-from ediffi.data.shards import caption_of, picture_of
+from ediffi.data.filtering.filters import FilterRun
+from ediffi.data.filtering.report import EDGES, FilterReport
+from ediffi.data.shards import caption_of, image_of, reject_without_image
 from ediffi.data.tar import Tally, read_samples
+from ediffi.io import files
 
 KEPT, DROPPED = "#2a9d8f", "#c8553d"
 POOL = 2000
 """Samples that examples are chosen from: the first ones."""
 COLUMNS, SIDE = 10, 160
-WIDTH = 13.0
-"""Of the page, in inches."""
+WIDTH, HISTOGRAM, STRIP = 13.0, 1.9, 2.1
+"""Of the page, and heights of its panels, in inches."""
 LABELS = {
     "short_side": "shortest side, pixels",
-    "alignment": "alignment, cosine of picture and caption",
-    "aesthetic": "aesthetic mark",
+    "alignment": "alignment, cosine of image and caption",
+    "aesthetic": "aesthetic score",
 }
-
-
-Place = Callable[[float, float, float, float], Any]
-"""Makes the axes at x and y from the lower left corner of a panel, of a width and a height, all in inches."""
-Panel = tuple[float, Callable[[Place, float], None]]
-"""Its height in inches, and what draws it, given its place and its height."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """A sample to show: its picture, small; what is said under it; whether it was kept."""
+    """A sample to show: its image, small; the text below it; whether it was kept."""
 
     image: Image.Image
     text: str
     kept: bool
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """Where an example is, and what to say of it."""
-
-    shard: str
-    row: int
-    text: str
-    reason: str | None
-
-
-def write_page(path: Path, job: Job, total: Report) -> None:
-    """Write the page as PNG, beside its place and then into it.
+def write_page(path: Path, run: FilterRun, total: FilterReport) -> None:
+    """Write the page as PNG.
 
     Raises:
         OSError: a shard cannot be read, or the file not written.
     """
-    examples = collect(job)
-    keep = job.keep
-    thresholds = {"short_side": keep.short_side_above, "alignment": keep.alignment, "aesthetic": keep.aesthetic}
-    panels: list[Panel] = [(0.9 + 0.25 * len(total.dropped), partial(_reasons, total))]
-    for name in EDGES:
-        if any(map(any, total.scores[name].values())):
-            panels.append((1.9, partial(_histogram, total.scores[name], name, thresholds[name])))
-            panels.append((2.1, partial(_strip, examples[name], f"{LABELS[name]}: from the lowest to the highest")))
-    for reason in total.dropped:
-        if examples.get(reason):
-            panels.append((2.1, partial(_strip, examples[reason], f"dropped: {reason}")))
-    _draw(panels, str(total), path)
-
-
-def _draw(panels: Sequence[Panel], title: str, path: Path) -> None:
-    """Panels of their own height, in inches, one below the other."""
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    height = sum(inches for inches, _ in panels) + 0.4
-    figure = pyplot.figure(figsize=(WIDTH, height))
-    figure.text(0.5, 1 - 0.25 / height, title, ha="center", fontsize=10)
-    top = height - 0.4
-    for inches, draw in panels:
-        top -= inches
-        draw(partial(_axes, figure, top, height), inches)
-    beside = path.with_name(path.name + ".tmp")
-    figure.savefig(beside, dpi=110, format="png")
-    pyplot.close(figure)
-    beside.replace(path)
-
-
-def _axes(figure: Any, bottom: float, height: float, x: float, y: float, w: float, h: float) -> Any:
-    return figure.add_axes((x / WIDTH, (bottom + y) / height, w / WIDTH, h / height))
-
-
-def collect(job: Job) -> dict[str, list[Example]]:
-    """Examples by score, from its lowest to its highest value, and by reason; of the first `POOL` samples."""
-    pool: list[tuple[str, Measures, list[str | None]]] = []
-    for name in job.names():
-        pool.append((name, *job.verdicts(name)))
-        if sum(len(verdicts) for *_, verdicts in pool) >= POOL:
-            break
-    chosen = {name: _along(pool, name) for name in EDGES}
-    for reason in {reason for *_, verdicts in pool for reason in verdicts if reason}:
-        chosen[reason] = _of_reason(pool, reason)
-    wanted = {(one.shard, one.row) for group in chosen.values() for one in group}
-    pictures = {}
-    for name, *_ in pool:
-        rows = {row for shard, row in wanted if shard == name}
-        pictures.update({(name, row): shown for row, shown in _read(job.names()[name], rows).items()})
-    return {group: [_example(one, pictures[one.shard, one.row]) for one in picked] for group, picked in chosen.items()}
-
-
-def _along(pool: Sequence[tuple[str, Measures, list[str | None]]], score: str) -> list[Chosen]:
-    """Samples evenly along the order of a score."""
-    places = [(name, row) for name, _, verdicts in pool for row in range(len(verdicts))]
-    reasons = [reason for *_, verdicts in pool for reason in verdicts]
-    values = np.concatenate([values_of(measures, score) for _, measures, _ in pool])
-    order = np.argsort(values, kind="stable")[: int((~np.isnan(values)).sum())]
-    if not len(order):
-        return []
-    picked = order[np.unique(np.linspace(0, len(order) - 1, COLUMNS).round().astype(int))]
-    form = "{:.0f} px" if score == "short_side" else "{:.3f}"
-    return [Chosen(places[one][0], places[one][1], form.format(values[one]), reasons[one]) for one in picked]
-
-
-def _of_reason(pool: Sequence[tuple[str, Measures, list[str | None]]], reason: str) -> list[Chosen]:
-    found = [
-        Chosen(name, row, "", reason)
-        for name, measures, verdicts in pool
-        for row, why in enumerate(verdicts)
-        if why == reason and measures.sizes[row] is not None
+    examples, keep = collect(run), run.keep
+    thresholds = {"short_side": keep.short_side_above, "alignment": keep.alignment, "aesthetic": keep.aesthetic}
+    bars = 0.9 + 0.25 * len(total.dropped)
+    panels: list[tuple[float, Callable[[Any], None]]] = [
+        (0.4, lambda panel: panel.text(0.5, 0.4, str(total), ha="center", fontsize=10)),
+        (bars, partial(_reasons, total, bars)),
     ]
-    return found[:: max(1, len(found) // COLUMNS)][:COLUMNS]
+    for name in EDGES:
+        if any(map(any, total.scores[name].values())):
+            panels.append((HISTOGRAM, partial(_histogram, total.scores[name], name, thresholds[name])))
+            panels.append((STRIP, partial(_strip, examples[name], f"{LABELS[name]}: from the lowest to the highest")))
+    for reason in total.dropped:
+        if examples.get(reason):
+            panels.append((STRIP, partial(_strip, examples[reason], f"dropped: {reason}")))
+
+    heights = [height for height, _ in panels]
+    figure = pyplot.figure(figsize=(WIDTH, sum(heights)))
+    parts: Any = figure.subfigures(len(panels), 1, height_ratios=heights)
+    for part, (_, draw) in zip(parts, panels, strict=True):
+        draw(part)
+    with files.replacing(path) as beside:
+        figure.savefig(beside, dpi=110, format="png")
+    pyplot.close(figure)
 
 
-def _read(place: str, rows: set[int]) -> dict[int, tuple[Image.Image, str]]:
-    """Small pictures and captions of some samples of a shard."""
-    found: dict[int, tuple[Image.Image, str]] = {}
-    samples = read_samples(place, Tally(), has_picture)
-    for row, raw in enumerate(samples):
-        if len(found) == len(rows):
+def collect(run: FilterRun) -> dict[str, list[Example]]:
+    """Examples by score, from its lowest to its highest value, and by reason; of the first `POOL` samples."""
+    rows: list[tuple[str, int]] = []
+    reasons: list[str | None] = []
+    values: dict[str, list[np.ndarray]] = {score: [] for score in EDGES}
+    for name in run.by_name:
+        measures, verdicts = run.verdicts(name)
+        rows += [(name, row) for row in range(len(verdicts))]
+        reasons += verdicts
+        for score in EDGES:
+            broken = np.isnan(measures.values("short_side"))
+            values[score].append(np.where(broken, np.nan, measures.values(score)))
+        if len(rows) >= POOL:
             break
+
+    picked: dict[str, list[tuple[int, str]]] = {}
+    for score in EDGES:
+        found = np.concatenate(values[score])
+        order = np.argsort(found, kind="stable")[: int((~np.isnan(found)).sum())]
+        evenly = np.unique(np.linspace(0, len(order) - 1, COLUMNS).round().astype(int)) if len(order) else []
+        form = "{:.0f} px" if score == "short_side" else "{:.3f}"
+        picked[score] = [(int(position), form.format(found[position])) for position in order[evenly]]
+    readable = ~np.isnan(np.concatenate(values["short_side"]))
+    for reason in {reason for reason in reasons if reason}:
+        dropped = [position for position, why in enumerate(reasons) if why == reason and readable[position]]
+        picked[reason] = [(position, "") for position in dropped[:: max(1, len(dropped) // COLUMNS)][:COLUMNS]]
+
+    wanted = {rows[position] for group in picked.values() for position, _ in group}
+    shown = {}
+    for name in {name for name, _ in wanted}:
+        shown.update(_read(run.by_name[name], name, {row for shard, row in wanted if shard == name}))
+    return {
+        group: [_example(*shown[rows[position]], text, reasons[position] is None) for position, text in positions]
+        for group, positions in picked.items()
+    }
+
+
+def _read(url: str, name: str, rows: set[int]) -> dict[tuple[str, int], tuple[Image.Image, str]]:
+    """Small images and captions of some samples of a shard."""
+    found: dict[tuple[str, int], tuple[Image.Image, str]] = {}
+    for row, raw in enumerate(read_samples(url, Tally(), reject_without_image)):
         if row in rows:
-            image = picture_of(raw)
+            image = image_of(raw)
             image.thumbnail((SIDE, SIDE))
             try:
-                found[row] = image, caption_of(raw)
+                found[name, row] = image, caption_of(raw)
             except ValueError:
-                found[row] = image, "(broken)"
+                found[name, row] = image, "(broken)"
+        if len(found) == len(rows):
+            break
     return found
 
 
-def _example(chosen: Chosen, shown: tuple[Image.Image, str]) -> Example:
-    image, caption = shown
+def _example(image: Image.Image, caption: str, text: str, kept: bool) -> Example:
     lines = textwrap.wrap(caption or "(no caption)", 25, max_lines=3, placeholder=" ...")
-    return Example(image, "\n".join([chosen.text, *lines] if chosen.text else lines), chosen.reason is None)
+    return Example(image, "\n".join([text, *lines] if text else lines), kept)
 
 
-def _reasons(total: Report, place: Place, inches: float) -> None:
-    axes = place(2.2, 0.55, WIDTH - 3.2, inches - 0.6)
+def _reasons(total: FilterReport, height: float, panel: Any) -> None:
+    axes = panel.add_axes((2.2 / WIDTH, 0.55 / height, 1 - 3.2 / WIDTH, 1 - 0.6 / height))
     names = sorted(total.dropped, key=lambda name: total.dropped[name])
     counts = [total.dropped[name] for name in names]
     bars = axes.barh([*names, "kept"], [*counts, total.kept], color=[DROPPED] * len(names) + [KEPT])
@@ -171,10 +141,8 @@ def _reasons(total: Report, place: Place, inches: float) -> None:
     _plain(axes, "samples")
 
 
-def _histogram(
-    counts: Mapping[str, Sequence[int]], name: str, threshold: float | None, place: Place, inches: float
-) -> None:
-    axes, edges = place(0.7, 0.55, WIDTH - 3.2, inches - 0.65), EDGES[name]
+def _histogram(counts: Mapping[str, Sequence[int]], name: str, threshold: float | None, panel: Any) -> None:
+    axes, edges = panel.add_axes((0.7 / WIDTH, 0.55 / HISTOGRAM, 1 - 3.2 / WIDTH, 1 - 0.65 / HISTOGRAM)), EDGES[name]
     kept, dropped = np.array(counts["kept"]), np.array(counts["dropped"])
     axes.bar(edges[:-1], kept, np.diff(edges), align="edge", color=KEPT, label="kept")
     axes.bar(edges[:-1], dropped, np.diff(edges), kept, align="edge", color=DROPPED, label="dropped, for any reason")
@@ -192,10 +160,9 @@ def _histogram(
     _plain(axes, LABELS[name])
 
 
-def _strip(examples: Sequence[Example], title: str, place: Place, inches: float) -> None:
-    side = WIDTH / COLUMNS
+def _strip(examples: Sequence[Example], title: str, panel: Any) -> None:
     for index, example in enumerate(examples):
-        axes = place(index * side + 0.05, inches - side - 0.2, side - 0.1, side - 0.1)
+        axes = panel.add_axes((index / COLUMNS + 0.004, 0.31, 1 / COLUMNS - 0.008, 0.57))
         axes.set(xticks=[], yticks=[])
         axes.imshow(example.image)
         axes.set_anchor("N")

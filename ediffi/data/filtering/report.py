@@ -18,24 +18,24 @@ EDGES: Mapping[str, np.ndarray] = {
     "alignment": np.linspace(-1, 1, 101),
     "aesthetic": np.linspace(0, 10, 101),
 }
-"""Of the histograms; what lies beyond is counted at the end."""
+"""Of the histograms; values beyond are counted in the first and last bin."""
 
 
 @dataclass
-class Report:
-    """What became of the samples of a shard.
+class FilterReport:
+    """What a filter did to the samples of a shard.
 
     Attributes:
         source: the shard.
         sha256: of the shard; empty for several.
-        samples: that it had.
-        kept: that are left.
-        dropped: the others, by the first reason that holds.
-        losses: what reading the shard left out before.
+        samples: of the shard.
+        kept: how many passed.
+        dropped: how many did not, by the first reason that applies.
+        losses: what reading the shard left out.
         scores: by score, counts in the bins of `EDGES`: "kept", "dropped".
-        computed: how many scores were computed, by score.
-        told: how many the shard told.
-        shard: how the index tells of the filtered shard; None where nothing is left.
+        computed: how many scores were computed here, by score.
+        told: how many scores come from the metadata.
+        shard: the entry of the filtered shard in the index; None where nothing passed.
     """
 
     source: str
@@ -50,13 +50,13 @@ class Report:
     shard: Mapping[str, Any] | None = None
 
     @classmethod
-    def of(cls, measures: Measures, verdicts: Sequence[str | None], shard: Mapping[str, Any] | None) -> "Report":
-        """Of a shard, whose samples were kept (None) or dropped for a reason."""
+    def of(cls, measures: Measures, verdicts: Sequence[str | None], shard: Mapping[str, Any] | None) -> "FilterReport":
+        """The report on a shard whose samples were kept (None) or dropped for a reason."""
         reasons = Counter(reason for reason in verdicts if reason is not None)
         kept = np.array([reason is None for reason in verdicts], dtype=bool)
         scores = {}
         for name in EDGES:
-            values = values_of(measures, name)
+            values = measures.values(name)
             scores[name] = {"kept": _counts(name, values[kept]), "dropped": _counts(name, values[~kept])}
         return cls(
             measures.source, measures.sha256, len(verdicts), int(kept.sum()), dict(sorted(reasons.items())),
@@ -64,42 +64,45 @@ class Report:
         )  # fmt: skip
 
     @classmethod
-    def total(cls, reports: Sequence["Report"], source: str) -> "Report":
-        """Of many."""
-        added = cls(source, scores={name: {side: _counts(name, np.empty(0)) for side in SIDES} for name in EDGES})
-        losses: dict[str, Counter[str]] = {"dropped": Counter(), "skipped": Counter()}
-        broken: list[str] = []
-        for report in reports:
-            added.samples += report.samples
-            added.kept += report.kept
-            for mine, other in (
-                (added.dropped, report.dropped),
-                (added.computed, report.computed),
-                (added.told, report.told),
-            ):
-                for name, count in other.items():
-                    mine[name] = mine.get(name, 0) + count
-            for name, sides in report.scores.items():
-                for side, counts in sides.items():
-                    added.scores[name][side] = [a + b for a, b in zip(added.scores[name][side], counts, strict=True)]
-            for kind, counter in losses.items():
-                counter.update(report.losses.get(kind, {}))
-            broken.extend(report.losses.get("broken", []))
-        told = {"dropped": dict(losses["dropped"]), "skipped": dict(losses["skipped"]), "broken": broken}
-        added.losses = {kind: loss for kind, loss in told.items() if loss}
-        return added
+    def total(cls, reports: Sequence["FilterReport"], source: str) -> "FilterReport":
+        """The sum of several reports."""
+
+        def added(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
+            total: Counter[str] = Counter()
+            for one in counts:
+                total.update(one)
+            return dict(total)
+
+        losses = {kind: added([one.losses.get(kind, {}) for one in reports]) for kind in ("dropped", "skipped")}
+        broken = [problem for one in reports for problem in one.losses.get("broken", [])]
+        scores = {
+            name: {
+                side: np.sum([one.scores[name][side] for one in reports], axis=0, dtype=int).tolist()
+                for side in ("kept", "dropped")
+            }
+            for name in EDGES
+        }
+        return cls(
+            source,
+            samples=sum(one.samples for one in reports),
+            kept=sum(one.kept for one in reports),
+            dropped=added([one.dropped for one in reports]),
+            losses={kind: loss for kind, loss in {**losses, "broken": broken}.items() if loss},
+            scores=scores,
+            computed=added([one.computed for one in reports]),
+            told=added([one.told for one in reports]),
+        )
 
     def write(self, path: Path) -> None:
-        """Write it as JSON, beside its place and then into it."""
-        content = {"format": FORMAT, **asdict(self)}
-        replace(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False).encode())
+        """Write it as JSON."""
+        replace(path, json.dumps({"format": FORMAT, **asdict(self)}, indent=1, ensure_ascii=False, allow_nan=False))
 
     @classmethod
-    def read(cls, path: Path) -> "Report":
-        """What `write` wrote.
+    def read(cls, path: Path) -> "FilterReport":
+        """The content of a file that `write` wrote.
 
         Raises:
-            ValueError: it is another file, or broken.
+            ValueError: it has another format, or is broken.
         """
         try:
             content = json.loads(path.read_bytes())
@@ -110,34 +113,22 @@ class Report:
             raise ValueError(f"{path} holds no report of a filter ({error}): remove it to filter again") from None
 
     def notices(self) -> list[str]:
-        """What a reader of the numbers has to know, a sentence each."""
+        """What a reader of the numbers has to know, one sentence each."""
         notices = [
-            f"{self.told[name]} {name} scores were told by the shards and {self.computed[name]} computed here: they "
-            "may be of different models, with different scales"
+            f"{self.told[name]} {name} scores come from the metadata and {self.computed[name]} were computed here: "
+            "they may be of different models, with different scales"
             for name in SCORES
             if self.told.get(name) and self.computed.get(name)
         ]
-        notices += [f"broken shard: {sentence}" for sentence in self.losses.get("broken", [])]
+        notices += [f"broken shard: {problem}" for problem in self.losses.get("broken", [])]
         for kind, what in (("dropped", "samples"), ("skipped", "members")):
-            notices += [
-                f"{count} {what} were not read: {reason}" for reason, count in self.losses.get(kind, {}).items()
-            ]
+            notices += [f"{count} {what} were not read: {why}" for why, count in self.losses.get(kind, {}).items()]
         return notices
 
     def __str__(self) -> str:
         parts = [f"{count} {reason}" for reason, count in sorted(self.dropped.items(), key=lambda item: -item[1])]
         share = 100 * self.kept / max(1, self.samples)
         return f"{self.kept} of {self.samples} kept ({share:.1f} %); dropped: {', '.join(parts) or 'none'}"
-
-
-SIDES = ("kept", "dropped")
-
-
-def values_of(measures: Measures, name: str) -> np.ndarray:
-    """One score of every sample of a shard, nan where there is none; "short_side" is in pixels."""
-    if name == "short_side":
-        return np.array([np.nan if size is None else min(size) for size in measures.sizes], dtype=float)
-    return np.array([np.nan if value is None else value for value in getattr(measures, name)], dtype=float)
 
 
 def _counts(name: str, values: np.ndarray) -> list[int]:

@@ -1,4 +1,4 @@
-"""CLIP at work on pictures and captions: how well they fit, and how pleasing a picture is."""
+"""Scores from CLIP: how well image and caption fit, and how pleasing an image is."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,19 +11,16 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ediffi.data.embedding.identity import build, identity
-from ediffi.data.filtering.aesthetic import find_head, head_width, load_head
+from ediffi.data.filtering.aesthetic import find_head, load_head
 from ediffi.hub.config import Part
 from ediffi.io.files import sha256
 from ediffi.io.images import square
 from ediffi.registry import encoders
 
-Scores = tuple[float | None, float | None]
-"""Alignment and aesthetic mark."""
-
 
 @dataclass(frozen=True)
-class Head:
-    """Where an aesthetic head is.
+class AestheticHead:
+    """Where an aesthetic head is stored.
 
     Args:
         weights: a `.safetensors` file, or "organisation/name" of the Hub.
@@ -35,19 +32,19 @@ class Head:
 
 
 @dataclass(frozen=True)
-class Measuring:
+class ScoreSettings:
     """What is measured, and with what.
 
     Args:
-        clip_image: the registered encoder of pictures; None where the shards tell all scores themselves.
-        clip_text: the registered encoder of captions, of the same CLIP; None where the shards tell the alignment.
-        aesthetic: the head on `clip_image`; None where the shards tell the marks.
-        similarity: the field of a sample's JSON that tells its alignment, as LAION's do; None to measure it always. A
-            score that is told is that of another CLIP, mostly ViT-B/32, whose scores are higher.
-        aesthetic_score: the field that tells its aesthetic mark; None to measure it always.
-        hash: what makes two pictures duplicates. "bytes": equal files. "perceptual": equal 64-bit pHashes of imagehash,
-            as a photograph and its smaller or compressed copies mostly have; it sees neither colour nor fine detail.
-        batch_size: pictures that go through CLIP together.
+        clip_image: the registered image encoder; None where the metadata hold all scores.
+        clip_text: the registered text encoder of the same CLIP; None where the metadata hold the alignment.
+        aesthetic: the head on `clip_image`; None where the metadata hold the aesthetic score.
+        similarity: the metadata field that holds the alignment, as LAION's does; None to compute it always. A score
+            from the metadata is that of another CLIP, mostly ViT-B/32, whose scores are higher.
+        aesthetic_score: the metadata field that holds the aesthetic score; None to compute it always.
+        hash: what makes two images duplicates. "bytes": equal files. "perceptual": equal 64-bit pHashes of imagehash,
+            as a photograph and its smaller or compressed copies mostly have; it ignores colour and fine detail.
+        batch_size: images that go through CLIP together.
 
     Raises:
         ValueError: a part is missing that another needs, or `batch_size` is not positive.
@@ -55,7 +52,7 @@ class Measuring:
 
     clip_image: Part | None = None
     clip_text: Part | None = None
-    aesthetic: Head | None = None
+    aesthetic: AestheticHead | None = None
     similarity: str | None = "similarity"
     aesthetic_score: str | None = "AESTHETIC_SCORE"
     hash: Literal["bytes", "perceptual"] = "bytes"
@@ -70,84 +67,68 @@ class Measuring:
 
 
 class Scorer:
-    """CLIP at work: the alignment of pictures with their captions, and their aesthetic marks.
+    """Computes the alignment of images with their captions, and their aesthetic scores.
 
     Args:
-        measuring: which parts to load.
-        device: where they stand.
+        settings: which parts to load.
+        device: where they run.
 
     Raises:
-        OSError: a part is not to be had.
-        ValueError: it is none of ours, the two encoders or the head are not of one CLIP.
+        OSError: a part is missing.
+        ValueError: it is of another kind, or the two encoders or the head are not of one CLIP.
     """
 
-    def __init__(self, measuring: Measuring, device: str = "cpu") -> None:
-        self.measuring, self.device = measuring, device
-        self.image = _built("clip_image", measuring.clip_image, "image", device)
-        self.text = _built("clip_text", measuring.clip_text, "text", device)
+    def __init__(self, settings: ScoreSettings, device: str = "cpu") -> None:
+        self.settings, self.device = settings, device
+        self.image = _built("clip_image", settings.clip_image, "image", device)
+        self.text = _built("clip_text", settings.clip_text, "text", device)
         self.head: nn.Sequential | None = None
-        if measuring.aesthetic is not None:
-            self.head = load_head(measuring.aesthetic.weights, measuring.aesthetic.revision).to(device)
-        self._check()
-
-    def claim(self) -> dict[str, Any]:
-        """What measures depend on, plain JSON."""
-        told = {name: value for name, value in asdict(self.measuring).items() if name != "batch_size"}
-        parts = (
-            ("clip_image", self.measuring.clip_image, self.image),
-            ("clip_text", self.measuring.clip_text, self.text),
-        )
-        for name, part, encoder in parts:
-            if part is not None and encoder is not None:
-                told[name] = identity(part, encoder)
-        if head := self.measuring.aesthetic:
-            told["aesthetic"] = {"sha256": sha256(find_head(head.weights, head.revision))}
-        return told
-
-    def prepare(self, image: Image.Image) -> UInt8[Tensor, "3 s s"] | None:
-        """What CLIP wants of an RGB picture: the centre square at its own size. None where it is not asked."""
-        if self.image is None:
-            return None
-        return torch.from_numpy(np.array(square(image, self.image.size))).permute(2, 0, 1)
-
-    @torch.no_grad()
-    def __call__(self, images: UInt8[Tensor, "b 3 s s"], captions: Sequence[str]) -> list[Scores]:
-        """Alignment (cosine) and aesthetic mark of each, None for what is not measured.
-
-        Args:
-            images: as prepared.
-            captions: of the pictures; without one there is no alignment.
-        """
-        assert self.image is not None
-        embedded = self.image(images.to(self.device) / 127.5 - 1).tokens[:, 0].float()
-        marks: list[float | None] = [None] * len(images) if self.head is None else self.head(embedded)[:, 0].tolist()
-        alignments: list[float | None] = [None] * len(images)
-        rows = [row for row, caption in enumerate(captions) if self.text and caption.strip()]
-        if rows:
-            texts = self._texts([captions[row] for row in rows])
-            for row, cosine in zip(rows, (texts * embedded[rows]).sum(1).tolist(), strict=True):
-                alignments[row] = cosine
-        return list(zip(alignments, marks, strict=True))
-
-    def _texts(self, captions: Sequence[str]) -> Tensor:
-        assert self.text is not None
-        pooled = self.text(captions).pooled
-        assert pooled is not None
-        return pooled.float()
-
-    def _check(self) -> None:
-        if self.image is None:
-            return
+        if settings.aesthetic is not None:
+            self.head = load_head(settings.aesthetic.weights, settings.aesthetic.revision).to(device)
         if self.text is not None and self.text.pooled_width != self.image.width:
             raise ValueError(
                 f"clip_text has embeddings of width {self.text.pooled_width}, clip_image of {self.image.width}: they "
                 "are not of one CLIP"
             )
-        if self.head is not None and head_width(self.head) != self.image.width:
+        if self.head is not None and (width := next(self.head.parameters()).shape[1]) != self.image.width:
             raise ValueError(
-                f"the aesthetic head reads embeddings of width {head_width(self.head)}, clip_image makes "
-                f"{self.image.width}: the public heads are of OpenAI's ViT-L/14"
+                f"the aesthetic head reads embeddings of width {width}, clip_image makes {self.image.width}: the "
+                "public heads are of OpenAI's ViT-L/14"
             )
+
+    def claim(self) -> dict[str, Any]:
+        """What measures depend on, plain JSON."""
+        known = {name: value for name, value in asdict(self.settings).items() if name != "batch_size"}
+        for name, encoder in (("clip_image", self.image), ("clip_text", self.text)):
+            if encoder is not None:
+                known[name] = identity(getattr(self.settings, name), encoder)
+        if head := self.settings.aesthetic:
+            known["aesthetic"] = {"sha256": sha256(find_head(head.weights, head.revision))}
+        return known
+
+    def prepare(self, image: Image.Image) -> UInt8[Tensor, "3 s s"]:
+        """The input of CLIP for an RGB image: the centre square at CLIP's size."""
+        return torch.from_numpy(np.array(square(image, self.image.size))).permute(2, 0, 1)
+
+    @torch.no_grad()
+    def __call__(
+        self, images: UInt8[Tensor, "b 3 s s"], captions: Sequence[str]
+    ) -> tuple[list[float | None], list[float | None]]:
+        """Alignments (cosines) and aesthetic scores, with None for what is not computed.
+
+        Args:
+            images: as prepared.
+            captions: of the images; an empty one has no alignment.
+        """
+        embedded = self.image(images.to(self.device) / 127.5 - 1).tokens[:, 0].float()
+        scores: list[float | None] = [None] * len(images) if self.head is None else self.head(embedded)[:, 0].tolist()
+        alignments: list[float | None] = [None] * len(images)
+        rows = [row for row, caption in enumerate(captions) if self.text and caption.strip()]
+        if rows:
+            texts = self.text([captions[row] for row in rows]).pooled.float()
+            for row, cosine in zip(rows, (texts * embedded[rows]).sum(1).tolist(), strict=True):
+                alignments[row] = cosine
+        return alignments, scores
 
 
 def _built(name: str, part: Part | None, reads: Literal["text", "image"], device: str) -> Any:

@@ -1,4 +1,4 @@
-"""What a degradation is drawn from: blurs, scales, noise, JPEG qualities, and the rounds that they make up.
+"""The random choices of one round of degradation: blur, scale, noise and JPEG quality.
 
 Defaults are the published probabilities and ranges of Real-ESRGAN (Wang et al. 2021, arXiv 2107.10833, section 4.1, and
 the authors' settings), those of the first round.
@@ -11,13 +11,13 @@ from typing import Literal
 
 import numpy as np
 
-from ediffi.data.degradation.kernels import Kernel, Kind, draw_sinc, draw_size
+from ediffi.data.degradation.kernels import SIZES, Kernel, KernelKind, draw_sinc
 
 Mode = Literal["area", "bilinear", "bicubic"]
 NoiseKind = Literal["gaussian", "poisson"]
 MODES: tuple[Mode, ...] = ("area", "bilinear", "bicubic")
 
-KERNELS: dict[str, tuple[Kind, bool]] = {
+KERNELS: dict[str, tuple[KernelKind, bool]] = {
     "iso": ("gaussian", True),
     "aniso": ("gaussian", False),
     "generalized_iso": ("generalized", True),
@@ -26,10 +26,8 @@ KERNELS: dict[str, tuple[Kind, bool]] = {
     "plateau_aniso": ("plateau", False),
 }
 """Name, formula, and whether it is isotropic."""
-
-
-def _published_kernels() -> dict[str, float]:
-    return dict(zip(KERNELS, (0.45, 0.25, 0.12, 0.03, 0.12, 0.03), strict=True))
+PUBLISHED = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)
+"""Probabilities of `KERNELS`."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +37,9 @@ class Blur:
     Args:
         probability: of any blur.
         sinc: probability that the kernel is a sinc.
-        kernels: probabilities of the others.
+        kernels: probabilities of the other kernels.
         sigma: range of their standard deviations, in pixels.
-        generalized_beta: range of the exponent; below and above 1 are drawn equally often.
+        generalized_beta: range of the exponent; values below and above 1 are equally likely.
         plateau_beta: likewise.
 
     Raises:
@@ -50,7 +48,7 @@ class Blur:
 
     probability: float = 1.0
     sinc: float = 0.1
-    kernels: Mapping[str, float] = field(default_factory=_published_kernels)
+    kernels: Mapping[str, float] = field(default_factory=lambda: dict(zip(KERNELS, PUBLISHED, strict=True)))
     sigma: tuple[float, float] = (0.2, 3.0)
     generalized_beta: tuple[float, float] = (0.5, 4.0)
     plateau_beta: tuple[float, float] = (1.0, 2.0)
@@ -70,9 +68,8 @@ class Blur:
             return None
         if rng.random() < self.sinc * strength:
             return draw_sinc(rng)
-        name = rng.choice(list(self.kernels), p=list(self.kernels.values()))
-        kind, isotropic = KERNELS[name]
-        size, x = draw_size(rng), strength * rng.uniform(*self.sigma)
+        kind, isotropic = KERNELS[rng.choice(list(self.kernels), p=list(self.kernels.values()))]
+        size, x = int(rng.choice(SIZES)), strength * rng.uniform(*self.sigma)
         y, angle = (x, 0.0) if isotropic else (strength * rng.uniform(*self.sigma), rng.uniform(-math.pi, math.pi))
         if kind == "gaussian":
             return Kernel(kind, size, (x, y), angle)
@@ -113,7 +110,7 @@ class Noise:
 
     Args:
         gaussian: probability of Gaussian noise; the rest is Poisson noise.
-        sigma: range of the standard deviation of Gaussian noise, in 255ths of the range of a picture.
+        sigma: range of the standard deviation of Gaussian noise, for pixels from 0 to 255.
         poisson: range of the factor on Poisson noise.
         gray: probability that all channels have the same noise.
 
@@ -131,9 +128,7 @@ class Noise:
         _check_range("sigma", self.sigma, least=0)
         _check_range("poisson", self.poisson, least=0)
 
-    def draw(
-        self, rng: np.random.Generator, strength: float = 1.0
-    ) -> tuple[Literal["gaussian", "poisson"], float, bool]:
+    def draw(self, rng: np.random.Generator, strength: float = 1.0) -> tuple[NoiseKind, float, bool]:
         """Which noise, its level multiplied by `strength`, and whether it is gray."""
         gray = bool(rng.random() < self.gray)
         if rng.random() < self.gaussian:
@@ -143,13 +138,13 @@ class Noise:
 
 @dataclass(frozen=True)
 class Round:
-    """What one round of degradation is drawn from.
+    """The ranges of one round of degradation.
 
     Args:
         blur: its kernels.
         resize: its scales.
         noise: its noise.
-        jpeg: range of the quality of JPEG, 1 to 100.
+        jpeg: range of the JPEG quality, 1 to 100.
 
     Raises:
         ValueError: the qualities are out of their range.
@@ -163,17 +158,17 @@ class Round:
     def __post_init__(self) -> None:
         _check_range("jpeg", self.jpeg, least=1, most=100)
 
-    def draw(self, rng: np.random.Generator, strength: float) -> "Step":
+    def draw(self, rng: np.random.Generator, strength: float) -> "DrawnRound":
         """Draw everything but the noise itself."""
         kernel = self.blur.draw(rng, strength)
         scale, mode = self.resize.draw(rng, strength)
         noise, level, gray = self.noise.draw(rng, strength)
         quality = round(100 - (100 - rng.uniform(*self.jpeg)) * strength)
-        return Step(kernel, scale, mode, noise, level, gray, quality)
+        return DrawnRound(kernel, scale, mode, noise, level, gray, quality)
 
 
 def second_round() -> Round:
-    """The published second round: weaker, at times without blur."""
+    """The published second round: weaker, and sometimes without blur."""
     return Round(
         Blur(probability=0.8, sigma=(0.2, 1.5)),
         Resize((0.3, 0.4, 0.3), (0.3, 1.2)),
@@ -182,8 +177,8 @@ def second_round() -> Round:
 
 
 @dataclass(frozen=True)
-class Step:
-    """A round as it was drawn: kernel (None: no blur), scale, interpolation, noise, its level, JPEG quality."""
+class DrawnRound:
+    """The choices of a round: kernel (None: no blur), scale, interpolation, noise, its level, JPEG quality."""
 
     kernel: Kernel | None
     scale: float
@@ -193,13 +188,9 @@ class Step:
     gray: bool
     quality: int
 
-    def __str__(self) -> str:
-        noise = f"{'gray ' if self.gray else ''}{self.noise} {self.level:.{0 if self.noise == 'gaussian' else 1}f}"
-        return f"{self.kernel or 'no blur'}, ×{self.scale:.2f} {self.mode}, {noise}, jpeg {self.quality}"
-
 
 def draw_mode(rng: np.random.Generator, strength: float) -> Mode:
-    """How pixels are interpolated: any way, or, more often the lower the strength, by area."""
+    """How pixels are interpolated: in any way, but more often by area, the lower the strength."""
     mode = MODES[int(rng.integers(len(MODES)))]
     return mode if rng.random() < strength else "area"
 
@@ -226,4 +217,4 @@ def _check_range(name: str, bounds: tuple[float, float], least: float, most: flo
 def _check_around_one(name: str, bounds: tuple[float, float]) -> None:
     low, high = bounds
     if not 0 < low <= 1 <= high < math.inf:
-        raise ValueError(f"{name} must go from at most 1, and more than 0, to at least 1, got {list(bounds)}")
+        raise ValueError(f"{name} must be two values, one in (0, 1] and one of at least 1, got {list(bounds)}")
