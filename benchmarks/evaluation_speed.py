@@ -35,11 +35,11 @@ from attention_kernel import ratio
 from PIL import Image
 from torch import Tensor, nn
 
-from ediffi.evaluation.images.found import FoundPictures
+from ediffi.evaluation.images.folder import ImageFolder
 from ediffi.evaluation.metrics.clip_score import ClipScorer, load_scorer
 from ediffi.evaluation.metrics.features import load_extractor
 from ediffi.evaluation.metrics.frechet import Moments, frechet_distance
-from ediffi.evaluation.metrics.passes import Networks, measure
+from ediffi.evaluation.metrics.passes import MetricNetworks, measure
 from ediffi.evaluation.metrics.rows import Rows
 
 WIDTH, BATCH = 2048, 16
@@ -190,11 +190,11 @@ def their_clip(shape: str) -> tuple[nn.Module, Any]:
     return Bare(CLIPModel(config).eval().requires_grad_(False)), processor
 
 
-def one_pass(folder: Path, captions: Sequence[str], networks: Networks, out: Path) -> None:
+def one_pass(folder: Path, captions: Sequence[str], networks: MetricNetworks, out: Path) -> None:
     """Ours: features, moments and scores."""
     rows = tempfile.mkdtemp(dir=out)
     names = sorted(path.name for path in folder.glob("*.jpg"))
-    measure(FoundPictures(folder, names), Path(rows), networks, captions=captions, batch_size=BATCH)
+    measure(ImageFolder(folder, names), Path(rows), networks, captions=captions, batch_size=BATCH)
     done = Rows.read(Path(rows))
     done.moments()
     done.clip_score()
@@ -232,7 +232,7 @@ def passes(count: int, repeats: int, shape: str) -> dict[str, Any]:
         folder = Path(name)
         (folder / "pictures").mkdir()
         captions, weights = photographs(folder / "pictures", count), inception(folder)
-        networks = Networks(load_extractor(weights=weights), our_clip(shape))
+        networks = MetricNetworks(load_extractor(weights=weights), our_clip(shape))
         extractor = FeatureExtractorInceptionV3(
             "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(weights)
         )
@@ -307,7 +307,7 @@ def peak(count: int) -> None:
     torch.set_num_threads(1)
     clip = load_scorer(path=str(TOYBOX))
     with tempfile.TemporaryDirectory() as folder:
-        networks = Networks(Pixels(), clip)
+        networks = MetricNetworks(Pixels(), clip)
         measure(Repeated(count), Path(folder), networks, captions=["a red circle"] * count, batch_size=64)
         rows = Rows.read(Path(folder))
         rows.moments()

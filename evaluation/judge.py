@@ -1,90 +1,55 @@
-"""The judge: pictures of a suite's captions, measured in one pass, against the data set's own pictures."""
+"""Judge images of a suite's captions: measured in one pass, and compared with the dataset's own images."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
 from typing import Any
 
-import torch
 from PIL import Image
 
-from ediffi.evaluation.datasets.captioned import CaptionedPictures, Item, fingerprint
-from ediffi.evaluation.images.generate import Gather, alone, together
-from ediffi.evaluation.images.numbered import Pictures
-from ediffi.evaluation.metrics.clip_score import ClipScorer, load_scorer
+from ediffi.evaluation.datasets.captioned import CaptionDataset, CaptionedImage, fingerprint
+from ediffi.evaluation.images.numbered import NumberedImages
+from ediffi.evaluation.metrics.clip_score import load_scorer
 from ediffi.evaluation.metrics.features import ClipFeatures, FeatureExtractor, load_extractor
-from ediffi.evaluation.metrics.passes import Networks, measure
-from ediffi.evaluation.metrics.reference import (
-    Reference,
-    extract_reference,
-    read_npz,
-    read_reference,
-    reference_folder,
-    reference_key,
-)
+from ediffi.evaluation.metrics.passes import MetricNetworks, measure
+from ediffi.evaluation.metrics.reference import ReferenceStatistics, read_npz, reference_statistics
 from ediffi.evaluation.metrics.rows import Rows
 from ediffi.evaluation.metrics.summary import summarise
 from ediffi.evaluation.naming import GUIDANCE
 from ediffi.evaluation.results import Point
 from ediffi.evaluation.suite import Suite
+from ediffi.io.distributed import DistributedContext
 
 LIBRARIES = ("ediffi", "torch", "torchvision", "open_clip_torch", "torch-fidelity", "pillow", "numpy", "scipy")
 SQUARE = "the shortest side to the size, bicubic and antialiased by Pillow; then the centre square"
+"""How reference images are made square. It is part of the cache's key: another text is another reference."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Pictures to be judged.
+    """Images to judge.
 
     Attributes:
         name: of the setting they were made with, "guidance-3".
-        pictures: one for each caption of the selection, in order.
-        settings: what they were made with, plain JSON; empty if that is not known.
+        images: one for each caption of the selection, in order.
+        settings: that they were made with, plain JSON; empty if they are not known.
     """
 
     name: str
-    pictures: Pictures
+    images: NumberedImages
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Company:
-    """The processes that judge together, and how they work.
+class ReferenceImages:
+    """The dataset's own images of a selection, `size` a side, as `NumberedImages`."""
 
-    Attributes:
-        rank: of this one.
-        world_size: how many there are.
-        gather: how they meet.
-        batch_size: pictures at a time.
-        num_workers: processes that decode, for each of them.
-    """
-
-    rank: int = 0
-    world_size: int = 1
-    gather: Gather = alone
-    batch_size: int = 32
-    num_workers: int = 0
-
-    @property
-    def share(self) -> dict[str, Any]:
-        """What a pass wants to know."""
-        names = ("batch_size", "num_workers", "rank", "world_size")
-        return {name: getattr(self, name) for name in names}
-
-
-class References:
-    """The data set's own pictures of a selection, as `Pictures`.
-
-    Args:
-        dataset: whose pictures.
-        items: of the selection.
-        size: side of the pictures.
-    """
-
-    def __init__(self, dataset: CaptionedPictures, items: Sequence[Item], size: int) -> None:
-        self.dataset, self.items, self.size = dataset, items, size
+    dataset: CaptionDataset
+    items: Sequence[CaptionedImage]
+    size: int
 
     def __len__(self) -> int:
         return len(self.items)
@@ -93,128 +58,117 @@ class References:
         return self.dataset.reference(self.items[index], self.size)
 
     def name(self, index: int) -> str:
-        """The picture's id."""
-        return self.items[index].picture
+        """The image's id."""
+        return self.items[index].image_id
 
     def fingerprint(self) -> str:
         """SHA-256 of the selection."""
         return fingerprint(self.items)
 
 
-@dataclass(frozen=True)
-class Measuring:
-    """What the data set measures itself, by number of the picture."""
-
-    dataset: CaptionedPictures
-    items: Sequence[Item]
-
-    def __call__(self, index: int, image: Image.Image) -> Mapping[str, float]:
-        """The measures of one picture."""
-        return self.dataset.measure(self.items[index], image)
-
-
 class Judge:
     """A suite with its captions and networks, ready to judge any number of candidates.
 
     Args:
-        suite: what is judged, and by which networks.
+        suite: the protocol.
         dataset: of the suite.
         items: the selection.
         cache: folder of reference statistics, shared by all suites.
-        device: where the networks stand.
-        clip_score: whether a CLIP scores; needed for its features too.
+        context: of this process; a single process on the CPU by default.
+        clip_score: whether captions are scored.
+        num_workers: processes that decode, for each process that judges.
 
     Raises:
-        FileNotFoundError: weights are neither there nor to be had.
+        FileNotFoundError: weights cannot be found or downloaded.
         ValueError: weights are broken or of another network.
     """
 
     def __init__(
         self,
         suite: Suite,
-        dataset: CaptionedPictures,
-        items: Sequence[Item],
+        dataset: CaptionDataset,
+        items: Sequence[CaptionedImage],
         cache: Path,
-        device: str | torch.device = "cpu",
+        context: DistributedContext | None = None,
         clip_score: bool = True,
+        num_workers: int = 0,
     ) -> None:
         self.suite, self.dataset, self.items, self.cache = suite, dataset, list(items), cache
-        needs_clip = clip_score or suite.feature_extractor == "clip"
-        clip = suite.clip
-        scorer: ClipScorer | None = (
-            load_scorer(clip.model, clip.pretrained, clip.path, device=device) if needs_clip else None
-        )
-        extractor: FeatureExtractor = (
+        self.context, self.num_workers = context or DistributedContext(), num_workers
+        clip, device, by_clip = suite.clip, self.context.device, suite.feature_extractor == "clip"
+        scorer = load_scorer(clip.model, clip.pretrained, clip.path, device=device) if clip_score or by_clip else None
+        self.extractor: FeatureExtractor = (
             ClipFeatures(scorer)
-            if scorer is not None and suite.feature_extractor == "clip"
+            if scorer is not None and by_clip
             else load_extractor(suite.feature_extractor, weights=suite.feature_weights, device=device)
         )
-        self.networks = Networks(extractor, scorer if clip_score else None)
-        self.extractor = extractor
+        self.networks = MetricNetworks(self.extractor, scorer if clip_score else None)
 
-    def reference(self, company: Company, statistics: Path | None = None) -> Reference:
-        """The real pictures as features: from the cache, or taken now by all processes; or statistics of others.
+    def reference(self, statistics: Path | None = None) -> ReferenceStatistics:
+        """The statistics of the dataset's own images: from the cache, or computed by all processes.
 
         Args:
-            company: of this process.
-            statistics: an .npz of pytorch-fid or clean-fid, instead of the data set's own pictures.
+            statistics: an .npz of pytorch-fid or clean-fid that is used instead.
 
         Raises:
-            ValueError: a picture is missing or broken, or the statistics are of something else.
+            ValueError: an image is missing or broken, or `statistics` is of another extractor.
             OSError: a file cannot be read or written.
         """
         if statistics is not None:
             return read_npz(statistics, self.extractor)
-        pictures = References(self.dataset, self.items, self.suite.image_size)
-        preparation = {"rule": self.dataset.protocol.get("references", SQUARE), "size": self.suite.image_size}
-        key = reference_key(pictures, self.extractor, preparation)
-
-        def extract() -> Path:
-            return extract_reference(pictures, self.extractor, self.cache, preparation, **company.share)
-
-        folder = together(company.gather, company.rank, extract)
-        first = together(
-            company.gather, company.rank, lambda: read_reference(folder, key) if company.rank == 0 else None
+        size = self.suite.image_size
+        images = ReferenceImages(self.dataset, self.items, size)
+        preparation = {"rule": self.dataset.protocol.get("references", SQUARE), "size": size}
+        return reference_statistics(
+            images, self.extractor, self.cache, preparation, self.context, num_workers=self.num_workers
         )
-        return first or read_reference(reference_folder(self.cache, key), key)
 
     def __call__(
-        self, candidate: Candidate, reference: Reference, folder: Path, company: Company, strict: bool = True
+        self, candidate: Candidate, reference: ReferenceStatistics, folder: Path, strict: bool = True
     ) -> Point:
         """Measure a candidate in one pass, shared by all processes, and compare it with the reference.
 
         Args:
-            candidate: a picture for each caption.
-            reference: what it is compared with.
-            folder: for the rows of the pass; gone on with.
-            company: of this process.
-            strict: refuse odd pictures; otherwise convert and count them.
+            candidate: an image for each caption.
+            reference: to compare with.
+            folder: for the rows of the pass; it is resumed.
+            strict: refuse unusual and broken images; otherwise convert or leave them out, and count them.
 
         Raises:
-            ValueError: there are fewer pictures than captions, or one is odd or broken or of another size.
+            ValueError: there are fewer images than captions, or one is unusual, broken or of another size.
             OSError: a file cannot be read or written.
         """
-
-        def run() -> None:
-            captions = [item.caption for item in self.items]
-            measuring = Measuring(self.dataset, self.items)
-            options: dict[str, Any] = {"captions": captions, "measure": measuring, "strict": strict}
-            measure(candidate.pictures, folder, self.networks, **options, **company.share)
-
-        together(company.gather, company.rank, run)
+        run = partial(
+            measure,
+            candidate.images,
+            folder,
+            self.networks,
+            captions=[item.caption for item in self.items],
+            measure=partial(_measure, self.dataset, self.items),
+            strict=strict,
+            num_workers=self.num_workers,
+            context=self.context,
+        )
+        self.context.together(run)
         rows = Rows.read(folder, len(self.items))
         summary = summarise(rows, self.extractor, reference)
         return Point(candidate.name, len(rows), summary.metrics, candidate.settings, summary.notices)
 
-    def protocol(self, reference: Reference) -> dict[str, Any]:
-        """What has to be known to repeat the numbers, as plain JSON values."""
-        selection = {"sha256": fingerprint(self.items), "count": len(self.items), "seed": self.suite.seed}
+    def protocol(self, reference: ReferenceStatistics) -> dict[str, Any]:
+        """Everything that is needed to repeat the numbers, as plain JSON values."""
         return {
             "dataset": {"name": self.dataset.name, **self.dataset.protocol},
-            "selection": selection,
+            "selection": {"sha256": fingerprint(self.items), "count": len(self.items), "seed": self.suite.seed},
             "reference": dict(reference.protocol),
             "feature_extractor": dict(self.extractor.protocol),
             "clip": None if self.networks.clip is None else dict(self.networks.clip.protocol),
             "guidance": GUIDANCE,
             "versions": {"python": python_version(), **{name: version(name) for name in LIBRARIES}},
         }
+
+
+def _measure(
+    dataset: CaptionDataset, items: Sequence[CaptionedImage], index: int, image: Image.Image
+) -> Mapping[str, float]:
+    """What the dataset measures of image `index`; a function of the module, which the loader's processes can pickle."""
+    return dataset.measure(items[index], image)

@@ -1,6 +1,7 @@
-"""What the measures are called, which way is better, and which numbers may stand beside the paper's."""
+"""Names of metrics and datasets for people, which way is better, and which numbers compare with the paper's."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ediffi.evaluation.results import Results
 
@@ -18,10 +19,10 @@ PAPER: Mapping[str, float] = {
 """Zero-shot FID-30K on COCO 2014 (eDiff-I, Table 1)."""
 
 INCEPTION = ("inception-v3-compat", "6726825d")
-"""torch-fidelity's name of the Inception that FID is defined by, and how the SHA-256 of its weights begins."""
+"""torch-fidelity's name of the Inception that defines FID, and how the SHA-256 of its weights begins."""
 
 GUIDANCE = "guidance_scale w: uncond + w (cond - uncond), 1 = off"
-"""The convention of guidance scales here, where a protocol does not say its own."""
+"""The convention of guidance scales, if a protocol does not state its own."""
 
 _NAMES = {"fid": "FID", "kid_mean": "KID", "kid_std": "KID, std", "clip_score": "CLIP score"}
 _DATASETS = {"coco2014": "COCO 2014 validation", "visual-genome": "Visual Genome", "toybox": "Toybox"}
@@ -39,7 +40,7 @@ def distance(several: Sequence[Results]) -> str:
 
 
 def less_is_better(metric: str) -> bool:
-    """Whether a metric is a distance, or how far one scatters."""
+    """Whether a metric is a distance, or the standard deviation of one."""
     return is_distance(metric) or metric.startswith("kid")
 
 
@@ -52,42 +53,41 @@ def metric_name(metric: str) -> str:
 
 
 def shown(metric: str, value: float | None) -> str:
-    """A value as people read it: "7.35", "0.00123"; a dash for None."""
+    """A value with the digits that people read: "7.35", "0.00123"; a dash for None."""
     if value is None:
         return "–"
     return f"{value:.5f}" if metric.startswith("kid") else f"{value:.2f}" if metric in _NAMES else f"{value:.3f}"
 
 
 def shortened(name: str, length: int = 44) -> str:
-    """A name on one line, its middle left out if it is long."""
+    """A name on one line; the middle of a long one is left out."""
     name = " ".join(name.split())
     return name if len(name) <= length else f"{name[: length // 2 - 1]}…{name[-(length // 2) :]}"
 
 
 def dataset_name(results: Results) -> str:
-    """The data set's name for people."""
+    """The dataset's name for people."""
     name = str(results.suite.get("dataset", results.suite.get("name", "")))
     return _DATASETS.get(name, name)
 
 
 def distance_name(results: Results) -> str:
-    """What the Fréchet distance is: "FID" if the features are Inception's; else "Fréchet distance, CLIP features"."""
+    """The Fréchet distance's name: "FID" in Inception's features, "Fréchet distance, CLIP features" in others."""
     extractor = _extractor(results)
     if extractor["name"] != INCEPTION[0]:
         return f"Fréchet distance, {_features(extractor['name'])}"
     if extractor["layer"] != "2048":
         return f"Fréchet distance, Inception features, layer {extractor['layer']}"
-    other = [digest for digest in _hashes(extractor) if not digest.startswith(INCEPTION[1])]
-    return f"FID, weights {other[0][:8]}" if other else "FID"
+    return "FID" if _has_inception_weights(extractor) else f"FID, weights {extractor['weights'][:8]}"
 
 
 def measured_name(results: Results, metric: str) -> str:
-    """A metric's name, of the Fréchet distance with what it was measured in."""
+    """A metric's name; of the Fréchet distance with its features."""
     return distance_name(results) if is_distance(metric) else metric_name(metric)
 
 
 def clip_name(results: Results) -> str:
-    """The CLIP that scored, "ViT-g-14, laion2b_s12b_b42k"; empty if none did."""
+    """The CLIP that scored, "ViT-g-14, laion2b_s12b_b42k"; empty if there is none."""
     return str((results.protocol.get("clip") or {}).get("name", ""))
 
 
@@ -97,10 +97,10 @@ def convention(results: Results) -> str:
 
 
 def comparable_to_paper(results: Results) -> bool:
-    """Whether its FID may stand beside the paper's Table 1.
+    """Whether the FID may be compared with the paper's Table 1.
 
-    That takes a picture judged for each of 30,000 captions of COCO 2014, at 256², by the Inception that FID is defined
-    by, against the data set's own pictures.
+    That takes one image for each of 30,000 captions of COCO 2014, at 256², judged by the Inception that defines FID
+    against the dataset's own images.
     """
     suite, extractor = results.suite, _extractor(results)
     foreign = (results.protocol.get("reference") or {}).get("foreign")
@@ -111,7 +111,7 @@ def comparable_to_paper(results: Results) -> bool:
         and {point.count for point in results.points} == {30_000}
         and extractor["name"] == INCEPTION[0]
         and extractor["layer"] == "2048"
-        and all(digest.startswith(INCEPTION[1]) for digest in _hashes(extractor))
+        and _has_inception_weights(extractor)
     )
 
 
@@ -119,12 +119,11 @@ def _features(extractor: str) -> str:
     return f"{'CLIP' if extractor == 'clip' else extractor} features"
 
 
-def _extractor(results: Results) -> dict[str, str]:
-    """The feature extractor's protocol, as texts; its name from the suite where the protocol has none."""
+def _extractor(results: Results) -> dict[str, Any]:
+    """The feature extractor's protocol; the suite gives its name if the protocol has none."""
     known = {"name": results.suite.get("feature_extractor", "unknown"), "layer": "2048"}
     return {key: str(value) for key, value in {**known, **(results.protocol.get("feature_extractor") or {})}.items()}
 
 
-def _hashes(extractor: Mapping[str, str]) -> list[str]:
-    """The SHA-256 of its weights, where an extractor's protocol has it."""
-    return [extractor["weights"]] if "weights" in extractor else []
+def _has_inception_weights(extractor: Mapping[str, str]) -> bool:
+    return extractor.get("weights", INCEPTION[1]).startswith(INCEPTION[1])

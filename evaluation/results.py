@@ -1,4 +1,4 @@
-"""What an evaluation comes to: the numbers, and beside each everything that is needed to repeat it."""
+"""The results of an evaluation: the numbers, and with each everything that is needed to repeat it."""
 
 import json
 import math
@@ -14,22 +14,22 @@ FORMAT = "ediffi-evaluation-1"
 FILE = "results.json"
 
 COMPARED = ("dataset", "selection", "feature_extractor", "clip", "reference", "guidance")
-"""Parts of the protocol in which numbers must agree to stand on one figure."""
+"""Parts of the protocol that must agree for numbers in one figure."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """What one setting of a model came to.
+    """The numbers of one setting of a model.
 
     Attributes:
-        name: of the setting, "guidance-3"; also of the folder beside the results, where its pictures were made here.
-        count: how many pictures were judged.
-        metrics: "fid" (of other features than Inception's "frechet_clip", ...), "kid_mean", "kid_std", "precision",
-            "recall", "f_score", "clip_score" (100 times the mean cosine); and what the data set measures itself, such
-            as "oracle/everything".
-        settings: what the pictures were made with, plain JSON; "guidance_scale" and "nfe" where they are known. Empty
-            for pictures of another system.
-        notices: what a reader of the numbers has to know, a sentence each.
+        name: of the setting, "guidance-3"; also of the folder with its images, beside the results.
+        count: number of judged images.
+        metrics: "fid" (in other features than Inception's "frechet_clip", ...), "kid_mean", "kid_std", "precision",
+            "recall", "f_score", "clip_score" (100 times the mean cosine); and what the dataset itself measures, such as
+            "oracle/everything".
+        settings: that the images were made with, plain JSON; "guidance_scale" and "nfe" if they are known. Empty for
+            images of another system.
+        notices: for the reader of the numbers, a sentence each.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Point:
 
     @property
     def nfe(self) -> int | None:
-        """Network evaluations of all stages; None if it is not known."""
+        """Network evaluations of all stages; None if they are not known."""
         return self.settings.get("nfe")
 
     def metric(self, name: str) -> float | None:
@@ -55,7 +55,7 @@ class Point:
 
     @property
     def title(self) -> str:
-        """What it is called among its neighbours: "guidance 3", or its name where the guidance is not known."""
+        """The title in tables: "guidance 3", or the name if the guidance scale is not known."""
         return self.name if self.guidance_scale is None else f"guidance {self.guidance_scale:g}"
 
 
@@ -68,7 +68,7 @@ class Results:
         suite: the suite, as plain JSON: "name", "dataset", "count", ...
         protocol: "dataset" (what was read), "selection" (sha256, count, seed), "reference" (what its statistics
             depend on, and the sha256 of that), "feature_extractor" (name, layer, SHA-256 of the weights, resize rule),
-            "clip" (likewise), "versions" (of the libraries), "guidance" (the convention in words), "command".
+            "clip" (the same), "versions" (of the libraries), "guidance" (the convention in words), "command".
         points: one for each setting.
     """
 
@@ -77,24 +77,28 @@ class Results:
     protocol: Mapping[str, Any]
     points: Sequence[Point]
 
+    @property
+    def in_order(self) -> list[Point]:
+        """The points by guidance scale, as a curve connects them; points without one keep their order and come last."""
+        return sorted(self.points, key=lambda point: (point.guidance_scale is None, point.guidance_scale or 0))
+
     def best(self, metric: str, lowest: bool = True) -> Point | None:
-        """The point with the lowest (or highest) value of a metric, the first of equals; None if no point has one."""
+        """The first point with the lowest (or highest) value of a metric; None if no point has one."""
         measured = [(value, point) for point in self.points if (value := point.metric(metric)) is not None]
         return (min if lowest else max)(measured, key=lambda pair: pair[0])[1] if measured else None
 
     def write(self, folder: Path) -> Path:
-        """Write `results.json`, beside its place and then into it; nan and infinities are written as null."""
+        """Write `results.json`; nan and infinities become null."""
         folder.mkdir(parents=True, exist_ok=True)
         content = {"format": FORMAT, **asdict(self)}
         for point in content["points"]:
             point["metrics"] = {k: value if math.isfinite(value) else None for k, value in point["metrics"].items()}
-        text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        replace(folder / FILE, text.encode())
+        replace(folder / FILE, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
         return folder / FILE
 
     @classmethod
     def read(cls, folder: Path) -> "Results":
-        """Read `results.json` of a folder; null is read as nan.
+        """Read `results.json` of a folder; null becomes nan.
 
         Raises:
             FileNotFoundError: there is none.
@@ -102,7 +106,7 @@ class Results:
         """
         path = folder / FILE
         if not path.is_file():
-            raise FileNotFoundError(f"no {FILE} in {folder}: that is what `ediffi evaluate` writes at its end")
+            raise FileNotFoundError(f"no {FILE} in {folder}; `ediffi evaluate` writes it")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -117,49 +121,50 @@ class Results:
 
 
 def _point(content: Mapping[str, Any]) -> Point:
-    """A point of a file, every value of the type that it should have."""
+    """A point of a file, with the types of its values checked."""
     metrics = {name: math.nan if value is None else value for name, value in content["metrics"].items()}
     settings, notices = content.get("settings", {}), content.get("notices", [])
     numbers = [content["count"], *metrics.values()]
     numbers += [settings[name] for name in ("guidance_scale", "nfe") if settings.get(name) is not None]
     wrong = [value for value in numbers if isinstance(value, bool) or not isinstance(value, int | float)]
     if wrong:
-        raise ValueError(f"{wrong[0]!r} stands where a number should")
+        raise ValueError(f"{wrong[0]!r} should be a number")
     if not all(isinstance(text, str) for text in [content["name"], *notices]):
         raise ValueError("names and notices must be texts")
     return Point(**{**content, "metrics": metrics, "notices": tuple(notices)})
 
 
 def check_comparable(several: Sequence[Results]) -> None:
-    """Check that numbers may stand on one figure: one data set, one selection, one reference, the same networks.
+    """Check that evaluations may share a figure: one dataset, one selection, one reference, the same networks.
 
-    Library versions may differ ("versions", and "library" of a network); and one evaluation may lack a part, such as
-    the CLIP score, of which it then has no numbers.
+    Library versions may differ ("versions", and "library" of a network). An evaluation may lack a part, such as the
+    CLIP score, if it has no numbers of it.
 
     Raises:
         ValueError: they may not; the message names the first field in which two evaluations differ.
     """
     for one, other in combinations(several, 2):
         for mine, theirs in _sections(one, other):
-            for name in [*mine, *(name for name in theirs if name not in mine)]:
+            for name in dict.fromkeys([*mine, *theirs]):
                 if mine.get(name) != theirs.get(name):
                     raise ValueError(
-                        f"{one.model} and {other.model} were judged by different protocols, and their numbers do not "
-                        f"compare: {name} is {_brief(mine.get(name))} and {_brief(theirs.get(name))}"
+                        f"{one.model} and {other.model} were judged by different protocols and cannot be compared: "
+                        f"{name} is {_brief(mine.get(name))} and {_brief(theirs.get(name))}"
                     )
 
 
 def _sections(one: Results, other: Results) -> Iterable[tuple[dict[str, Any], dict[str, Any]]]:
-    """What must agree of two evaluations, in the parts that both have, by dotted names; what is plainest first."""
+    """The fields that must agree, by dotted names, in the parts that both have; the plainest first."""
 
     def suite(results: Results) -> dict[str, Any]:
         return {f"suite.{key}": results.suite.get(key) for key in ("dataset", "count", "image_size")}
 
     def leaves(results: Results, part: str) -> dict[str, Any]:
         found = dict(flattened(results.protocol[part], part))
-        hashed = "reference.pictures" in found or "reference.file_sha256" in found  # else it is all that there is
-        unread = {name for name in found if name.endswith(".library") or (hashed and name == "reference.sha256")}
-        return {name: value for name, value in found.items() if name not in unread}
+        # The hash of a reference covers its library's version; it counts only if nothing else identifies the images.
+        hashed = "reference.pictures" in found or "reference.file_sha256" in found
+        ignored = {name for name in found if name.endswith(".library") or (hashed and name == "reference.sha256")}
+        return {name: value for name, value in found.items() if name not in ignored}
 
     counts = [sorted({point.count for point in results.points}) for results in (one, other)]
     yield suite(one), suite(other)
@@ -183,6 +188,6 @@ def flattened(value: Any, name: str = "") -> Iterable[tuple[str, Any]]:
 
 
 def _brief(value: Any) -> str:
-    """A value as a message shows it: a hash by its beginning."""
+    """A value for a message; a hash is shortened."""
     text = str(value[0] if isinstance(value, list) and len(value) == 1 else value)
     return text if len(text) <= 40 else f"{text[:12]}…"

@@ -27,15 +27,29 @@ class DistributedContext:
         gather: called by every process with a value; gives each of them the values of all, in order of rank.
     """
 
-    rank: int
-    world_size: int
-    device: str
-    gather: Callable[[Any], list[Any]]
+    rank: int = 0
+    world_size: int = 1
+    device: str = "cpu"
+    gather: Callable[[Any], list[Any]] = lambda value: [value]
 
-    @property
-    def share(self) -> dict[str, Any]:
-        """What `ediffi.evaluation.images.generate` wants to know of it."""
-        return {"rank": self.rank, "world_size": self.world_size, "gather": self.gather}
+    def together(self, action: Callable[[], T]) -> T:
+        """Run `action` in every process, and return its result only if it succeeded in all of them.
+
+        Raises:
+            ChildProcessError: it failed in another process; a process's own ValueError or OSError is raised as it is.
+        """
+        problem: Exception | None = None
+        try:
+            result = action()
+        except (ValueError, OSError) as error:
+            problem = error
+        problems = self.gather(None if problem is None else str(problem))
+        if problem is not None:
+            raise problem
+        for rank, text in enumerate(problems):
+            if text is not None:
+                raise ChildProcessError(f"process {rank} of this run failed: {text}")
+        return result
 
 
 def launch(device: str = "cpu", devices: int = 1, num_nodes: int = 1) -> DistributedContext:

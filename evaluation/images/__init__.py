@@ -1,1 +1,1 @@
-"""Pictures to be judged: read with care, stored by number, made by whoever is handed in."""
+"""Images on disk, by number: found, generated, verified, resumed."""

@@ -1,103 +1,100 @@
-"""A folder of numbered PNG files, `00000.png`, `00001.png`, ..., each written beside its place and then into it."""
+"""Images in the files of a folder: found there, or written there as `00000.png`, `00001.png`, ..."""
 
 import os
-import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from ediffi.evaluation.images import stamp
-from ediffi.evaluation.images.numbered import Stock, Write, check_complete
-from ediffi.evaluation.images.stamp import Stamp
+from ediffi.evaluation.images.numbered import check_number
 from ediffi.io import files
 from ediffi.io.images import BadImageError, open_image
 
-_NUMBERED = re.compile(r"(\d{5}|[1-9]\d{5,})\.png", re.ASCII)
 
-
-class PictureFolder:
-    """Pictures 0 to `count - 1` in a folder: a `Store`.
+class ImageFolder:
+    """The files `names` of a folder, in order, as `NumberedImages`.
 
     Args:
-        folder: need not exist.
-        count: how many pictures it is for.
-
-    Raises:
-        ValueError: `count` is below 1.
+        folder: need not exist before images are written.
+        names: of the files.
     """
 
     layout: Mapping[str, Any] = {"kind": "folder"}
 
-    def __init__(self, folder: Path, count: int) -> None:
+    def __init__(self, folder: Path, names: Iterable[str]) -> None:
+        self.folder, self._names = folder, list(names)
+        self._known = frozenset(self._names)
+
+    @classmethod
+    def numbered(cls, folder: Path, count: int) -> "ImageFolder":
+        """A folder for `count` images, `00000.png` and following.
+
+        Raises:
+            ValueError: `count` is below 1.
+        """
         if count < 1:
-            raise ValueError(f"a folder of pictures is for at least 1, got {count}")
-        self.folder, self._count = folder, count
+            raise ValueError(f"count must be at least 1, got {count}")
+        return cls(folder, (f"{index:05d}.png" for index in range(count)))
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._names)
 
     def __getitem__(self, index: int) -> Image.Image:
-        return open_image(self._path(index))
+        return open_image(self.path(index))
 
     def name(self, index: int) -> str:
-        """The name of its file."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"no picture {index} among {len(self)}")
-        return f"{index:05d}.png"
+        """The file's name."""
+        return self._names[check_number(index, len(self))]
+
+    def path(self, index: int) -> Path:
+        """The file."""
+        return self.folder / self.name(index)
 
     def fingerprint(self) -> str:
         """SHA-256 over names and sizes of the files."""
-        return files.fingerprint(self._path(index) for index in range(len(self)))
+        return files.fingerprint(self.folder / name for name in self._names)
+
+    # Written to by `generate`; the same methods as `ImageShards`
 
     def unit(self, batch_size: int) -> int:
-        """A batch."""
+        """Images that one process makes and verifies together: a batch."""
         return batch_size
 
     def count(self) -> int:
-        """How many of its pictures are there, by their names alone."""
-        return sum(self._is_ours(name) for name in self._names())
+        """Images in the folder, by their names alone."""
+        return sum(name in self._known for name in os.listdir(self.folder))
 
-    def strangers(self) -> list[str]:
-        """Names of PNG files that are none of its pictures."""
-        return sorted(name for name in self._names() if name.lower().endswith(".png") and not self._is_ours(name))
+    def unexpected(self) -> list[str]:
+        """PNG files in the folder that are none of these images."""
+        return sorted(n for n in os.listdir(self.folder) if n.lower().endswith(".png") and n not in self._known)
 
-    def stock(self, numbers: range, settings: str) -> Stock:
-        """Look at each of these pictures that is there; see `Store.stock`."""
+    def verify(self, numbers: Sequence[int], settings: str) -> tuple[list[int], int]:
+        """The images of a unit that are missing or broken, and how many are broken.
+
+        Args:
+            numbers: of the unit.
+            settings: SHA-256 of the run's settings.
+
+        Raises:
+            ValueError: a whole image was made with other settings, or has another number.
+        """
         missing, broken = [], 0
         for index in numbers:
-            path = self._path(index)
             try:
-                stamp.check(path, str(path), Stamp(index, settings))
+                stamp.check(self.path(index), str(self.path(index)), stamp.Stamp(index, settings))
             except FileNotFoundError:
                 missing.append(index)
             except BadImageError:
                 missing.append(index)
                 broken += 1
-        return Stock(missing, broken)
+        return missing, broken
 
-    @contextmanager
-    def writing(self, numbers: range, settings: str) -> Iterator[Write]:
-        """A context in which these pictures are written, each as it comes."""
-
-        def write(index: int, image: Image.Image, prompt: str) -> None:
-            files.replace(self._path(index), stamp.encode(image, Stamp(index, settings)))
-
-        yield write
+    def write(self, numbers: Sequence[int], settings: str, images: Iterable[tuple[int, Image.Image, str]]) -> None:
+        """Write images of a unit, each with its number and its prompt, as they arrive."""
+        for index, image, _ in images:
+            files.replace(self.path(index), stamp.encode(image, stamp.Stamp(index, settings)))
 
     def finish(self, settings: str) -> None:
-        """Make sure that all are there; see `Store.finish`."""
-        check_complete(self)
-
-    def _path(self, index: int) -> Path:
-        return self.folder / self.name(index)
-
-    def _names(self) -> list[str]:
-        with os.scandir(self.folder) as entries:
-            return [entry.name for entry in entries]
-
-    def _is_ours(self, name: str) -> bool:
-        match = _NUMBERED.fullmatch(name)
-        return match is not None and int(match[1]) < len(self)
+        """Called once when all images are written: there is nothing to add."""

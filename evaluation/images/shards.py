@@ -1,167 +1,159 @@
-"""Numbered pictures in WebDataset shards: `00000.tar`, `00001.tar`, ... of equally many pictures each.
+"""Numbered images in WebDataset shards: `00000.tar`, `00001.tar`, ... of equally many images each.
 
-A picture is three members of its shard: `00007.png`, its prompt `00007.txt`, and `00007.json` with its stamp. Beside a
-shard stands its hash as `sha256sum` writes it (`00000.tar.sha256`), and beside them all, when they are complete,
-`index.json` with counts and hashes.
+An image is three members of its shard: `00007.png`, its prompt `00007.txt`, and `00007.json` with its stamp. Each shard
+has its hash beside it, as `sha256sum` writes it (`00000.tar.sha256`). A finished folder has an `index.json` with counts
+and hashes.
 """
 
+import hashlib
 import json
 import os
-import re
 import tarfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from ediffi.evaluation.images import stamp
-from ediffi.evaluation.images.numbered import Stock, Write, check_complete
-from ediffi.evaluation.images.stamp import Stamp
+from ediffi.evaluation.images.numbered import check_number
 from ediffi.io import files
 from ediffi.io.images import BadImageError, open_image
 
 FORMAT = "ediffi-pictures-1"
 INDEX = "index.json"
-_SHARD = re.compile(r"(\d{5}|[1-9]\d{5,})\.tar", re.ASCII)
 
 
-class PictureShards:
-    """Pictures 0 to `count - 1` in shards: a `Store`, whose unit is a shard.
+class ImageShards:
+    """Images 0 to `count - 1` in shards, as `NumberedImages`.
 
     Args:
-        folder: need not exist.
-        count: how many pictures it is for.
-        shard_size: pictures a shard; the last may hold fewer.
+        folder: need not exist before images are written.
+        count: images in all shards.
+        shard_size: images in a shard; the last one may hold fewer.
+        first: expose the first so many images only; all by default.
 
     Raises:
         ValueError: `count` or `shard_size` is below 1.
     """
 
-    def __init__(self, folder: Path, count: int, shard_size: int) -> None:
+    def __init__(self, folder: Path, count: int, shard_size: int, first: int | None = None) -> None:
         for name, value in (("count", count), ("shard_size", shard_size)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         self.folder, self._count, self.shard_size = folder, count, shard_size
+        self._length = count if first is None else first
         self.layout: Mapping[str, Any] = {"kind": "shards", "shard_size": shard_size}
+        shards = [range(start, min(start + shard_size, count)) for start in range(0, count, shard_size)]
+        self._shards = {f"{number:05d}.tar": images for number, images in enumerate(shards)}
         self._members: dict[Path, dict[str, tuple[int, int]]] = {}
 
     @classmethod
-    def read(cls, folder: Path) -> "PictureShards":
+    def read(cls, folder: Path, first: int | None = None) -> "ImageShards":
         """The shards that a folder's index lists.
 
         Raises:
             FileNotFoundError: there is no index.
-            ValueError: it is broken or of another format, or a shard that it lists is missing or has another size.
+            ValueError: the index is broken or of another format, or a shard is missing or has another size.
         """
         path = folder / INDEX
         try:
             index = json.loads(path.read_text(encoding="utf-8"))
             if index["format"] != FORMAT:
                 raise ValueError(f"it has the format {index['format']!r}, and this version reads {FORMAT!r}")
-            shards = cls(folder, int(index["count"]), int(index["shard_size"]))
-            listed = [(row["file"], int(row["bytes"])) for row in index["shards"]]
+            shards = cls(folder, int(index["count"]), int(index["shard_size"]), first)
+            sizes = {row["file"]: int(row["bytes"]) for row in index["shards"]}
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is no index of pictures: {error}") from None
-        if [name for name, _ in listed] != [shard.name for shard in shards._shards()]:
-            raise ValueError(f"{path} does not list the shards of {len(shards)} pictures")
-        for name, size in listed:
+            raise ValueError(f"{path} is no index of images: {error}") from None
+        if list(sizes) != list(shards._shards):
+            raise ValueError(f"{path} does not list the shards of {shards._count} images")
+        for name, size in sizes.items():
             if not (folder / name).is_file() or (folder / name).stat().st_size != size:
                 raise ValueError(f"{folder / name} is missing or does not have the {size} bytes that {INDEX} says")
         return shards
 
     def __len__(self) -> int:
-        return self._count
+        return self._length
 
     def __getitem__(self, index: int) -> Image.Image:
         return open_image(self._bytes(index), self.name(index))
 
     def name(self, index: int) -> str:
         """Its shard, and its member there: `00000.tar/00007.png`."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"no picture {index} among {len(self)}")
-        return f"{index // self.shard_size:05d}.tar/{index:05d}.png"
+        return f"{check_number(index, len(self)) // self.shard_size:05d}.tar/{index:05d}.png"
 
     def fingerprint(self) -> str:
-        """SHA-256 of the index."""
-        return files.sha256(self.folder / INDEX)
+        """SHA-256 of the index; of a part of the images, with their number."""
+        digest = files.sha256(self.folder / INDEX)
+        if len(self) == self._count:
+            return digest
+        return hashlib.sha256(f"{digest}:{len(self)}".encode()).hexdigest()
+
+    # Written to by `generate`; the same methods as `ImageFolder`
 
     def unit(self, batch_size: int) -> int:
-        """A shard; see `Store.unit`."""
+        """Images that one process makes and verifies together: a shard.
+
+        Raises:
+            ValueError: batches of this size do not fill a shard.
+        """
         if self.shard_size % batch_size:
             raise ValueError(f"shard_size must be a multiple of batch_size, got {self.shard_size} and {batch_size}")
         return self.shard_size
 
     def count(self) -> int:
-        """How many pictures are in the shards that are there."""
-        here = set(os.listdir(self.folder))
-        last = len(self._shards()) - 1
-        sizes = [self.shard_size] * last + [len(self) - last * self.shard_size]
-        return sum(size for size, path in zip(sizes, self._shards(), strict=True) if path.name in here)
+        """Images in the shards that are in the folder."""
+        return sum(len(self._shards.get(name, ())) for name in os.listdir(self.folder))
 
-    def strangers(self) -> list[str]:
-        """Names of tar files that are none of its shards."""
-        shards = {path.name for path in self._shards()}
-        return sorted(name for name in os.listdir(self.folder) if name.endswith(".tar") and name not in shards)
+    def unexpected(self) -> list[str]:
+        """Tar files in the folder that are none of these shards."""
+        return sorted(n for n in os.listdir(self.folder) if n.endswith(".tar") and n not in self._shards)
 
-    def stock(self, numbers: range, settings: str) -> Stock:
-        """Look whether this shard has its hash, and is of this run; see `Store.stock`."""
+    def verify(self, numbers: range, settings: str) -> tuple[list[int], int]:
+        """See `ImageFolder.verify`; a shard is whole if it has its hash and its first and last image."""
         path = self._shard(numbers.start)
         if not path.is_file():
-            return Stock(numbers)
-        if _hash_beside(path) != files.sha256(path):
-            return Stock(numbers, len(numbers))
+            return list(numbers), 0
+        if _recorded_hash(path) != files.sha256(path):
+            return list(numbers), len(numbers)
         self._members.pop(path, None)
         try:
             for index in (numbers[0], numbers[-1]):
-                stamp.check(self._bytes(index), str(self.folder / self.name(index)), Stamp(index, settings))
+                stamp.check(self._bytes(index), str(self.folder / self.name(index)), stamp.Stamp(index, settings))
         except BadImageError:
-            return Stock(numbers, len(numbers))
-        return Stock(())
+            return list(numbers), len(numbers)
+        return [], 0
 
-    @contextmanager
-    def writing(self, numbers: range, settings: str) -> Iterator[Write]:
-        """A context in which all pictures of this shard are written, in order; then it is renamed into its place."""
-        from webdataset import TarWriter  # which imports torch
+    def write(self, numbers: range, settings: str, images: Iterable[tuple[int, Image.Image, str]]) -> None:
+        """Write all images of a shard, in order, each with its number and its prompt."""
+        from webdataset import TarWriter  # imports torch
 
         path = self._shard(numbers.start)
-        beside = path.with_name(path.name + ".tmp")
-        with TarWriter(str(beside), encoder=False, mtime=0.0) as tar:
-
-            def write(index: int, image: Image.Image, prompt: str) -> None:
-                mark = Stamp(index, settings)
-                content = {"json": str(mark).encode(), "png": stamp.encode(image, mark), "txt": prompt.encode()}
-                tar.write({"__key__": f"{index:05d}", **content})
-
-            yield write
-        files.replace(_beside(path), f"{files.sha256(beside)}  {path.name}\n".encode())
-        beside.replace(path)
+        with files.replacing(path) as beside:
+            with TarWriter(str(beside), encoder=False, mtime=0.0) as tar:
+                for index, image, prompt in images:
+                    mark = stamp.Stamp(index, settings)
+                    content = {"json": str(mark).encode(), "png": stamp.encode(image, mark), "txt": prompt.encode()}
+                    tar.write({"__key__": f"{index:05d}", **content})
+            # Before the shard: a process killed between the two leaves a shard that does not match, and is made again.
+            files.replace(_hash_file(path), f"{files.sha256(beside)}  {path.name}\n")
         self._members.pop(path, None)
 
     def finish(self, settings: str) -> None:
-        """Make sure that all are there, and write the index; see `Store.finish`."""
-        check_complete(self)
+        """Called once when all shards are written: write the index."""
         rows = [
-            {
-                "file": path.name,
-                "count": min(self.shard_size, len(self) - number * self.shard_size),
-                "bytes": path.stat().st_size,
-                "sha256": _hash_beside(path),
-            }
-            for number, path in enumerate(self._shards())
+            {"file": name, "count": len(images), "bytes": path.stat().st_size, "sha256": _recorded_hash(path)}
+            for name, images in self._shards.items()
+            for path in [self.folder / name]
         ]
-        index = {"format": FORMAT, "count": len(self), "shard_size": self.shard_size, "settings": settings}
-        files.replace(self.folder / INDEX, (json.dumps({**index, "shards": rows}, indent=1) + "\n").encode())
+        index = {"format": FORMAT, "count": self._count, "shard_size": self.shard_size, "settings": settings}
+        files.replace(self.folder / INDEX, json.dumps({**index, "shards": rows}, indent=1) + "\n")
 
     def _shard(self, index: int) -> Path:
         return self.folder / self.name(index).partition("/")[0]
 
-    def _shards(self) -> list[Path]:
-        return [self._shard(index) for index in range(0, len(self), self.shard_size)]
-
     def _bytes(self, index: int) -> bytes:
-        """The PNG file of a picture; empty if its shard lacks it."""
+        """The PNG file of an image; empty if its shard lacks it."""
         path = self._shard(index)
         if path not in self._members:
             try:
@@ -175,13 +167,12 @@ class PictureShards:
             return file.read(size)
 
 
-def _beside(path: Path) -> Path:
+def _hash_file(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
 
 
-def _hash_beside(path: Path) -> str | None:
-    """The hash that stands beside a shard."""
+def _recorded_hash(path: Path) -> str | None:
     try:
-        return _beside(path).read_text(encoding="utf-8").partition(" ")[0]
+        return _hash_file(path).read_text(encoding="utf-8").partition(" ")[0]
     except (FileNotFoundError, UnicodeDecodeError):
         return None

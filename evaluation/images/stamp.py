@@ -1,4 +1,4 @@
-"""PNG files that say which picture of which run they are, and that can be told from broken ones."""
+"""PNG files that carry their number and the hash of their run's settings, and whose damage is detected."""
 
 import io
 import json
@@ -14,17 +14,12 @@ FIELD = "picture"
 """Key of the PNG text field that holds the stamp."""
 
 END = b"\0\0\0\0IEND\xaeB`\x82"
-"""The last chunk of a PNG file, its checksum with it."""
+"""The last chunk of a PNG file, with its checksum."""
 
 
 @dataclass(frozen=True)
 class Stamp:
-    """Which picture it is.
-
-    Attributes:
-        index: its number in the run.
-        settings: SHA-256 of what the run is for.
-    """
+    """Which image of which run a file is: its number, and the SHA-256 of the run's settings."""
 
     index: int
     settings: str
@@ -46,50 +41,49 @@ def encode(image: Image.Image, stamp: Stamp) -> bytes:
 
 
 def stamp_of(source: Path | bytes, name: str | None = None) -> Stamp | None:
-    """The stamp of a PNG file whose every checksum is right; None if it has none.
+    """The stamp of an intact PNG file; None if the file has no stamp.
 
-    The pixels are not decoded: each chunk of a PNG file has a CRC-32, and the last one says that it is the last.
+    Pixels are not decoded, which makes this fast: each chunk of a PNG file has a CRC-32.
 
     Args:
-        source: a file, or what stands in one.
-        name: what a message calls it; the path by default.
+        source: a file, or its content.
+        name: the file's name in messages; its path by default.
 
     Raises:
         FileNotFoundError: there is no such file.
-        BadImageError: it is truncated, damaged, or no PNG file.
+        BadImageError: the file is truncated, damaged, or no PNG file.
     """
-    name = name or str(source if isinstance(source, Path) else "the picture")
     content = source if isinstance(source, bytes) else source.read_bytes()
     try:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
             text = image.info.get(FIELD)
             image.verify()
         if not content.endswith(END):
-            raise OSError("truncated PNG file")  # PIL looks at no byte beyond the name of the last chunk
-    except (OSError, SyntaxError, ValueError) as error:  # what PIL raises at truncated or damaged files
-        raise BadImageError(f"{name} is a broken picture: {error}") from None
+            raise OSError("truncated PNG file")  # PIL reads no further than the name of the last chunk
+    except (OSError, SyntaxError, ValueError) as error:  # PIL raises these at truncated or damaged files
+        raise BadImageError(f"{name or str(source)[:80]} is a broken image: {error}") from None
     try:
-        content = json.loads(text or "")
-        return Stamp(int(content["index"]), str(content["settings"]))
+        fields = json.loads(text or "")
+        return Stamp(int(fields["index"]), str(fields["settings"]))
     except (ValueError, TypeError, KeyError):
         return None
 
 
 def check(source: Path | bytes, name: str, stamp: Stamp) -> None:
-    """Make sure that a PNG file is whole, and the picture it should be; `name` is what a message calls it.
+    """Check that a PNG file is intact and has this stamp; `name` stands for it in messages.
 
     Raises:
         FileNotFoundError: there is no such file.
-        BadImageError: it is truncated, damaged, or no PNG file.
-        ValueError: it is another picture: made with other settings, for another place, or by another program.
+        BadImageError: the file is truncated, damaged, or no PNG file.
+        ValueError: it is another image: of other settings, with another number, or from another program.
     """
     found = stamp_of(source, name)
     if found == stamp:
         return
     if found is None:
-        reason = "it does not say so"
+        reason = "it has no stamp"
     elif found.settings != stamp.settings:
-        reason = f"it was made with other settings ({found.settings[:12]}..., this run is {stamp.settings[:12]}...)"
+        reason = f"it was made with other settings ({found.settings[:12]}..., this run has {stamp.settings[:12]}...)"
     else:
-        reason = f"it is picture {found.index}"
-    raise ValueError(f"{name} is not picture {stamp.index} of this run: {reason}; remove it or choose another folder")
+        reason = f"it is image {found.index}"
+    raise ValueError(f"{name} is not image {stamp.index} of this run: {reason}; remove it or choose another folder")

@@ -1,1 +1,1 @@
-"""What pictures come to: Fréchet distance, KID, precision and recall, CLIP score; one pass over them for all."""
+"""Metrics of images: Fréchet distance, KID, precision and recall, CLIP score; one pass over the images for all."""

@@ -1,7 +1,7 @@
-"""CLIP score: 100 times the cosine of a picture's and its caption's embedding (Hessel et al., arXiv 2104.08718).
+"""CLIP score: 100 times the cosine of an image's and its caption's embedding (Hessel et al., arXiv 2104.08718).
 
-The paper plots the mean over pictures by OpenCLIP's ViT-g/14 (eDiff-I, section 5). We take Hessel et al.'s cosine times
-100, as torchmetrics does, and not their 2.5; negative values stay negative.
+The paper plots the mean over images by OpenCLIP's ViT-g/14 (eDiff-I, section 5). The factor is 100, as in torchmetrics,
+and not the 2.5 of Hessel et al.; negative values stay negative.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,18 +20,18 @@ from ediffi.registry.encoders.clip import pool_text, text_states
 from ediffi.registry.encoders.clip_files import PINNED, WEIGHTS, load_clip, load_clip_named
 
 MODEL, PRETRAINED = "ViT-g-14", "laion2b_s12b_b42k"
-"""The paper's network. Of the weights it says nothing; our choice: those that were there when it was written."""
+"""The paper's network. The paper does not name the weights; our choice: those that existed when it was written."""
 
 
 @dataclass(frozen=True)
 class ClipScorer:
-    """An open_clip model that compares pictures with captions, in float32.
+    """An open_clip model that compares images with captions, in float32.
 
     Attributes:
         model: of open_clip, frozen.
-        tokenizer: its open_clip tokenizer; cuts a long caption and keeps the end token.
-        transform: open_clip's own preparation of a picture.
-        width: width of the space that texts and pictures share.
+        tokenizer: of open_clip; it truncates a long caption and keeps the end token.
+        transform: open_clip's own preparation of an image.
+        width: of the joint embedding space of texts and images.
         protocol: plain JSON values: "name", "weights" (SHA-256 of their file), "resize" (in words), "library".
         device: where it runs.
     """
@@ -44,36 +44,36 @@ class ClipScorer:
     device: torch.device
 
     def prepare(self, image: Image.Image) -> Float32[Tensor, "3 s s"]:
-        """A picture, resized, cut and normalised by open_clip."""
+        """The image, resized, cropped and normalised by open_clip."""
         return self.transform(image)
 
-    def embed_pictures(self, pictures: Float32[Tensor, "b 3 s s"]) -> Float32[Tensor, "b p"]:
-        """The embeddings of prepared pictures, as the tower gives them, on the CPU."""
+    def embed_images(self, images: Float32[Tensor, "b 3 s s"]) -> Float32[Tensor, "b p"]:
+        """The embeddings of prepared images, not normalised, on the CPU."""
         with torch.inference_mode():
-            return self.model.encode_image(pictures.to(self.device, non_blocking=True)).float().cpu()
+            return self.model.encode_image(images.to(self.device, non_blocking=True)).float().cpu()
 
     def embed_captions(self, captions: Sequence[str]) -> Float32[Tensor, "b p"]:
         """The embeddings of captions, of length 1, on the CPU.
 
-        What a causal tower gives at the end token does not depend on the positions after it; they are left out, which
-        takes a fifth of the time on captions of COCO's length. Other towers see all positions.
+        In a causal tower the end token does not attend to the positions after it. These are left out, which takes a
+        fifth of the time on captions of COCO's length. Other towers get all positions.
         """
         with torch.inference_mode():
             ids = self.tokenizer(list(captions)).to(self.device)
-            end = _end(self.model, ids)
+            end = _end_positions(self.model, ids)
             if end is None:
                 return self.model.encode_text(ids, normalize=True).float().cpu()
             mask = torch.arange(int(end.max()) + 1, device=ids.device) <= end.unsqueeze(1)
             return pool_text(self.model, text_states(self.model, ids[:, : mask.shape[1]]), mask).float().cpu()
 
     def scores(self, embeddings: Float32[Tensor, "b p"], captions: Sequence[str]) -> Float32[Tensor, " b"]:
-        """100 times the cosine of each picture's embedding, of any length, and its caption's.
+        """100 times the cosine of each image's embedding, of any length, and its caption's.
 
         Raises:
-            ValueError: not as many captions as pictures.
+            ValueError: images and captions differ in number.
         """
         if len(embeddings) != len(captions):
-            raise ValueError(f"there are {len(captions)} captions for {len(embeddings)} pictures")
+            raise ValueError(f"there are {len(captions)} captions for {len(embeddings)} images")
         return 100 * (functional.normalize(embeddings, dim=1) * self.embed_captions(captions)).sum(1)
 
 
@@ -89,13 +89,13 @@ def load_scorer(
     Args:
         name: open_clip's name of the network.
         pretrained: open_clip's tag of the weights.
-        path: a folder with open_clip_config.json and open_clip_model.safetensors, which is believed instead of name and
-            tag; or a folder or a repository of the Hub with the weights alone.
-        revision: branch, tag or commit of the Hub.
+        path: a folder with open_clip_config.json and open_clip_model.safetensors, which replaces name and tag; or a
+            folder or Hub repository with the weights only.
+        revision: branch, tag or commit on the Hub.
         device: where it runs.
 
     Raises:
-        FileNotFoundError: the weights are neither there nor to be had.
+        FileNotFoundError: the weights cannot be found or downloaded.
         ValueError: open_clip knows no such tag, or a file is broken.
     """
     import open_clip
@@ -113,11 +113,15 @@ def load_scorer(
     }
     place = torch.device(device)
     model = model.float().to(place)
-    return ClipScorer(model, loaded[1], image_transform_v2(settings, is_train=False), _width(model), protocol, place)
+    size = model.visual.image_size
+    shape = (size, size) if isinstance(size, int) else size
+    with torch.inference_mode():
+        width = model.encode_image(torch.zeros(1, 3, *shape, device=place)).shape[1]
+    return ClipScorer(model, loaded[1], image_transform_v2(settings, is_train=False), width, protocol, place)
 
 
 def _weights(name: str, pretrained: str, path: str | None, revision: str | None) -> Path:
-    """The file that was loaded: in the folder, or, without a network, in the Hub's cache."""
+    """The file that was loaded: in the folder, or in the Hub's cache."""
     import open_clip
     from huggingface_hub import try_to_load_from_cache
 
@@ -130,17 +134,8 @@ def _weights(name: str, pretrained: str, path: str | None, revision: str | None)
     return Path(found)
 
 
-def _width(model: Any) -> int:
-    size = model.visual.image_size
-    height, width = (size, size) if isinstance(size, int) else size
-    with torch.inference_mode():
-        return int(
-            model.encode_image(torch.zeros(1, 3, height, width, device=next(model.parameters()).device)).shape[1]
-        )
-
-
-def _end(model: Any, ids: Tensor) -> Tensor | None:
-    """Which position open_clip takes for a text [b], where the tower is a `CLIP`'s own, causal one; otherwise None."""
+def _end_positions(model: Any, ids: Tensor) -> Tensor | None:
+    """The position that open_clip pools of each text [b], if the tower is a `CLIP`'s causal one; otherwise None."""
     import open_clip
 
     if type(model) is not open_clip.CLIP or model.attn_mask is None:

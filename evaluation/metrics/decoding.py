@@ -1,4 +1,4 @@
-"""Pictures decoded beside the networks: once each, for all that wants to see them; errors come back as they were."""
+"""Decode images in the processes of a DataLoader, beside the networks; errors arrive as they were raised."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,24 +11,27 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ediffi.evaluation.images.numbered import Pictures
+from ediffi.evaluation.images.numbered import NumberedImages
 from ediffi.evaluation.metrics.rows import BROKEN, FINE, ODD
 from ediffi.io.images import BadImageError, oddity, rgb
 
 Measure = Callable[[int, Image.Image], Mapping[str, float]]
-"""Takes the number of a picture and the picture, 8-bit RGB."""
+"""Takes the number of an image and the image, 8-bit RGB."""
 Prepare = Callable[[Image.Image], Tensor]
+
+Decoded = tuple[int, tuple[Tensor, ...], list[float]]
+"""State, prepared tensors and measurements of an image; the latter two are empty for a broken one."""
 
 
 @dataclass(frozen=True)
-class Batch:
-    """A block of pictures, decoded.
+class DecodedBatch:
+    """A block of consecutive images.
 
     Attributes:
-        start: number of the first.
-        states: of each, see `ediffi.evaluation.metrics.rows`.
-        prepared: for each of the preparations, those pictures that are not broken.
-        measured: what was measured of them, [b, k].
+        start: number of the first one.
+        states: of each image, see `ediffi.evaluation.metrics.rows`.
+        prepared: for each network, its input for the images that are not broken.
+        measured: what was measured of these images, [b, k].
     """
 
     start: int
@@ -38,19 +41,19 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Decoder:
-    """Decodes a picture, checks it, and prepares it for each of the networks.
+class ImageDecoder:
+    """Decodes and checks an image, and prepares it for each network: a dataset for torch's DataLoader.
 
     Attributes:
-        pictures: what is decoded.
-        strict: refuse odd and broken pictures, instead of converting or leaving them out.
-        size: width and height that they have to have; None for any.
-        prepares: the preparations.
-        measure: what else is measured, and under which names.
-        fields: the names.
+        images: to decode.
+        strict: refuse unusual and broken images, instead of converting or leaving them out.
+        size: width and height that every image must have; None for any.
+        prepares: one for each network.
+        measure: what else is measured of an image.
+        fields: names of what `measure` returns.
     """
 
-    pictures: Pictures
+    images: NumberedImages
     strict: bool
     size: tuple[int, int] | None = None
     prepares: Sequence[Prepare] = ()
@@ -58,136 +61,120 @@ class Decoder:
     fields: Sequence[str] = ()
 
     def image(self, index: int) -> tuple[Image.Image, int] | None:
-        """The picture as 8-bit RGB, and its state; None if it is broken, and that is allowed.
+        """The image as 8-bit RGB, and its state; None if it is broken and that is allowed.
 
         Raises:
-            BadImageError: it is broken or odd.
-            FileNotFoundError: it is not there.
-            ValueError: it has another size than the rest.
+            BadImageError: it is broken or unusual.
+            FileNotFoundError: it is missing.
+            ValueError: its size differs from the others'.
         """
         try:
-            image = self.pictures[index]
+            image = self.images[index]
             odd = oddity(image)
         except (BadImageError, FileNotFoundError):
             if self.strict:
                 raise
             return None
         if odd and self.strict:
-            raise BadImageError(f"{self.pictures.name(index)} is not a plain 8-bit RGB picture, but {odd}")
+            raise BadImageError(f"{self.images.name(index)} is not a plain 8-bit RGB image, but {odd}")
         if self.size and image.size != self.size:
             found, wanted = ("x".join(map(str, size)) for size in (image.size, self.size))
-            raise ValueError(f"{self.pictures.name(index)} is {found} and those before it are {wanted}: give one size")
-        state = FINE if odd is None else BROKEN + 1 + ODD.index(odd if odd in ODD else "other")
-        return rgb(image), state
+            raise ValueError(f"{self.images.name(index)} is {found} and the images before it are {wanted}")
+        return rgb(image), FINE if odd is None else BROKEN + 1 + ODD.index(odd if odd in ODD else "other")
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
-    def __getitem__(self, index: int) -> "tuple[int, tuple[Tensor, ...], list[float]] | int | Exception":
-        """State, prepared pictures and measurements; the state alone of a broken picture; or the error, to be raised.
-
-        An error that is raised in a process of the loader would arrive with its stack trace for a message.
-        """
+    def __getitem__(self, index: int) -> Decoded | Exception:
+        """An image, or its error: one that is raised in a process of the loader arrives with a traceback as message."""
         try:
-            found = self.image(index)
-            if found is None:
-                return BROKEN
+            if (found := self.image(index)) is None:
+                return BROKEN, (), []
             image, state = found
             measured = dict(self.measure(index, image)) if self.measure else {}
             if tuple(measured) != tuple(self.fields):
-                raise ValueError(
-                    f"{self.pictures.name(index)} was measured in {list(measured)}, and others in {list(self.fields)}"
-                )
+                raise ValueError(f"measurements of {self.images.name(index)} are {list(measured)}, not {self.fields}")
             return state, tuple(prepare(image) for prepare in self.prepares), list(measured.values())
         except (ValueError, OSError) as error:
             return error
 
+    def collate(self, items: Sequence[Decoded | Exception]) -> "tuple[Any, ...] | Exception":
+        """States, prepared tensors and measurements of a block; or its first error."""
+        decoded = []
+        for item in items:
+            if isinstance(item, Exception):
+                return item
+            decoded.append(item)
+        whole = [item for item in decoded if item[0] != BROKEN]
+        prepared = tuple(torch.stack(tensors) for tensors in zip(*(item[1] for item in whole), strict=True))
+        measured = np.array([item[2] for item in whole], np.float64).reshape(len(whole), len(self.fields))
+        return np.array([item[0] for item in decoded], np.uint8), prepared, measured
 
-def first_picture(decoder: Decoder) -> tuple[int, Image.Image]:
-    """The first picture that can be read, and its number.
+
+def first_image(decoder: ImageDecoder) -> tuple[int, Image.Image]:
+    """The number of the first image that is not broken, and the image.
 
     Raises:
-        ValueError: there are none, or the first is broken and that is not allowed.
+        ValueError: there is none, or a broken one is before it and that is not allowed.
     """
     for index in range(len(decoder)):
         if found := decoder.image(index):
             return index, found[0]
-    raise ValueError(f"none of {len(decoder)} pictures can be read" if len(decoder) else "there are no pictures")
+    raise ValueError(f"none of {len(decoder)} images can be read" if len(decoder) else "there are no images")
 
 
-def batches(decoder: Decoder, blocks: Sequence[range], num_workers: int, pin_memory: bool) -> Iterator[Batch]:
-    """Decode blocks of consecutive pictures, in order.
+def batches(
+    decoder: ImageDecoder, blocks: Sequence[range], num_workers: int, pin_memory: bool
+) -> Iterator[DecodedBatch]:
+    """Decode blocks of consecutive images, in order; inside `worker_deaths`.
 
     Args:
-        decoder: decodes one.
-        blocks: numbers of the pictures.
+        decoder: for one image.
+        blocks: numbers of the images.
         num_workers: processes that decode; 0 for this one.
         pin_memory: for a GPU.
 
     Raises:
-        ValueError: what the decoder raises; the first of the block.
-        OSError: a picture is not there, or a process died.
+        ValueError: the decoder's first error.
+        OSError: an image is missing, or a process died.
     """
     loader: DataLoader[Any] = DataLoader(
-        decoder,  # type: ignore[arg-type]  # as a Dataset has, it has a length and items
+        decoder,  # type: ignore[arg-type]  # it has a length and items, as a Dataset has
         batch_sampler=[list(block) for block in blocks],
         num_workers=num_workers,
-        collate_fn=_Stacked(len(decoder.prepares), len(decoder.fields)),
+        collate_fn=decoder.collate,
         pin_memory=pin_memory,
     )
     arriving = iter(loader)
     try:
         for block in blocks:
-            found = _next(arriving, num_workers)
+            try:
+                found = next(arriving)
+            except (OSError, EOFError) as error:  # errors of images are returned, so this is a broken connection
+                if not num_workers:
+                    raise
+                raise RuntimeError(f"DataLoader worker lost: {error or type(error).__name__}") from None
             if isinstance(found, Exception):
                 raise found
-            yield Batch(block.start, *found)
+            yield DecodedBatch(block.start, *found)
     finally:
-        # Now, and by hand: an error holds on to this frame, and the collector would wait 5 seconds for the processes.
+        # Now, by hand: an error keeps this frame alive, and the collector would wait 5 seconds for the workers.
         del arriving
 
 
 @contextmanager
-def deaths_said() -> Iterator[None]:
-    """Turns torch's error for a process of the loader that died, raised wherever this one is, into one sentence.
+def worker_deaths() -> Iterator[None]:
+    """Report a process of the loader that died; torch raises its RuntimeError anywhere in the main process.
 
     Raises:
-        OSError: a process that decodes died.
+        OSError: a process of the loader died.
     """
     try:
         yield
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):
             raise
-        raise _death(error) from None
-
-
-def _next(arriving: Iterator[Any], num_workers: int) -> Any:
-    """What arrives next. Errors of pictures arrive too: an OSError that is raised is of a connection that broke."""
-    try:
-        return next(arriving)
-    except (OSError, EOFError) as error:
-        if not num_workers:
-            raise
-        raise _death(error) from None
-
-
-def _death(error: Exception) -> OSError:
-    reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-    return OSError(f"a process that decodes pictures died ({reason}): allow more memory, or num_workers=0")
-
-
-@dataclass(frozen=True)
-class _Stacked:
-    prepares: int
-    fields: int
-
-    def __call__(self, items: list[Any]) -> Any:
-        for item in items:
-            if isinstance(item, Exception):
-                return item
-        states = np.array([item if isinstance(item, int) else item[0] for item in items], np.uint8)
-        whole = [item for item in items if not isinstance(item, int)]
-        prepared = tuple(torch.stack([item[1][n] for item in whole]) for n in range(self.prepares) if whole)
-        measured = np.array([item[2] for item in whole], np.float64).reshape(len(whole), self.fields)
-        return states, prepared, measured
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise OSError(
+            f"a process that decodes images died ({reason}): allow more memory, or set num_workers=0"
+        ) from None

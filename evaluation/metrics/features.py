@@ -1,7 +1,6 @@
-"""Whose features are compared: torch-fidelity's networks, Inception by default, or the picture tower of a CLIP."""
+"""Feature extractors: torch-fidelity's networks (Inception by default), or the image tower of a CLIP."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -22,53 +21,47 @@ DEFAULT = "inception-v3-compat"
 
 @runtime_checkable
 class FeatureExtractor(Protocol):
-    """Turns pictures into rows of numbers."""
+    """Turns images into rows of `width` numbers.
+
+    `name` and `layer` are its library's names ("inception-v3-compat", "2048"; or "clip"). `protocol` holds plain JSON
+    values: "name", "layer", "weights" (SHA-256 of their file), "resize" (in words), "library" (with its version). Rows
+    of equal protocols may be compared.
+    """
 
     @property
-    def name(self) -> str:
-        """As its library calls it: "inception-v3-compat"; or "clip"."""
-        ...
+    def name(self) -> str: ...  # noqa: D102
 
     @property
-    def layer(self) -> str:
-        """Which of the network's layers, as its library calls it."""
-        ...
+    def layer(self) -> str: ...  # noqa: D102
 
     @property
-    def width(self) -> int:
-        """Numbers in a row."""
-        ...
+    def width(self) -> int: ...  # noqa: D102
 
     @property
-    def protocol(self) -> Mapping[str, Any]:
-        """Plain JSON values: what made the rows; rows of equal protocols may be compared.
-
-        "name", "layer", "weights" (SHA-256 of their file), "resize" (the rule, in words), "library" (with its version).
-        """
-        ...
+    def protocol(self) -> Mapping[str, Any]: ...  # noqa: D102
 
     def prepare(self, image: Image.Image) -> Tensor:
-        """One RGB picture as a batch of it wants it; done beside the network, in the processes that decode."""
+        """One RGB image as the network's input; called in the processes that decode."""
         ...
 
-    def __call__(self, pictures: Tensor) -> Float32[Tensor, "b d"]:
-        """The features of prepared pictures, on the CPU."""
+    def __call__(self, images: Tensor) -> Float32[Tensor, "b d"]:
+        """The features of prepared images, on the CPU."""
         ...
 
 
 @dataclass(frozen=True)
 class FidelityFeatures:
-    """One of torch-fidelity's networks, with its own rule of resizing: bilinear as in TensorFlow 1, not antialiased.
+    """One of torch-fidelity's networks, with its own resizing: bilinear as in TensorFlow 1, not antialiased.
 
-    Batch normalisation is folded into the convolutions, and on a CPU their weights lie with the channels last: two
-    thirds of the library's own time, and features that differ by less than 1e-6 of the largest. On a GPU convolutions
-    are full float32, not TF32, and there is no autocast: FID is not to depend on the device.
+    Batch normalisation is folded into the convolutions, and on a CPU their weights are channels-last: two thirds of the
+    library's own time, and features that differ by less than 1e-6 of the largest. On a GPU convolutions are full
+    float32 and deterministic, without TF32 or autocast, so that FID does not depend on the device.
 
     Attributes:
         extractor: torch-fidelity's module.
         name: torch-fidelity's name of it.
         layer: torch-fidelity's name of the layer.
-        width: numbers in a row.
+        width: length of a row.
         protocol: see `FeatureExtractor`.
         device: where it runs.
     """
@@ -81,30 +74,21 @@ class FidelityFeatures:
     device: torch.device
 
     def prepare(self, image: Image.Image) -> UInt8[Tensor, "3 h w"]:
-        """The picture's bytes, as they are."""
+        """The image's bytes, unchanged."""
         from torchvision.transforms.functional import pil_to_tensor
 
         return pil_to_tensor(image)
 
-    def __call__(self, pictures: UInt8[Tensor, "b 3 h w"]) -> Float32[Tensor, "b d"]:
-        """The features of the pictures, on the CPU.
-
-        Raises:
-            ValueError: not a batch of 8-bit RGB pictures.
-        """
-        with torch.inference_mode(), _exact():
-            return self.extractor(pictures.to(self.device, non_blocking=True))[0].flatten(1).cpu()
+    def __call__(self, images: UInt8[Tensor, "b 3 h w"]) -> Float32[Tensor, "b d"]:
+        """The features of the images, on the CPU."""
+        exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+        with torch.inference_mode(), exact:
+            return self.extractor(images.to(self.device, non_blocking=True))[0].flatten(1).cpu()
 
 
 @dataclass(frozen=True)
 class ClipFeatures:
-    """The picture embeddings of an open_clip model, not scaled to length 1 (Kynkäänniemi et al., arXiv 2203.06026).
-
-    Attributes:
-        clip: the CLIP; where it scores too, a pass runs it once.
-        name: "clip".
-        layer: "image_embedding".
-    """
+    """The image embeddings of an open_clip model, not normalised (Kynkäänniemi et al., arXiv 2203.06026)."""
 
     clip: ClipScorer
     name: str = "clip"
@@ -112,7 +96,7 @@ class ClipFeatures:
 
     @property
     def width(self) -> int:
-        """Numbers in a row: the width of the space that texts and pictures share."""
+        """Of the joint embedding space."""
         return self.clip.width
 
     @property
@@ -126,12 +110,12 @@ class ClipFeatures:
         return {**self.clip.protocol, "name": self.name, "layer": self.layer, "model": self.clip.protocol["name"]}
 
     def prepare(self, image: Image.Image) -> Float32[Tensor, "3 s s"]:
-        """The picture as the CLIP's own preparation makes it."""
+        """The image, resized, cropped and normalised by open_clip."""
         return self.clip.prepare(image)
 
-    def __call__(self, pictures: Float32[Tensor, "b 3 s s"]) -> Float32[Tensor, "b d"]:
-        """The embeddings of prepared pictures, on the CPU."""
-        return self.clip.embed_pictures(pictures)
+    def __call__(self, images: Float32[Tensor, "b 3 s s"]) -> Float32[Tensor, "b d"]:
+        """The embeddings of prepared images, on the CPU."""
+        return self.clip.embed_images(images)
 
 
 def load_extractor(
@@ -140,17 +124,17 @@ def load_extractor(
     weights: str | Path | None = None,
     device: str | torch.device = "cpu",
 ) -> FidelityFeatures:
-    """One of torch-fidelity's feature extractors; nothing is unpickled but tensors, and no code is fetched.
+    """One of torch-fidelity's feature extractors; only tensors are unpickled, and no code is downloaded.
 
     Args:
         name: "inception-v3-compat", "vgg16", "clip-vit-b-32", "dinov2-vit-l-14", ...
-        layer: one of its layers; by default the one that torch-fidelity takes for FID.
+        layer: one of its layers; torch-fidelity's choice for FID by default.
         weights: a file, .safetensors or .pth; by default the library's own, see `weights_file`.
         device: where it runs.
 
     Raises:
-        FileNotFoundError: the weights are neither there nor to be had; the message says what to fetch.
-        ValueError: torch-fidelity knows no such extractor or layer, or the file is broken or of another network.
+        FileNotFoundError: the weights cannot be found or downloaded; the message says what to download.
+        ValueError: torch-fidelity has no such extractor or layer, or the file is broken or of another network.
     """
     from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
@@ -176,10 +160,3 @@ def load_extractor(
         "library": f"torch-fidelity {version('torch-fidelity')}",
     }
     return FidelityFeatures(module, name, layer, width, protocol, place)
-
-
-@contextmanager
-def _exact() -> Iterator[None]:
-    """Convolutions of a GPU in full float32, by algorithms that repeat; nothing else changes."""
-    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-        yield

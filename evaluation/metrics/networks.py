@@ -1,4 +1,4 @@
-"""torch-fidelity's networks with weights that are handed in: it neither unpickles nor imports what it would fetch."""
+"""torch-fidelity's networks with given weights: nothing that it would download is unpickled or imported."""
 
 import io
 from pathlib import Path
@@ -11,43 +11,35 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from ediffi.evaluation.metrics.weights import DINOV2, open_clip_name, read_tensors
 
 PATCHES = 16
-"""DINOv2 reads 224² pictures in 16 x 16 patches of 14²."""
+"""DINOv2 reads 224² images in 16 x 16 patches of 14²."""
 
 
 def network(name: str, layer: str, file: Path) -> nn.Module:
     """torch-fidelity's feature extractor `name`, in float32, frozen, in evaluation mode.
 
-    Its call takes pictures, uint8 [b, 3, h, w], resizes them as TensorFlow 1 did, and gives a tuple with the features
-    of `layer` [b, d], float32.
+    It takes images, uint8 [b, 3, h, w], resizes them as TensorFlow 1 does, and returns a tuple with the features of
+    `layer` [b, d], float32.
 
     Raises:
         ValueError: the file holds the weights of another network, or is broken.
     """
     tensors = read_tensors(file)
-    if name.startswith("clip-"):
-        extractor = _clip(name, layer, tensors, file)
-    elif name in DINOV2:
-        extractor = _dinov2(name, layer, tensors, file)
-    else:
-        extractor = _convolutional(name, layer, tensors, file)
-    return extractor.eval().requires_grad_(False)
+    build = _clip if name.startswith("clip-") else _dinov2 if name in DINOV2 else _convolutional
+    return build(name, layer, tensors, file).eval().requires_grad_(False)
 
 
 def _convolutional(name: str, layer: str, tensors: dict[str, Tensor], file: Path) -> nn.Module:
-    """Inception or VGG16. Their constructors unpickle a file; it is one that was written here, in memory."""
+    """Inception or VGG16. Their constructors unpickle a file; they get one that is written here, in memory."""
     from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
     written = io.BytesIO()
     torch.save(tensors, written)
     written.seek(0)
     try:
-        return _folded(FEATURE_EXTRACTORS_REGISTRY[name](name, [layer], feature_extractor_weights_path=written))
-    except RuntimeError as error:  # load_state_dict, with a line for each kind of mismatch
-        raise _of_another(name, file, str(error).partition(":")[2]) from None
-
-
-def _folded(extractor: nn.Module) -> nn.Module:
-    """Batch normalisation folded into the convolutions before it, in float64 and rounded once: a tenth less time."""
+        extractor = FEATURE_EXTRACTORS_REGISTRY[name](name, [layer], feature_extractor_weights_path=written)
+    except RuntimeError as error:  # load_state_dict's, with a line for each kind of mismatch
+        raise _mismatch(name, file, str(error).partition(":")[2]) from None
+    # Batch normalisation is folded into the convolutions, in float64 and rounded once: a tenth less time.
     for module in list(extractor.modules()):
         conv, norm = getattr(module, "conv", None), getattr(module, "bn", None)
         if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
@@ -56,44 +48,41 @@ def _folded(extractor: nn.Module) -> nn.Module:
 
 
 def _clip(name: str, layer: str, tensors: dict[str, Tensor], file: Path) -> nn.Module:
-    """The picture tower of OpenAI's CLIP; the constructor would run a TorchScript archive, and is passed over."""
+    """The image tower of OpenAI's CLIP, without the constructor, which would run a TorchScript archive."""
     import open_clip
     from torch_fidelity.feature_extractor_clip import FeatureExtractorCLIP, build_model
 
     with torch.device("meta"):
         wanted = open_clip.CLIP(**open_clip.get_model_config(open_clip_name(name))).state_dict()
     _check(name, file, tensors, {key: part for key, part in wanted.items() if not key.endswith("attn_mask")})
-    extractor = _skeleton(FeatureExtractorCLIP, name, layer)
+    extractor = _without_constructor(FeatureExtractorCLIP, name, layer)
     extractor.model = build_model(dict(tensors), torch.float32)
     extractor.resolution = extractor.model.visual.input_resolution
     return extractor
 
 
 def _dinov2(name: str, layer: str, tensors: dict[str, Tensor], file: Path) -> nn.Module:
-    """DINOv2 from timm; the constructor would import what it fetches from a repository, and is passed over."""
+    """DINOv2 from timm, without the constructor, which would import code that it downloads."""
     import timm
     from torch_fidelity.feature_extractor_dinov2 import FeatureExtractorDinoV2
 
     model = timm.create_model(DINOV2[name], num_classes=0, img_size=14 * PATCHES, pretrained=False)
-    renamed = {_in_timm(key): part for key, part in tensors.items() if key != "mask_token"}
+    in_timm = {key: key.replace(".mlp.w12.", ".mlp.fc1.").replace(".mlp.w3.", ".mlp.fc2.") for key in tensors}
+    renamed = {in_timm[key]: part for key, part in tensors.items() if key != "mask_token"}
     position = renamed.get("pos_embed")
     if position is not None and position.ndim == 3 and position.shape[1] > 1:
         renamed["pos_embed"] = resized_positions(position, PATCHES)
     _check(name, file, renamed, model.state_dict())
     model.load_state_dict(renamed)
-    extractor = _skeleton(FeatureExtractorDinoV2, name, layer)
+    extractor = _without_constructor(FeatureExtractorDinoV2, name, layer)
     extractor.model = model
     return extractor
-
-
-def _in_timm(key: str) -> str:
-    return key.replace(".mlp.w12.", ".mlp.fc1.").replace(".mlp.w3.", ".mlp.fc2.")
 
 
 def resized_positions(positions: Tensor, side: int) -> Tensor:
     """Position embeddings [1, 1 + n², d] for side² patches, by DINOv2's own rule.
 
-    Bicubic, not antialiased, with a scale of (side + 0.1) / n; timm's rule is another, and so would be the features.
+    Bicubic, not antialiased, with a scale of (side + 0.1) / n. timm's rule differs, and would change the features.
     """
     grid = round((positions.shape[1] - 1) ** 0.5)
     if grid == side or grid**2 != positions.shape[1] - 1:
@@ -104,8 +93,8 @@ def resized_positions(positions: Tensor, side: int) -> Tensor:
     return torch.cat([positions[:, :1], resized.flatten(2).mT.to(positions)], 1)
 
 
-def _skeleton(kind: Any, name: str, layer: str) -> Any:
-    """An extractor without its network: what the constructor does before it looks for weights."""
+def _without_constructor(kind: Any, name: str, layer: str) -> Any:
+    """An extractor without its network: the part of the constructor before the weights."""
     from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
     extractor = kind.__new__(kind)
@@ -117,10 +106,10 @@ def _skeleton(kind: Any, name: str, layer: str) -> Any:
 def _check(name: str, file: Path, tensors: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
     for key, part in wanted.items():
         if key not in tensors and not key.endswith("num_batches_tracked"):
-            raise _of_another(name, file, f"it has no {key}")
+            raise _mismatch(name, file, f"it has no {key}")
         if key in tensors and tensors[key].shape != part.shape:
-            raise _of_another(name, file, f"{key} is {list(tensors[key].shape)}, not {list(part.shape)}")
+            raise _mismatch(name, file, f"{key} is {list(tensors[key].shape)}, not {list(part.shape)}")
 
 
-def _of_another(name: str, file: Path, reason: str) -> ValueError:
+def _mismatch(name: str, file: Path, reason: str) -> ValueError:
     return ValueError(f"{str(file)!r} holds no weights of {name}: {' '.join(reason.split())[:160]}")

@@ -1,28 +1,28 @@
-"""Precision and recall of pictures (Kynkäänniemi et al., arXiv 1904.06991), as torch-fidelity computes them."""
+"""Precision and recall of images (Kynkäänniemi et al., arXiv 1904.06991), computed by torch-fidelity."""
 
 from jaxtyping import Float
 from torch import Tensor
 
 NEIGHBOURHOOD = 3
 ROWS = 1000
-"""Rows whose distances to all others are held in memory at a time."""
+"""Rows whose distances to all others are in memory at a time."""
 
 
 def precision_recall(generated: Float[Tensor, "n d"], real: Float[Tensor, "m d"]) -> dict[str, float]:
-    """Share of the generated pictures that lie near real ones, the reverse, and their harmonic mean.
+    """The share of generated images near real ones, the reverse, and their harmonic mean.
 
-    Near is within the distance of a picture to its third neighbour of the same set. Returns "precision", "recall" and
+    Near is within an image's distance to its third neighbour in its own set. Returns "precision", "recall" and
     "f_score", 0 to 1.
 
     Raises:
-        ValueError: fewer than four rows: no third neighbour.
+        ValueError: fewer than four rows, so that there is no third neighbour.
     """
     from torch_fidelity.metric_prc import prc_features_to_metric
 
     if min(len(generated), len(real)) <= NEIGHBOURHOOD:
         raise ValueError(
-            f"precision and recall need at least {NEIGHBOURHOOD + 1} pictures on either side, "
-            f"and there are {len(generated)} and {len(real)}"
+            f"precision and recall need at least {NEIGHBOURHOOD + 1} images in each set, "
+            f"got {len(generated)} and {len(real)}"
         )
     settings = {"prc_neighborhood": NEIGHBOURHOOD, "prc_batch_size": ROWS, "save_cpu_ram": True, "verbose": False}
     found = prc_features_to_metric(generated, real, **settings)

@@ -1,6 +1,6 @@
-"""What generated pictures are compared with: mean, covariance and features of real ones, cached under a key.
+"""What generated images are compared with: mean, covariance and features of real ones, cached under a key.
 
-The cache has a folder for each key, called by the key's SHA-256: the rows of the pass, and then, written last,
+The cache has a folder for each key, named by the key's SHA-256. It holds the rows of the pass, and, written last,
 reference.safetensors (mean, cov) and reference.json (the key, and the SHA-256 of each file).
 """
 
@@ -14,28 +14,30 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float32, Float64
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ediffi.evaluation.images.numbered import Pictures
+from ediffi.evaluation.images.numbered import NumberedImages
 from ediffi.evaluation.metrics.features import FeatureExtractor
-from ediffi.evaluation.metrics.passes import Networks, measure
+from ediffi.evaluation.metrics.passes import MetricNetworks, measure
 from ediffi.evaluation.metrics.rows import Rows
-from ediffi.io.files import replace, sha256
+from ediffi.io.distributed import DistributedContext
+from ediffi.io.files import replace, replacing, sha256
 
 FORMAT = "ediffi-reference-1"
 NOTE, MOMENTS, FEATURES = "reference.json", "reference.safetensors", "features.npy"
 
 
 @dataclass(frozen=True)
-class Reference:
-    """Real pictures, as features.
+class ReferenceStatistics:
+    """Real images, as features.
 
     Attributes:
         mean: of the features.
         cov: of the features, unbiased.
-        count: how many pictures; None where statistics of others do not say it.
-        file: their features, for KID, precision and recall; None where there are none.
-        protocol: plain JSON values for the reader of a number: the key, its "sha256", and whether it is "foreign".
+        count: number of images; None if it is not known.
+        file: the features, for KID, precision and recall; None if there are none.
+        protocol: plain JSON values: the key, its "sha256", and whether others computed the statistics ("foreign").
     """
 
     mean: Float64[Tensor, " d"]
@@ -51,68 +53,70 @@ class Reference:
             ValueError: there are none.
         """
         if self.file is None:
-            raise ValueError("statistics of others have a mean and a covariance, and no features")
+            raise ValueError("these reference statistics have a mean and a covariance, and no features")
         return torch.from_numpy(np.load(self.file, mmap_mode="c"))
 
 
-def reference_key(pictures: Pictures, extractor: FeatureExtractor, preparation: Mapping[str, Any]) -> dict[str, Any]:
-    """What reference statistics depend on, as plain JSON values.
-
-    Args:
-        pictures: the real ones.
-        extractor: whose features are taken.
-        preparation: how they were made square, by the data set: rule and size.
-    """
+def reference_key(
+    images: NumberedImages, extractor: FeatureExtractor, preparation: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What reference statistics depend on, as plain JSON values; for the arguments see `reference_statistics`."""
     key = {
-        "pictures": pictures.fingerprint(),
-        "count": len(pictures),
+        "pictures": images.fingerprint(),
+        "count": len(images),
         "preparation": dict(preparation),
         "feature_extractor": dict(extractor.protocol),
     }
     return dict(json.loads(json.dumps(key)))
 
 
-def reference_folder(cache: Path, key: Mapping[str, Any]) -> Path:
-    """The folder of a key in a cache, which need not be there."""
-    return cache / key_sha256(key)
-
-
 def key_sha256(key: Mapping[str, Any]) -> str:
-    """SHA-256 of plain JSON values, whatever the order of names."""
+    """SHA-256 of plain JSON values; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
 
 
-def extract_reference(
-    pictures: Pictures, extractor: FeatureExtractor, cache: Path, preparation: Mapping[str, Any], **options: Any
-) -> Path:
-    """Take the features of this process's share of the real pictures, unless the statistics are cached.
+def reference_statistics(
+    images: NumberedImages,
+    extractor: FeatureExtractor,
+    cache: Path,
+    preparation: Mapping[str, Any],
+    context: DistributedContext | None = None,
+    **options: Any,
+) -> ReferenceStatistics:
+    """The statistics of real images: from the cache, or computed by all processes of the run.
 
     Args:
-        pictures: the real ones, all of one size; broken ones are refused.
-        extractor: whose features are taken.
+        images: the real ones, all of one size; broken ones are refused.
+        extractor: computes the features.
         cache: folder of all statistics.
-        preparation: how the pictures were made square, by the data set.
-        options: `batch_size`, `num_workers`, `rank` and `world_size` of `measure`.
-
-    Returns:
-        The folder for `read_reference`, which is to be called when all processes are done.
+        preparation: how the dataset made the images square: rule and size.
+        context: of this process; a single process by default.
+        options: `batch_size` and `num_workers` of `measure`.
 
     Raises:
-        ValueError: what `measure` raises.
-        FileNotFoundError: a picture is missing.
+        ValueError: an error of `measure`, or a file in the cache is broken.
+        OSError: a file cannot be read or written.
+        ChildProcessError: another process of the run failed.
     """
-    folder = reference_folder(cache, reference_key(pictures, extractor, preparation))
-    if not (folder / NOTE).is_file():
-        measure(pictures, folder, Networks(extractor), **options)
-    return folder
+    context = context or DistributedContext()
+    key = reference_key(images, extractor, preparation)
+    folder = cache / key_sha256(key)
+
+    def extract() -> None:
+        if not (folder / NOTE).is_file():
+            measure(images, folder, MetricNetworks(extractor), context=context, **options)
+
+    context.together(extract)
+    first = context.together(lambda: read_reference(folder, key) if context.rank == 0 else None)
+    return first or read_reference(folder, key)
 
 
-def read_reference(folder: Path, key: Mapping[str, Any]) -> Reference:
-    """The statistics in a folder of the cache; made of the rows that are there, if they are not yet.
+def read_reference(folder: Path, key: Mapping[str, Any]) -> ReferenceStatistics:
+    """The statistics in a folder of the cache; computed from its rows if that is not done yet.
 
     Raises:
-        FileNotFoundError: there is neither.
-        ValueError: they are of something else than `key` says, a file was changed, or the rows are not all there.
+        FileNotFoundError: there are neither statistics nor rows.
+        ValueError: they have another key, a file was changed, or rows are missing.
     """
     note = folder / NOTE
     if not note.is_file():
@@ -123,51 +127,42 @@ def read_reference(folder: Path, key: Mapping[str, Any]) -> Reference:
             raise ValueError(f"its format is not {FORMAT}")
         found, files, count = content["key"], dict(content["files"]), int(content["count"])
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{note} is broken ({error}); delete its folder and begin again") from None
+        raise ValueError(f"{note} is broken ({error}); delete its folder and start again") from None
     if differing := [name for name in sorted({*found, *key}) if found.get(name) != key.get(name)]:
-        raise ValueError(f"{folder} holds reference statistics with other {', '.join(differing)} than asked for")
+        raise ValueError(f"{folder} holds reference statistics with another {', '.join(differing)}")
     for name in (MOMENTS, FEATURES):
         if not (folder / name).is_file() or sha256(folder / name) != files.get(name):
-            raise ValueError(f"{folder / name} is not the file that was written; delete its folder and begin again")
-    tensors = _tensors(folder / MOMENTS)
+            raise ValueError(f"{folder / name} is missing or was changed; delete its folder and start again")
+    tensors = load_file(folder / MOMENTS)
     protocol = {**key, "sha256": folder.name, "foreign": False}
-    return Reference(tensors["mean"], tensors["cov"], count, folder / FEATURES, protocol)
+    return ReferenceStatistics(tensors["mean"], tensors["cov"], count, folder / FEATURES, protocol)
 
 
 def _write(folder: Path, key: Mapping[str, Any]) -> None:
-    from safetensors.torch import save_file
-
     rows = Rows.read(folder)
     moments = rows.moments()
-    beside = folder / f"{MOMENTS}.tmp"
-    save_file({"mean": moments.mean, "cov": moments.cov}, beside)
-    beside.replace(folder / MOMENTS)
+    with replacing(folder / MOMENTS) as beside:
+        save_file({"mean": moments.mean, "cov": moments.cov}, beside)
     files = {name: sha256(folder / name) for name in (MOMENTS, FEATURES)}
     content = {"format": FORMAT, "key": dict(key), "count": len(rows), "files": files}
-    replace(folder / NOTE, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+    replace(folder / NOTE, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def _tensors(path: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
+def read_npz(path: Path, extractor: FeatureExtractor) -> ReferenceStatistics:
+    """Statistics from elsewhere: an .npz with `mu` [d] and `sigma` [d, d], as pytorch-fid and clean-fid write them.
 
-    return load_file(path)
-
-
-def read_npz(path: Path, extractor: FeatureExtractor) -> Reference:
-    """Statistics that others made: an .npz with `mu` [d] and `sigma` [d, d], as pytorch-fid and clean-fid write them.
-
-    How their pictures were chosen and resized is not known, which the protocol says ("foreign").
+    How their images were selected and resized is not known, which the protocol says ("foreign").
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no such file, or its width is not the extractor's.
+        ValueError: it is broken, or its width is not the extractor's.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no file {str(path)!r} with reference statistics")
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
             mean, cov = (np.asarray(content[name], np.float64) for name in ("mu", "sigma"))
-    except Exception as error:  # the zip reader, the array reader and the conversion raise what they like
+    except Exception as error:  # the zip reader, the array reader and the conversion raise many types
         raise ValueError(f"{str(path)!r} has no arrays mu and sigma ({error})") from None
     d = extractor.width
     if mean.shape != (d,) or cov.shape != (d, d):
@@ -176,7 +171,7 @@ def read_npz(path: Path, extractor: FeatureExtractor) -> Reference:
             f"{extractor.name} {extractor.layer} needs [{d}] and [{d}, {d}]"
         )
     if not (np.isfinite(mean).all() and np.isfinite(cov).all() and np.allclose(cov, cov.T)):
-        raise ValueError(f"{str(path)!r} has no covariance in sigma: it has to be finite and symmetric")
+        raise ValueError(f"sigma of {str(path)!r} is no covariance: it must be finite and symmetric")
     key = {"file": path.name, "file_sha256": sha256(path), "feature_extractor": dict(extractor.protocol)}
     protocol = {**key, "sha256": key_sha256(key), "foreign": True}
-    return Reference(torch.from_numpy(mean), torch.from_numpy(cov), None, None, protocol)
+    return ReferenceStatistics(torch.from_numpy(mean), torch.from_numpy(cov), None, None, protocol)

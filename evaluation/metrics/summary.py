@@ -1,4 +1,4 @@
-"""What a pass comes to: the metrics by name, and what a reader of them has to know."""
+"""The metrics of a pass by name, and notices for their reader."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,20 +7,20 @@ from ediffi.evaluation.metrics.features import DEFAULT, FeatureExtractor
 from ediffi.evaluation.metrics.frechet import frechet_distance
 from ediffi.evaluation.metrics.kid import kid
 from ediffi.evaluation.metrics.precision_recall import NEIGHBOURHOOD, precision_recall
-from ediffi.evaluation.metrics.reference import Reference
+from ediffi.evaluation.metrics.reference import ReferenceStatistics
 from ediffi.evaluation.metrics.rows import Rows
 
 FEW = 2048
-"""Of fewer pictures than this, a FID is said to be of few: the width of its features."""
+"""A FID of fewer images gets a notice: the width of its features."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Numbers and notices.
+    """Metrics and notices.
 
     Attributes:
         metrics: the Fréchet distance under its name (see `frechet_name`); "kid_mean", "kid_std", "precision", "recall",
-            "f_score" in the same features; "clip_score"; and what the data set measures itself.
+            "f_score" in the same features; "clip_score"; and what the dataset itself measures.
         notices: a sentence each.
     """
 
@@ -29,10 +29,10 @@ class Summary:
 
 
 def frechet_name(extractor: FeatureExtractor) -> str:
-    """What the Fréchet distance of an extractor's features is called.
+    """The name of the Fréchet distance in an extractor's features.
 
-    "fid" is torch-fidelity's Inception at layer 2048 and nothing else. The rest is "frechet_" and the extractor:
-    "frechet_clip" for the CLIP that scores, "frechet_dinov2-vit-l-14"; a layer of Inception is named too,
+    "fid" is torch-fidelity's Inception at layer 2048 and nothing else. Other names are "frechet_" and the extractor:
+    "frechet_clip" for the CLIP that scores, "frechet_dinov2-vit-l-14"; with the layer for another layer of Inception,
     "frechet_inception-v3-compat_768".
     """
     if extractor.name != DEFAULT:
@@ -40,23 +40,28 @@ def frechet_name(extractor: FeatureExtractor) -> str:
     return "fid" if extractor.layer == "2048" else f"frechet_{extractor.name}_{extractor.layer}"
 
 
-def summarise(rows: Rows, extractor: FeatureExtractor | None = None, reference: Reference | None = None) -> Summary:
-    """Metrics and notices of pictures that have been measured.
+def summarise(
+    rows: Rows, extractor: FeatureExtractor | None = None, reference: ReferenceStatistics | None = None
+) -> Summary:
+    """Metrics and notices of measured images.
 
     Args:
-        rows: of the generated pictures.
-        extractor: whose features they have; None for none.
-        reference: the real ones; without it nothing is compared. Where it has no features there is no KID, precision
-            or recall; of fewer than four pictures there is no precision or recall.
+        rows: of the generated images.
+        extractor: that computed their features; None for none.
+        reference: of the real images; without it nothing is compared. KID, precision and recall need its features,
+            and precision and recall need four images.
 
     Raises:
         ValueError: the reference is of another extractor.
     """
     metrics: dict[str, float] = {}
-    notices = _of_pictures(rows)
+    notices = [f"{count} images were {kind} and were converted to 8-bit RGB" for kind, count in rows.odd.items()]
+    if rows.broken:
+        numbers = ", ".join(map(str, rows.broken[:5])) + (", ..." if len(rows.broken) > 5 else "")
+        notices.append(f"{len(rows.broken)} images could not be read and were left out: numbers {numbers}")
     if extractor and reference:
         if reference.protocol["feature_extractor"] != dict(extractor.protocol):
-            raise ValueError("the reference statistics are of another feature extractor than the pictures' features")
+            raise ValueError("the reference statistics are of another feature extractor than the images' features")
         name, moments = frechet_name(extractor), rows.moments()
         metrics[name] = frechet_distance(moments.mean, moments.cov, reference.mean, reference.cov)
         if reference.file:
@@ -64,33 +69,25 @@ def summarise(rows: Rows, extractor: FeatureExtractor | None = None, reference: 
             metrics |= kid(generated, real)
             if min(len(generated), len(real)) > NEIGHBOURHOOD:
                 metrics |= precision_recall(generated, real)
-        notices += _of_numbers(name, len(rows), extractor.width, reference)
-    if rows.table.layout.scored:
+        notices += _distance_notices(name, len(rows), extractor.width, reference)
+    if rows.files.layout.scored:
         metrics["clip_score"] = rows.clip_score()
     return Summary(metrics | rows.measured(), notices)
 
 
-def _of_pictures(rows: Rows) -> list[str]:
-    notices = [f"{count} pictures were {kind} and were converted to 8-bit RGB" for kind, count in rows.odd.items()]
-    if rows.broken:
-        numbers = ", ".join(map(str, rows.broken[:5])) + (", ..." if len(rows.broken) > 5 else "")
-        notices.append(f"{len(rows.broken)} pictures could not be read and were left out: numbers {numbers}")
-    return notices
-
-
-def _of_numbers(name: str, count: int, width: int, reference: Reference) -> list[str]:
+def _distance_notices(name: str, count: int, width: int, reference: ReferenceStatistics) -> list[str]:
     notices = []
     few = min(count, reference.count or count)
     if few < FEW:
-        beside = ", and KID beside it, which has no such bias" if reference.file else ""
+        unbiased = "; KID has no such bias" if reference.file else ""
         notices.append(
-            f"{name} is of {few} pictures: below {FEW} it is biased upwards; compare it at equal numbers only{beside}"
+            f"{name} of {few} images is biased upwards (fewer than {FEW}): compare it at equal numbers only{unbiased}"
         )
     if few <= width:
-        notices.append(f"the covariance of {few} rows of {width} numbers has not full rank")
+        notices.append(f"the covariance of {few} rows of {width} numbers does not have full rank")
     if reference.protocol["foreign"]:
         notices.append(
-            f"the reference statistics are those of {reference.protocol['file']}: "
-            "how its pictures were chosen and resized is not known here"
+            f"the reference statistics come from {reference.protocol['file']}: "
+            "how its images were selected and resized is not known"
         )
     return notices

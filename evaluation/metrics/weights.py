@@ -1,4 +1,4 @@
-"""Weights of torch-fidelity's feature extractors: found, fetched, read; nothing but tensors is unpickled."""
+"""Weights of torch-fidelity's feature extractors: found, downloaded, read; only tensors are unpickled."""
 
 import os
 import re
@@ -15,7 +15,6 @@ from ediffi.registry.encoders.folder import from_hub
 DINOV2 = {f"dinov2-vit-{size[0]}-14": f"vit_{size}_patch14_dinov2" for size in ("small", "base", "large", "giant")}
 """Names of torch-fidelity's DINOv2 extractors and of the same networks in timm."""
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-OPTION = "feature_weights"
 
 
 def weights_file(name: str, path: str | Path | None = None) -> Path:
@@ -23,24 +22,22 @@ def weights_file(name: str, path: str | Path | None = None) -> Path:
 
     Args:
         name: one of torch-fidelity's extractors.
-        path: the file, where it is yours. Otherwise it is looked for where torch.hub keeps what it downloaded (for
-            "clip-*" and "dinov2-*": the Hub's cache), and fetched if it is not there; with HF_HUB_OFFLINE=1 it is not.
+        path: the file. By default it is looked up in torch.hub's cache ("clip-*" and "dinov2-*": the Hub's cache), and
+            downloaded if it is not there, except with HF_HUB_OFFLINE=1.
 
     Raises:
-        FileNotFoundError: it is neither there nor to be had; the message says what to fetch.
-        ValueError: what is kept as the file is another.
+        FileNotFoundError: it cannot be found or downloaded; the message says what to download.
+        ValueError: the cached file does not have its hash.
     """
     if path is not None:
         if not Path(path).is_file():
             raise FileNotFoundError(f"no file {str(path)!r} with weights of {name}")
         return Path(path)
-    if name.startswith(("clip-", "dinov2-")):
-        return _of_the_hub(name, *_repository(name))
-    return _of_torch_hub(name, _url(name))
+    return _from_hub(name) if name.startswith(("clip-", "dinov2-")) else _from_torch_hub(name)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a weights file: a .safetensors file, or anything that `torch.load(weights_only=True)` takes.
+    """The tensors of a weights file: a .safetensors file, or one that `torch.load(weights_only=True)` reads.
 
     Raises:
         ValueError: it is broken, holds more than tensors, or holds code, as a TorchScript archive does.
@@ -55,56 +52,45 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
         raise ValueError(f"{str(path)!r} is truncated or not a safetensors file ({error})") from None
-    except Exception as error:  # whatever the unpickler and the archive reader raise at what is not theirs
+    except Exception as error:  # the unpickler and the archive reader raise many types at foreign files
         reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise ValueError(f"{str(path)!r} cannot be read as a file of tensors alone ({reason})") from None
+        raise ValueError(f"{str(path)!r} cannot be read as a file of tensors only ({reason})") from None
     if not isinstance(content, dict) or not all(isinstance(part, Tensor) for part in content.values()):
-        raise ValueError(f"{str(path)!r} should hold names with tensors, and nothing else")
+        raise ValueError(f"{str(path)!r} must hold a dictionary of tensors and nothing else")
     return dict(content)
 
 
-def _url(name: str) -> str:
-    """Where the file of a network is, as the library that defines the network says; the name ends in its hash."""
+def _from_torch_hub(name: str) -> Path:
+    """The file that the library which defines the network names by URL; its name contains its hash."""
+    import torch
+
     if name == "vgg16":
         from torchvision.models import VGG16_Weights
 
-        return str(VGG16_Weights.IMAGENET1K_V1.url)
-    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+        url = str(VGG16_Weights.IMAGENET1K_V1.url)
+    else:
+        from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
-    return str(URL_INCEPTION_V3)
-
-
-def _of_torch_hub(name: str, url: str) -> Path:
-    import torch
-
-    kept = Path(torch.hub.get_dir()) / "checkpoints"
-    file = kept / url.rpartition("/")[2]
+        url = str(URL_INCEPTION_V3)
+    cache = Path(torch.hub.get_dir()) / "checkpoints"
+    file = cache / url.rpartition("/")[2]
     match = re.search(r"-([0-9a-f]{8,})\.", file.name)
     prefix = match.group(1) if match else ""
-    for candidate in (file, kept / file.name.replace("weights-", "pt_")):  # the latter is pytorch-fid's, the same file
+    for candidate in (file, cache / file.name.replace("weights-", "pt_")):  # the latter is pytorch-fid's, the same file
         if candidate.is_file():
             if not sha256(candidate).startswith(prefix):
-                raise ValueError(f"{str(candidate)!r} is not what its name says: its SHA-256 does not begin {prefix}")
+                raise ValueError(f"{str(candidate)!r} is damaged: its SHA-256 does not begin with {prefix}")
             return candidate
-    advice = f"download {url} and give the file as {OPTION}"
 
-    def fetch() -> None:
-        kept.mkdir(parents=True, exist_ok=True)
+    def download() -> Path:
+        offline = next((name for name in OFFLINE if os.environ.get(name, "").lower() in {"1", "true", "yes", "on"}), "")
+        if offline:
+            raise OSError(f"{offline} is set")
+        cache.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(file), hash_prefix=prefix)
+        return file
 
-    _fetched(name, advice, fetch)
-    return file
-
-
-def _repository(name: str) -> tuple[str, str]:
-    """The Hub's repository with an extractor's weights as safetensors, and the file in it."""
-    if name in DINOV2:
-        import timm
-
-        return str(timm.get_pretrained_cfg_value(DINOV2[name], "hf_hub_id")), "model.safetensors"
-    import open_clip
-
-    return open_clip.get_pretrained_cfg(open_clip_name(name), "openai")["hf_hub"].rstrip("/"), CLIP_WEIGHTS
+    return _downloaded(name, url, download)
 
 
 def open_clip_name(name: str) -> str:
@@ -120,22 +106,31 @@ def open_clip_name(name: str) -> str:
     return str(MODEL_METADATA[name]["filename"]).replace("px", "")
 
 
-def _of_the_hub(name: str, repository: str, file: str) -> Path:
-    found: list[Path] = []
-    advice = f"download {file} of the Hub's {repository} and give the file as {OPTION}"
-    _fetched(name, advice, lambda: found.append(from_hub(repository, PINNED.get(repository), [file]) / file), hub=True)
-    if not found[0].is_file():
-        raise FileNotFoundError(f"no weights of {name} in the Hub's {repository}: {advice}")
-    return found[0]
+def _from_hub(name: str) -> Path:
+    """The Hub's file of the same weights as safetensors; its cache is used offline too."""
+    if name in DINOV2:
+        import timm
+
+        repository, file = str(timm.get_pretrained_cfg_value(DINOV2[name], "hf_hub_id")), "model.safetensors"
+    else:
+        import open_clip
+
+        config = open_clip.get_pretrained_cfg(open_clip_name(name), "openai")
+        repository, file = config["hf_hub"].rstrip("/"), CLIP_WEIGHTS
+
+    def download() -> Path:
+        found = from_hub(repository, PINNED.get(repository), [file]) / file
+        if not found.is_file():
+            raise OSError(f"the Hub's {repository} has no {file}")
+        return found
+
+    return _downloaded(name, f"{file} of the Hub's {repository}", download)
 
 
-def _fetched(name: str, advice: str, fetch: Callable[[], object], hub: bool = False) -> None:
-    """Fetch, and say in one sentence why that did not work; what has a cache of its own is asked even offline."""
-    offline = next((name for name in OFFLINE if os.environ.get(name, "").lower() in {"1", "true", "yes", "on"}), None)
-    if offline and not hub:
-        raise FileNotFoundError(f"no weights of {name}, and {offline} forbids to fetch them: {advice}")
+def _downloaded(name: str, source: str, download: Callable[[], Path]) -> Path:
     try:
-        fetch()
+        return download()
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split()).split(". ")[0].rstrip(".")[:160]
+        advice = f"download {source} and give the file as feature_weights"
         raise FileNotFoundError(f"no weights of {name} ({reason}): {advice}") from None

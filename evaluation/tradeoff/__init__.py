@@ -1,10 +1,10 @@
-"""FID against CLIP score over guidance scales (eDiff-I, figure 7): a curve for each model, one figure for a data set.
+"""FID against CLIP score over guidance scales (eDiff-I, figure 7): a curve for each model, one figure for a dataset.
 
-What cannot be a curve becomes what it can be: FID over guidance where there is no CLIP score, bars where there is one
-setting. What has no place is named below the figure.
+Without CLIP scores FID is drawn over guidance, and a single setting is a bar. Points that cannot be drawn are named
+below the figure.
 """
 
-from ediffi.evaluation.tradeoff.plan import Plan, plan
+from ediffi.evaluation.tradeoff.plan import FigurePlan, plan
 from ediffi.evaluation.tradeoff.plot import MatplotlibMissing, describe, draw, svg
 
-__all__ = ["MatplotlibMissing", "Plan", "describe", "draw", "plan", "svg"]
+__all__ = ["FigurePlan", "MatplotlibMissing", "describe", "draw", "plan", "svg"]

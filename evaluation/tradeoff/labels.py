@@ -1,4 +1,4 @@
-"""Where texts go on a figure so that they cover little."""
+"""Positions of texts on a figure, so that they cover little."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -7,13 +7,13 @@ from math import cos, radians, sin
 import numpy as np
 
 ANGLES = (60, 120, 300, 240, 90, 270, 0, 180)
-"""Where a label may stand around its point, in degrees; the first of equals is taken."""
+"""Where a label may be around its point, in degrees; of equally good ones the first is used."""
 
 
 def dodge(heights: Sequence[float], gap: float) -> list[float]:
     """Heights moved apart to be at least `gap` from each other, in their order, close to where they were.
 
-    Neighbours that touch form a block, which stands where its members would on average.
+    Neighbours that touch form a block, which is placed at the mean of its members' positions.
     """
     order = sorted(range(len(heights)), key=lambda index: heights[index])
     blocks: list[list[int]] = []
@@ -35,11 +35,11 @@ def dodge(heights: Sequence[float], gap: float) -> list[float]:
 def place(
     texts: Sequence[tuple[float, float, str]], lines: Sequence[Sequence[tuple[float, float]]], size: float
 ) -> list[tuple[float, float]]:
-    """Offsets of the centres of texts from their points, each where its text covers least of lines and earlier texts.
+    """Offsets of texts' centres from their points: each text covers least of the lines and of earlier texts.
 
     Args:
         texts: x, y and the text of each point, in pixels.
-        lines: the lines that the points are on, in pixels.
+        lines: through the points, in pixels.
         size: of the letters, in pixels.
     """
     crowd = [np.linspace(a, b, 48) for line in lines for a, b in pairwise(line)]

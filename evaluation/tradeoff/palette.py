@@ -4,12 +4,12 @@ from typing import Any
 
 INK, MUTED, FAINT, SHEET = "#1c1e21", "#6a6f78", "#d9dce1", "#fefefe"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b4649b", "#a87900", "#3d9fd6")
-"""After Okabe and Ito, told apart by the colour-blind; the light ones darker, to be read as text on white."""
+"""After Okabe and Ito, distinct for the colour-blind; the light ones are darker here, to be legible on white."""
 MARKERS = "os^DvP"
 VARIABLES = {INK: "--ink", MUTED: "--muted", FAINT: "--rule", SHEET: "--sheet"} | {
     colour: f"--series-{index}" for index, colour in enumerate(COLOURS)
 }
-"""What a page may set each colour of an SVG to."""
+"""The CSS variable with which a page replaces each colour of an SVG."""
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "text.color": INK,

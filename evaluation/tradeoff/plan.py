@@ -1,4 +1,4 @@
-"""What a figure of some evaluations shows, and what has no place on it."""
+"""What a figure of some evaluations shows, and which points it leaves out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,31 +7,31 @@ from typing import Literal
 from ediffi.evaluation.naming import comparable_to_paper, distance, is_distance, metric_name
 from ediffi.evaluation.results import Point, Results, check_comparable
 
-Kind = Literal["curve", "guidance", "bars", "nothing"]
+FigureKind = Literal["curve", "guidance", "bars", "nothing"]
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a figure of some evaluations shows.
+class FigurePlan:
+    """What a figure shows.
 
     Attributes:
         kind: "curve" of distance over CLIP score; "guidance", a metric over guidance scale; "bars"; or "nothing".
-        metric: what is on the y axis, or how long the bars are.
-        paper: whether the paper's numbers stand beside it.
-        left_out: "model, guidance 3: why" of each point that has no place.
+        metric: on the y axis, or the length of the bars.
+        paper: whether the paper's numbers are drawn too.
+        left_out: "model, guidance 3: why" of each point that is not drawn.
     """
 
-    kind: Kind
+    kind: FigureKind
     metric: str = "fid"
     paper: bool = False
     left_out: Sequence[str] = ()
 
 
-def plan(several: Sequence[Results]) -> Plan:
-    """What the figure of some evaluations of one data set will show.
+def plan(several: Sequence[Results]) -> FigurePlan:
+    """What the figure of some evaluations of one dataset shows.
 
     Raises:
-        ValueError: there are none, or they do not compare.
+        ValueError: there are none, or they cannot be compared.
     """
     if not several:
         raise ValueError("a figure needs at least one evaluation, got none")
@@ -42,37 +42,30 @@ def plan(several: Sequence[Results]) -> Plan:
     )
     metric = next((name for name in names if any(point.metric(name) is not None for point in points)), None)
     if metric is None:
-        return Plan("nothing")
+        return FigurePlan("nothing")
 
-    def longest(kind: Kind) -> int:
-        return max(sum(spot(point, kind, metric) is not None for point in results.points) for results in several)
+    def longest(kind: FigureKind) -> int:
+        return max(sum(position(point, kind, metric) is not None for point in results.points) for results in several)
 
-    kind: Kind = "curve" if longest("curve") > 1 else "guidance" if longest("guidance") > 1 else "bars"
-    lacks = [
-        (results.model, point.title, _lack(point, kind, metric)) for results in several for point in results.points
-    ]
-    left_out = tuple(f"{model}, {title}: {lack}" for model, title, lack in lacks if lack)
-    return Plan(kind, metric, metric == "fid" and all(map(comparable_to_paper, several)), left_out)
+    kind: FigureKind = "curve" if longest("curve") > 1 else "guidance" if longest("guidance") > 1 else "bars"
+    reasons = [(results.model, p.title, _why_not(p, kind, metric)) for results in several for p in results.points]
+    left_out = tuple(f"{model}, {title}: {reason}" for model, title, reason in reasons if reason)
+    return FigurePlan(kind, metric, metric == "fid" and all(map(comparable_to_paper, several)), left_out)
 
 
-def in_order(results: Results) -> list[Point]:
-    """Its points by guidance scale, as a line connects them; those of which it is not known as they come."""
-    return sorted(results.points, key=lambda point: (point.guidance_scale is None, point.guidance_scale or 0))
-
-
-def spot(point: Point, kind: Kind, metric: str) -> tuple[float, float] | None:
-    """Where a point stands in a figure of that kind; None if it has no place."""
+def position(point: Point, kind: FigureKind, metric: str) -> tuple[float, float] | None:
+    """x and y of a point in a curve or over guidance; None if it cannot be drawn."""
     if kind == "curve" and not is_distance(metric):
         return None
     x, y = point.metric("clip_score") if kind == "curve" else point.guidance_scale, point.metric(metric)
     return None if x is None or y is None else (x, y)
 
 
-def _lack(point: Point, kind: Kind, metric: str) -> str:
-    """Why a point has no place in a figure; empty if it has one."""
+def _why_not(point: Point, kind: FigureKind, metric: str) -> str:
+    """Why a point cannot be drawn; empty if it can."""
     name, value = "distance" if is_distance(metric) else metric_name(metric), point.metric(metric)
     if value is None:
         return f"{name} {'is not a number' if metric in point.metrics else 'was not measured'}"
-    if kind == "bars" or spot(point, kind, metric):
+    if kind == "bars" or position(point, kind, metric):
         return ""
     return f"no {'CLIP score' if kind == 'curve' else 'guidance scale'}, {name} {value:.4g}"

@@ -1,4 +1,4 @@
-"""The figure in a file or on a page."""
+"""The figure in a file or in a page."""
 
 import io
 import re
@@ -14,7 +14,7 @@ from ediffi.evaluation.naming import PAPER, convention, dataset_name, measured_n
 from ediffi.evaluation.results import Results
 from ediffi.evaluation.tradeoff.axes import bars, curves
 from ediffi.evaluation.tradeoff.palette import MUTED, STYLE, VARIABLES
-from ediffi.evaluation.tradeoff.plan import Plan, plan
+from ediffi.evaluation.tradeoff.plan import FigurePlan, plan
 from ediffi.io.files import replace
 
 if TYPE_CHECKING:
@@ -22,17 +22,14 @@ if TYPE_CHECKING:
 
 
 class MatplotlibMissing(ValueError):
-    """There is nothing to draw with; the message says what to install."""
+    """matplotlib is not installed; the message says how to install it."""
 
 
 def draw(several: Sequence[Results], path: Path) -> None:
-    """Draw evaluations of one data set into a PNG or SVG file, written beside its place and then into it.
-
-    The same evaluations give the same bytes.
+    """Draw evaluations of one dataset into a PNG or SVG file; the same evaluations give the same bytes.
 
     Raises:
-        ValueError: the name ends in neither, or the evaluations do not compare.
-        MatplotlibMissing: a ValueError, too.
+        ValueError: the name has another suffix, the evaluations cannot be compared, or matplotlib is not installed.
         OSError: the file cannot be written.
     """
     kind = path.suffix.lower().removeprefix(".")
@@ -47,15 +44,14 @@ def draw(several: Sequence[Results], path: Path) -> None:
 
 
 def svg(several: Sequence[Results], prefix: str) -> str:
-    """The figure as an `<svg>` element for a page: it scales, and the page may set its colours (see `VARIABLES`).
+    """The figure as an `<svg>` element for a page, which may scale it and set its colours (see `VARIABLES`).
 
     Args:
-        several: evaluations of one data set.
-        prefix: begins its ids, so that a page may hold several figures.
+        several: evaluations of one dataset.
+        prefix: begins its ids, so that a page may have several figures.
 
     Raises:
-        ValueError: the evaluations do not compare.
-        MatplotlibMissing: a ValueError, too.
+        ValueError: the evaluations cannot be compared, or matplotlib is not installed.
     """
     file = io.StringIO()
     with _style():
@@ -78,16 +74,15 @@ def _for_page(tag: str, prefix: str) -> str:
 
 
 def describe(several: Sequence[Results]) -> str:
-    """The figure in a sentence, for those who do not see it."""
+    """The figure in a sentence, for people who cannot see it."""
     planned = plan(several)
     models = ", ".join(results.model for results in several)
     if planned.kind == "nothing":
         return f"There is no finite number of {models} to draw."
-    shown = measured_name(several[0], planned.metric)
     over = {"curve": " against CLIP score, a point for each guidance scale", "guidance": " over guidance scale"}
-    beside = "; beside the FID-30K of eDiff-I's Table 1" if planned.paper else ""
-    way = over.get(planned.kind, ", a bar for each setting")
-    return f"{shown}{way}, of {models}, on {dataset_name(several[0])}{beside}."
+    shape = over.get(planned.kind, ", a bar for each setting")
+    paper = "; with the FID-30K of eDiff-I's Table 1" if planned.paper else ""
+    return f"{measured_name(several[0], planned.metric)}{shape}, of {models}, on {dataset_name(several[0])}{paper}."
 
 
 def _figure(several: Sequence[Results]) -> "Figure":
@@ -127,15 +122,15 @@ def _style() -> Iterator[None]:
         yield
 
 
-def _notes(several: Sequence[Results], planned: Plan) -> list[str]:
-    """Lines below a figure: what is to be known of it."""
+def _notes(several: Sequence[Results], planned: FigurePlan) -> list[str]:
+    """Lines below a figure."""
     count, size = several[0].suite.get("count"), several[0].suite.get("image_size")
     rule = f"{convention(several[0])}. "
     first = {"curve": f"Numbers at the points are guidance scales: {rule}", "guidance": ""}.get(planned.kind, rule)
-    lines = [f"{first}NFE: network evaluations for a picture."]
-    lines[0] += f" {count:,} pictures at {size}²." if isinstance(count, int) and size else ""
+    lines = [f"{first}NFE: network evaluations for an image."]
+    lines[0] += f" {count:,} images at {size}²." if isinstance(count, int) and size else ""
     if planned.paper:
-        lines.append("Beside: zero-shot FID-30K as printed in eDiff-I, Table 1, which has no CLIP scores.")
+        lines.append("At the side: zero-shot FID-30K as printed in eDiff-I, Table 1, which has no CLIP scores.")
     if planned.left_out:
         lines.append("Not drawn: " + "; ".join(planned.left_out) + ".")
     return [part for line in lines for part in wrap(line, 126)]

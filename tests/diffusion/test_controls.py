@@ -307,7 +307,7 @@ def test_a_run_of_many_prompts_goes_on_where_it_was_cut(model_folder: Path, tmp_
     for name in ("00001.png", "00002.png", "00005.png"):
         (tmp_path / "many" / name).unlink()
     assert run("--batch-size", "4") == 0
-    assert "6 pictures, 3 of them were there" in capsys.readouterr().out
+    assert "6 images, 3 already there" in capsys.readouterr().out
     for path in files:
         assert np.array_equal(first[path.name], np.array(Image.open(path)))
     assert run("--batch-size", "4", "--seed", "1") == 1

@@ -1,10 +1,12 @@
 """Evaluations as `ediffi evaluate` leaves them, with numbers made up to be easily told apart."""
 
 import math
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ediffi.evaluation.results import Point, Results
+from ediffi.io.distributed import DistributedContext
 
 INCEPTION = {
     "name": "inception-v3-compat",
@@ -52,5 +54,31 @@ def point(scale: float, count: int = 5000, scored: bool = True, **metrics: float
 
 
 def foreign(metrics: Mapping[str, float], count: int = 5000) -> Point:
-    """Pictures of another system: nothing is known of how they were made."""
+    """Images of another system, whose settings are not known."""
     return Point("theirs", count, metrics)
+
+
+def side_by_side(world_size: int, process: Callable[[DistributedContext], Any]) -> list[Any]:
+    """The processes of a run, as threads: the result of each, or its ValueError or OSError."""
+    gate, values = threading.Barrier(world_size), [None] * world_size
+    results: list[Any] = [ValueError("unfinished")] * world_size
+
+    def run(rank: int) -> None:
+        def gather(value: Any) -> list[Any]:
+            values[rank] = value
+            gate.wait(20)
+            everyone = list(values)
+            gate.wait(20)
+            return everyone
+
+        try:
+            results[rank] = process(DistributedContext(rank, world_size, "cpu", gather))
+        except (ValueError, OSError) as error:
+            results[rank] = error
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(world_size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results

@@ -64,7 +64,7 @@ def pictures(size: tuple[int, int] = (70, 50)) -> list[Image.Image]:
 
 def scores(scorer: ClipScorer, images: list[Image.Image]) -> Tensor:
     prepared = torch.stack([scorer.prepare(image) for image in images])
-    return scorer.scores(scorer.embed_pictures(prepared), CAPTIONS)
+    return scorer.scores(scorer.embed_images(prepared), CAPTIONS)
 
 
 def by_open_clip(folder: Path, images: list[Image.Image]) -> Tensor:
@@ -224,7 +224,7 @@ def test_a_score_is_a_hundred_cosines(scorer: ClipScorer) -> None:
     read = scorer.embed_captions(CAPTIONS)
     torch.testing.assert_close(scorer.scores(3 * read, CAPTIONS), torch.full((4,), 100.0))
     torch.testing.assert_close(scorer.scores(-read, CAPTIONS), torch.full((4,), -100.0))
-    with pytest.raises(ValueError, match="4 captions for 3 pictures"):
+    with pytest.raises(ValueError, match="4 captions for 3 images"):
         scorer.scores(read[:3], CAPTIONS)
 
 

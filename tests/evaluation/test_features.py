@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models import inception_v3, resnet18, vgg16
 
-from ediffi.evaluation.images.found import FoundPictures
+from ediffi.evaluation.images.folder import ImageFolder
 from ediffi.evaluation.metrics import networks
 from ediffi.evaluation.metrics.features import FidelityFeatures, load_extractor
-from ediffi.evaluation.metrics.passes import Networks, measure
-from ediffi.evaluation.metrics.reference import extract_reference, read_reference, reference_key
+from ediffi.evaluation.metrics.passes import MetricNetworks, measure
+from ediffi.evaluation.metrics.reference import reference_statistics
 from ediffi.evaluation.metrics.rows import Rows
 from ediffi.evaluation.metrics.summary import frechet_name, summarise
 from ediffi.evaluation.metrics.weights import read_tensors
@@ -64,22 +64,21 @@ def pictures(count: int, seed: int, size: tuple[int, int] = (40, 32)) -> list[Im
     return [Image.fromarray(one).resize(size, Image.Resampling.BICUBIC) for one in coarse]
 
 
-def folder(path: Path, images: list[Image.Image]) -> FoundPictures:
+def folder(path: Path, images: list[Image.Image]) -> ImageFolder:
     path.mkdir()
     for number, image in enumerate(images):
         image.save(path / f"{number:03}.png")
-    return FoundPictures(path, sorted(file.name for file in path.iterdir()))
+    return ImageFolder(path, sorted(file.name for file in path.iterdir()))
 
 
 def batch(extractor: Any, images: list[Image.Image]) -> Tensor:
     return torch.stack([extractor.prepare(image) for image in images])
 
 
-def judged(made: FoundPictures, real: FoundPictures, extractor: Any, path: Path, **options: Any) -> Mapping[str, float]:
+def judged(made: ImageFolder, real: ImageFolder, extractor: Any, path: Path, **options: Any) -> Mapping[str, float]:
     """Our metrics of two sets, by the public way."""
-    key = reference_key(real, extractor, {})
-    reference = read_reference(extract_reference(real, extractor, path / "cache", {}, **options), key)
-    measure(made, path / "pass", Networks(extractor), **options)
+    reference = reference_statistics(real, extractor, path / "cache", {}, **options)
+    measure(made, path / "pass", MetricNetworks(extractor), **options)
     return summarise(Rows.read(path / "pass"), extractor, reference).metrics
 
 
@@ -288,7 +287,7 @@ class Harm:
 def test_nothing_is_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"fc.weight": Harm()}, "harm.pth")
-    with pytest.raises(ValueError, match=r"harm.pth' cannot be read as a file of tensors alone"):
+    with pytest.raises(ValueError, match=r"harm.pth' cannot be read as a file of tensors only"):
         load_extractor(weights="harm.pth")
     assert not (tmp_path / "harm.txt").exists()
 
@@ -312,7 +311,7 @@ def test_broken_weights_are_named(tmp_path: Path, name: str, content: bytes) -> 
 @pytest.mark.parametrize("content", [[torch.zeros(2)], {"epoch": 3}, torch.zeros(2)])
 def test_more_than_tensors_is_refused(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "checkpoint.pth")
-    with pytest.raises(ValueError, match=r"checkpoint.pth' should hold names with tensors, and nothing else"):
+    with pytest.raises(ValueError, match=r"checkpoint.pth' must hold a dictionary of tensors"):
         load_extractor(weights=tmp_path / "checkpoint.pth")
 
 
@@ -327,7 +326,7 @@ def test_what_is_not_there_says_what_to_fetch(name: str, tmp_path: Path, monkeyp
     sentence = rf"no weights of {name}.*download .*\w+\.(pth|safetensors).* as feature_weights"
     with pytest.raises(FileNotFoundError, match=sentence) as caught:
         load_extractor(name)
-    assert name not in {INCEPTION, "vgg16"} or "HF_HUB_OFFLINE forbids" in str(caught.value)
+    assert name not in {INCEPTION, "vgg16"} or "HF_HUB_OFFLINE is set" in str(caught.value)
 
 
 def test_a_download_that_fails_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -351,7 +350,7 @@ def test_a_kept_file_is_what_its_name_says(tmp_path: Path, inception: Path, monk
     kept.write_bytes(inception.read_bytes())
     assert load_extractor().protocol["weights"] == sha256(inception)
     kept.write_bytes(b"cut")
-    with pytest.raises(ValueError, match=rf"is not what its name says: its SHA-256 does not begin {prefix}"):
+    with pytest.raises(ValueError, match=rf"is damaged: its SHA-256 does not begin with {prefix}"):
         load_extractor()
 
 

@@ -171,11 +171,11 @@ def test_what_cannot_be_compared_is_named() -> None:
             mean,
             cov.clone().index_put_((torch.tensor(0), torch.tensor(1)), torch.tensor(torch.nan).double()),
         )
-    with pytest.raises(ValueError, match="at least 2 rows, and there are 1"):
+    with pytest.raises(ValueError, match="at least 2 rows, got 1"):
         Moments.zero(3).update(torch.randn(1, 3)).cov  # noqa: B018
-    with pytest.raises(ValueError, match="rows of 3 numbers, got rows of 4"):
+    with pytest.raises(ValueError, match="of 3 and 4 numbers"):
         moments.update(torch.randn(2, 4))
-    with pytest.raises(ValueError, match="of 3 and of 4 numbers"):
+    with pytest.raises(ValueError, match="of 3 and 4 numbers"):
         moments.merge(Moments.zero(4))
 
 
@@ -212,7 +212,7 @@ def test_precision_and_recall_see_what_is_missing() -> None:
 
 def test_too_few_pictures_are_refused() -> None:
     rows = torch.randn(3, 4)
-    with pytest.raises(ValueError, match="at least 4 pictures on either side, and there are 3 and 9"):
+    with pytest.raises(ValueError, match="at least 4 images in each set, got 3 and 9"):
         precision_recall(rows, torch.randn(9, 4))
-    with pytest.raises(ValueError, match="at least 2 pictures on either side, and there are 1 and 3"):
+    with pytest.raises(ValueError, match="at least 2 images in each set, got 1 and 3"):
         kid(rows[:1], rows)

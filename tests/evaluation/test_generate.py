@@ -1,13 +1,11 @@
 """A run of many pictures: the same whatever the processes, goes on wherever it was cut, and touches nothing foreign."""
 
 import hashlib
+import multiprocessing
 import os
 import random
-import signal
-import subprocess
 import sys
 import termios
-import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -18,16 +16,16 @@ import pytest
 from PIL import Image
 
 from ediffi.evaluation.images import claim, stamp
-from ediffi.evaluation.images.folder import PictureFolder
-from ediffi.evaluation.images.generate import Made, generate
-from ediffi.evaluation.images.numbered import Store
-from ediffi.evaluation.images.shards import PictureShards
+from ediffi.evaluation.images.folder import ImageFolder
+from ediffi.evaluation.images.generate import Generated, Store, generate, open_store
+from tests.evaluation.evaluations import side_by_side
 
 COUNT, BATCH = 22, 4
+SIZE = {"batch_size": 8}
 PROMPTS = [f"prompt {index}" for index in range(COUNT)]
 MAKERS: dict[str, Callable[[Path], Store]] = {
-    "folder": lambda folder: PictureFolder(folder, COUNT),
-    "shards": lambda folder: PictureShards(folder, COUNT, 8),
+    "folder": lambda folder: open_store(folder, COUNT),
+    "shards": lambda folder: open_store(folder, COUNT, 8),
 }
 
 
@@ -52,34 +50,13 @@ def bits(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name[0] != "."}
 
 
-def run(store: Store, generator: Hashes | None = None, **options: Any) -> Made:
+def run(store: Store, generator: Hashes | None = None, **options: Any) -> Generated:
     return generate(generator or Hashes(), PROMPTS, store, **({"batch_size": BATCH} | options))
 
 
-def run_side_by_side(store: Callable[[], Store], world_size: int) -> list[Made | BaseException]:
-    """The processes of a run, as threads."""
-    gate, values = threading.Barrier(world_size), [None] * world_size
-    results: list[Made | BaseException] = [ValueError("unfinished")] * world_size
-
-    def process(rank: int) -> None:
-        def gather(value: Any) -> list[Any]:
-            values[rank] = value
-            gate.wait(20)
-            everyone = list(values)
-            gate.wait(20)
-            return everyone
-
-        try:
-            results[rank] = run(store(), rank=rank, world_size=world_size, gather=gather)
-        except (ValueError, OSError) as error:
-            results[rank] = error
-
-    threads = [threading.Thread(target=process, args=(rank,)) for rank in range(world_size)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return results
+def run_side_by_side(store: Callable[[], Store], world_size: int) -> list[Any]:
+    """The processes of a run, as threads: the result or the error of each."""
+    return side_by_side(world_size, lambda context: run(store(), context=context))
 
 
 @pytest.fixture(params=MAKERS)
@@ -102,7 +79,7 @@ def test_each_block_is_made_once_in_order(make: Callable[[Path], Store], tmp_pat
     generator, store = Hashes(), make(tmp_path / "run")
     made = run(store, generator)
     assert generator.calls == [(0, 4), (4, 4), (8, 4), (12, 4), (16, 4), (20, 2)]
-    assert (made.count, made.made, made.broken, made.there) == (COUNT, COUNT, 0, 0)
+    assert (made.count, made.made, made.broken, made.reused) == (COUNT, COUNT, 0, 0)
     assert [store[20].tobytes(), store[21].tobytes()] == [i.tobytes() for i in Hashes()(PROMPTS[20:], 20)]
 
 
@@ -111,7 +88,7 @@ def test_bits_do_not_depend_on_the_number_of_processes(
     world_size: int, make: Callable[[Path], Store], whole: Store, tmp_path: Path
 ) -> None:
     results = run_side_by_side(lambda: make(tmp_path / "many"), world_size)
-    assert results == [Made(COUNT, COUNT, 0, results[0].settings)] * world_size
+    assert results == [Generated(COUNT, COUNT, 0, results[0].settings)] * world_size
     assert bits(tmp_path / "many") == bits(whole.folder)
 
 
@@ -119,13 +96,13 @@ def test_a_rerun_makes_nothing(make: Callable[[Path], Store], whole: Store) -> N
     before, generator = bits(whole.folder), Hashes()
     made = run(make(whole.folder), generator)
     assert generator.calls == []
-    assert (made.made, made.there) == (0, COUNT)
-    assert str(made) == "22 pictures, 22 of them were there"
+    assert (made.made, made.reused) == (0, COUNT)
+    assert str(made) == "22 images, 22 already there"
     assert bits(whole.folder) == before
 
 
 def test_what_is_missing_is_made_in_its_batch(tmp_path: Path) -> None:
-    store = PictureFolder(tmp_path / "run", COUNT)
+    store = open_store(tmp_path / "run", COUNT)
     run(store)
     before, generator = bits(store.folder), Hashes()
     kept = (store.folder / "00004.png").stat().st_mtime_ns
@@ -138,7 +115,7 @@ def test_what_is_missing_is_made_in_its_batch(tmp_path: Path) -> None:
 
 
 def test_a_missing_shard_is_made_whole(tmp_path: Path) -> None:
-    store = PictureShards(tmp_path / "run", COUNT, 8)
+    store = open_store(tmp_path / "run", COUNT, 8)
     run(store)
     before, generator = bits(store.folder), Hashes()
     (store.folder / "00001.tar").unlink()
@@ -153,65 +130,46 @@ def test_what_is_broken_is_made_again_and_counted(make: Callable[[Path], Store],
     (whole.folder / name).write_bytes(before[name][:-40])
     made = run(make(whole.folder))
     assert made.broken == made.made == (1 if name.endswith("png") else 8)
-    assert str(made).endswith(f"of them were there, broken and made again: {made.broken}")
+    assert str(made).endswith(f"already there, broken and made again: {made.broken}")
     assert bits(whole.folder) == before
 
 
 # Killed, again and again
 
-KILLED = """
-import sys, time
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from PIL import Image
-from ediffi.evaluation.images.generate import generate
-from ediffi.evaluation.images.folder import PictureFolder
-from ediffi.evaluation.images.shards import PictureShards
 
-class Slow:
-    settings = {"seed": 0}
-    def __call__(self, prompts, first_index):
-        time.sleep(0.06)
-        return [Image.linear_gradient("L").rotate(first_index + k) for k in range(len(prompts))]
-
-if sys.argv[3] == "folder":
-    store = PictureFolder(Path(sys.argv[2]), 300)
-else:
-    import webdataset  # takes its time, and should not take that of the run
-    store = PictureShards(Path(sys.argv[2]), 300, 16)
-print("ready", flush=True)
-print(generate(Slow(), [str(k) for k in range(300)], store, batch_size=8))
-"""
+class Slow(Hashes):
+    def __call__(self, prompts: Sequence[str], first_index: int) -> list[Image.Image]:
+        time.sleep(0.01)
+        return super().__call__(prompts, first_index)
 
 
-@pytest.mark.parametrize("kind", ["folder", pytest.param("shards", marks=pytest.mark.slow)])
-def test_ten_kills_lose_nothing(kind: str, tmp_path: Path) -> None:
-    root = str(Path(__file__).resolve().parents[2])
+@pytest.mark.parametrize("shard_size", [None, 16])
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_ten_kills_lose_nothing(shard_size: int | None, tmp_path: Path) -> None:
+    prompts, moments, counts = [str(k) for k in range(300)], random.Random(5), []
 
-    def start(folder: Path) -> subprocess.Popen[str]:
-        words = [sys.executable, "-c", KILLED, root, str(folder), kind]
-        return subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    def start(folder: Path) -> Any:
+        store = open_store(folder, 300, shard_size)
+        run = multiprocessing.get_context("fork").Process(target=generate, args=(Slow(), prompts, store), kwargs=SIZE)
+        run.start()
+        return run
 
-    with start(tmp_path / "unbroken") as process:
-        assert "300 pictures, 0 of them were there" in process.communicate()[0]
-    moments, counts, longest = random.Random(5), [], 0.2 if kind == "folder" else 0.35
+    unbroken = start(tmp_path / "unbroken")
+    unbroken.join()
     for _ in range(10):
-        with start(tmp_path / "killed") as process:
-            assert process.stdout is not None
-            process.stdout.readline()
-            time.sleep(moments.uniform(0.02, longest))
-            process.send_signal(signal.SIGKILL)
-        assert process.returncode == -signal.SIGKILL
-        counts.append(len(list((tmp_path / "killed").glob("*.png" if kind == "folder" else "*.tar"))))
+        process = start(tmp_path / "killed")
+        time.sleep(moments.uniform(0.02, 0.12))
+        process.kill()
+        process.join()
+        counts.append(len(list((tmp_path / "killed").glob("*.tar" if shard_size else "*.png"))))
         for path in (tmp_path / "killed").glob("*.png"):
-            assert stamp.stamp_of(path) is not None  # nothing half written stands in its place
+            assert stamp.stamp_of(path) is not None  # no file is half written
     assert counts == sorted(counts)
     assert counts[-1] > 0
-    with start(tmp_path / "killed") as process:
-        assert "300 pictures" in process.communicate()[0]
+    last = start(tmp_path / "killed")
+    last.join()
+    assert (unbroken.exitcode, last.exitcode) == (0, 0)
     assert bits(tmp_path / "killed") == bits(tmp_path / "unbroken")
-    if kind == "folder":
-        assert sorted(path.name for path in (tmp_path / "killed").glob("*.png")) == [f"{k:05d}.png" for k in range(300)]
 
 
 # Bad input
@@ -221,24 +179,21 @@ def test_ten_kills_lose_nothing(kind: str, tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"world_size": 0}, "world_size must be at least 1, got 0"),
-        ({"rank": 2, "world_size": 2}, "rank must be from 0 to 1, got 2"),
-        ({"rank": -1}, "rank must be from 0 to 0, got -1"),
     ],
 )
 def test_numbers_out_of_range(options: dict[str, int], message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
-        run(PictureFolder(tmp_path / "run", COUNT), **options)
+        run(open_store(tmp_path / "run", COUNT), **options)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_prompt_for_each_picture(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="22 prompts were given for a store of 3 pictures"):
-        run(PictureFolder(tmp_path / "run", 3))
+    with pytest.raises(ValueError, match="22 prompts were given for a store of 3 images"):
+        run(open_store(tmp_path / "run", 3))
     generator = Hashes()
     generator.settings["prompts"] = 1
-    with pytest.raises(ValueError, match="must leave 'prompts' to the run"):
-        run(PictureFolder(tmp_path / "run", COUNT), generator)
+    with pytest.raises(ValueError, match="must not contain 'prompts'"):
+        run(open_store(tmp_path / "run", COUNT), generator)
 
 
 def test_other_settings_are_refused_and_nothing_is_touched(make: Callable[[Path], Store], whole: Store) -> None:
@@ -274,7 +229,7 @@ def test_foreign_pictures_are_refused(whole: Store, make: Callable[[Path], Store
 def test_a_folder_of_something_else_is_left_alone(make: Callable[[Path], Store], whole: Store) -> None:
     (whole.folder / "run.json").unlink()
     before = sorted(path.name for path in whole.folder.iterdir())
-    with pytest.raises(ValueError, match=r"holds pictures and no run\.json"):
+    with pytest.raises(ValueError, match=r"holds images and no run\.json"):
         run(make(whole.folder))
     kind = whole.name(0).partition("/")[0].rpartition(".")[2]
     (whole.folder / f"holiday.{kind}").touch()
@@ -296,20 +251,20 @@ def test_two_runs_on_one_folder(make: Callable[[Path], Store], tmp_path: Path) -
 def test_a_process_left_over_keeps_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claim, "PATIENCE", 0.1)
     (tmp_path / "run").mkdir()
-    with claim.held(tmp_path / "run", 1), pytest.raises(BlockingIOError, match="in use by process"):
-        run(PictureFolder(tmp_path / "run", COUNT))
-    assert run(PictureFolder(tmp_path / "run", COUNT)).made == COUNT
+    with claim.lock(tmp_path / "run", 1), pytest.raises(BlockingIOError, match="in use by process"):
+        run(open_store(tmp_path / "run", COUNT))
+    assert run(open_store(tmp_path / "run", COUNT)).made == COUNT
 
 
 def test_all_processes_hear_why_one_cannot_go_on(tmp_path: Path) -> None:
-    store = PictureFolder(tmp_path / "run", COUNT)
+    store = open_store(tmp_path / "run", COUNT)
     run(store)
     Image.new("RGB", (2, 5)).save(store.folder / "00007.png")
     first, second, third = run_side_by_side(lambda: store, 3)
     assert isinstance(second, ValueError)
     for other in (first, third):
         assert isinstance(other, ChildProcessError)
-        assert str(other) == f"process 1 of this run could not go on: {second}"
+        assert str(other) == f"process 1 of this run failed: {second}"
     (store.folder / "cat.png").touch()
     first, second, third = run_side_by_side(lambda: store, 3)
     assert [type(error) for error in (first, second, third)] == [ValueError, ChildProcessError, ChildProcessError]
@@ -323,49 +278,50 @@ def test_a_generator_that_cannot_count(much: int, make: Callable[[Path], Store],
             return (images * 2)[: len(images) + (much if first_index == 12 else 0)]
 
     store = make(tmp_path / "run")
-    with pytest.raises(ValueError, match=f"the generator returned {4 + much} pictures for 4 prompts"):
+    with pytest.raises(ValueError, match=f"the generator returned {4 + much} images for 4 prompts"):
         run(store, Forgetful())
-    assert store.count() == (12 if isinstance(store, PictureFolder) else 8)
+    assert store.count() == (12 if isinstance(store, ImageFolder) else 8)
     there = store.count()
-    assert run(store).there == there
+    assert run(store).reused == there
     assert store.count() == COUNT
 
 
 def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(NotADirectoryError, match="is a file; the pictures need a folder"):
-        run(PictureFolder(tmp_path / "file", COUNT))
+    with pytest.raises(NotADirectoryError, match="is a file; the images need a folder"):
+        run(open_store(tmp_path / "file", COUNT))
     with pytest.raises(OSError, match="file"):
-        run(PictureFolder(tmp_path / "file" / "below", COUNT))
+        run(open_store(tmp_path / "file" / "below", COUNT))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir(mode=0o500)
     with pytest.raises(PermissionError, match="run"):
-        run(PictureFolder(tmp_path / "run", COUNT))
+        run(open_store(tmp_path / "run", COUNT))
 
 
 def test_a_folder_that_each_process_sees_alone_is_noticed(tmp_path: Path) -> None:
     places = iter([tmp_path / "here", tmp_path / "there"])
     (tmp_path / "there").mkdir()
-    first, second = run_side_by_side(lambda: PictureFolder(next(places), COUNT), 2)
-    assert "pictures, though every process is done; is it one and the same folder" in str(first)
-    assert "process 0 of this run could not go on" in str(second) or "process 1" in str(second)
+    first, second = run_side_by_side(lambda: open_store(next(places), COUNT), 2)
+    assert "images, though every process has finished" in str(first)
+    assert "process 0 of this run failed" in str(second) or "process 1" in str(second)
 
 
 # Progress
 
 
 def test_the_bar_counts_what_others_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store, parent = PictureFolder(tmp_path / "run", COUNT), os.openpty()
+    store, parent = open_store(tmp_path / "run", COUNT), os.openpty()
 
     class Helped(Hashes):
         def __call__(self, prompts: Sequence[str], first_index: int) -> list[Image.Image]:
+            foreign = store.folder / "00017.png"  # as another process of the run would write it
             if first_index == 0:
-                Image.new("RGB", (1, 1)).save(store.folder / "00017.png")
-                time.sleep(1.3)
-                (store.folder / "00017.png").unlink()
+                Image.new("RGB", (1, 1)).save(foreign)
+            elif first_index == 4:
+                foreign.unlink()
             return super().__call__(prompts, first_index)
 
     termios.tcsetwinsize(parent[1], (24, 80))
@@ -378,10 +334,10 @@ def test_the_bar_counts_what_others_write(tmp_path: Path, monkeypatch: pytest.Mo
             shown += part
     os.close(parent[0])
     assert b"| 0/22 [" in shown
-    assert b"| 1/22 [00:01<00:" in shown
+    assert b"| 1/22 [" in shown
     assert b"| 22/22 [" in shown
 
 
 def test_without_a_terminal_there_is_no_bar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(PictureFolder(tmp_path / "run", COUNT))
+    run(open_store(tmp_path / "run", COUNT))
     assert capsys.readouterr().err == ""

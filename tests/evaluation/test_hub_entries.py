@@ -51,7 +51,7 @@ def test_entries_are_the_setting_of_the_lowest_distance(tmp_path):
     fid = found[0]
     assert (fid.dataset_id, fid.date, fid.source_url) == ("owner/coco", "2026-01-02", "https://example.org/report")
     assert fid.notes == (
-        "guidance 3, the lowest distance of 4 settings; NFE 50; 5000 pictures; FID; captions sha256 abababababab"
+        "guidance 3, the lowest distance of 4 settings; NFE 50; 5000 images; FID; captions sha256 abababababab"
     )
 
 
@@ -85,6 +85,6 @@ def test_a_second_writing_gives_the_same_bytes(tmp_path):
 
 @pytest.mark.parametrize("name", ["a/b/c", "two words", "-x", "https://example.org/x"])
 def test_a_data_set_that_cannot_be_one_is_refused(name, tmp_path):
-    with pytest.raises(ValueError, match="cannot be a data set of the Hub; owner/name is meant"):
+    with pytest.raises(ValueError, match="must be a dataset of the Hub, owner/name"):
         model_index.write(evaluation(), tmp_path, name)
     assert not list(tmp_path.iterdir())

@@ -19,9 +19,10 @@ from torch import Tensor
 from ediffi.evaluation.datasets.toybox import prompts, render
 from ediffi.evaluation.metrics.clip_score import ClipScorer, load_scorer
 from ediffi.evaluation.metrics.features import ClipFeatures
-from ediffi.evaluation.metrics.passes import Networks, measure
+from ediffi.evaluation.metrics.passes import MetricNetworks, measure
 from ediffi.evaluation.metrics.rows import Rows
 from ediffi.evaluation.metrics.summary import summarise
+from ediffi.io.distributed import DistributedContext
 from ediffi.io.images import open_image
 from ediffi.registry import encoders
 
@@ -41,7 +42,7 @@ class InMemory:
     def __getitem__(self, index: int) -> Image.Image:
         self.read += 1
         if self.files[index] == b"gone":
-            raise FileNotFoundError(f"no picture {self.name(index)}")
+            raise FileNotFoundError(f"no image {self.name(index)}")
         return open_image(self.files[index], self.name(index))
 
     def name(self, index: int) -> str:
@@ -97,7 +98,9 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def everything(folder: Path, pictures: InMemory, clip: ClipScorer, **options: Any) -> dict[str, bytes]:
-    measure(pictures, folder, Networks(ClipFeatures(clip), clip), captions=CAPTIONS, measure=brightness, **options)
+    measure(
+        pictures, folder, MetricNetworks(ClipFeatures(clip), clip), captions=CAPTIONS, measure=brightness, **options
+    )
     return files(folder)
 
 
@@ -143,7 +146,9 @@ def test_bits_do_not_depend_on_the_number_of_processes(
         with pytest.raises((ValueError, FileNotFoundError), match=r"have not been measured yet|holds no measurements"):
             Rows.read(tmp_path / "many")
         before = pictures.read
-        found = everything(tmp_path / "many", pictures, clip, batch_size=4, rank=rank, world_size=world_size)
+        found = everything(
+            tmp_path / "many", pictures, clip, batch_size=4, context=DistributedContext(rank, world_size)
+        )
         first = rank == world_size - 1  # looks at one more, to lay out the rows
         assert pictures.read - before == first + sum(index // 4 % world_size == rank for index in range(COUNT))
     assert found == wanted
@@ -171,7 +176,7 @@ class Stop(BaseException):
 @pytest.mark.parametrize("after", [0, 1, 4, 9, 20])
 def test_an_interrupted_pass_goes_on(tmp_path: Path, pictures: InMemory, clip: ClipScorer, after: int) -> None:
     wanted = everything(tmp_path / "whole", pictures, clip, batch_size=4)
-    networks = Networks(ClipFeatures(clip), clip)
+    networks = MetricNetworks(ClipFeatures(clip), clip)
     seen = 0
 
     def stopping(index: int, image: Image.Image) -> dict[str, float]:
@@ -213,7 +218,7 @@ def measured(index, image):
     if index == 13:
         os.kill(os.getpid(), signal.SIGKILL)
     return here.brightness(index, image)
-here.measure(pictures, Path(sys.argv[1]), here.Networks(here.Columns()), measure=measured, batch_size=4)
+here.measure(pictures, Path(sys.argv[1]), here.MetricNetworks(here.Columns()), measure=measured, batch_size=4)
 """
 
 
@@ -221,34 +226,34 @@ def test_a_killed_pass_goes_on(tmp_path: Path, pictures: InMemory) -> None:
     here = Path(__file__).parent
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "cut")], cwd=here, capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
-    with pytest.raises(ValueError, match=f"{COUNT - 12} of {COUNT} pictures have not been measured yet"):
+    with pytest.raises(ValueError, match=f"{COUNT - 12} of {COUNT} images have not been measured yet"):
         Rows.read(tmp_path / "cut")
     for name in ("cut", "whole"):
-        measure(pictures, tmp_path / name, Networks(Columns()), measure=brightness, batch_size=4)
+        measure(pictures, tmp_path / name, MetricNetworks(Columns()), measure=brightness, batch_size=4)
     assert files(tmp_path / "cut") == files(tmp_path / "whole")
 
 
 def test_a_folder_for_something_else_is_refused(tmp_path: Path, pictures: InMemory, clip: ClipScorer) -> None:
-    measure(pictures, tmp_path, Networks(Columns()))
-    with pytest.raises(ValueError, match="holds measurements with other pictures; delete it or take another folder"):
-        measure(InMemory(pictures.files[::-1]), tmp_path, Networks(Columns()))
-    with pytest.raises(ValueError, match="other captions, clip, feature_extractor"):
+    measure(pictures, tmp_path, MetricNetworks(Columns()))
+    with pytest.raises(ValueError, match="holds measurements with another pictures;"):
+        measure(InMemory(pictures.files[::-1]), tmp_path, MetricNetworks(Columns()))
+    with pytest.raises(ValueError, match="another captions, clip, feature_extractor"):
         everything(tmp_path, pictures, clip)
     everything(tmp_path / "scored", pictures, clip)
-    with pytest.raises(ValueError, match="with other captions;"):
-        measure(pictures, tmp_path / "scored", Networks(ClipFeatures(clip), clip), captions=CAPTIONS[::-1])
-    with pytest.raises(ValueError, match="other feature_extractor, strict"):
-        measure(pictures, tmp_path, Networks(), strict=False)
+    with pytest.raises(ValueError, match="with another captions;"):
+        measure(pictures, tmp_path / "scored", MetricNetworks(ClipFeatures(clip), clip), captions=CAPTIONS[::-1])
+    with pytest.raises(ValueError, match="another feature_extractor, strict"):
+        measure(pictures, tmp_path, MetricNetworks(), strict=False)
     (tmp_path / "pass.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"pass.json is broken .*; delete the folder and begin again"):
-        measure(pictures, tmp_path, Networks(Columns()))
+    with pytest.raises(ValueError, match=r"pass.json is broken .*; delete the folder and start again"):
+        measure(pictures, tmp_path, MetricNetworks(Columns()))
 
 
 def test_a_truncated_file_of_rows_is_named(tmp_path: Path, pictures: InMemory) -> None:
-    measure(pictures, tmp_path, Networks(Columns()))
+    measure(pictures, tmp_path, MetricNetworks(Columns()))
     file = tmp_path / "features.npy"
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(ValueError, match=r"features.npy is truncated"):
+    with pytest.raises(ValueError, match=r"features.npy is missing or broken"):
         Rows.read(tmp_path).moments()
 
 
@@ -268,12 +273,12 @@ def test_an_odd_picture_is_refused_or_counted(
     tmp_path: Path, pictures: InMemory, kind: str, content: bytes, num_workers: int
 ) -> None:
     pictures.files[7] = content
-    with pytest.raises(ValueError, match=rf"^007.png is not a plain 8-bit RGB picture, but {kind}$"):
-        measure(pictures, tmp_path / "strict", Networks(Columns()), num_workers=num_workers)
-    measure(pictures, tmp_path / "lenient", Networks(Columns()), num_workers=num_workers, strict=False)
+    with pytest.raises(ValueError, match=rf"^007.png is not a plain 8-bit RGB image, but {kind}$"):
+        measure(pictures, tmp_path / "strict", MetricNetworks(Columns()), num_workers=num_workers)
+    measure(pictures, tmp_path / "lenient", MetricNetworks(Columns()), num_workers=num_workers, strict=False)
     rows = Rows.read(tmp_path / "lenient", COUNT)
     assert (rows.odd, len(rows), list(rows.broken)) == ({kind: 1}, COUNT, [])
-    assert summarise(rows).notices == [f"1 pictures were {kind} and were converted to 8-bit RGB"]
+    assert summarise(rows).notices == [f"1 images were {kind} and were converted to 8-bit RGB"]
 
 
 BROKEN = [b"", b"not a picture", encoded(IMAGES[0])[:200], b"gone"]
@@ -286,7 +291,7 @@ def test_a_broken_picture_is_refused_or_left_out(
 ) -> None:
     pictures.files[7] = content
     with pytest.raises((ValueError, FileNotFoundError), match=r"007\.png") as caught:
-        measure(pictures, tmp_path / "strict", Networks(Columns()), num_workers=num_workers)
+        measure(pictures, tmp_path / "strict", MetricNetworks(Columns()), num_workers=num_workers)
     assert "Traceback" not in str(caught.value)
     assert not multiprocessing.active_children()
     assert "\n" not in str(caught.value)
@@ -295,19 +300,19 @@ def test_a_broken_picture_is_refused_or_left_out(
     assert (len(rows), list(rows.broken)) == (COUNT - 1, [7])
     others = InMemory([file for number, file in enumerate(pictures.files) if number != 7])
     captions = CAPTIONS[:7] + CAPTIONS[8:]
-    measure(others, tmp_path / "others", Networks(ClipFeatures(clip), clip), captions=captions)
+    measure(others, tmp_path / "others", MetricNetworks(ClipFeatures(clip), clip), captions=captions)
     wanted = Rows.read(tmp_path / "others")
     torch.testing.assert_close(rows.features(), wanted.features(), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(rows.moments().cov, wanted.moments().cov, atol=1e-5, rtol=1e-5)
     assert rows.clip_score() == pytest.approx(wanted.clip_score(), rel=1e-6)
-    assert "1 pictures could not be read and were left out: numbers 7" in summarise(rows).notices
-    with pytest.raises(ValueError, match=f"{COUNT} pictures were asked for, and there are {COUNT - 1}"):
+    assert "1 images could not be read and were left out: numbers 7" in summarise(rows).notices
+    with pytest.raises(ValueError, match=f"{COUNT} images are needed, and {COUNT - 1} could be read"):
         Rows.read(tmp_path / "lenient", COUNT)
 
 
 def test_the_first_that_can_be_read_are_judged(tmp_path: Path, pictures: InMemory) -> None:
     pictures.files[0] = pictures.files[2] = b""
-    measure(pictures, tmp_path, Networks(Columns()), strict=False, batch_size=2)
+    measure(pictures, tmp_path, MetricNetworks(Columns()), strict=False, batch_size=2)
     rows = Rows.read(tmp_path, 3)
     assert rows.indices.tolist() == [1, 3, 4]
     wanted = torch.stack([Columns().prepare(IMAGES[number]) for number in (1, 3, 4)])
@@ -324,8 +329,8 @@ def test_a_whole_batch_may_be_broken(tmp_path: Path, pictures: InMemory, clip: C
 def test_mixed_sizes_are_refused(tmp_path: Path, pictures: InMemory, num_workers: int) -> None:
     pictures.files[5] = encoded(IMAGES[5].resize((64, 48)))
     for strict in (True, False):
-        with pytest.raises(ValueError, match=r"^005.png is 64x48 and those before it are 64x64: give one size$"):
-            measure(pictures, tmp_path / str(strict), Networks(Columns()), num_workers=num_workers, strict=strict)
+        with pytest.raises(ValueError, match=r"^005.png is 64x48 and the images before it are 64x64$"):
+            measure(pictures, tmp_path / str(strict), MetricNetworks(Columns()), num_workers=num_workers, strict=strict)
 
 
 def test_features_that_are_not_finite_name_their_picture(tmp_path: Path, pictures: InMemory) -> None:
@@ -335,15 +340,15 @@ def test_features_that_are_not_finite_name_their_picture(tmp_path: Path, picture
             return features.where(features.mean(1, keepdim=True) != darkest, torch.tensor(torch.nan))
 
     darkest = Columns()(Columns().prepare(IMAGES[9])[None]).mean()
-    with pytest.raises(ValueError, match=r"the features of 009\.png are not finite"):
-        measure(pictures, tmp_path, Networks(Spoilt()), batch_size=4)
+    with pytest.raises(ValueError, match=r"the features of 009\.png is not finite"):
+        measure(pictures, tmp_path, MetricNetworks(Spoilt()), batch_size=4)
 
 
 def test_captions_belong_to_pictures(tmp_path: Path, pictures: InMemory, clip: ClipScorer) -> None:
-    with pytest.raises(ValueError, match=f"there are 3 captions for {COUNT} pictures"):
-        measure(pictures, tmp_path, Networks(clip=clip), captions=CAPTIONS[:3])
+    with pytest.raises(ValueError, match=f"there are 3 captions for {COUNT} images"):
+        measure(pictures, tmp_path, MetricNetworks(clip=clip), captions=CAPTIONS[:3])
     with pytest.raises(ValueError, match="there are 0 captions"):
-        measure(pictures, tmp_path, Networks(clip=clip))
+        measure(pictures, tmp_path, MetricNetworks(clip=clip))
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # torch raises wherever it is
@@ -355,25 +360,23 @@ def test_a_process_that_dies_is_said(tmp_path: Path, pictures: InMemory) -> None
             os.kill(os.getpid(), signal.SIGKILL)
         return {}
 
-    with pytest.raises(
-        OSError, match=r"^a process that decodes pictures died \(.*\): allow more memory, or num_workers=0$"
-    ):
-        measure(pictures, tmp_path, Networks(Columns()), measure=dying, batch_size=4, num_workers=1)
-    measure(pictures, tmp_path, Networks(Columns()), measure=dying, batch_size=4)
+    with pytest.raises(OSError, match=r"^a process that decodes images died \(.*\): allow more memory"):
+        measure(pictures, tmp_path, MetricNetworks(Columns()), measure=dying, batch_size=4, num_workers=1)
+    measure(pictures, tmp_path, MetricNetworks(Columns()), measure=dying, batch_size=4)
     assert len(Rows.read(tmp_path)) == COUNT
 
 
 def test_no_pictures_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="there are no pictures"):
-        measure(InMemory([]), tmp_path, Networks(Columns()))
-    with pytest.raises(ValueError, match="none of 3 pictures can be read"):
-        measure(InMemory([b""] * 3), tmp_path, Networks(Columns()), strict=False)
+    with pytest.raises(ValueError, match="there are no images"):
+        measure(InMemory([]), tmp_path, MetricNetworks(Columns()))
+    with pytest.raises(ValueError, match="none of 3 images can be read"):
+        measure(InMemory([b""] * 3), tmp_path, MetricNetworks(Columns()), strict=False)
 
 
-@pytest.mark.parametrize("options", [{"batch_size": 0}, {"num_workers": -1}, {"rank": 2, "world_size": 2}])
+@pytest.mark.parametrize("options", [{"batch_size": 0}, {"num_workers": -1}])
 def test_numbers_are_in_range(tmp_path: Path, pictures: InMemory, options: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="batch_size must be at least 1"):
-        measure(pictures, tmp_path, Networks(Columns()), **options)
+        measure(pictures, tmp_path, MetricNetworks(Columns()), **options)
 
 
 def test_a_bug_is_not_hidden(tmp_path: Path, pictures: InMemory) -> None:
@@ -383,4 +386,4 @@ def test_a_bug_is_not_hidden(tmp_path: Path, pictures: InMemory) -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        measure(pictures, tmp_path, Networks(Columns()), measure=wrong)
+        measure(pictures, tmp_path, MetricNetworks(Columns()), measure=wrong)

@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from ediffi.evaluation import report
-from ediffi.evaluation.datasets.toybox.judged import Toybox
-from ediffi.evaluation.report import Sample, judged
-from ediffi.evaluation.report.samples import wall
+from ediffi.evaluation.datasets.toybox.dataset import Toybox
+from ediffi.evaluation.report import ReportSample, judged_sample
+from ediffi.evaluation.report.samples import sample_grid
 from ediffi.evaluation.report.tables import headlines
 from ediffi.evaluation.results import Point, Results
 from tests.evaluation.evaluations import CLIP, INCEPTION, SCALES, evaluation, foreign, point
@@ -111,7 +111,7 @@ def test_everything_that_repeats_the_number_is_there(tmp_path):
     assert "dataset: coco2014" in page.words  # the suite, as YAML
     elsewhere = evaluation(points=[foreign({"fid": 3.0})], command="ediffi evaluate --images theirs")
     assert "ediffi evaluate --images theirs" in Page(report.write(elsewhere, tmp_path)).words
-    assert "Not known: the pictures were made elsewhere." in Page(report.write(elsewhere, tmp_path)).words
+    assert "Not known: the images were made elsewhere." in Page(report.write(elsewhere, tmp_path)).words
 
 
 def test_notices_come_once_with_their_settings_and_before_the_numbers(tmp_path):
@@ -129,7 +129,7 @@ def test_what_is_not_ours_is_escaped(tmp_path):
     points = [Point(HOSTILE, 5000, {"fid": 1.0, HOSTILE: 2.0, f"{HOSTILE}/x": 0.5}, {HOSTILE: HOSTILE}, [HOSTILE])]
     results = evaluation(HOSTILE, points=points, dataset={HOSTILE: HOSTILE}, extra=HOSTILE)
     results = Results(results.model, {**results.suite, "about": HOSTILE, "name": HOSTILE}, results.protocol, points)
-    samples = {HOSTILE: [Sample(HOSTILE, picture(9), HOSTILE, False)]}
+    samples = {HOSTILE: [ReportSample(HOSTILE, picture(9), HOSTILE, False)]}
     page = Page(report.write(results, tmp_path, samples, HOSTILE))
     assert not page.of("script")
     assert len(page.of("img")) == 1
@@ -141,7 +141,7 @@ def test_what_is_not_ours_is_escaped(tmp_path):
 
 def test_nothing_is_loaded_from_elsewhere(tmp_path):
     results = evaluation(points=read_points({"oracle/shape": [0.1, 0.2, 0.3, 0.4]}))
-    path = report.write(results, tmp_path, {"guidance-3": [Sample("a circle", picture(9))]})
+    path = report.write(results, tmp_path, {"guidance-3": [ReportSample("a circle", picture(9))]})
     page = Page(path)
     for tag, attributes in page.tags:
         for name in ("src", "href", "xlink:href", "data", "poster", "action"):
@@ -179,7 +179,7 @@ def test_without_matplotlib_the_page_says_so(tmp_path, monkeypatch):
 
 def test_pictures_are_small_and_inside(tmp_path):
     big = Image.fromarray(np.random.default_rng(0).integers(0, 255, (600, 300, 3), np.uint8))
-    samples = {"guidance-1": [Sample("noise", big), Sample("flat", picture(200), "right", True)]}
+    samples = {"guidance-1": [ReportSample("noise", big), ReportSample("flat", picture(200), "right", True)]}
     page = Page(report.write(evaluation(), tmp_path, samples))
     files = [base64.b64decode((one["src"] or "").partition(",")[2]) for one in page.of("img")]
     noise, flat = (Image.open(io.BytesIO(file)) for file in files)
@@ -191,32 +191,35 @@ def test_pictures_are_small_and_inside(tmp_path):
 
 
 def test_settings_stand_side_by_side_where_captions_are_the_same():
-    one, two = [Sample("a", picture(1)), Sample("b", picture(2))], [Sample("a", picture(3)), Sample("b", picture(4))]
-    side_by_side = wall({"guidance 1": one, "guidance 3": two})
+    one, two = (
+        [ReportSample("a", picture(1)), ReportSample("b", picture(2))],
+        [ReportSample("a", picture(3)), ReportSample("b", picture(4))],
+    )
+    side_by_side = sample_grid({"guidance 1": one, "guidance 3": two})
     assert side_by_side is not None
     assert [(caption, len(row)) for caption, row in side_by_side.rows] == [("a", 2), ("b", 2)]
-    apart = wall({"guidance 1": one, "guidance 3": two[::-1]})
+    apart = sample_grid({"guidance 1": one, "guidance 3": two[::-1]})
     assert apart is not None
     assert not apart.rows
     assert [title for title, _ in apart.cards] == ["guidance 1", "guidance 3"]
-    assert wall({"guidance 1": []}) is None
+    assert sample_grid({"guidance 1": []}) is None
 
 
 def test_a_verdict_is_what_the_data_set_measured():
     world = Toybox(size=8)
     first, second = world.items()[:2]
     image = world.reference(first, 64)
-    assert judged(first.caption, image, world.measure(first, image))[2:] == ("right", True)
-    wrong = judged(second.caption, image, world.measure(second, image))
+    assert judged_sample(first.caption, image, world.measure(first, image))[2:] == ("right", True)
+    wrong = judged_sample(second.caption, image, world.measure(second, image))
     assert wrong.right is False
     assert wrong.verdict is not None
     assert "everything" not in wrong.verdict
     assert wrong.verdict.startswith("wrong: ")
-    assert judged("a photograph", image, {})[2:] == (None, None)
+    assert judged_sample("a photograph", image, {})[2:] == (None, None)
 
 
 def test_the_same_results_give_the_same_page(tmp_path):
-    samples = {"guidance-1": [Sample("flat", picture(200))]}
+    samples = {"guidance-1": [ReportSample("flat", picture(200))]}
     first = report.write(evaluation(), tmp_path, samples).read_bytes()
     assert report.write(evaluation(), tmp_path, samples).read_bytes() == first
 
@@ -285,7 +288,7 @@ def test_a_comparison_across_protocols_is_refused_and_writes_nothing(tmp_path):
     assert not (tmp_path / "page.html").exists()
     with pytest.raises(ValueError, match="at least two folders, got 1"):
         report.compare(folders[:1], tmp_path / "page.html")
-    with pytest.raises(ValueError, match="run0 was named twice"):
+    with pytest.raises(ValueError, match="run0 was given twice"):
         report.compare([folders[0], tmp_path / "run0"], tmp_path / "page.html")
     with pytest.raises(FileNotFoundError, match=r"no results\.json"):
         report.compare([folders[0], tmp_path / "nowhere"], tmp_path / "page.html")
@@ -296,7 +299,7 @@ def test_a_comparison_across_protocols_is_refused_and_writes_nothing(tmp_path):
 def test_a_browser_shows_it_without_a_complaint_or_a_request(tmp_path):
     playwright = pytest.importorskip("playwright.sync_api")
     results = evaluation(points=read_points({"oracle/shape": [0.125, 0.25, 0.75, 0.5]}))
-    samples = {"guidance-1": [Sample(HOSTILE, picture(200))], "guidance-3": [Sample(HOSTILE, picture(20))]}
+    samples = {"guidance-1": [ReportSample(HOSTILE, picture(200))], "guidance-3": [ReportSample(HOSTILE, picture(20))]}
     path = report.write(results, tmp_path, samples, "ediffi evaluate --suite toybox")
     asked: list[str] = []
     complaints: list[Any] = []

@@ -15,17 +15,17 @@ from PIL import Image
 from webdataset import tariterators
 
 from ediffi.evaluation.images import claim, stamp
-from ediffi.evaluation.images.folder import PictureFolder
-from ediffi.evaluation.images.found import find_pictures, natural
-from ediffi.evaluation.images.numbered import Stock, Store
-from ediffi.evaluation.images.shards import PictureShards
+from ediffi.evaluation.images.folder import ImageFolder
+from ediffi.evaluation.images.found import find_images, natural
+from ediffi.evaluation.images.generate import Store, open_store
+from ediffi.evaluation.images.shards import ImageShards
 from ediffi.evaluation.images.stamp import Stamp
 from ediffi.io.images import BadImageError
 
 COUNT = 7
 MAKERS: dict[str, Callable[[Path], Store]] = {
-    "folder": lambda folder: PictureFolder(folder, COUNT),
-    "shards": lambda folder: PictureShards(folder, COUNT, 4),
+    "folder": lambda folder: open_store(folder, COUNT),
+    "shards": lambda folder: open_store(folder, COUNT, 4),
 }
 
 
@@ -39,9 +39,7 @@ def fill(store: Store, settings: str = "s") -> Store:
     unit = store.unit(2)
     for start in range(0, COUNT, unit):
         numbers = range(start, min(start + unit, COUNT))
-        with store.writing(numbers, settings) as write:
-            for index in numbers:
-                write(index, picture(index), f"prompt {index}")
+        store.write(numbers, settings, ((index, picture(index), f"prompt {index}") for index in numbers))
     store.finish(settings)
     return store
 
@@ -64,12 +62,12 @@ def test_pictures_come_back_by_number(store: Store) -> None:
         assert np.array_equal(np.array(store[index]), np.array(picture(index)))
     assert len({store.name(index) for index in range(COUNT)}) == COUNT
     for index in (-1, COUNT):
-        with pytest.raises(IndexError, match=f"no picture {index} among 7"):
+        with pytest.raises(IndexError, match=f"no image {index} among 7"):
             store[index]
 
 
 def test_bytes_are_a_function_of_the_pictures(store: Store, tmp_path: Path) -> None:
-    again = fill(MAKERS["folder" if isinstance(store, PictureFolder) else "shards"](tmp_path / "again"))
+    again = fill(MAKERS["folder" if isinstance(store, ImageFolder) else "shards"](tmp_path / "again"))
     names = sorted(path.name for path in store.folder.iterdir())
     assert names == sorted(path.name for path in again.folder.iterdir())
     for name in names:
@@ -80,9 +78,8 @@ def test_bytes_are_a_function_of_the_pictures(store: Store, tmp_path: Path) -> N
 
 def test_the_fingerprint_changes_with_the_pictures(store: Store) -> None:
     before = store.fingerprint()
-    with store.writing(units(store)[0], "s") as write:
-        for index in units(store)[0]:
-            write(index, picture(index, size=9), "other")
+    unit = units(store)[0]
+    store.write(unit, "s", ((index, picture(index, size=9), "other") for index in unit))
     store.finish("s")
     assert store.fingerprint() != before
 
@@ -132,7 +129,7 @@ def test_texts_stay_with_a_picture(tmp_path: Path) -> None:
 
 def test_a_whole_store_lacks_nothing(store: Store) -> None:
     for numbers in units(store):
-        assert list(store.stock(numbers, "s").missing) == []
+        assert store.verify(numbers, "s") == ([], 0)
 
 
 @pytest.mark.parametrize("cut", [0, 1, 20, 100, -1, -12, "flip"])
@@ -143,52 +140,50 @@ def test_broken_files_are_missing_and_counted(store: Store, cut: int | str) -> N
     if cut == "flip":
         content[len(content) // 2] ^= 1
     path.write_bytes(bytes(content) if isinstance(cut, str) else bytes(content)[:cut])
-    expected = Stock([unit.start], 1) if isinstance(store, PictureFolder) else Stock(unit, len(unit))
-    assert store.stock(unit, "s") == expected
-    assert list(store.stock(units(store)[0], "s").missing) == []
+    expected = ([unit.start], 1) if isinstance(store, ImageFolder) else (list(unit), len(unit))
+    assert store.verify(unit, "s") == expected
+    assert store.verify(units(store)[0], "s") == ([], 0)
 
 
 def test_other_settings_are_foreign(store: Store) -> None:
-    with pytest.raises(ValueError, match=r"is not picture 0 of this run: it was made with other settings"):
-        store.stock(units(store)[0], "other")
+    with pytest.raises(ValueError, match=r"is not image 0 of this run: it was made with other settings"):
+        store.verify(units(store)[0], "other")
 
 
 def test_another_number_is_foreign(tmp_path: Path) -> None:
     store = fill(MAKERS["folder"](tmp_path / "store"))
     (store.folder / "00001.png").write_bytes((store.folder / "00002.png").read_bytes())
-    with pytest.raises(ValueError, match=r"00001\.png is not picture 1 of this run: it is picture 2"):
-        store.stock(range(2), "s")
+    with pytest.raises(ValueError, match=r"00001\.png is not image 1 of this run: it is image 2"):
+        store.verify(range(2), "s")
     picture(1).save(store.folder / "00001.png")
-    with pytest.raises(ValueError, match=r"00001\.png is not picture 1 of this run: it does not say so"):
-        store.stock(range(2), "s")
+    with pytest.raises(ValueError, match=r"00001\.png is not image 1 of this run: it has no stamp"):
+        store.verify(range(2), "s")
 
 
-def test_strangers_are_seen(store: Store) -> None:
-    assert store.strangers() == []
-    kind = "png" if isinstance(store, PictureFolder) else "tar"
+def test_unexpected_files_are_seen(store: Store) -> None:
+    assert store.unexpected() == []
+    kind = "png" if isinstance(store, ImageFolder) else "tar"
     names = [f"0.{kind}", f"00007.{kind}", f"000001.{kind}", f"cat.{kind}"]
     for name in [*names, f"00003.{kind}.tmp", "notes.txt"]:
         (store.folder / name).touch()
-    assert store.strangers() == sorted(names)
+    assert store.unexpected() == sorted(names)
     assert store.count() == COUNT
 
 
-def test_what_is_not_there_is_not_finished(store: Store) -> None:
+def test_missing_files_are_not_counted(store: Store) -> None:
     (store.folder / store.name(5).partition("/")[0]).unlink()
-    there = 6 if isinstance(store, PictureFolder) else 4
+    there = 6 if isinstance(store, ImageFolder) else 4
     assert store.count() == there
-    with pytest.raises(ValueError, match=f"has {there} of 7 pictures, though every process is done"):
-        store.finish("s")
 
 
 def test_a_shard_holds_whole_batches() -> None:
     with pytest.raises(ValueError, match="shard_size must be a multiple of batch_size, got 4 and 3"):
-        PictureShards(Path("x"), 8, 4).unit(3)
+        ImageShards(Path("x"), 8, 4).unit(3)
     for count, size in ((0, 4), (8, 0)):
         with pytest.raises(ValueError, match="must be at least 1, got 0"):
-            PictureShards(Path("x"), count, size)
+            ImageShards(Path("x"), count, size)
     with pytest.raises(ValueError, match="at least 1, got 0"):
-        PictureFolder(Path("x"), 0)
+        open_store(Path("x"), 0)
 
 
 def test_an_index_that_lies_is_refused(tmp_path: Path) -> None:
@@ -197,17 +192,17 @@ def test_an_index_that_lies_is_refused(tmp_path: Path) -> None:
     content = json.loads(index.read_text())
     for change, message in (
         ({"format": "other"}, "it has the format 'other'"),
-        ({"count": 9}, "does not list the shards of 9 pictures"),
-        ({"shards": 3}, "is no index of pictures"),
-        ({"count": "many"}, "is no index of pictures"),
+        ({"count": 9}, "does not list the shards of 9 images"),
+        ({"shards": 3}, "is no index of images"),
+        ({"count": "many"}, "is no index of images"),
     ):
         index.write_text(json.dumps(content | change))
         with pytest.raises(ValueError, match=message):
-            PictureShards.read(store.folder)
+            ImageShards.read(store.folder)
     index.write_text(json.dumps(content))
     (store.folder / "00001.tar").write_bytes(b"")
     with pytest.raises(ValueError, match=r"00001\.tar is missing or does not have"):
-        PictureShards.read(store.folder)
+        ImageShards.read(store.folder)
 
 
 def test_a_broken_shard_is_named(tmp_path: Path) -> None:
@@ -224,8 +219,8 @@ SETTINGS = {"seed": 0, "stages": {"base": {"steps": 2, "rho": 7.0}}, "prompts": 
 
 
 def test_the_same_settings_go_on(tmp_path: Path) -> None:
-    digest = claim.settle(tmp_path, SETTINGS)
-    assert claim.settle(tmp_path, dict(reversed(SETTINGS.items()))) == digest == claim.settings_hash(SETTINGS)
+    digest = claim.record_settings(tmp_path, SETTINGS)
+    assert claim.record_settings(tmp_path, dict(reversed(SETTINGS.items()))) == digest == claim.settings_hash(SETTINGS)
     assert json.loads((tmp_path / "run.json").read_text())["settings"] == SETTINGS
 
 
@@ -236,7 +231,7 @@ def test_the_same_settings_go_on(tmp_path: Path) -> None:
         ({"seed": False}, "seed was 0, now false"),
         ({"stages": {"base": {"steps": 3, "rho": 7.0}}}, "stages.base.steps was 2, now 3"),
         ({"prompts": ["a", "c"]}, 'prompts[1] was "b", now "c"'),
-        ({"prompts": ["a"]}, "prompts were 2, now 1"),
+        ({"prompts": ["a"]}, "prompts had 2 entries, now 1"),
         ({"style": {"scale": 1}}, 'style was null, now {"scale": 1}'),
         ({"stages": {"base": {"steps": 2}}}, "stages.base.rho was 7.0, now not given"),
         ({"more": "x" * 99}, 'more was not given, now "' + "x" * 56 + "..."),
@@ -247,45 +242,45 @@ def test_the_same_settings_go_on(tmp_path: Path) -> None:
     ],
 )
 def test_other_settings_are_refused_by_name(change: dict[str, object], sentence: str, tmp_path: Path) -> None:
-    claim.settle(tmp_path, SETTINGS)
+    claim.record_settings(tmp_path, SETTINGS)
     with pytest.raises(ValueError, match="holds a run with other settings: ") as refused:
-        claim.settle(tmp_path, SETTINGS | change)
+        claim.record_settings(tmp_path, SETTINGS | change)
     assert str(refused.value).endswith(f"other settings: {sentence}; choose another folder")
 
 
 def test_a_broken_or_changed_note_is_refused(tmp_path: Path) -> None:
-    claim.settle(tmp_path, SETTINGS)
+    claim.record_settings(tmp_path, SETTINGS)
     path = tmp_path / "run.json"
     content = json.loads(path.read_text())
     changed = json.dumps(content | {"settings": SETTINGS | {"seed": 5}})
     for text, reason in (("{", "Expecting"), ("[]", "not of the format"), (changed, "was changed")):
         path.write_text(text)
-        with pytest.raises(ValueError, match=rf"run\.json does not say what its folder is for: .*{reason}"):
-            claim.settle(tmp_path, SETTINGS)
+        with pytest.raises(ValueError, match=rf"run\.json is broken: .*{reason}"):
+            claim.record_settings(tmp_path, SETTINGS)
 
 
 def test_the_second_of_two_runs_hears_who_holds_the_folder(tmp_path: Path) -> None:
-    sentence = rf"is in use by process {os.getpid()} on \S+ since \d{{4}}-\d\d-\d\dT\S+; wait for it, or end it"
-    with claim.held(tmp_path), pytest.raises(BlockingIOError, match=sentence), claim.held(tmp_path):
+    sentence = rf"is in use by process {os.getpid()} on \S+ since \d{{4}}-\d\d-\d\dT\S+"
+    with claim.lock(tmp_path), pytest.raises(BlockingIOError, match=sentence), claim.lock(tmp_path):
         pass
-    with claim.held(tmp_path):
+    with claim.lock(tmp_path):
         pass
 
 
 def test_a_lock_ends_with_its_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from ediffi.evaluation.images.claim import held\n"
-        "with held(Path(sys.argv[1]), int(sys.argv[2])):\n print('in', flush=True)\n time.sleep(60)"
+        "import sys, time; from pathlib import Path; from ediffi.evaluation.images.claim import lock\n"
+        "with lock(Path(sys.argv[1]), int(sys.argv[2])):\n print('in', flush=True)\n time.sleep(60)"
     )
     monkeypatch.setattr(claim, "PATIENCE", 0.1)
     for rank in (0, 1):
         with subprocess.Popen([sys.executable, "-c", code, tmp_path, str(rank)], stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             process.stdout.readline()
-            with pytest.raises(BlockingIOError, match=f"process {process.pid} on"), claim.held(tmp_path):
+            with pytest.raises(BlockingIOError, match=f"process {process.pid} on"), claim.lock(tmp_path):
                 pass
             process.kill()
-        with claim.held(tmp_path):
+        with claim.lock(tmp_path):
             pass
 
 
@@ -295,8 +290,8 @@ def test_a_lock_ends_with_its_process(tmp_path: Path, monkeypatch: pytest.Monkey
 def names_of(folder: Path, names: list[str], keys: list[str], match: str = "name") -> list[str]:
     for name in names:
         picture(0).save(folder / name)
-    found = find_pictures(folder, keys, match)
-    assert found.fingerprint() == find_pictures(folder, keys, match).fingerprint()
+    found = find_images(folder, keys, match)
+    assert found.fingerprint() == find_images(folder, keys, match).fingerprint()
     assert found[0].size == (8, 8)
     return [found.name(index) for index in range(len(found))]
 
@@ -324,14 +319,14 @@ def test_files_find_their_captions(names: list[str], match: str, expected: list[
 @pytest.mark.parametrize(
     ("names", "match", "sentence"),
     [
-        ([], "name", "holds no pictures"),
-        (["0.png", "1.png"], "name", "3 pictures were asked for, .* has 2"),
-        (["0.png", "1.png"], "order", "3 pictures were asked for, .* has 2"),
+        ([], "name", "holds no images"),
+        (["0.png", "1.png"], "name", "has 2 images for 3 captions"),
+        (["0.png", "1.png"], "order", "has 2 images for 3 captions"),
         (["0.png", "1.png", "3.png"], "name", r"none for caption 2 \(annotation 9\); 2 of 3 are named by number"),
         (["a.png", "b.png", "c.png"], "name", r"none for caption 0 \(annotation 318\); 0 of 3"),
         (["0.png", "1.png", "2.png"], "key", r"none for caption 0 \(annotation 318\); 0 of 3 are named by annotation"),
-        (["0.png", "1.png", "00001.png", "2.png"], "name", r"two pictures for caption 1: .*1.png and .*1.png"),
-        (["9.png", "9.jpg", "57.png", "318.png"], "name", "two pictures for caption 2: 9.(png|jpg) and 9.(png|jpg)"),
+        (["0.png", "1.png", "00001.png", "2.png"], "name", r"two images for caption 1: .*1.png and .*1.png"),
+        (["9.png", "9.jpg", "57.png", "318.png"], "name", "two images for caption 2: 9.(png|jpg) and 9.(png|jpg)"),
         (["0.png", "1.png", "2.png", "9.png", "57.png", "318.png"], "name", "by number and by annotation id, such as"),
     ],
 )
@@ -344,10 +339,10 @@ def test_only_pictures_are_looked_at(tmp_path: Path) -> None:
     for name in ("notes.txt", ".hidden.png", "0.json"):
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
-    with pytest.raises(ValueError, match="holds no pictures"):
-        find_pictures(tmp_path, KEYS)
+    with pytest.raises(ValueError, match="holds no images"):
+        find_images(tmp_path, KEYS)
     with pytest.raises(NotADirectoryError, match="no folder"):
-        find_pictures(tmp_path / "gone", KEYS)
+        find_images(tmp_path / "gone", KEYS)
 
 
 def test_natural_order() -> None:
@@ -355,16 +350,16 @@ def test_natural_order() -> None:
 
 
 def test_stores_are_found_again(store: Store) -> None:
-    found = find_pictures(store.folder, [str(100 + index) for index in range(5)])
+    found = find_images(store.folder, [str(100 + index) for index in range(5)])
     assert len(found) == 5
     assert np.array_equal(np.array(found[4]), np.array(picture(4)))
     assert found.name(4) == store.name(4)
-    with pytest.raises(ValueError, match=r"8 pictures were asked for, .* has 7"):
-        find_pictures(store.folder, ["x"] * 8)
+    with pytest.raises(ValueError, match=r"has 7 images for 8 captions"):
+        find_images(store.folder, ["x"] * 8)
 
 
 def test_unfinished_shards_are_not_judged(tmp_path: Path) -> None:
     store = fill(MAKERS["shards"](tmp_path / "store"))
     (store.folder / "index.json").unlink()
     with pytest.raises(ValueError, match=r"holds shards without index\.json: the run is not complete"):
-        find_pictures(store.folder, KEYS)
+        find_images(store.folder, KEYS)

@@ -40,10 +40,10 @@ def test_table_one_is_the_papers():
 
 def test_a_sweep_is_a_curve_with_a_labelled_mark_for_each_scale():
     results = evaluation()
-    assert tradeoff.plan([results]) == tradeoff.Plan("curve")
+    assert tradeoff.plan([results]) == tradeoff.FigurePlan("curve")
     assert marks(tradeoff.svg([results], "one"), "#0072b2") == len(results.points) + 1
     words = texts([results])
-    for expected in ("7.5", "ours/model · NFE 25 to 50", "1 = off", "CLIP score", "ViT-g-14", "FID", "5,000 pictures"):
+    for expected in ("7.5", "ours/model · NFE 25 to 50", "1 = off", "CLIP score", "ViT-g-14", "FID", "5,000 images"):
         assert expected in words, expected
 
 
@@ -83,7 +83,7 @@ def test_the_paper_stands_only_beside_its_own_protocol():
 
 def test_one_setting_is_a_bar_among_the_papers():
     one = evaluation(count=30_000, points=[point(3, 30_000, fid=7.0)])
-    assert tradeoff.plan([one]) == tradeoff.Plan("bars", paper=True)
+    assert tradeoff.plan([one]) == tradeoff.FigurePlan("bars", paper=True)
     words = texts([one])
     assert "7.00" in words
     assert "CLIP score 34.06" not in words
@@ -122,7 +122,7 @@ def test_no_number_is_said(metrics):
 
 def test_other_measures_become_bars_where_there_is_no_distance():
     scored = evaluation(points=[foreign({"clip_score": 30.5})])
-    assert tradeoff.plan([scored]) == tradeoff.Plan("bars", "clip_score")
+    assert tradeoff.plan([scored]) == tradeoff.FigurePlan("bars", "clip_score")
     assert "30.50" in texts([scored])
     assert "NFE not known" in texts([scored])
     read = evaluation(points=[foreign({"oracle/shape": 0.25, "oracle/everything": 0.125})])
@@ -146,10 +146,10 @@ def test_a_distance_in_other_features_has_its_own_name_and_the_same_curve():
         Point(f"p{w}", 500, {"frechet_clip": 3.0 + w, "clip_score": 30.0 + w}, {"guidance_scale": w}) for w in (1, 2)
     ]
     results = evaluation(dataset="toybox", points=points, feature_extractor=clip)
-    assert tradeoff.plan([results]) == tradeoff.Plan("curve", "frechet_clip")
+    assert tradeoff.plan([results]) == tradeoff.FigurePlan("curve", "frechet_clip")
     assert "Fréchet distance, CLIP features ↓ better" in " ".join(texts([results]).split())
     scored = [Point(one.name, 500, {"clip_score": one.metrics["clip_score"]}, one.settings) for one in points]
-    assert tradeoff.plan([evaluation(points=scored)]) == tradeoff.Plan("guidance", "clip_score")
+    assert tradeoff.plan([evaluation(points=scored)]) == tradeoff.FigurePlan("guidance", "clip_score")
 
 
 def test_distances_far_apart_are_on_a_logarithmic_axis():

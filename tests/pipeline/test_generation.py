@@ -19,7 +19,7 @@ from PIL import Image
 
 from ediffi.cli import main
 from ediffi.evaluation.images import claim
-from ediffi.evaluation.images.found import find_pictures
+from ediffi.evaluation.images.found import find_images
 from ediffi.io.distributed import launch
 from ediffi.io.png import settings_of
 from ediffi.pipeline.cascade import Cascade
@@ -134,12 +134,12 @@ def test_each_picture_tells_how_to_repeat_it(unbroken: Path, model_folder: Path)
 
 def test_a_rerun_verifies_and_repairs(copy: Path, unbroken: Path, model_folder: Path, capsys) -> None:
     assert main(words(unbroken.parent / "prompts.txt", copy, model_folder)) == 0
-    assert f"{COUNT} pictures, {COUNT} of them were there: {copy}" in capsys.readouterr().out
+    assert f"{COUNT} images, {COUNT} already there: {copy}" in capsys.readouterr().out
     content = (copy / "00007.png").read_bytes()
     (copy / "00007.png").write_bytes(content[: len(content) // 2])
     (copy / "00021.png").unlink()
     assert main(words(unbroken.parent / "prompts.txt", copy, model_folder)) == 0
-    assert "30 pictures, 28 of them were there, broken and made again: 1:" in capsys.readouterr().out
+    assert "30 images, 28 already there, broken and made again: 1:" in capsys.readouterr().out
     assert pictures(copy) == pictures(unbroken)
 
 
@@ -147,7 +147,7 @@ def test_shards_hold_the_same_pictures(unbroken: Path, model_folder: Path, tmp_p
     assert main(words(unbroken.parent / "prompts.txt", tmp_path / "shards", model_folder, "--shard-size", "12")) == 0
     assert sorted(path.name for path in (tmp_path / "shards").glob("*.tar")) == [f"0000{k}.tar" for k in range(3)]
     keys = [str(index) for index in range(COUNT)]
-    shards, folder = find_pictures(tmp_path / "shards", keys), find_pictures(unbroken, keys)
+    shards, folder = find_images(tmp_path / "shards", keys), find_images(unbroken, keys)
     assert [shards[k].tobytes() for k in range(COUNT)] == [folder[k].tobytes() for k in range(COUNT)]
     assert settings_of(unbroken / "00029.png") == json.loads(shards[29].info["ediffi"])
 
@@ -184,7 +184,7 @@ def test_one_prompt_is_no_run(more: list[str], capsys: pytest.CaptureFixture[str
 
 
 def test_the_second_of_two_runs_hears_who_is_there(copy: Path, unbroken: Path, model_folder: Path, capsys) -> None:
-    with claim.held(copy):
+    with claim.lock(copy):
         assert main(words(unbroken.parent / "prompts.txt", copy, model_folder)) == 1
     assert f"{copy} is in use by process {os.getpid()} on " in capsys.readouterr().err
 
@@ -241,7 +241,7 @@ def test_a_run_of_two_killed_goes_on_with_three(unbroken: Path, model_folder: Pa
     with start(words(prompts, folder, model_folder, "--devices", "3")) as process:
         out, err = process.communicate()
     assert (process.returncode, err) == (0, "")
-    assert out.startswith(f"{COUNT} pictures, ")
+    assert out.startswith(f"{COUNT} images, ")
     assert pictures(folder) == pictures(unbroken)
     assert before.items() <= pictures(folder).items()
 
@@ -267,7 +267,7 @@ def test_ten_kills_lose_nothing(devices: int, model_folder: Path, tmp_path: Path
     with start([*words(prompts, folder, model_folder, "--devices", str(devices)), *longer]) as process:
         out, err = process.communicate()
     assert (process.returncode, err) == (0, "")
-    assert out.startswith("300 pictures, ")
+    assert out.startswith("300 images, ")
     assert list(pictures(folder)) == [f"{index:05d}.png" for index in range(300)]
     assert pictures(folder) == pictures(tmp_path / "unbroken")
     assert len(set(pictures(folder).values())) == 300
@@ -279,7 +279,7 @@ def test_torchrun_makes_the_same(unbroken: Path, model_folder: Path, tmp_path: P
     with start(words(unbroken.parent / "prompts.txt", tmp_path / "run", model_folder), *torchrun) as process:
         out, err = process.communicate()
     assert process.returncode == 0, err
-    assert f"{COUNT} pictures, 0 of them were there" in out
+    assert f"{COUNT} images, 0 already there" in out
     assert pictures(tmp_path / "run") == pictures(unbroken)
 
 
@@ -298,7 +298,7 @@ def test_two_nodes_make_the_same(
         nodes.append(start(run))
     told = [node.communicate() for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], told
-    assert (told[0][0].startswith(f"{COUNT} pictures, 0 of them"), told[1]) == (True, ("", ""))
+    assert (told[0][0].startswith(f"{COUNT} images, 0 already"), told[1]) == (True, ("", ""))
     assert pictures(tmp_path / "run") == pictures(unbroken)
 
 
@@ -310,7 +310,7 @@ def test_each_process_says_in_a_line_why_it_ends(copy: Path, unbroken: Path, mod
     assert process.returncode == 1
     assert sorted(line.partition(" holds a run")[0] for line in err.splitlines()) == [
         f"ediffi: error: {copy}",
-        f"ediffi: error: process 0 of this run could not go on: {copy}",
+        f"ediffi: error: process 0 of this run failed: {copy}",
     ]
     (copy / "00005.png").unlink()
     (copy / "00005.png.tmp").mkdir()  # what the second process cannot write

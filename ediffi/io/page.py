@@ -1,0 +1,47 @@
+"""HTML pages that need nothing else: one base template, `page.html.j2`, with one stylesheet, `page.css`."""
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ediffi.io.files import replace
+
+
+def write_page(file: Path, template: Path, **values: Any) -> Path:
+    """Write a page; the same values give the same bytes.
+
+    Args:
+        file: the page; its folder is made if it is missing.
+        template: a Jinja2 file that begins with `{% extends "page.html.j2" %}`. Every value is escaped in it.
+        values: of the template's variables.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader([template.parent, Path(__file__).parent]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    text = environment.get_template(template.name).render(**values)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    replace(file, text.encode("utf-8", "replace"))
+    return file
+
+
+def data_uri(image: Image.Image, *kinds: str, **options: Any) -> str:
+    """An image as text that stands in a page, in the shortest of the formats `kinds`, such as "png", "jpeg"."""
+    contents = {}
+    for kind in kinds:
+        file = io.BytesIO()
+        image.save(file, kind, optimize=True, **options)
+        contents[kind] = file.getvalue()
+    kind = min(contents, key=lambda name: len(contents[name]))
+    return f"data:image/{kind};base64,{base64.b64encode(contents[kind]).decode()}"
