@@ -8,6 +8,7 @@ A built encoder has `width` (of a token), `pooled_width` (None without a pooled 
 has to be known before it is built, its factory declares: `encoders.spec("t5_xxl").max_tokens`.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +16,7 @@ import torch
 
 from ediffi.registry.core import Registry
 from ediffi.registry.encoders.clip import ClipImageEncoder, ClipTextEncoder, clip_sizes
-from ediffi.registry.encoders.clip_files import load_clip, load_clip_named
+from ediffi.registry.encoders.clip_files import PINNED, hub_repository, load_clip, load_clip_named
 from ediffi.registry.encoders.spec import EncoderSizes, EncoderSpec, declares
 from ediffi.registry.encoders.t5 import PAPER_TOKENS, T5TextEncoder, t5_sizes
 from ediffi.registry.types import Encoder
@@ -39,6 +40,15 @@ CLIP_TEXT_SPEC = EncoderSpec(
 CLIP_IMAGE_SPEC = EncoderSpec(
     "clip_image", "image", 1, caption_tokens=1, dropout=0.9, sizes=lambda path, **_: clip_sizes("image", path)
 )
+
+
+def _l14_weights(pretrained: str, path: str | None, revision: str | None) -> tuple[str, str | None]:
+    source = path or hub_repository("ViT-L-14", pretrained)
+    return source, revision or PINNED.get(source)
+
+
+L14_TEXT_SPEC = replace(CLIP_TEXT_SPEC, weights=_l14_weights)
+L14_IMAGE_SPEC = replace(CLIP_IMAGE_SPEC, weights=_l14_weights)
 
 
 def spec(name: str) -> EncoderSpec:
@@ -141,7 +151,7 @@ def clip_image(path: str) -> ClipImageEncoder:
 
 
 @register
-@declares(CLIP_TEXT_SPEC)
+@declares(L14_TEXT_SPEC)
 def clip_l14_text(pretrained: str = "openai", path: str | None = None, revision: str | None = None) -> ClipTextEncoder:
     """The text tower of CLIP ViT-L/14, the paper's encoder (eDiff-I, section 4.2): 77 tokens of width 768.
 
@@ -161,7 +171,7 @@ def clip_l14_text(pretrained: str = "openai", path: str | None = None, revision:
 
 
 @register
-@declares(CLIP_IMAGE_SPEC)
+@declares(L14_IMAGE_SPEC)
 def clip_l14_image(
     pretrained: str = "openai", path: str | None = None, revision: str | None = None
 ) -> ClipImageEncoder:

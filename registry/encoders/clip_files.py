@@ -56,12 +56,19 @@ def load_clip_named(
     tags = open_clip.list_pretrained_tags_by_model(name)
     if pretrained not in tags:
         raise ValueError(f"open_clip has no weights {pretrained!r} of {name!r}; it has {', '.join(tags) or 'none'}")
-    source = path or open_clip.get_pretrained_cfg(name, pretrained)["hf_hub"].rstrip("/")
+    source = path or hub_repository(name, pretrained)
     folder = Path(source) if is_local(source) else _fetch(source, revision or PINNED.get(source), bool(path))
     if path and (folder / CONFIG).is_file():
         return load_clip(folder)
     check_folder(folder, [WEIGHTS], "a CLIP")
     return _load_named(name, pretrained, str(folder / WEIGHTS), _written(folder))
+
+
+def hub_repository(name: str, pretrained: str) -> str:
+    """The repository of the Hub with the weights of a network and tag of open_clip."""
+    import open_clip
+
+    return str(open_clip.get_pretrained_cfg(name, pretrained)["hf_hub"]).rstrip("/")
 
 
 def is_local(source: str) -> bool:

@@ -36,6 +36,8 @@ class EncoderSpec:
         caption_tokens: tokens of a caption of 10 to 15 words, as in COCO and most of the web; for planning.
         dropout: default probability of dropping the source in training (classifier-free guidance needs some).
         sizes: takes the factory's arguments, all of them; None if the parameters cannot be counted without loading.
+        weights: takes them too; the folder or the repository of the Hub that the weights come from, and the revision;
+            None if the arguments `path` and `revision` say it.
     """
 
     source: str
@@ -44,6 +46,7 @@ class EncoderSpec:
     caption_tokens: int = 20
     dropout: float = 0.0
     sizes: Callable[..., EncoderSizes] | None = None
+    weights: Callable[..., tuple[str, str | None]] | None = None
 
 
 def declares(spec: EncoderSpec) -> Callable[[Factory], Factory]:

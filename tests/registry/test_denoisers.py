@@ -164,6 +164,27 @@ def test_padding_is_not_read() -> None:
     torch.testing.assert_close(denoiser(x, sigma, longer), denoiser(x, sigma, cond), atol=1e-6, rtol=1e-6)
 
 
+def test_padding_of_a_weighted_caption_is_not_read() -> None:
+    """The weights of a prompt's words are 1 on the padding too."""
+    denoiser, cond = tiny("unet_toybox"), double(conditioning(1))
+    t5 = cond.sources["t5"]
+    weight = torch.tensor([[1.0, 2.0, 0.5, 1.0, 1.0]]).double()
+    padding = torch.randn(1, 4, 128).double()
+    padded = Embedding(
+        torch.cat([t5.tokens, padding], 1),
+        torch.cat([t5.mask, ~t5.mask[:, :4]], 1),
+        None,
+        torch.cat([weight, torch.ones(1, 4).double()], 1),
+    )
+    x, sigma = torch.randn(1, 3, 16, 16).double(), torch.ones(1).double()
+    longer, short = (
+        denoiser(x, sigma, Conditioning({**cond.sources, "t5": source}))
+        for source in (padded, Embedding(t5.tokens, t5.mask, None, weight))
+    )
+    torch.testing.assert_close(longer, short, atol=1e-6, rtol=1e-6)
+    assert not torch.allclose(short, denoiser(x, sigma, cond), atol=1e-5), "the weights do nothing"
+
+
 @pytest.mark.parametrize("name", ["unet_toybox", "efficient_toybox64"])
 def test_gradient_checkpointing_changes_nothing(name: str) -> None:
     low = None if name in BASE else 8

@@ -13,9 +13,9 @@ from ediffi.diffusion.guidance import ClassifierFreeGuidance
 from ediffi.registry import denoisers, encoders
 from ediffi.registry.encoders import EncoderSizes, EncoderSpec, declares
 from ediffi.registry.types import Conditioning, Embedding
-from ediffi.training.estimate.params import Encoders, count
-from ediffi.training.estimate.plan import bytes_a_sample
-from ediffi.training.estimate.workload import conditioning
+from ediffi.training.estimate.params import EncoderParameters, count
+from ediffi.training.estimate.plan import embedding_bytes
+from ediffi.training.estimate.workload import _conditioning
 
 SHIPPED = Path(encoders.__file__).parents[2] / "weights" / "toybox" / "encoders"
 FOLDERS = {"t5": "t5", "clip_text": "clip", "clip_image": "clip"}
@@ -51,6 +51,17 @@ def test_the_paper_s_declarations() -> None:
         "clip_l14_image": (768, 768),
     }
     assert encoders.default_dropout() == {"clip_text": 0.2, "t5": 0.25, "clip_image": 0.9}
+
+
+def test_where_the_weights_come_from() -> None:
+    weights = encoders.spec("clip_l14_text").weights
+    assert weights is not None
+    assert weights("openai", None, None) == (
+        "timm/vit_large_patch14_clip_224.openai",
+        "18d0535469bb561bf468d76c1d73aa35156c922b",
+    )
+    assert weights("openai", "someone/clip", None) == ("someone/clip", None)
+    assert weights("openai", None, "v2")[1] == "v2"
 
 
 # A plug-in's encoder, registered as an entry point would
@@ -95,9 +106,9 @@ def test_it_counts_in_params(tmp_path: Path) -> None:
         return count(tmp_path / "c.yaml")
 
     counted = counting("sketches", scale=4)
-    assert isinstance(counted, Encoders)
+    assert isinstance(counted, EncoderParameters)
     assert counted.texts == []
-    assert counted.pictures == [("sketches", 20)]
+    assert counted.images == [("sketches", 20)]
     with pytest.raises(ValueError, match="undeclared declares no sizes"):
         counting("undeclared")
 
@@ -106,8 +117,8 @@ def test_it_counts_in_params(tmp_path: Path) -> None:
 def test_it_counts_in_plan() -> None:
     with torch.device("meta"):
         denoiser = denoisers.create("unet_toybox", tokens={"sketch": 6, "nobody's": 6}, pooled={"sketch": 6})
-    assert bytes_a_sample(denoiser, 16)[1] == 2 * (2 * 6 + 20 * 6 + 6)
-    told = conditioning(denoiser, 1, None)
+    assert embedding_bytes(denoiser) == 2 * (2 * 6 + 20 * 6 + 6)
+    told = _conditioning(denoiser, 1, None, "meta")
     assert {name: source.tokens.shape[1] for name, source in told.sources.items()} == {"sketch": 3, "nobody's": 113}
 
 
@@ -136,4 +147,4 @@ def test_it_counts_in_dropout() -> None:
 def test_a_source_is_declared_by_its_encoder_or_counts_as_t5() -> None:
     assert encoders.spec_of_source("sketch") == encoders.spec("sketches")
     for unknown in ("undeclared", "nobody's"):
-        assert encoders.spec_of_source(unknown) == EncoderSpec(unknown, "text", 113, 20, 0.0, None)
+        assert encoders.spec_of_source(unknown) == EncoderSpec(unknown, "text", 113, 20, 0.0)
