@@ -29,7 +29,7 @@ def registry(pattern: str = "*", /) -> None:
     Raises:
         UnknownNameError: nothing is called so.
     """
-    menus: list[Registry[object]] = [importlib.import_module(f"registry.{menu}").REGISTRY for menu in MENUS]
+    menus: list[Registry[object]] = [importlib.import_module(f"ediffi.registry.{menu}").REGISTRY for menu in MENUS]
     described = [_part(menu, pattern) for menu in menus if pattern in menu]
     if (model := models.find(pattern)) is not None:
         described.append(_model(model))

@@ -7,7 +7,7 @@ import pytest
 from huggingface_hub import constants
 from huggingface_hub.utils import close_session, disable_progress_bars
 
-from ediffi.hub.publish import Order, publication
+from ediffi.hub.publish import PublicationOptions, publication
 from ediffi.hub.upload import Content
 from ediffi.pipeline.cascade import Cascade
 from ediffi.pipeline.samples import paint_samples, sampled_stages
@@ -51,7 +51,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def content(model_folder: Path) -> Content:
     """What goes up of the tiny cascade."""
-    with publication(model_folder, Order(REPO, "apache-2.0"), paint) as (files, _):
+    with publication(model_folder, PublicationOptions(REPO, "apache-2.0"), paint) as (files, _):
         return {name: file if isinstance(file, bytes) else file.read_bytes() for name, file in files.items()}
 
 

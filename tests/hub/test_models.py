@@ -9,7 +9,7 @@ import pytest
 
 from ediffi import cli
 from ediffi.hub import models
-from ediffi.hub.models import Model
+from ediffi.hub.models import NamedModel
 from ediffi.io import plain_yaml
 
 Lists = Callable[..., Path]
@@ -47,10 +47,10 @@ def test_what_ships_is_found_and_nothing_else() -> None:
 def test_lists_add_repositories_and_folders(listed: Lists, tmp_path: Path) -> None:
     (tmp_path / "runs" / "red").mkdir(parents=True)
     listed(BIRDS, "red: {place: runs/red}\nfar: {place: ../far/away}\nhub: {place: 'hf://a/b', revision: '7f3a'}\n", "")
-    assert models.find("birds") == Model("birds", "our-lab/birds", "v1.2", "finches and wrens")
-    assert models.find("red") == Model("red", str(tmp_path / "runs" / "red"), None, "")
-    assert models.find("far") == Model("far", str(tmp_path.parent / "far" / "away"), None, "")
-    assert models.find("hub") == Model("hub", "a/b", "7f3a", "")
+    assert models.find("birds") == NamedModel("birds", "our-lab/birds", "v1.2", "finches and wrens")
+    assert models.find("red") == NamedModel("red", str(tmp_path / "runs" / "red"), None, "")
+    assert models.find("far") == NamedModel("far", str(tmp_path.parent / "far" / "away"), None, "")
+    assert models.find("hub") == NamedModel("hub", "a/b", "7f3a", "")
     assert models.names() == ["birds", "far", "hub", "red", "toybox"]
     assert models.names("*r*") == ["birds", "far", "red"]
 
@@ -60,15 +60,15 @@ def test_lists_add_repositories_and_folders(listed: Lists, tmp_path: Path) -> No
     [
         (["birds: {place: our-lab/birds}"], "the repository 'our-lab/birds' needs a revision"),
         (["birds: {place: 'hf://our-lab/birds'}"], "needs a revision"),
-        (["birds: {place: our-lab/birds, revision: main}"], "the revision 'main' moves with every upload"),
-        (["birds: {place: our-lab/birds, revision: 1234567}"], "revision is text, in quotes if it looks like a number"),
-        (["birds: {place: /models/birds, revision: v1}"], "which only a repository organisation/name has"),
-        (["birds: {revision: v1}"], "model 'birds' has no place"),
-        (["birds: {place: a/b, revison: v1}"], "has the key 'revison'; allowed are place, revision, description"),
-        (["birds: {place: ''}"], "place is text"),
-        (["birds: our-lab/birds"], "model 'birds' needs a place, as in birds: {place: ...}"),
-        (["our birds: {place: .}"], "the name of a model is letters, digits"),
-        (["3: {place: .}"], "the name of a model is letters, digits and ._- , got 3"),
+        (["birds: {place: our-lab/birds, revision: main}"], "the revision 'main' changes with every upload"),
+        (["birds: {place: our-lab/birds, revision: 1234567}"], "revision must be text"),
+        (["birds: {place: /models/birds, revision: v1}"], "only a repository ORG/REPO has a revision"),
+        (["birds: {revision: v1}"], "model 'birds': it needs a place"),
+        (["birds: {place: a/b, revison: v1}"], "unknown key 'revison'; allowed are place, revision, description"),
+        (["birds: {place: ''}"], "place must be text"),
+        (["birds: our-lab/birds"], "model 'birds': it needs a place"),
+        (["our birds: {place: .}"], "the name of a model must be letters"),
+        (["3: {place: .}"], "the name of a model must be letters, digits and ._- , got 3"),
         (["[birds]"], "it holds a list, not names with a place"),
         (["birds: {place: ["], "in line 1"),
         (["birds: {place: .}\nbirds: {place: ..}"], "'birds' is there twice in line 2"),
@@ -127,7 +127,7 @@ def test_the_list_is_one_table_of_all_parts_and_models(listed: Lists, capsys: py
     assert rows["heun"][:3] == ["sampler", "ediffi", ""]
     assert rows["toybox"][:3] == ["model", "ediffi", ""]
     assert rows["birds"] == ["model", "our-lab/birds@v1.2", "the Hub: our-lab/birds", "finches and wrens"]
-    menus = [importlib.import_module(f"registry.{menu}") for menu in ("encoders", "denoisers", "samplers")]
+    menus = [importlib.import_module(f"ediffi.registry.{menu}") for menu in ("encoders", "denoisers", "samplers")]
     assert list(rows) == [name for menu in menus for name in menu.names()] + ["birds", "toybox"]
 
 
