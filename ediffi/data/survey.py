@@ -23,23 +23,8 @@ SCORES: dict[str, tuple[tuple[str, ...], float]] = {
 """Scores: the metadata fields that may hold one, and the width of its histogram's bins."""
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 READERS = 4
-
-
-@dataclass
-class SourceCounts:
-    """The embeddings of one source.
-
-    Attributes:
-        samples: that have them.
-        tokens: in all.
-        bytes: of the tensors.
-        kinds: "[n, 768] bfloat16" and how often.
-    """
-
-    samples: int = 0
-    tokens: int = 0
-    bytes: int = 0
-    kinds: Counter[str] = field(default_factory=Counter)
+MAX_COUNTS = 5000
+"""From this many counts on, no new metadata field is counted."""
 
 
 @dataclass
@@ -48,88 +33,79 @@ class Survey:
 
     Attributes:
         tally: samples, bytes and losses.
-        sides: shortest sides of the images, by edge of `SIDES`.
-        original_sides: shortest sides before the images were resized, as the metadata record them.
-        words: how many captions have how many words; 1000 stands for all longer ones.
-        scores: by score, how many samples are in which bin.
-        embedded: by source.
-        fields: how many samples have which metadata field.
+        counts: by name and value, how many samples have it: "sides" and "original_sides" (shortest sides, by edge of
+            `SIDES`; the original ones as the metadata record them), "words" of the caption (1000 stands for all longer
+            ones), "fields" of the metadata, and the bins of `SCORES`. By source: "samples", "tokens" and "bytes" of its
+            embeddings; by "kinds SOURCE" their shapes, such as "[n, 768] bfloat16".
     """
 
     tally: Tally = field(default_factory=Tally)
-    sides: Counter[int] = field(default_factory=Counter)
-    original_sides: Counter[int] = field(default_factory=Counter)
-    words: Counter[int] = field(default_factory=Counter)
-    scores: dict[str, Counter[int]] = field(default_factory=lambda: {name: Counter() for name in SCORES})
-    embedded: dict[str, SourceCounts] = field(default_factory=dict)
-    fields: Counter[str] = field(default_factory=Counter)
+    counts: Counter[tuple[str, Any]] = field(default_factory=Counter)
+
+    def of(self, name: str) -> Counter[Any]:
+        """How many samples have each value of `name`."""
+        return Counter({value: count for (one, value), count in self.counts.items() if one == name})
 
     def add(self, raw: RawSample) -> None:
         """Count a sample; one whose image is not readable even in its header counts as dropped."""
-        metadata = metadata_of(raw)
+        counts, metadata = self.counts, metadata_of(raw)
         try:
-            self.sides[edge(min(open_image(image_bytes(raw), decode=False).size), SIDES)] += 1
+            counts["sides", edge(min(open_image(image_bytes(raw), decode=False).size), SIDES)] += 1
         except ValueError:
             self.tally.dropped["image broken"] += 1
             self.tally.samples -= 1
             return
         if (width := number(metadata, "original_width")) and (height := number(metadata, "original_height")):
-            self.original_sides[edge(min(width, height), SIDES)] += 1
-        self.words[min(len(caption_of(raw).split()), 1000)] += 1
+            counts["original_sides", edge(min(width, height), SIDES)] += 1
+        counts["words", min(len(caption_of(raw).split()), 1000)] += 1
         for name, (fields, bin_width) in SCORES.items():
             values = [value for one in fields if (value := number(metadata, one)) is not None]
             if values:
-                self.scores[name][round(values[0] / bin_width)] += 1
-        if len(self.fields) < 1000:
-            self.fields.update(list(metadata))
-        if "safetensors" in raw:
-            self._count_embeddings(raw)
-
-    def _count_embeddings(self, raw: RawSample) -> None:
+                counts[name, round(values[0] / bin_width)] += 1
+        if len(counts) < MAX_COUNTS:
+            counts.update(("fields", one) for one in metadata)
         try:
-            tensors = embeddings_of(raw)
+            tensors = embeddings_of(raw) if "safetensors" in raw else {}
         except ValueError:
             self.tally.skipped["embeddings broken"] += 1
             return
-        for source in {name.rpartition(".")[0] for name in tensors}:
-            found = self.embedded.setdefault(source, SourceCounts())
-            found.samples += 1
-            for kind, shape in (("tokens", "[n, {}]"), ("pooled", "[{}] pooled")):
-                if (tensor := tensors.get(f"{source}.{kind}")) is not None:
-                    found.bytes += tensor.nbytes
-                    found.tokens += len(tensor) if kind == "tokens" else 0
-                    found.kinds[f"{shape.format(tensor.shape[-1])} {str(tensor.dtype).removeprefix('torch.')}"] += 1
+        counts.update(("samples", source) for source in {name.rpartition(".")[0] for name in tensors})
+        for name, tensor in sorted(tensors.items(), reverse=True):  # tokens first
+            source, _, kind = name.rpartition(".")
+            shape = f"[n, {tensor.shape[-1]}]" if kind == "tokens" else f"[{tensor.shape[-1]}] pooled"
+            counts[f"kinds {source}", f"{shape} {str(tensor.dtype).removeprefix('torch.')}"] += 1
+            counts["tokens", source] += len(tensor) if kind == "tokens" else 0
+            counts["bytes", source] += tensor.nbytes
 
     def join(self, other: "Survey") -> None:
         """Add the counts of another survey."""
         self.tally.add(other.tally)
-        for name in ("sides", "original_sides", "words", "fields"):
-            getattr(self, name).update(getattr(other, name))
-        for name, counts in other.scores.items():
-            self.scores[name].update(counts)
-        for source, more in other.embedded.items():
-            found = self.embedded.setdefault(source, SourceCounts())
-            found.samples += more.samples
-            found.tokens += more.tokens
-            found.bytes += more.bytes
-            found.kinds.update(more.kinds)
+        self.counts.update(other.counts)
 
     def content(self) -> dict[str, Any]:
         """All counts as plain JSON; scores by the middle of their bin."""
         scores = {
-            name: {f"{value * SCORES[name][1]:.2f}": count for value, count in sorted(found.items())}
-            for name, found in self.scores.items()
+            name: {f"{value * width:.2f}": count for value, count in sorted(self.of(name).items())}
+            for name, (_, width) in SCORES.items()
         }
         return {
             "samples": self.tally.samples,
             "bytes": self.tally.bytes,
             **self.tally.losses(),
-            "shortest_sides": named(self.sides, SIDES),
-            "original_shortest_sides": named(self.original_sides, SIDES),
-            "words": {str(count): captions for count, captions in sorted(self.words.items())},
+            "shortest_sides": named(self.of("sides"), SIDES),
+            "original_shortest_sides": named(self.of("original_sides"), SIDES),
+            "words": {str(count): captions for count, captions in sorted(self.of("words").items())},
             "scores": scores,
-            "embeddings": {source: vars(found) for source, found in sorted(self.embedded.items())},
-            "fields": dict(self.fields.most_common()),
+            "embeddings": self.embeddings(),
+            "fields": dict(self.of("fields").most_common()),
+        }
+
+    def embeddings(self) -> dict[str, dict[str, Any]]:
+        """By source, "samples", "tokens", "bytes" and "kinds" of the embeddings."""
+        return {
+            source: {name: self.counts[name, source] for name in ("samples", "tokens", "bytes")}
+            | {"kinds": self.of(f"kinds {source}")}
+            for source in sorted(self.of("samples"))
         }
 
     def lines(self) -> Iterator[str]:
@@ -137,25 +113,23 @@ class Survey:
         yield f"{self.tally.samples:,} samples, {format_bytes(self.tally.bytes)}"
         yield from loss_lines(self.tally)
         yield from self.tally.broken[:5]
-        for title, sides in (("shortest side", self.sides), ("before resizing", self.original_sides)):
-            if sides:
-                yield from _table(f"{title}, pixels", named(sides, SIDES))
-        if self.words:
+        for title, sides in (("shortest side", "sides"), ("before resizing", "original_sides")):
+            if found := self.of(sides):
+                yield from _table(f"{title}, pixels", named(found, SIDES))
+        if words := self.of("words"):
             ranges: Counter[int] = Counter()
-            for count, captions in self.words.items():
+            for count, captions in words.items():
                 ranges[edge(count, WORDS)] += captions
-            yield from _table(f"words a caption, {mean(self.words):.1f} on average", named(ranges, WORDS))
-        for name, counts in self.scores.items():
-            if counts:
-                width = SCORES[name][1]
-                spread = ", ".join(f"{share:.0%} {value:.3g}" for share, value in quantiles(counts, width).items())
-                count = sum(counts.values())
-                yield f"{name}: mean {mean(counts, width):.3g}, below {spread} ({count:,} samples have it)"
-        for source, found in sorted(self.embedded.items()):
-            kinds = ", ".join(kind for kind, _ in found.kinds.most_common(4))
+            yield from _table(f"words a caption, {mean(words):.1f} on average", named(ranges, WORDS))
+        for name, (_, width) in SCORES.items():
+            if found := self.of(name):
+                spread = ", ".join(f"{share:.0%} {value:.3g}" for share, value in quantiles(found, width).items())
+                yield f"{name}: mean {mean(found, width):.3g}, below {spread} ({found.total():,} samples have it)"
+        for source, of in self.embeddings().items():
+            kinds = ", ".join(kind for kind, _ in of["kinds"].most_common(4))
             yield (
-                f"embeddings {source}: {kinds}; {found.tokens / max(found.samples, 1):.1f} tokens on average, "
-                f"{format_bytes(found.bytes)}, {found.samples:,} samples"
+                f"embeddings {source}: {kinds}; {of['tokens'] / of['samples']:.1f} tokens on average, "
+                f"{format_bytes(of['bytes'])}, {of['samples']:,} samples"
             )
 
 

@@ -320,10 +320,10 @@ def test_stats_count_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture
     lengths = [len(made["txt"].split()) for made in wanted]
     assert found.tally.samples == len(wanted)
     assert found.tally.dropped == {"image broken": 2, "no caption": 2}
-    assert found.sides == {64: 8}
-    assert found.original_sides == {128: 8}
-    assert mean(found.words) == pytest.approx(np.mean(lengths))
-    assert mean(found.scores["similarity"], 0.01) == pytest.approx(np.mean(similarities), abs=0.005)
+    assert found.of("sides") == {64: 8}
+    assert found.of("original_sides") == {128: 8}
+    assert mean(found.of("words")) == pytest.approx(np.mean(lengths))
+    assert mean(found.of("similarity"), 0.01) == pytest.approx(np.mean(similarities), abs=0.005)
     code, out, _ = told(capsys, "stats", str(tmp_path), "--output", str(tmp_path / "stats.json"))
     assert code == 0
     assert "samples dropped: 2 image broken, 2 no caption" in out
@@ -334,7 +334,7 @@ def test_stats_count_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_stats_tell_the_embeddings(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = survey(urls.expand([str(own)]))
-    assert (found.embedded["t5"].samples, found.embedded["t5"].tokens, found.embedded["t5"].bytes) == (8, 16, 8 * 32)
+    assert found.embeddings()["t5"] == {"samples": 8, "tokens": 16, "bytes": 8 * 32, "kinds": {"[n, 8] bfloat16": 8}}
     out = told(capsys, "stats", str(own))[1]
     assert "embeddings t5: [n, 8] bfloat16; 2.0 tokens on average, 256 bytes, 8 samples" in out
     assert "embeddings clip_text: [n, 4] float32" in out
