@@ -10,7 +10,7 @@ FOLDER = "reproduction/"
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingBudget:
     """How the models that are compared are trained.
 
     Args:
@@ -46,11 +46,11 @@ class Budget:
         model: that the base ensembles grow from, and that all other figures are of: the shipped one, or a folder.
         prompts: captions that each ensemble is judged on, at least 2.
         shown: captions that the model itself is judged on.
-        cases: layouts and reference pictures of paint and style; pairs of prompts of figure 4 are a tenth of it.
+        cases: layouts of paint, and style images; a tenth of it are the pairs of prompts of figure 4.
         scenes: held-out scenes that losses are measured on.
         guidance_scales: of the curves.
         nfe: network calls of the samplers' table.
-        starts: pictures of the samplers' table.
+        starts: images of the samplers' table.
         factors: of capacity in figure 13, powers of 2.
         seeds: trainings of each ensemble.
         inception: a file with the weights of FID's Inception, whose distance Table 1 then tells too.
@@ -71,7 +71,7 @@ class Budget:
     factors: tuple[int, ...] = (1, 2, 4, 8)
     seeds: int = 3
     inception: str | None = None
-    training: Training = field(default_factory=Training)
+    training: TrainingBudget = field(default_factory=TrainingBudget)
 
     def __post_init__(self) -> None:
         for name, least in (("prompts", 2), ("shown", 2), ("cases", 1), ("scenes", 1), ("starts", 1), ("seeds", 1)):

@@ -1,4 +1,4 @@
-"""The figures of a reproduction: lines, bars and rows of pictures, all alike."""
+"""The figures of a reproduction: lines, bars and rows of images, all in one style."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,12 +8,12 @@ import numpy as np
 from PIL import Image
 
 COLOURS = ("#264653", "#e76f51", "#2a9d8f", "#e9c46a", "#8e6c8a", "#6d6875", "#1d7fb8", "#b5838d")
-Line = tuple[Sequence[float], Sequence[float]]
+Curve = tuple[Sequence[float], Sequence[float]]
 
 
 def lines(
     path: Path,
-    series: Mapping[str, Line],
+    series: Mapping[str, Curve],
     axes: Mapping[str, Any],
     labels: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
@@ -63,7 +63,7 @@ def bars(
 
 
 def wall(path: Path, rows: Sequence[Sequence[Image.Image]], labels: Sequence[str], side: int = 128) -> None:
-    """Rows of pictures, with a label under each column."""
+    """Rows of images, with a label under each column."""
     pyplot = _pyplot()
     columns = max(map(len, rows))
     figure, grid = pyplot.subplots(

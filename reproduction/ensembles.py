@@ -21,7 +21,7 @@ from ediffi.pipeline.trained_stage import TrainedStage, read_trained_stage, save
 from ediffi.training.growth.compose import StageRecipe, trained_stage
 from ediffi.training.growth.grow import grow
 from ediffi.training.growth.schedule import GrowthNode, TrunkStage
-from reproduction.workshop import Workshop
+from reproduction.directory import ReproductionDirectory
 
 LOW, HIGH = Interval(2, 0), Interval(2, 3)
 SPLITS: Mapping[str, Sequence[NoiseInterval]] = {
@@ -42,15 +42,15 @@ SPLITS: Mapping[str, Sequence[NoiseInterval]] = {
 ENCODERS = ("t5", "clip", "both")
 
 
-def shards(shop: Workshop) -> tuple[Path, Path]:
+def shards(repro: ReproductionDirectory) -> tuple[Path, Path]:
     """Training and held-out scenes, rendered once; reference pictures show a style, as the shipped model's did."""
     from ediffi.hub.models import SHIPPED
     from ediffi.toybox.shards import write_toybox
 
-    encoders, counts = SHIPPED / "toybox" / "encoders", (shop.budget.training.samples, shop.budget.scenes)
-    places = shop.path("shards", "train"), shop.path("shards", "test")
+    encoders, counts = SHIPPED / "toybox" / "encoders", (repro.budget.training.samples, repro.budget.scenes)
+    places = repro.path("shards", "train"), repro.path("shards", "test")
     for place, count, split, seed in zip(places, counts, ("train", "test"), (0, 1), strict=True):
-        with shop.alone_at(f"shards-{split}"):
+        with repro.lock(f"shards-{split}"):
             if not (place / "index.json").is_file():
                 for cut in place.glob("*"):
                     cut.unlink()
@@ -59,46 +59,57 @@ def shards(shop: Workshop) -> tuple[Path, Path]:
     return places
 
 
-def base(shop: Workshop, split: str, seed: int) -> Path:
+def base(repro: ReproductionDirectory, split: str, seed: int) -> Path:
     """The base stage of the budget's model, grown into an ensemble; a model folder of one stage."""
-    model, budget = shop.budget.model, shop.budget.training
+    model, budget = repro.budget.model, repro.budget.training
     stage = model_stage(model, 0)
     changes = {"model.dropout": {"clip_text": 0.2, "t5": 0.25, "clip_image": 0.5}}
     trunk = TrunkStage(model, stage.name)
-    return _grown(shop, f"base-{split}-{seed}", budget.base, split, budget.arm_steps, stage, trunk, seed, changes)
+    return _grown(repro, f"base-{split}-{seed}", budget.base, split, budget.arm_steps, stage, trunk, seed, changes)
 
 
-def super_resolution(shop: Workshop, split: str, seed: int) -> Path:
+def super_resolution(repro: ReproductionDirectory, split: str, seed: int) -> Path:
     """The second stage, grown from a model for all noise that was trained here."""
-    budget, stage = shop.budget.training, model_stage(shop.budget.model, 1)
+    budget, stage = repro.budget.training, model_stage(repro.budget.model, 1)
     trunk = _grown(
-        shop, "sr-trunk", budget.super_resolution, "single", budget.trunk_steps, stage, None, 0, {}, branching=False
+        repro,
+        "sr-trunk",
+        budget.super_resolution,
+        "single",
+        budget.trunk_steps,
+        stage,
+        None,
+        0,
+        {},
+        branching=False,
     )
     start = TrunkStage(str(trunk), stage.name)
     name = f"sr-{split}-{seed}"
-    return _grown(shop, name, budget.super_resolution, split, budget.branch_steps, stage, start, seed, {})
+    return _grown(repro, name, budget.super_resolution, split, budget.branch_steps, stage, start, seed, {})
 
 
-def with_encoders(shop: Workshop, which: str) -> Path:
+def with_encoders(repro: ReproductionDirectory, which: str) -> Path:
     """A quarter of the base network, from random weights, that reads T5, CLIP text or both (figure 8)."""
-    budget, stage = shop.budget.training, model_stage(shop.budget.model, 0)
+    budget, stage = repro.budget.training, model_stage(repro.budget.model, 0)
     change = yaml.safe_load(path_of(f"toybox/ablation/{which}").read_text())["model"]["denoiser"]["init_args"]
     changes = {f"model.denoiser.init_args.{name}": value for name, value in change.items()}
     name = f"encoders-{which}"
-    return _grown(shop, name, budget.base, "single", budget.encoder_steps, stage, None, 0, changes, branching=False)
+    return _grown(repro, name, budget.base, "single", budget.encoder_steps, stage, None, 0, changes, branching=False)
 
 
-def model(shop: Workshop, name: str, base: Path | None = None, super_resolution: Path | None = None) -> Path:
+def model(
+    repro: ReproductionDirectory, name: str, base: Path | None = None, super_resolution: Path | None = None
+) -> Path:
     """A model folder of two stages: those grown here, and otherwise the budget's model's own."""
-    place = shop.path("models", name)
-    source = locate(shop.budget.model)
+    place = repro.path("models", name)
+    source = locate(repro.budget.model)
     parts = {source_: Part(**entry) for source_, entry in read_config(source)["encoders"].items()}
     files = source / "encoders" if (source / "encoders").is_dir() else None
     stages = [
-        model_stage(shop.budget.model, index) if run is None else trained_stage(_recipe(shop, index, run))
+        model_stage(repro.budget.model, index) if run is None else trained_stage(_recipe(repro, index, run))
         for index, run in enumerate((base, super_resolution))
     ]
-    with shop.alone_at(f"model-{name}"):
+    with repro.lock(f"model-{name}"):
         return place if place.is_dir() else save_cascade(place, name, parts, files, stages)
 
 
@@ -125,13 +136,13 @@ def _size(weights: Any) -> int:
     return sum(tensor.numel() for tensor in weights.values())
 
 
-def _recipe(shop: Workshop, index: int, run: Path | None) -> StageRecipe:
-    stage = model_stage(shop.budget.model, index)
+def _recipe(repro: ReproductionDirectory, index: int, run: Path | None) -> StageRecipe:
+    stage = model_stage(repro.budget.model, index)
     return StageRecipe(stage.name, stage.resolution, run, stage.sampling, stage.aug_level)
 
 
 def _grown(
-    shop: Workshop,
+    repro: ReproductionDirectory,
     name: str,
     recipe: str,
     split: str,
@@ -142,24 +153,24 @@ def _grown(
     changes: Mapping[str, Any],
     branching: bool = True,
 ) -> Path:
-    """A stage grown into the experts of a split; goes on where it was cut. Returns its folder."""
-    output = shop.path("runs", name.replace(", ", "-").replace(" ", "-"))
+    """A stage grown into the experts of a split; resumes a training that was interrupted. Returns its folder."""
+    output = repro.path("runs", name.replace(", ", "-").replace(" ", "-"))
     place = output / "stage"
-    with shop.alone_at(output.name):
+    with repro.lock(output.name):
         if (place / CONFIG).is_file():
             return place
-        train, test = shards(shop)
+        train, test = shards(repro)
         nodes = [_node(region, max(1, round(steps * share(region)))) for region in SPLITS[split]]
-        rate = shop.budget.training.learning_rate
+        rate = repro.budget.training.learning_rate
         settings = {
             "seed_everything": 1000 + seed,
             "model.seed": 1000 + seed,
             "data.seed": 1000 + seed,
             "data.train": str(train),
             "data.val": str(test),
-            "data.batch_size": shop.budget.training.batch_size,
+            "data.batch_size": repro.budget.training.batch_size,
             "data.val_batches": 1,
-            "trainer.precision": shop.budget.training.precision,
+            "trainer.precision": repro.budget.training.precision,
             "trainer.enable_model_summary": False,
             **({"model.optimizer.init_args.lr": rate} if branching else {}),
             **changes,

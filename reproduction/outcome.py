@@ -1,4 +1,4 @@
-"""What a table or figure came to: numbers, and how to show them. Plain JSON, so that it is made once and kept."""
+"""The result of a table or figure: numbers, and how to show them. Plain JSON, so that it is made once and cached."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Table:
+class ResultTable:
     """Rows of texts and numbers under a heading each.
 
     Attributes:
@@ -23,7 +23,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture beside the report.
+    """An image file of the report.
 
     Attributes:
         file: its name.
@@ -36,11 +36,11 @@ class Figure:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a table or figure came to.
+    """The result of a table or figure.
 
     Attributes:
         here: what came out, in a sentence or two.
-        weaker: what is weaker than in the paper, or not told by it; empty if nothing is.
+        weaker: what is weaker than in the paper, or not measured in it; empty if nothing is.
         numbers: everything that was measured, by name.
         tables: to show.
         figures: to show.
@@ -49,7 +49,7 @@ class Outcome:
     here: str
     weaker: str
     numbers: Mapping[str, Any]
-    tables: Sequence[Table] = ()
+    tables: Sequence[ResultTable] = ()
     figures: Sequence[Figure] = ()
 
     def plain(self) -> dict[str, Any]:
@@ -59,7 +59,7 @@ class Outcome:
     @classmethod
     def from_plain(cls, content: Mapping[str, Any]) -> "Outcome":
         """The inverse of `plain`."""
-        tables = [Table(**table) for table in content["tables"]]
+        tables = [ResultTable(**table) for table in content["tables"]]
         figures = [Figure(**figure) for figure in content["figures"]]
         return cls(content["here"], content["weaker"], content["numbers"], tables, figures)
 

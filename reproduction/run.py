@@ -19,22 +19,22 @@ import ediffi
 from ediffi.io.files import replace
 from ediffi.registry.core import UnknownNameError
 from reproduction import page
-from reproduction.items import ITEMS, Item
+from reproduction.directory import FORMAT, ReproductionDirectory
+from reproduction.items import ITEMS, ReproductionItem
 from reproduction.outcome import Outcome
-from reproduction.workshop import FORMAT, Workshop
 
 RESULTS = "results.json"
 LIBRARIES = ("torch", "lightning", "transformers", "open_clip_torch", "torch-fidelity", "numpy", "scipy")
 EXTRAS = {"matplotlib": "plots", "torch_fidelity": "eval"}
 
 
-def reproduce(shop: Workshop, only: Sequence[str] = (), progress: Callable[[str], None] = print) -> Path:
+def reproduce(repro: ReproductionDirectory, only: Sequence[str], progress: Callable[[str], None]) -> Path:
     """Make what is missing, and write the report on everything that is made.
 
     Args:
-        shop: where, and for how much.
-        only: names of items; all by default.
-        progress: told of each item that begins or ends.
+        repro: the directory, with its budget.
+        only: names of items; all if it is empty.
+        progress: called with a line about each finished item.
 
     Returns:
         The report.
@@ -51,36 +51,36 @@ def reproduce(shop: Workshop, only: Sequence[str] = (), progress: Callable[[str]
     bar = tqdm(chosen.items(), desc="reproduction", unit="item", disable=None)
     for name, one in bar:
         bar.set_postfix_str(name)
-        outcome = shop.outcome(name, partial(timed, name=name, make=one.make))
+        outcome = repro.outcome(name, partial(timed, name=name, make=one.make))
         bar.clear()
         progress(f"{name}: {outcome.here}")
-    return write(shop)
+    return write(repro)
 
 
-def item(name: str) -> Item:
+def item(name: str) -> ReproductionItem:
     """The item called `name`; raises UnknownNameError."""
     if name not in ITEMS:
         raise UnknownNameError.among(ITEMS, "item of a reproduction", name)
     return ITEMS[name]
 
 
-def timed(shop: Workshop, name: str, make: Callable[[Workshop], Outcome]) -> Outcome:
+def timed(repro: ReproductionDirectory, name: str, make: Callable[[ReproductionDirectory], Outcome]) -> Outcome:
     """Make an item, and note how long it took; what was made before it was cut is not in it."""
     began = time.perf_counter()
-    outcome = make(shop)
-    shop.kept(f"minutes-{name}", lambda: round((time.perf_counter() - began) / 60, 2))
+    outcome = make(repro)
+    repro.cached(f"minutes-{name}", lambda: round((time.perf_counter() - began) / 60, 2))
     return outcome
 
 
-def write(shop: Workshop) -> Path:
+def write(repro: ReproductionDirectory) -> Path:
     """Write `results.json` and `report.html` of what is made so far."""
-    made = {name: outcome for name in ITEMS if (outcome := shop.finished(name)) is not None}
-    minutes = {name: shop.kept(f"minutes-{name}", lambda: None) for name in made}
+    made = {name: outcome for name in ITEMS if (outcome := repro.finished(name)) is not None}
+    minutes = {name: repro.cached(f"minutes-{name}", lambda: None) for name in made}
     results: dict[str, Any] = {
         "format": FORMAT,
         "ediffi": ediffi.__version__,
         "date": date.today().isoformat(),
-        "budget": asdict(shop.budget),
+        "budget": asdict(repro.budget),
         "machine": machine(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
         "minutes": minutes,
@@ -90,9 +90,9 @@ def write(shop: Workshop) -> Path:
         },
     }
     text = json.dumps(json.loads(json.dumps(results), parse_constant=lambda _: None), indent=1, ensure_ascii=False)
-    replace(shop.path(RESULTS), (text + "\n").encode())
+    replace(repro.path(RESULTS), (text + "\n").encode())
     missing = [ITEMS[name].title for name in ITEMS if name not in made]
-    return page.write(results, missing, shop.path("figures"), shop.path("report.html"))
+    return page.write(results, missing, repro.path("figures"), repro.path("report.html"))
 
 
 def machine() -> str:

@@ -28,19 +28,19 @@ def reproduce(
     """
     from dataclasses import replace
 
-    if not (CHECKOUT / "reproduction" / "workshop.py").is_file():
+    if not (CHECKOUT / "reproduction" / "directory.py").is_file():
         raise ValueError(
             "the reproduction is not a part of the installed package: clone the repository of ediffi, run `make` in "
             "it, and then `.venv/bin/ediffi reproduce`"
         )
     sys.path.insert(0, str(CHECKOUT))
     from reproduction.budget import read_budget
+    from reproduction.directory import ReproductionDirectory
     from reproduction.run import item
     from reproduction.run import reproduce as make
-    from reproduction.workshop import Workshop
 
     names = [] if only is None else [name.strip() for name in only.split(",")]
     for name in names:
         item(name)
     chosen = read_budget(budget)
-    print(make(Workshop(output, chosen if seeds is None else replace(chosen, seeds=seeds)), names))
+    print(make(ReproductionDirectory(output, chosen if seeds is None else replace(chosen, seeds=seeds)), names, print))

@@ -2,23 +2,23 @@
 
 from ediffi.pipeline.checkpoint import load_cascade
 from reproduction import ensembles
+from reproduction.directory import ReproductionDirectory
 from reproduction.drawing import bars
 from reproduction.judging import BANDS, band_losses
-from reproduction.outcome import Figure, Mean, Outcome, Table
-from reproduction.workshop import Workshop
+from reproduction.outcome import Figure, Mean, Outcome, ResultTable
 
 SEVERAL_SEEDS = ("single", "two", "three")
 """Those that Table 1 trains for every seed; the others are trained once."""
 
 
-def branching(shop: Workshop) -> Outcome:
+def branching(repro: ReproductionDirectory) -> Outcome:
     """Held-out loss of ensembles of two to five experts against the single model, by eighth of the noise."""
     changes: dict[str, list[list[float]]] = {}
-    for seed in shop.seeds:
-        single = losses(shop, "single", seed)
+    for seed in repro.seeds:
+        single = losses(repro, "single", seed)
         for split in ensembles.SPLITS:
             if split != "single" and (seed == 0 or split in SEVERAL_SEEDS):
-                own = losses(shop, split, seed)
+                own = losses(repro, split, seed)
                 changes.setdefault(split, []).append(
                     [100 * (a / b - 1) for a, b in zip([*own, sum(own)], [*single, sum(single)], strict=True)]
                 )
@@ -28,7 +28,7 @@ def branching(shop: Workshop) -> Outcome:
         "ylabel": "held-out loss against single, %",
     }
     series = {split: [(mean.value, mean.half) for mean in row[:BANDS]] for split, row in means.items()}
-    bars(shop.path("figures", "branching.png"), [str(band + 1) for band in range(BANDS)], series, axes)
+    bars(repro.path("figures", "branching.png"), [str(band + 1) for band in range(BANDS)], series, axes)
     rows = [[split, *(mean.shown(1, sign=True) for mean in row)] for split, row in means.items()]
     best = min(means, key=lambda split: means[split][BANDS].value)
     return Outcome(
@@ -39,7 +39,7 @@ def branching(shop: Workshop) -> Outcome:
         "uniform quarters stand for them.",
         numbers={split: [mean.plain() for mean in row] for split, row in means.items()},
         tables=[
-            Table(
+            ResultTable(
                 "Change of the loss against the single model, %, with 95 % intervals where there are several seeds",
                 ["experts", *(str(band + 1) for band in range(BANDS)), "all noise"],
                 rows,
@@ -49,13 +49,13 @@ def branching(shop: Workshop) -> Outcome:
     )
 
 
-def losses(shop: Workshop, split: str, seed: int) -> list[float]:
+def losses(repro: ReproductionDirectory, split: str, seed: int) -> list[float]:
     """Of an ensemble of the base stage, by band; kept."""
-    place = ensembles.base(shop, split, seed)
+    place = ensembles.base(repro, split, seed)
 
     def measure() -> list[float]:
         stage = load_cascade(place).stages[0]
-        _, test = ensembles.shards(shop)
-        return band_losses(stage.denoiser, ensembles.noise(place), test, stage.resolution, 2 * shop.budget.scenes)
+        _, test = ensembles.shards(repro)
+        return band_losses(stage.denoiser, ensembles.noise(place), test, stage.resolution, 2 * repro.budget.scenes)
 
-    return list(shop.kept(f"losses-{place.parent.name}", measure))
+    return list(repro.cached(f"losses-{place.parent.name}", measure))

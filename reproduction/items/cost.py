@@ -11,41 +11,44 @@ from ediffi.diffusion.experts import Expert, ExpertTree
 from ediffi.diffusion.noise import Interval, LogNormal
 from ediffi.registry import denoisers
 from ediffi.registry.types import Conditioning, Embedding
+from reproduction.directory import ReproductionDirectory
 from reproduction.drawing import lines
-from reproduction.outcome import Figure, Outcome, Table
-from reproduction.workshop import Workshop
+from reproduction.outcome import Figure, Outcome, ResultTable
 
 CHANNELS, RESOLUTION, STEPS, ROUNDS = 32, 16, 6, 5
 KINDS = ("wider", "deeper", "experts")
 
 
-def figure13(shop: Workshop) -> Outcome:
+def figure13(repro: ReproductionDirectory) -> Outcome:
     """Time of a step against parameters; ratios to the single network of the same round, medians of the rounds."""
-    nets = {(kind, factor): network(kind, factor) for kind in KINDS for factor in shop.budget.factors}
+    nets = {(kind, factor): network(kind, factor) for kind in KINDS for factor in repro.budget.factors}
     seconds: dict[tuple[str, int], list[float]] = {key: [] for key in nets}
     for _ in range(ROUNDS):
         for key, (_, walk) in nets.items():
             seconds[key].append(timed(walk))
-    single = seconds["experts", 1] if ("experts", 1) in seconds else seconds[KINDS[0], shop.budget.factors[0]]
+    single = seconds["experts", 1] if ("experts", 1) in seconds else seconds[KINDS[0], repro.budget.factors[0]]
     ratios = {key: median(a / b for a, b in zip(times, single, strict=True)) for key, times in seconds.items()}
     sizes = {key: size for key, (size, _) in nets.items()}
     series = {
-        kind: ([sizes[kind, f] / 1e6 for f in shop.budget.factors], [ratios[kind, f] for f in shop.budget.factors])
+        kind: (
+            [sizes[kind, f] / 1e6 for f in repro.budget.factors],
+            [ratios[kind, f] for f in repro.budget.factors],
+        )
         for kind in KINDS
     }
     axes = {"xscale": "log", "yscale": "log", "xlabel": "parameters, millions", "ylabel": "time of a step, single = 1"}
-    lines(shop.path("figures", "figure13.png"), series, axes)
-    largest = max(shop.budget.factors)
+    lines(repro.path("figures", "figure13.png"), series, axes)
+    largest = max(repro.budget.factors)
     return Outcome(
         here=f"With {largest} times the capacity a step takes {ratios['experts', largest]:.2f} of the single net's "
         f"time as experts, wider {ratios['wider', largest]:.2f}, deeper {ratios['deeper', largest]:.2f}.",
         weaker="A small network on a processor; memory is measured by benchmarks/expert_cost.py.",
         numbers={kind: {"parameters": x, "time ratio": y} for kind, (x, y) in series.items()},
         tables=[
-            Table(
+            ResultTable(
                 "Time of a step, single network = 1",
                 ["capacity", *KINDS],
-                [[f"{f}x", *(f"{ratios[kind, f]:.2f}" for kind in KINDS)] for f in shop.budget.factors],
+                [[f"{f}x", *(f"{ratios[kind, f]:.2f}" for kind in KINDS)] for f in repro.budget.factors],
             )
         ],
         figures=[Figure("figure13.png", "Time of a step against parameters; flat is what experts are for.")],

@@ -8,17 +8,17 @@ from ediffi.io.images import to_images
 from ediffi.pipeline.attention_maps import NULL, attention_maps
 from ediffi.pipeline.cascade import Cascade
 from ediffi.pipeline.options import SamplingOptions, Switch
+from reproduction.directory import ReproductionDirectory
 from reproduction.drawing import lines, wall
-from reproduction.outcome import Figure, Outcome, Table
-from reproduction.workshop import Workshop
+from reproduction.outcome import Figure, Outcome, ResultTable
 
 FRACTIONS = (0.0, 0.07, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
-def figure3(shop: Workshop) -> Outcome:
+def figure3(repro: ReproductionDirectory) -> Outcome:
     """The share of the attention that text gets, and the null token, over the noise."""
-    cascade = Cascade.from_pretrained(shop.budget.model)
-    texts = [caption.text for _, caption in prompts(3, max(2, shop.budget.cases // 4))]
+    cascade = Cascade.from_pretrained(repro.budget.model)
+    texts = [caption.text for _, caption in prompts(3, max(2, repro.budget.cases // 4))]
     watched = [attention_maps(cascade, text, SamplingOptions(seed=seed)) for seed, text in enumerate(texts)]
     sigmas = watched[0].sigmas
     shares = {
@@ -29,7 +29,7 @@ def figure3(shop: Workshop) -> Outcome:
     series = {"all text": (sigmas, text), "null token": (sigmas, shares[NULL])}
     series |= {name: (sigmas, values) for name, values in shares.items() if name != NULL}
     axes = {"xscale": "log", "xlabel": "sigma", "ylabel": "share of the attention", "ylim": (0, 1)}
-    lines(shop.path("figures", "figure3.png"), series, axes)
+    lines(repro.path("figures", "figure3.png"), series, axes)
     rises = shares[NULL][-1] > shares[NULL][0]
     return Outcome(
         here=f"The null token gets {shares[NULL][0]:.2f} of the attention at the noisiest call and "
@@ -41,11 +41,11 @@ def figure3(shop: Workshop) -> Outcome:
     )
 
 
-def figure4(shop: Workshop) -> Outcome:
-    """Pictures whose prompt is exchanged for the last steps: which of the two prompts they show."""
-    cascade = Cascade.from_pretrained(shop.budget.model)
+def figure4(repro: ReproductionDirectory) -> Outcome:
+    """Images whose prompt is exchanged for the last steps: which of the two prompts they show."""
+    cascade = Cascade.from_pretrained(repro.budget.model)
     cascade = cascade.up_to(cascade.stages[1].name)
-    pairs = max(2, shop.budget.cases // 10)
+    pairs = max(2, repro.budget.cases // 10)
     cases = prompts(4, 2 * pairs)
     shown, right = (
         [],
@@ -54,8 +54,8 @@ def figure4(shop: Workshop) -> Outcome:
     for number, (one, two) in enumerate(zip(cases[:pairs], cases[pairs:], strict=True)):
         images = []
         for fraction in FRACTIONS:
-            pictures = cascade(one[1].text, seed=number, switch=Switch(two[1].text, 1 - fraction))
-            images.append(to_images(pictures.stages[cascade.stages[-1].name])[0])
+            made = cascade(one[1].text, seed=number, switch=Switch(two[1].text, 1 - fraction))
+            images.append(to_images(made.stages[cascade.stages[-1].name])[0])
         for column, image in enumerate(images):
             reading = read(np.array(image))
             for name, (scene, caption) in zip(right, (one, two), strict=True):
@@ -65,20 +65,20 @@ def figure4(shop: Workshop) -> Outcome:
     percent = [100 * fraction for fraction in FRACTIONS]
     axes = {
         "xlabel": "last steps with the second prompt, %",
-        "ylabel": "pictures that show all of it",
+        "ylabel": "images that show all of it",
         "ylim": (0, 1.02),
     }
-    lines(shop.path("figures", "figure4.png"), {name: (percent, values) for name, values in curves.items()}, axes)
-    wall(shop.path("figures", "figure4-strip.png"), shown[:3], [f"{value:g} %" for value in percent])
+    lines(repro.path("figures", "figure4.png"), {name: (percent, values) for name, values in curves.items()}, axes)
+    wall(repro.path("figures", "figure4-strip.png"), shown[:3], [f"{value:g} %" for value in percent])
     seven, forty = FRACTIONS.index(0.07), FRACTIONS.index(0.6)
     return Outcome(
-        here=f"Exchanged for the last 7 % of the steps, {curves['first prompt'][seven]:.2f} of the pictures still show "
+        here=f"Exchanged for the last 7 % of the steps, {curves['first prompt'][seven]:.2f} of the images still show "
         f"all of the first prompt ({curves['first prompt'][0]:.2f} unexchanged); exchanged after the first 40 %, "
         f"{curves['second prompt'][forty]:.2f} show all of the second.",
         weaker=f"{pairs} pairs; shares are of sampling steps.",
         numbers={"fractions": list(FRACTIONS), "everything right": curves, "pairs": pairs},
         tables=[
-            Table(
+            ResultTable(
                 "Everything right, by the share of the steps that the second prompt got",
                 ["", *(f"{value:g} %" for value in percent)],
                 [[name, *(f"{value:.2f}" for value in values)] for name, values in curves.items()],
@@ -86,6 +86,6 @@ def figure4(shop: Workshop) -> Outcome:
         ],
         figures=[
             Figure("figure4-strip.png", "Three pairs of prompts; under each column, the share of the second."),
-            Figure("figure4.png", "Which prompt the oracle finds in the pictures."),
+            Figure("figure4.png", "Which prompt the oracle finds in the images."),
         ],
     )

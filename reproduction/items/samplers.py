@@ -15,10 +15,10 @@ from ediffi.pipeline.stage import Sampling
 from ediffi.registry import samplers
 from ediffi.registry.random import generators, randn
 from ediffi.registry.samplers.schedules import Grid
+from reproduction.directory import ReproductionDirectory
 from reproduction.drawing import lines
-from reproduction.outcome import Figure, Outcome, Table
+from reproduction.outcome import Figure, Outcome, ResultTable
 from reproduction.solver_distance import fine, solve, solver_distances, within_calls
-from reproduction.workshop import Workshop
 
 REFERENCE = 200
 GUIDANCE = (1.0, 3.0)
@@ -28,20 +28,20 @@ OTHER_ORDERS = {"exp_abm": (2,)}
 """Besides the order that a sampler has by default."""
 
 
-def table_of_samplers(shop: Workshop) -> Outcome:
+def table_of_samplers(repro: ReproductionDirectory) -> Outcome:
     """Distance of every sampler to the solution of 200 calls, from equal noise, with and without guidance."""
-    own = Cascade.from_pretrained(shop.budget.model).stages[0].sampling
-    calls = [str(count) for count in sorted({*shop.budget.nfe, own.nfe})]
-    found = {f"{scale:g}": shop.kept(f"samplers-{scale:g}", partial(distances, shop, scale)) for scale in GUIDANCE}
+    own = Cascade.from_pretrained(repro.budget.model).stages[0].sampling
+    calls = [str(count) for count in sorted({*repro.budget.nfe, own.nfe})]
+    found = {f"{scale:g}": repro.cached(f"samplers-{scale:g}", partial(distances, repro, scale)) for scale in GUIDANCE}
     tables, figures = [], []
     for scale, rows in found.items():
         by_grid = {name: rows[name] for name in sorted(rows, key=lambda name: name.split(", ")[::-1])}
         shown = [[name, *(f"{row[count]:.4f}" for count in calls)] for name, row in by_grid.items()]
-        title = f"Distance to {REFERENCE} calls, guidance {scale}: RMS, geometric mean of {shop.budget.starts} pictures"
-        tables.append(Table(title, ["sampler", *(f"{count} calls" for count in calls)], shown))
+        title = f"Distance to {REFERENCE} calls, guidance {scale}: RMS, geometric mean of {repro.budget.starts} images"
+        tables.append(ResultTable(title, ["sampler", *(f"{count} calls" for count in calls)], shown))
         series = {name: ([int(count) for count in row], list(row.values())) for name, row in by_grid.items()}
         axes = {"xscale": "log", "yscale": "log", "xlabel": "network calls", "ylabel": "distance"}
-        lines(shop.path("figures", f"samplers-{scale}.png"), series, axes)
+        lines(repro.path("figures", f"samplers-{scale}.png"), series, axes)
         figures.append(Figure(f"samplers-{scale}.png", f"At guidance {scale}."))
     guided = found[f"{GUIDANCE[-1]:g}"]
     best = {count: min(guided, key=lambda name: guided[name][count]) for count in calls}
@@ -51,32 +51,32 @@ def table_of_samplers(shop: Workshop) -> Outcome:
         + "; ".join(f"{name} at {count} calls" for count, name in best.items())
         + f". The model paints with {default}: at its own {own.nfe} calls {guided[default][str(own.nfe)]:.4f}, the "
         f"nearest {guided[best[str(own.nfe)]][str(own.nfe)]:.4f} (values in [-1, 1]: a grey level is 0.0078).",
-        weaker=f"The base stage alone, {shop.budget.starts} pictures, two grids, no exponents tried.",
+        weaker=f"The base stage alone, {repro.budget.starts} images, two grids, no exponents tried.",
         numbers={"distance": found, "best with guidance": best, "default": default, "default calls": own.nfe},
         tables=tables,
         figures=figures,
     )
 
 
-def distances(shop: Workshop, guidance_scale: float) -> dict[str, dict[str, float]]:
+def distances(repro: ReproductionDirectory, guidance_scale: float) -> dict[str, dict[str, float]]:
     """By sampler and network calls."""
-    cascade = Cascade.from_pretrained(shop.budget.model)
+    cascade = Cascade.from_pretrained(repro.budget.model)
     stage = cascade.stages[0]
-    cond = cascade.encode([caption.text for _, caption in prompts(5, shop.budget.starts)])
-    shape = (shop.budget.starts, 3, stage.resolution, stage.resolution)
-    noise = randn(shape, generators(0, range(shop.budget.starts)), torch.device("cpu"))
+    cond = cascade.encode([caption.text for _, caption in prompts(5, repro.budget.starts)])
+    shape = (repro.budget.starts, 3, stage.resolution, stage.resolution)
+    noise = randn(shape, generators(0, range(repro.budget.starts)), torch.device("cpu"))
     guided = ClassifierFreeGuidance(stage.denoiser, guidance_scale)
 
     def denoise(x: Float[Tensor, "b 3 h w"], sigma: Float[Tensor, " b"]) -> Float[Tensor, "b 3 h w"]:
         return guided(x, sigma, cond)
 
-    budgets: Sequence[int] = sorted({*shop.budget.nfe, stage.sampling.nfe})
+    budgets: Sequence[int] = sorted({*repro.budget.nfe, stage.sampling.nfe})
     reference = solve(denoise, noise, fine(stage.sampling, REFERENCE))
     found: dict[str, dict[str, float]] = {}
     for sampling in settings(stage.sampling):
         steps = [within_calls(sampling, count) for count in budgets]
-        told = solver_distances(denoise, noise, steps, reference, limit=1.0)
-        found[label(sampling)] = {str(count): one.typical for count, one in zip(budgets, told, strict=True)}
+        measured = solver_distances(denoise, noise, steps, reference, limit=1.0)
+        found[label(sampling)] = {str(count): one.typical for count, one in zip(budgets, measured, strict=True)}
     return found
 
 

@@ -1,4 +1,4 @@
-"""The model itself: what the oracle finds right in its pictures, and how crisp they are."""
+"""The model itself: what the oracle finds right in its images, and how sharp they are."""
 
 import math
 from collections.abc import Sequence
@@ -8,10 +8,10 @@ from PIL import Image
 
 from ediffi.evaluation.datasets.toybox import prompts, render
 from ediffi.pipeline.cascade import Cascade
+from reproduction.directory import ReproductionDirectory
 from reproduction.drawing import wall
-from reproduction.judging import DISTANCE, Asked, judge
-from reproduction.outcome import Figure, Outcome, Table
-from reproduction.workshop import Workshop
+from reproduction.judging import DISTANCE, JudgingSettings, judge
+from reproduction.outcome import Figure, Outcome, ResultTable
 
 AIMS = {
     "oracle/everything, 1 object": 0.98,
@@ -20,26 +20,26 @@ AIMS = {
     "oracle/style": 0.97,
 }
 CRISP = 16
-"""Pictures that the sharpness is measured on."""
+"""Images that the sharpness is measured on."""
 SHARP = 0.9
 """Least sharpness, of the renderer's."""
 
 
-def shipped(shop: Workshop) -> Outcome:
+def shipped(repro: ReproductionDirectory) -> Outcome:
     """Held-out prompts of one to three objects, attribute combinations never trained included."""
-    found = judge(shop, "model", shop.budget.model, Asked(shop.budget.shown))[0].metrics
-    cascade = Cascade.from_pretrained(shop.budget.model)
+    found = judge(repro, "model", repro.budget.model, JudgingSettings(repro.budget.shown))[0].metrics
+    cascade = Cascade.from_pretrained(repro.budget.model)
     cases = prompts(6, max(CRISP, 3))[:CRISP]
     images = cascade([caption.text for _, caption in cases], seed=6).images
     side = images[0].width
     ours = sharpness(images)
     theirs = sharpness([Image.fromarray(render(scene, side)) for scene, _ in cases])
-    wall(shop.path("figures", "model.png"), [images[:8], images[8:16]], [""] * 8)
+    wall(repro.path("figures", "model.png"), [images[:8], images[8:16]], [""] * 8)
     rows = [
         [
             name.removeprefix("oracle/"),
             f"{found[name]:.3f}",
-            f"{interval(found[name], counted(shop, name)):.3f}",
+            f"{interval(found[name], counted(repro, name)):.3f}",
             f"{aim:.2f}",
         ]
         for name, aim in AIMS.items()
@@ -47,7 +47,7 @@ def shipped(shop: Workshop) -> Outcome:
     rows.append([f"edge sharpness at {side}², of the renderer's", f"{ours / theirs:.3f}", "", f"{SHARP:.2f} to 1.10"])
     missed = [row[0] for row, aim in zip(rows, [*AIMS.values(), SHARP], strict=True) if float(row[1]) < aim]
     return Outcome(
-        here=f"Of {shop.budget.shown} held-out prompts {found['oracle/everything']:.3f} are all right at 64². "
+        here=f"Of {repro.budget.shown} held-out prompts {found['oracle/everything']:.3f} are all right at 64². "
         + (f"Missed: {', '.join(missed)}." if missed else "All aims are reached."),
         weaker="",
         numbers={
@@ -58,14 +58,14 @@ def shipped(shop: Workshop) -> Outcome:
             "aims": {name.removeprefix("oracle/"): aim for name, aim in AIMS.items()},
             "missed": missed,
         },
-        tables=[Table("Right, by the oracle", ["", "share", "± (95 %)", "aim"], rows)],
-        figures=[Figure("model.png", "Pictures of held-out prompts, the first sixteen, not chosen.")],
+        tables=[ResultTable("Right, by the oracle", ["", "share", "± (95 %)", "aim"], rows)],
+        figures=[Figure("model.png", "Images of held-out prompts, the first sixteen, not selected.")],
     )
 
 
-def counted(shop: Workshop, name: str) -> int:
-    """About how many pictures a share is of."""
-    return max(1, shop.budget.shown // 3 if "object" in name else round(0.7 * shop.budget.shown))
+def counted(repro: ReproductionDirectory, name: str) -> int:
+    """About how many images a share is of."""
+    return max(1, repro.budget.shown // 3 if "object" in name else round(0.7 * repro.budget.shown))
 
 
 def interval(share: float, count: int) -> float:
@@ -75,7 +75,7 @@ def interval(share: float, count: int) -> float:
 
 
 def sharpness(images: Sequence[Image.Image]) -> float:
-    """Mean over pictures of the steepest change of brightness between neighbours: the 99th percentile of its size."""
+    """Mean over images of the steepest change of brightness between neighbours: the 99th percentile of its size."""
     steep = []
     for image in images:
         gray = np.asarray(image.convert("L"), dtype=float)

@@ -1,4 +1,4 @@
-"""The reproduction: made once, gone on with, told on one page; and its parts on a tiny model."""
+"""The reproduction: computed once, resumed, shown on one page; and its parts on a tiny model."""
 
 import base64
 import io
@@ -23,28 +23,30 @@ from ediffi.pipeline.checkpoint import load_cascade
 from ediffi.pipeline.stage import Sampling
 from ediffi.registry.core import UnknownNameError
 from reproduction import ensembles, judging, page, run
-from reproduction.budget import Budget, Training, read_budget
+from reproduction.budget import Budget, TrainingBudget, read_budget
+from reproduction.directory import ReproductionDirectory
 from reproduction.items import ITEMS, cost, samplers
 from reproduction.items.shipped import interval, sharpness
 from reproduction.judging import band_losses
-from reproduction.outcome import Figure, Mean, Outcome, Table
+from reproduction.outcome import Figure, Mean, Outcome, ResultTable
 from reproduction.quoted import QUOTE, RESULTS, quoted
 from reproduction.run import reproduce, write
-from reproduction.workshop import Workshop
 
 TOP = Path(__file__).resolve().parents[2]
-TRAINING = Training(samples=16, batch_size=4, arm_steps=4, trunk_steps=4, branch_steps=4, encoder_steps=4)
+TRAINING = TrainingBudget(samples=16, batch_size=4, arm_steps=4, trunk_steps=4, branch_steps=4, encoder_steps=4)
 
 
 @pytest.fixture
-def shop(tmp_path: Path, model_folder: Path) -> Workshop:
-    """A workshop for an untrained model, on a budget that says nothing."""
+def repro(tmp_path: Path, model_folder: Path) -> ReproductionDirectory:
+    """A reproduction of an untrained model, on the smallest budget."""
     small = Budget(str(model_folder), 4, 4, 4, 20, (1.0,), (2,), 1, (1, 2), 1, training=TRAINING)
-    return Workshop(tmp_path / "made", small)
+    return ReproductionDirectory(tmp_path / "made", small)
 
 
 def outcome(here: str = "It came out.") -> Outcome:
-    return Outcome(here, "", {"a": 1}, [Table("numbers", ["", "a"], [["row", "1"]])], [Figure("one.png", "A picture.")])
+    return Outcome(
+        here, "", {"a": 1}, [ResultTable("numbers", ["", "a"], [["row", "1"]])], [Figure("one.png", "A picture.")]
+    )
 
 
 # Budgets and folders
@@ -87,21 +89,21 @@ def test_an_unknown_budget_or_item_is_told_with_those_there_are(
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
-    Workshop(tmp_path / "made", Budget())
-    Workshop(tmp_path / "made", Budget())
-    with pytest.raises(ValueError, match=r"holds a reproduction with budget.prompts 200, and this one has 7"):
-        Workshop(tmp_path / "made", Budget(prompts=7))
+    ReproductionDirectory(tmp_path / "made", Budget())
+    ReproductionDirectory(tmp_path / "made", Budget())
+    with pytest.raises(ValueError, match=r"budget.prompts 200, not 7"):
+        ReproductionDirectory(tmp_path / "made", Budget(prompts=7))
     claim = tmp_path / "made" / "reproduction.json"
     claim.write_text(claim.read_text().replace('"ediffi": "', '"ediffi": "9.'))
-    with pytest.raises(ValueError, match=r"holds a reproduction with ediffi '9\."):
-        Workshop(tmp_path / "made", Budget())
+    with pytest.raises(ValueError, match=r"a reproduction with ediffi '9\."):
+        ReproductionDirectory(tmp_path / "made", Budget())
     claim.write_text("{")
     with pytest.raises(ValueError, match="is broken"):
-        Workshop(tmp_path / "made", Budget())
+        ReproductionDirectory(tmp_path / "made", Budget())
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").touch()
-    with pytest.raises(ValueError, match="holds something else than a reproduction"):
-        Workshop(tmp_path / "other", Budget())
+    with pytest.raises(ValueError, match="other files"):
+        ReproductionDirectory(tmp_path / "other", Budget())
 
 
 def test_what_is_made_is_made_once_and_what_was_cut_again(tmp_path: Path) -> None:
@@ -114,19 +116,19 @@ def test_what_is_made_is_made_once_and_what_was_cut_again(tmp_path: Path) -> Non
         return [len(calls)]
 
     with pytest.raises(KeyboardInterrupt):
-        Workshop(tmp_path, Budget()).kept("thing", make)
-    assert Workshop(tmp_path, Budget()).kept("thing", make) == [2]
-    assert Workshop(tmp_path, Budget()).kept("thing", make) == [2]
+        ReproductionDirectory(tmp_path, Budget()).cached("thing", make)
+    assert ReproductionDirectory(tmp_path, Budget()).cached("thing", make) == [2]
+    assert ReproductionDirectory(tmp_path, Budget()).cached("thing", make) == [2]
 
 
 def test_the_report_tells_what_is_made_and_what_is_not(tmp_path: Path) -> None:
-    shop = Workshop(tmp_path, Budget())
-    Image.new("RGB", (40, 20), "red").save(shop.path("figures", "one.png"))
-    shop.outcome("table1", lambda _: outcome("Less < more."))
-    text = write(shop).read_text()
+    repro = ReproductionDirectory(tmp_path, Budget())
+    Image.new("RGB", (40, 20), "red").save(repro.path("figures", "one.png"))
+    repro.outcome("table1", lambda _: outcome("Less < more."))
+    text = write(repro).read_text()
     assert "Less &lt; more." in text
     assert 'src="data:image/png;base64,' in text
-    assert "http" not in text
+    assert not re.search("https?:", text)
     assert ITEMS["figure7"].title in text.partition("Not made yet: ")[2]
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["items"]["table1"]["numbers"] == {"a": 1}
@@ -173,54 +175,59 @@ def test_steps_are_shared_out_by_the_share_of_the_noise() -> None:
         assert sum(map(ensembles.share, regions)) == pytest.approx(1), split
 
 
-def test_losses_are_of_equal_noise_in_every_band(shop: Workshop, model_folder: Path) -> None:
-    _, test = ensembles.shards(shop)
+def test_losses_are_of_equal_noise_in_every_band(repro: ReproductionDirectory, model_folder: Path) -> None:
+    _, test = ensembles.shards(repro)
     stage = load_cascade(model_folder).stages[0]
     noise = ensembles.noise(model_folder)
-    once = band_losses(stage.denoiser, noise, test, stage.resolution, 100)
-    assert once == band_losses(stage.denoiser, noise, test, stage.resolution, 100)
+    once = band_losses(stage.denoiser, noise, test, stage.resolution, 50)
+    assert once == band_losses(stage.denoiser, noise, test, stage.resolution, 50)
     assert len(once) == 8
     assert all(value > 0 for value in once)
     for parameter in stage.denoiser.parameters():
         torch.nn.init.zeros_(parameter)
-    assert band_losses(stage.denoiser, noise, test, stage.resolution, 100) != once
+    assert band_losses(stage.denoiser, noise, test, stage.resolution, 50) != once
 
 
 # Items on an untrained model
 
 
 @pytest.mark.parametrize("name", ["figure3", "figure13", "samplers"])
-def test_an_item_comes_with_its_figures(shop: Workshop, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_item_comes_with_its_figures(
+    repro: ReproductionDirectory, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cost, "ROUNDS", 1)
+    monkeypatch.setattr(cost, "STEPS", 1)
     monkeypatch.setattr(samplers, "REFERENCE", 20)
+    monkeypatch.setattr(samplers, "GUIDANCE", (3.0,))
+    monkeypatch.setattr(samplers, "GRIDS", samplers.GRIDS[:1])
     told: list[str] = []
-    file = reproduce(shop, [name], told.append)
-    made = shop.finished(name)
+    file = reproduce(repro, [name], told.append)
+    made = repro.finished(name)
     assert made is not None
     assert told == [f"{name}: {made.here}"]
     for figure in made.figures:
-        with Image.open(shop.path("figures", figure.file)) as picture:
+        with Image.open(repro.path("figures", figure.file)) as picture:
             assert len(picture.convert("RGB").getcolors(1 << 20) or []) > 10
     assert all(len(row) == len(table.columns) for table in made.tables for row in table.rows)
     assert made.here.replace("<", "&lt;").replace("'", "&#39;")[:30] in file.read_text()
 
 
-def test_given_weights_the_fid_of_the_same_pictures_is_told(shop: Workshop, tmp_path: Path) -> None:
+def test_given_weights_the_fid_of_the_same_pictures_is_told(repro: ReproductionDirectory, tmp_path: Path) -> None:
     weights = tmp_path / "inception.safetensors"
     net = inception_v3(weights=None, aux_logits=False, num_classes=1008, init_weights=False)
     save_file({name: part.contiguous() for name, part in net.state_dict().items()}, weights)
-    asked = judging.Asked(4)
-    (without,) = judging.judge(shop, "tiny", shop.budget.model, asked)
+    settings = judging.JudgingSettings(4)
+    (without,) = judging.judge(repro, "tiny", repro.budget.model, settings)
     assert judging.FID not in without.metrics
-    given = Workshop(tmp_path / "given", replace(shop.budget, inception=str(weights)))
-    (point,) = judging.judge(given, "tiny", shop.budget.model, asked)
+    given = ReproductionDirectory(tmp_path / "given", replace(repro.budget, inception=str(weights)))
+    (point,) = judging.judge(given, "tiny", repro.budget.model, settings)
     assert point.metrics[judging.FID] > 0
     assert {**point.metrics, judging.FID: 0} == {**without.metrics, judging.FID: 0}
     before = {file: file.stat().st_mtime_ns for file in given.path("evaluations").rglob("*.png")}
-    assert judging.judge(given, "tiny", shop.budget.model, asked)[0].metrics == point.metrics
+    assert judging.judge(given, "tiny", repro.budget.model, settings)[0].metrics == point.metrics
     assert before == {file: file.stat().st_mtime_ns for file in given.path("evaluations").rglob("*.png")}
     with pytest.raises(ValueError, match="there is no such file"):
-        replace(shop.budget, inception=str(tmp_path / "none"))
+        replace(repro.budget, inception=str(tmp_path / "none"))
 
 
 def test_experts_hold_a_multiple_of_the_network_and_are_called_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,20 +251,20 @@ def test_every_sampler_is_in_the_table_on_both_grids_and_so_is_the_models_own() 
 
 
 @pytest.mark.slow
-def test_an_ensemble_is_trained_once_and_gone_on_with(shop: Workshop) -> None:
-    place = ensembles.base(shop, "two", 0)
+def test_an_ensemble_is_trained_once_and_gone_on_with(repro: ReproductionDirectory) -> None:
+    place = ensembles.base(repro, "two", 0)
     before = {file.name: file.stat().st_mtime_ns for file in place.iterdir()}
     assert len([name for name in before if name.endswith(".safetensors")]) == 2
-    assert ensembles.base(shop, "two", 0) == place
+    assert ensembles.base(repro, "two", 0) == place
     assert {file.name: file.stat().st_mtime_ns for file in place.iterdir()} == before
-    model = ensembles.model(shop, "both", place, None)
-    assert ensembles.parameters(model) > ensembles.parameters(shop.budget.model)
+    model = ensembles.model(repro, "both", place, None)
+    assert ensembles.parameters(model) > ensembles.parameters(repro.budget.model)
 
 
-def test_a_missing_library_is_named(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_named(repro: ReproductionDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "find_spec", lambda module: None if module == "matplotlib" else object())
     with pytest.raises(ValueError, match=r"pip install 'ediffi\[plots\]'"):
-        reproduce(shop, ["figure13"])
+        reproduce(repro, ["figure13"], print)
 
 
 @pytest.mark.slow
