@@ -1,4 +1,4 @@
-"""The pages that are made of the code: recipes, commands, modules. Each is Markdown, by its name below docs/."""
+"""Pages of the site that are generated from the code: recipes, commands and modules, as Markdown by path in docs/."""
 
 import ast
 import inspect
@@ -13,65 +13,75 @@ from jsonargparse import ArgumentParser
 
 from docs.command_lines import LIGHTNING, entry, parsers
 from ediffi.cli import COMMANDS, recipe_check
-from ediffi.cli import recipes as shelf
+from ediffi.cli import recipes as recipe_files
 from ediffi.evaluation import suite
 
-TOPS = ("registry", "evaluation", "ediffi")
-PROGRAMS = ("ediffi/cli", "ediffi/studio", "reproduction", "ediffi/toybox", "ediffi/__main__.py")
-"""What is there to be run, not to be called: the command line's pages tell of it."""
-ASIDE = ("help", "print_config", "print_shtab")
-"""Options that every parser has."""
+FOLDERS = ("registry", "evaluation", "ediffi")
+"""Source folders. `ediffi` has links to the first two, so their modules are `ediffi.registry...`."""
+PROGRAMS = ("ediffi/cli", "ediffi/studio", "ediffi/toybox", "ediffi/__main__.py")
+"""Code behind commands, which has no page in the reference: the pages of the commands describe it."""
+COMMON_OPTIONS = ("help", "print_config", "print_shtab")
 LIGHTNING_CLI = """\
-A command line of Lightning's (`LightningCLI`): later words win over earlier ones, `class_path` and `init_args` name a
-part and its arguments, `--trainer.callbacks+=` adds one, `--print_config` prints what would be run, and the run's
-folder keeps that as `config.yaml`, which can be given as a recipe."""
+This command is a `LightningCLI`. Later options override earlier ones. `class_path` and `init_args` set a part and its
+arguments. `--trainer.callbacks+=` adds a callback. `--print_config` prints the resulting configuration; the run
+directory stores it as `config.yaml`, which is a recipe too."""
 SETTINGS = {
-    "model": "the network and how it is trained",
-    "data": "shards, batches and what is done to pictures",
-    "start": "the weights that a run begins with",
+    "model": "the network and its training",
+    "data": "shards, batches and image augmentation",
+    "start": "the initial weights",
 }
 
 
+def module_of(path: Path) -> str:
+    """Import name of a file, by its path in the checkout: `registry/types.py` is `ediffi.registry.types`."""
+    parts = path.with_suffix("").parts
+    return ".".join(parts if parts[0] == "ediffi" else ("ediffi", *parts)).removesuffix(".__init__")
+
+
+def sources(root: Path) -> Iterator[Path]:
+    """The files that have a place in the reference, by their path in the checkout."""
+    for folder in FOLDERS:
+        for path in sorted((root / folder).rglob("*.py")):
+            if not (place := path.relative_to(root)).as_posix().startswith(PROGRAMS):
+                yield place
+
+
 def recipes() -> str:
-    """The table of recipes, and of suites, by their own first words."""
-    lines = ["# Recipes", "", "YAML files that training starts from; each opens with the commands that run it.", ""]
+    """The tables of recipes and suites, with the first sentence of each."""
+    lines = ["# Recipes", "", "YAML files for training. Each begins with the commands that run it.", ""]
     lines += ["    ediffi recipes show toybox/base", "    ediffi recipes cp toybox/base my-base.yaml", ""]
-    names = shelf.names()
+    names = recipe_files.names()
     for folder in dict.fromkeys(name.rpartition("/")[0] for name in names):
-        rows = [(f"`{n}`", _opening(shelf.path_of(n))) for n in names if n.rpartition("/")[0] == folder]
-        lines += [f"## {folder}", "", *_table(("recipe", "is"), rows), ""]
+        rows = [(f"`{n}`", _opening(recipe_files.path_of(n))) for n in names if n.rpartition("/")[0] == folder]
+        lines += [f"## {folder}", "", *_table(("recipe", "description"), rows), ""]
     suites = [(f"`{name}`", suite.read_suite(name).about) for name in suite.shipped()]
-    lines += ["## Suites of `ediffi evaluate`", "", *_table(("suite", "is"), suites)]
+    lines += ["## Suites of `ediffi evaluate`", "", *_table(("suite", "description"), suites)]
     return "\n".join(lines) + "\n"
 
 
 def commands() -> dict[str, str]:
     """A page with all commands, and one for each."""
-    lines = ["# Command line", "", "Every option's text is that of `ediffi COMMAND --help`.", ""]
+    lines = ["# Command line", "", "The texts of all options are those of `ediffi COMMAND --help`.", ""]
     for group, of in COMMANDS.items():
         rows = [(f"[`ediffi {name}`]({name}.md)", text) for name, (_, text) in of.items()]
-        lines += [f"## {group}", "", *_table(("command", "is there to"), rows), ""]
-    lines += ["## Exit codes", "", "0 fine, 1 bad input, 2 a wrong command line, 130 interrupted."]
+        lines += [f"## {group}", "", *_table(("command", "purpose"), rows), ""]
+    lines += ["## Exit codes", "", "0: success. 1: wrong input. 2: wrong command line. 130: interrupted."]
     names = [name for of in COMMANDS.values() for name in of]
     return {"cli/index.md": "\n".join(lines) + "\n", **{f"cli/{name}.md": _command(name) for name in names}}
 
 
 def modules(root: Path) -> dict[str, str]:
-    """A page for each package, with its public modules; their text is their docstrings'."""
+    """A page for each package with its public modules, from their docstrings."""
     pages: dict[str, list[str]] = {}
     about: dict[str, str] = {}
-    for path in (path for top in TOPS for path in sorted((root / top).rglob("*.py"))):
-        place = path.relative_to(root)
-        if place.as_posix().startswith(PROGRAMS):
-            continue
-        package = ".".join(place.parent.parts)
+    for path in sources(root):
+        package = module_of(path.parent / "__init__.py")
         if path.name == "__init__.py":
-            docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-            about[package], pages[package] = docstring.partition("\n")[0], [package]
-        else:
-            pages[package].append(f"{package}.{path.stem}")
+            docstring = ast.get_docstring(ast.parse((root / path).read_text(encoding="utf-8"))) or ""
+            about[package] = docstring.partition("\n")[0]
+        pages.setdefault(package, []).append(module_of(path))
     rows = [(f"[`{package}`]({package}.md)", about[package]) for package in pages]
-    index = ["# Python", "", *_table(("package", "is"), rows), ""]
+    index = ["# Python", "", *_table(("package", "contents"), rows), ""]
     made = {f"api/{package}.md": _module_page(package, names) for package, names in pages.items()}
     return {"api/index.md": "\n".join(index), **made}
 
@@ -95,16 +105,16 @@ def _command(name: str) -> str:
 
 def _parser(parser: ArgumentParser) -> Iterator[str]:
     yield from (inspect.cleandoc(parser.description or ""), "")
-    actions = [action for action in parser._actions if action.dest.rpartition(".")[2] not in ASIDE]
+    actions = [action for action in parser._actions if action.dest.rpartition(".")[2] not in COMMON_OPTIONS]
     words = [_positional(action) for action in actions if not action.option_strings]
     options = [action for action in actions if action.option_strings]
     required = [f"{action.option_strings[-1]} {_kind(action)}" for action in options if action.required]
     if any(action.dest == "config" and not action.required for action in options):
-        required = ["--config RECIPE"]  # which says the rest
+        required = ["--config RECIPE"]  # a recipe can set the rest
     rest = ["[options]"] if len(options) > len(required) else []
     yield from (f"    {' '.join([parser.prog, *words, *required, *rest])}", "")
     rows = [(_named(action), action.help or "") for action in actions]
-    yield from [*_table(("argument", "is"), rows), ""] if rows else []
+    yield from [*_table(("argument", "meaning"), rows), ""] if rows else []
 
 
 def _positional(action: Action) -> str:
@@ -119,20 +129,20 @@ def _named(action: Action) -> str:
 
 
 def _kind(action: Action) -> str:
-    """What an option takes, in the words of its help; nothing for a flag."""
+    """The type of an option, as in its help; empty for a flag."""
     if action.nargs == 0 or type(action).__name__ == "ActionYesNo":
         return ""
     if action.metavar is not None:
         return str(action.metavar)
-    return _said(getattr(action, "_typehint", None) or action.type or str)
+    return _type_name(getattr(action, "_typehint", None) or action.type or str)
 
 
-def _said(hint: Any) -> str:
+def _type_name(hint: Any) -> str:
     if typing.get_origin(hint) is Literal:
         return "|".join(map(str, typing.get_args(hint)))
     kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
     if kinds and typing.get_origin(hint) is not None and not hasattr(hint, "__name__"):
-        return "|".join(_said(kind) for kind in kinds)
+        return "|".join(_type_name(kind) for kind in kinds)
     return getattr(hint, "__name__", str(hint)).upper()
 
 
@@ -147,14 +157,14 @@ def _lightning(name: str) -> str:
         rows.append((f"`--{group}.…`", f"{text}, [`{place[1]}`][{'.'.join(place)}]: {taken}"))
     rows += [
         ("`--trainer.…`", "Lightning's Trainer: `max_steps`, `accelerator`, `devices`, `precision`, `callbacks`, ..."),
-        ("`--seed_everything`", "of weights, data order and noise"),
-        ("`--ckpt_path`", "`last`, or a checkpoint to go on from"),
+        ("`--seed_everything`", "seed of weights, data order and noise"),
+        ("`--ckpt_path`", "a checkpoint to resume from, or `last`"),
     ]
-    return "\n".join([*lines, *_table(("setting", "is"), rows)]) + "\n"
+    return "\n".join([*lines, *_table(("setting", "meaning"), rows)]) + "\n"
 
 
 def _opening(recipe: Path) -> str:
-    """The first paragraph of its comment."""
+    """The first paragraph of the comment at the top."""
     words = []
     for line in recipe.read_text(encoding="utf-8").splitlines():
         if not line.startswith("# "):
@@ -171,7 +181,7 @@ def _table(head: tuple[str, str], rows: list[tuple[str, str]]) -> Iterator[str]:
 
 
 def _cell(text: str) -> str:
-    """Text as it is, in one cell: what Markdown and HTML would take for their own is escaped, except in code."""
+    """Text in one cell, with the marks of Markdown and HTML escaped outside of code."""
     plain = " ".join(text.split()).replace("%%", "%")
     escapes = {"|": "\\|", "<": "&lt;", "*": "\\*"}
     return re.sub(r"`[^`]*`|[|<*]", lambda found: escapes.get(found[0], found[0]), plain)

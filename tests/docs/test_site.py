@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from docs.command_lines import LIGHTNING, PLACES, entry, parsers
-from docs.reference import PROGRAMS, TOPS
+from docs.reference import module_of, sources
 from ediffi.cli import recipes
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -166,11 +166,9 @@ def documented(node: ast.AST, prefix: str) -> Iterator[str]:
 def test_every_public_name_is_in_the_reference(pages: dict[Path, Page]) -> None:
     anchors = set().union(*(page.anchors for path, page in pages.items() if path.parent.name == "api"))
     wanted = set()
-    for path in (path for top in TOPS for path in (ROOT / top).rglob("*.py")):
-        place = path.relative_to(ROOT)
-        if not place.as_posix().startswith(PROGRAMS):
-            module = ".".join(place.with_suffix("").parts).removesuffix(".__init__")
-            wanted |= {module, *documented(ast.parse(path.read_text(encoding="utf-8")), module)}
+    for path in sources(ROOT):
+        module = module_of(path)
+        wanted |= {module, *documented(ast.parse((ROOT / path).read_text(encoding="utf-8")), module)}
     assert {
         "ediffi.registry.types.Conditioning.drop",
         "ediffi.pipeline.cascade.Cascade",
@@ -208,7 +206,7 @@ def test_a_browser_asks_nobody_else(address: str, scheme: str, width: int) -> No
         page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
         page.on("request", lambda request: asked.add(urlsplit(request.url).netloc))
         page.on("pageerror", lambda error: errors.append(str(error)))
-        for name in ("index.html", "compose.html", "cli/sample.html", "api/registry.html"):
+        for name in ("index.html", "compose.html", "cli/sample.html", "api/ediffi.registry.html"):
             page.goto(f"{address}/{name}")
             assert page.evaluate("document.body.dataset.mdColorScheme") == {"light": "default", "dark": "slate"}[scheme]
             assert page.evaluate("document.documentElement.scrollWidth") <= width, name
