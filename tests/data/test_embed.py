@@ -33,6 +33,7 @@ from ediffi.hub.config import Part
 from ediffi.hub.models import SHIPPED
 from ediffi.io.distributed import DistributedContext
 from ediffi.io.files import sha256
+from ediffi.registry import encoders
 from tests.data import img2dataset
 
 ENCODERS = SHIPPED / "toybox" / "encoders"
@@ -345,6 +346,19 @@ def test_an_encoder_is_known_by_its_weights_not_by_its_place(tmp_path: Path) -> 
     (tmp_path / "config.json").write_text(json.dumps(config | {"changed": True}))
     assert identity(Part("t5", {"path": str(tmp_path)}), encoder)["sha256"] != known["sha256"]
     assert identity(Part("t5", {"path": str(tmp_path), "max_tokens": 20}), encoder)["arguments"] == {"max_tokens": 20}
+
+
+def test_an_encoder_without_files_is_known_by_its_parameters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In whichever folder the command is run."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setattr(encoders.REGISTRY, "factory", lambda name: lambda: None)
+    made = torch.nn.Linear(2, 1)
+    known = identity(Part("own", {}), made)
+    assert "sha256" not in known
+    with torch.no_grad():
+        made.bias += 1
+    assert identity(Part("own", {}), made)["weights"] != known["weights"]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
+from ediffi.data.shards import Sample
+from ediffi.data.stream import ImageTransform
 from ediffi.io.images import crop_to_tensor, to_tensor
 
 
@@ -37,3 +39,19 @@ def test_crops_that_cannot_be_are_named() -> None:
     for top, left, crop in ((50, 0, 16), (0, -1, 16), (0, 0, 65), (0, 0, 0)):
         with pytest.raises(ValueError, match="does not lie in 64x64"):
             crop_to_tensor(picture(64, 64), 64, top, left, crop)
+
+
+def test_a_random_crop_may_lie_anywhere_in_the_square() -> None:
+    """Red and green of a pixel are its row and column, so that a crop shows where it was cut."""
+    places = np.stack([*np.mgrid[:12, :12], np.zeros((12, 12))], axis=-1).astype(np.uint8)
+    sample = Sample("a", Image.fromarray(places), "", {}, {})
+    transform, seen = ImageTransform(12, 4), []
+    for position in range(300):
+        crop = ((transform(sample, np.random.default_rng([3, position])) + 1) * 127.5).round().int()
+        assert crop.shape == (3, 4, 4)
+        top, left = np.random.default_rng([3, position]).integers(0, 9, size=2)
+        assert crop[0, :, 0].tolist() == list(range(top, top + 4))
+        assert crop[1, 0].tolist() == list(range(left, left + 4))
+        seen.append((int(top), int(left)))
+    assert {top for top, _ in seen} == {left for _, left in seen} == set(range(9))
+    assert torch.equal(ImageTransform(12)(sample, np.random.default_rng(0)), to_tensor(sample.image, 12))

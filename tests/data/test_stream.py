@@ -10,11 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ediffi.data.degradation.degrade import Degradation
+from ediffi.data.degradation.degrade import Degradation, random_source
 from ediffi.data.index import Shard
 from ediffi.data.module import ShardData, widths
-from ediffi.data.shards import read_shard
+from ediffi.data.shards import decode, read_shard
 from ediffi.data.stream import Batch, ImageTransform, ShardStream
+from ediffi.io.images import to_tensor
 from ediffi.registry import denoisers
 
 
@@ -59,6 +60,19 @@ def test_a_step_has_the_same_samples_however_it_is_dealt(
         parts = [rank[step * accumulated + i] for i in range(accumulated) for rank in ranks]
         assert keys(parts) == wanted.keys
         assert torch.equal(torch.cat([part.images for part in parts]), wanted.images)
+
+
+def test_a_crop_and_its_low_resolution_are_those_of_the_position(shards: list[Shard]) -> None:
+    """Re-stated: the crop is drawn from (seed, position), the degradation from the random source of both."""
+    by_key = {raw["__key__"]: raw for shard in shards for raw in read_shard(shard.path)}
+    (_, batch) = batches(
+        shards, 2, 3, transform=ImageTransform(16, 8), degrade=Degradation(scale=2), rank=1, world_size=2
+    )
+    for row, position in enumerate(range(9, 12)):
+        top, left = np.random.default_rng([3, position]).integers(0, 9, size=2)
+        image = to_tensor(decode(by_key[batch.keys[row]]).image, 16)[:, top : top + 8, left : left + 8]
+        assert torch.equal(batch.images[row], image)
+        assert torch.equal(batch.cond.low_res[row], Degradation(scale=2)(image, random_source(3, position)))
 
 
 @pytest.mark.parametrize("lanes", [1, 3])
