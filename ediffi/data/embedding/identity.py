@@ -80,11 +80,11 @@ def identity(part: Part, encoder: Encoder) -> dict[str, Any]:
     """
     call = inspect.signature(encoders.REGISTRY.factory(part.name)).bind(**part.arguments)
     call.apply_defaults()
-    arguments, source = dict(part.arguments), _source(part.name, call.arguments)
+    arguments, (source, revision) = dict(part.arguments), _weights(part.name, call.arguments)
     if source and Path(source).is_dir():
         arguments.pop("path", None)
         weights = {"sha256": folder_sha256(Path(source))}
-    elif (commit := _commit(source, call.arguments.get("revision"))) is not None:
+    elif (commit := _commit(source, revision)) is not None:
         weights = {"revision": commit}
     else:
         weights = {"weights": _parameters_sha256(encoder)}
@@ -133,15 +133,10 @@ def _absolute(part: Part, folder: Path) -> Part:
     return Part(part.name, {**part.arguments, "path": str(inside)}) if inside.is_dir() else part
 
 
-def _source(name: str, arguments: Mapping[str, Any]) -> str:
-    """The folder or the repository of the Hub that the weights come from; empty if that is unknown."""
-    if arguments.get("path"):
-        return str(arguments["path"])
-    if "pretrained" in arguments and name.startswith("clip_l14"):
-        import open_clip
-
-        return str(open_clip.get_pretrained_cfg("ViT-L-14", arguments["pretrained"])["hf_hub"]).rstrip("/")
-    return ""
+def _weights(name: str, arguments: Mapping[str, Any]) -> tuple[str, str | None]:
+    """The folder or the repository of the Hub that the weights come from, "" if unknown, and the revision."""
+    declared = encoders.spec(name).weights
+    return declared(**arguments) if declared else (str(arguments.get("path") or ""), arguments.get("revision"))
 
 
 def _commit(repository: str, revision: str | None) -> str | None:
@@ -149,11 +144,9 @@ def _commit(repository: str, revision: str | None) -> str | None:
     from huggingface_hub import try_to_load_from_cache
 
     from ediffi.registry.core import HUB_ID
-    from ediffi.registry.encoders.clip_files import PINNED
 
     if not HUB_ID.fullmatch(repository):
         return None
-    revision = revision or PINNED.get(repository)
     if revision and re.fullmatch(r"[0-9a-f]{40}", revision):
         return revision
     for file in ("config.json", "open_clip_model.safetensors"):
