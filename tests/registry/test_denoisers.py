@@ -7,6 +7,7 @@ import torch
 
 from ediffi.registry import denoisers
 from ediffi.registry.denoisers.attention import attend
+from ediffi.registry.denoisers.layers import ResidualBlock
 from ediffi.registry.denoisers.precondition import Preconditioned, upsample
 from ediffi.registry.types import Conditioning, Embedding
 
@@ -197,6 +198,16 @@ def test_gradient_checkpointing_changes_nothing(name: str) -> None:
         gradients.append([parameter.grad for parameter in denoiser.parameters()])
     for plain, recomputed in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, recomputed)
+
+
+def test_dropout_acts_before_the_second_convolution() -> None:
+    """At probability 1 the residual branch is the second convolution's bias."""
+    block = ResidualBlock(4, 4, embedding_width=6, dropout=1.0, norm_groups=2).train()
+    torch.nn.init.normal_(block.conv2.weight)
+    torch.nn.init.constant_(block.conv2.bias, 0.5)  # type: ignore[arg-type]
+    x, embedding = torch.randn(2, 4, 8, 8), torch.randn(2, 6)
+    torch.testing.assert_close(block(x, embedding), x + 0.5)
+    assert (block.eval()(x, embedding) - x).std() > 0.1
 
 
 def test_the_plain_attention_path_agrees_with_the_fused_one() -> None:
