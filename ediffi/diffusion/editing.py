@@ -1,4 +1,4 @@
-"""Starting from a picture instead of from noise: image-to-image, and repainting a part of it."""
+"""Sampling that starts from an image: image-to-image, and inpainting."""
 
 from dataclasses import dataclass
 
@@ -13,15 +13,15 @@ from ediffi.registry.types import Conditioning, Denoiser
 
 @dataclass(frozen=True)
 class Edit:
-    """A picture to go on from, through all stages of the cascade.
+    """An image to start from, in all stages of the cascade.
 
     Args:
-        image: RGB, square; every stage takes it at its own resolution.
-        strength: share of the steps that are done: 0 returns the picture, 1 starts from noise alone.
-        mask: L, white where the picture is repainted, black where it is kept to the pixel; None repaints all of it.
+        image: RGB, square; each stage resizes it to its own resolution.
+        strength: share of the steps that run: 0 returns the image, 1 starts from noise alone.
+        mask: L, white where the image is repainted, black where it is kept exactly; None repaints all of it.
 
     Raises:
-        ValueError: `strength` is out of [0, 1], the picture is not square, or the mask is not of its size or all black.
+        ValueError: `strength` is not in [0, 1], the image is not square, or the mask has another size or is all black.
     """
 
     image: Image.Image
@@ -32,22 +32,21 @@ class Edit:
         if not 0 <= self.strength <= 1:
             raise ValueError(f"strength must be in [0, 1], got {self.strength}")
         if self.image.width != self.image.height:
-            raise ValueError(f"the picture is {_size(self.image)}; it must be square: crop it first")
+            raise ValueError(f"the image is {_size(self.image)}; it must be square: crop it first")
         if self.mask is not None and self.mask.size != self.image.size:
-            raise ValueError(
-                f"the mask is {_size(self.mask)}, the picture {_size(self.image)}; they must be of one size"
-            )
+            raise ValueError(f"the mask is {_size(self.mask)}, the image {_size(self.image)}; they must be of one size")
         if self.mask is not None and self.mask.convert("L").getextrema()[1] == 0:
-            raise ValueError("the mask is all black: nothing is to be repainted; white marks what is")
+            raise ValueError("the mask is all black, so nothing is repainted; white marks what is")
 
     def at(self, resolution: int, batch: int, device: torch.device) -> "EditSource":
-        """The picture as a stage of that resolution goes on from it."""
-        images = _tensor(self.image.convert("RGB"), resolution) * 2 - 1
-        mask = None if self.mask is None else _tensor(self.mask.convert("L"), resolution).expand(batch, -1, -1, -1)
-        source = EditSource(
-            images.expand(batch, -1, -1, -1).to(device), self.strength, None if mask is None else mask.to(device)
+        """The image and the mask at the resolution of a stage, for a batch."""
+        images = _resized(self.image.convert("RGB"), resolution) * 2 - 1
+        mask = None if self.mask is None else _resized(self.mask.convert("L"), resolution)
+        return EditSource(
+            images.expand(batch, -1, -1, -1).to(device),
+            self.strength,
+            None if mask is None else mask.expand(batch, -1, -1, -1).to(device),
         )
-        return source
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,8 @@ class EditSource:
 
     Attributes:
         images: [b, 3, h, w] in [-1, 1].
-        strength: share of the steps that are done.
-        mask: [b, 1, h, w], 1 where they are repainted; None for everywhere.
+        strength: share of the steps that run.
+        mask: [b, 1, h, w], 1 where the images are repainted; None for everywhere.
     """
 
     images: Float[Tensor, "b 3 h w"]
@@ -65,22 +64,22 @@ class EditSource:
     mask: Float[Tensor, "b 1 h w"] | None = None
 
     def remaining(self, sigmas: Float[Tensor, " s"]) -> Float[Tensor, " r"]:
-        """The part of a grid that is still to be walked; `[0]` if nothing is (SDEdit, arXiv 2108.01073)."""
+        """The last steps of a grid, as many as `strength` says; `[0]` for none (SDEdit, arXiv 2108.01073)."""
         steps = len(sigmas) - 1
         return sigmas[steps - round(self.strength * steps) :]
 
 
 @dataclass(frozen=True)
 class InpaintingDenoiser:
-    """Estimates in which the picture to be kept stands where the mask is 0.
+    """`mask·D(x) + (1 - mask)·image`: the estimate is the image itself where the mask is 0.
 
-    On the ODE `dx/dsigma = (x - D)/sigma` those pixels are then the picture plus noise of level sigma at all times, as
-    the network was trained to see, and end as the picture itself. Our choice, in the place of replacing pixels of `x`
-    after each step (RePaint, arXiv 2201.09865), since it serves every solver.
+    On the ODE `dx/dsigma = (x - D)/sigma` those pixels are then always the image plus noise of level sigma, as in
+    training, and end as the image. Our choice instead of replacing pixels of `x` after each step (RePaint, arXiv
+    2201.09865), since it works with every solver.
 
     Args:
         denoiser: the denoiser that repaints.
-        source: the picture and its mask.
+        source: the image and its mask.
     """
 
     denoiser: Denoiser
@@ -89,15 +88,15 @@ class InpaintingDenoiser:
     def __call__(
         self, x: Float[Tensor, "b 3 h w"], sigma: Float[Tensor, " b"], cond: Conditioning
     ) -> Float[Tensor, "b 3 h w"]:
-        """Estimate of the clean pictures."""
+        """Estimate of the clean images."""
         denoised = self.denoiser(x, sigma, cond)
         if self.source.mask is None:
             return denoised
         return torch.lerp(self.source.images.to(denoised), denoised, self.source.mask.to(denoised))
 
 
-def _tensor(image: Image.Image, resolution: int) -> Float[Tensor, "1 c h w"]:
-    """A picture in [0, 1]: averaged down, or enlarged bicubically."""
+def _resized(image: Image.Image, resolution: int) -> Float[Tensor, "1 c h w"]:
+    """An image in [0, 1], averaged down or enlarged bicubically."""
     from torchvision.transforms.v2.functional import pil_to_tensor
 
     pixels = pil_to_tensor(image)[None].float() / 255

@@ -1,6 +1,5 @@
-"""The ensemble of expert denoisers (eDiff-I, section 4.1): each owns a part of the noise, and only the owner runs."""
+"""The ensemble of expert denoisers (eDiff-I, section 4.1): each owns an interval of noise, and runs only there."""
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,19 +7,19 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ediffi.diffusion.noise import ROOT, LogNormal, NoiseInterval, check_partition, merge
+from ediffi.diffusion.noise import LogNormal, NoiseInterval, check_partition
 from ediffi.diffusion.streaming import StreamedDenoisers
 from ediffi.registry.types import Conditioning
 
 
 @dataclass(frozen=True)
 class Expert:
-    """What is known of an expert besides its weights.
+    """An expert without its weights.
 
     Attributes:
         region: the noise it owns.
         parent: the node whose weights it started from; None if it started at random.
-        steps: optimiser steps it was trained for on its own noise.
+        steps: optimiser steps of its own training.
     """
 
     region: NoiseInterval
@@ -29,18 +28,18 @@ class Expert:
 
 
 class ExpertTree(nn.Module):
-    """Experts that share all noise out among them; itself a denoiser.
+    """Experts that partition the noise; itself a denoiser.
 
-    A sample goes to the expert that owns its noise level, and to no other, so a call costs what one network costs. All
-    samples of a sampling step have one noise level and stay one batch; a mixed batch (validation) is split.
+    A sample goes to the one expert that owns its noise level, so a call costs as much as one network. All samples of a
+    sampling step have the same noise level and stay one batch; a mixed batch (validation) is split.
 
     Args:
-        noise: the training noise whose quantiles the regions are.
-        experts: what each owns; together all noise, each level once.
+        noise: the training noise whose quantiles the intervals are.
+        experts: together they own each noise level once.
         denoisers: their networks, in the same order: resident, or streamed from files.
 
     Raises:
-        ValueError: the regions overlap or leave a gap, or there are not as many networks.
+        ValueError: the intervals overlap or leave a gap, or there are not as many networks as experts.
     """
 
     def __init__(
@@ -55,11 +54,6 @@ class ExpertTree(nn.Module):
         self._edges = torch.tensor([low for low, _ in owned[1:]], dtype=torch.float64)
         self._owners = torch.tensor([index for _, index in owned])
 
-    @classmethod
-    def trunk(cls, denoiser: nn.Module, noise: LogNormal, steps: int = 0) -> "ExpertTree":
-        """The tree before it branches: one network for all noise."""
-        return cls(noise, [Expert(ROOT, steps=steps)], nn.ModuleList([denoiser]))
-
     def route(self, sigma: Float[Tensor, " b"]) -> Int[Tensor, " b"]:
         """Index of the expert that owns each noise level; an edge belongs to the noisier side."""
         piece = torch.bucketize(sigma.double(), self._edges.to(sigma.device), right=True)
@@ -68,11 +62,12 @@ class ExpertTree(nn.Module):
     def forward(
         self, x: Float[Tensor, "b 3 h w"], sigma: Float[Tensor, " b"], cond: Conditioning
     ) -> Float[Tensor, "b 3 h w"]:
-        """Denoised pictures [b, 3, h, w], each by its owner."""
+        """Denoised images, each by the expert that owns its noise level."""
         owners = self.route(sigma)
         present = owners.unique().tolist()
         if len(present) == 1:
             return self.denoisers[present[0]](x, sigma, cond)
+        # Networks under autocast may return float32 for a half-precision x, never less.
         denoised = torch.empty_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
         for index in present:
             rows = (owners == index).nonzero().flatten()
@@ -83,37 +78,6 @@ class ExpertTree(nn.Module):
         """`lambda(sigma)` of the preconditioning, which all experts share."""
         weight: Tensor = self.denoisers[0].loss_weight(sigma)  # type: ignore[operator]
         return weight
-
-    def branch(self, node: NoiseInterval, *into: NoiseInterval) -> "ExpertTree":
-        """The tree in which the expert of `node` is replaced by clones of itself, one for each of `into`.
-
-        Args:
-            node: what the expert owns now.
-            into: regions that share `node` out; its two children by default.
-
-        Raises:
-            ValueError: no expert owns just `node`, or `into` is not all of it.
-        """
-        index = self._index(node)
-        regions = into or getattr(node, "children", ())
-        if not regions or merge(regions) != node:
-            raise ValueError(f"{', '.join(map(str, regions)) or 'nothing'} is not all of {node}; experts must share it")
-        clones = [(Expert(region, parent=node), copy.deepcopy(self.denoisers[index])) for region in regions]
-        return self._with(self._pairs()[:index] + clones + self._pairs()[index + 1 :])
-
-    def _pairs(self) -> list[tuple[Expert, nn.Module]]:
-        if isinstance(self.denoisers, StreamedDenoisers):
-            raise ValueError("streamed experts cannot be branched; load them with expert_residency='resident'")
-        return list(zip(self.experts, self.denoisers, strict=True))
-
-    def _with(self, pairs: Sequence[tuple[Expert, nn.Module]]) -> "ExpertTree":
-        return ExpertTree(self.noise, [expert for expert, _ in pairs], nn.ModuleList([net for _, net in pairs]))
-
-    def _index(self, region: NoiseInterval) -> int:
-        regions = [expert.region for expert in self.experts]
-        if region not in regions:
-            raise ValueError(f"no expert owns just {region}; the experts are {', '.join(map(str, regions))}")
-        return regions.index(region)
 
 
 class AutocastDenoiser(nn.Module):
@@ -131,7 +95,7 @@ class AutocastDenoiser(nn.Module):
     def forward(
         self, x: Float[Tensor, "b 3 h w"], sigma: Float[Tensor, " b"], cond: Conditioning
     ) -> Float[Tensor, "b 3 h w"]:
-        """Denoised images [b, 3, h, w]."""
+        """Denoised images."""
         with torch.autocast(x.device.type, self.dtype):
             denoised: Tensor = self.denoiser(x, sigma, cond)
         return denoised

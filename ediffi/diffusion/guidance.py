@@ -1,4 +1,4 @@
-"""Denoisers that wrap denoisers to steer them: towards words and style, from one prompt to another, into range."""
+"""Denoisers that wrap a denoiser: classifier-free guidance, prompt switching, dynamic thresholding."""
 
 from dataclasses import dataclass
 
@@ -10,15 +10,15 @@ from ediffi.registry import encoders
 from ediffi.registry.types import Conditioning, Denoiser
 
 SigmaRange = tuple[float, float]
-"""Noise levels (above, up to and with)."""
+"""Noise levels (low, high]: low < sigma <= high."""
 
 
 @dataclass(frozen=True)
 class ClassifierFreeGuidance:
     """Classifier-free guidance (Ho & Salimans 2022): `uncond + w·(cond - uncond)`; `w = 1` is off and costs one call.
 
-    With a reference picture and a style scale `s`, `uncond + w·(words - uncond) + w·s·(both - words)`: 1 is the plain
-    formula for words and picture, 0 leaves the picture out, more is more style. Our choice; eDiff-I turns `w` alone.
+    With a style image and a style scale `s`, `uncond + w·(words - uncond) + w·s·(both - words)`: `s = 1` is the plain
+    formula for words and image, `s = 0` ignores the image. Our choice; eDiff-I has `w` only.
 
     All terms go through the denoiser as one batch.
 
@@ -26,8 +26,8 @@ class ClassifierFreeGuidance:
         denoiser: the denoiser to guide.
         guidance_scale: w, at least 0.
         negative: the conditioning to move away from; None for the null condition.
-        interval: guide only at these noise levels (Kynkäänniemi et al. 2024, arXiv 2404.07724), elsewhere `w = 1`; None
-            for all.
+        interval: (low, high]: guidance applies for low < sigma <= high, elsewhere `w = 1` (Kynkäänniemi et al. 2024,
+            arXiv 2404.07724); None for all noise levels.
         style_scale: s, at least 0.
 
     Raises:
@@ -49,7 +49,7 @@ class ClassifierFreeGuidance:
     def __call__(
         self, x: Float[Tensor, "b 3 h w"], sigma: Float[Tensor, " b"], cond: Conditioning
     ) -> Float[Tensor, "b 3 h w"]:
-        """Guided estimate of the clean pictures."""
+        """Guided estimate of the clean images."""
         w = torch.where(self._guided(sigma), self.guidance_scale, 1.0).view(-1, 1, 1, 1)
         terms = self._terms(cond, w)
         if len(terms) == 1:
@@ -63,7 +63,10 @@ class ClassifierFreeGuidance:
         return guided
 
     def _terms(self, cond: Conditioning, w: Float[Tensor, "b 1 1 1"]) -> list[tuple[Conditioning, Tensor]]:
-        """The chain from the negative to words and style: each with the weight of its difference to the one before."""
+        """The conditionings from negative to words to style, each with the weight of its difference to the one before.
+
+        A term that does not change the sum is left out, since each costs a network evaluation.
+        """
         if (w == 0).all():
             return [(self._negative(cond), w)]
         terms = [(self._negative(cond), w)] if (w != 1).any() else []
@@ -86,7 +89,7 @@ class ClassifierFreeGuidance:
     def _negative(self, cond: Conditioning) -> Conditioning:
         if self.negative is None:
             return cond.null()
-        null = cond.null()  # for what the negative says nothing of, such as a reference picture
+        null = cond.null()  # for sources that the negative prompt has not: a style image is dropped, not kept
         return Conditioning({**null.sources, **self.negative.sources}, cond.low_res, cond.aug_level)
 
 
@@ -94,12 +97,11 @@ class ClassifierFreeGuidance:
 class DynamicThresholding:
     """Dynamic thresholding (Imagen, Saharia et al. 2022, section 2.3): strong guidance without burnt colours.
 
-    `s`, at least 1, is the `percentile` quantile of a picture's absolute values; the estimate is clipped to [-s, s] and
-    divided by `s`.
+    `s = max(1, quantile(|D|, percentile))` for each image; the estimate is clipped to [-s, s] and divided by `s`.
 
     Args:
-        denoiser: the denoiser whose estimates are kept in range.
-        percentile: above 0, at most 1; Imagen's is 0.995. Lower is stronger.
+        denoiser: the denoiser whose estimates are thresholded.
+        percentile: in (0, 1]; Imagen's is 0.995, lower is stronger.
 
     Raises:
         ValueError: `percentile` is out of range.
@@ -123,12 +125,12 @@ class DynamicThresholding:
 
 @dataclass(frozen=True)
 class PromptSwitching:
-    """Prompt switching (eDiff-I, figure 4): another conditioning takes over at and below a noise level.
+    """Prompt switching (eDiff-I, figure 4): a second conditioning takes over at noise levels up to `sigma`.
 
     Args:
-        denoiser: what both go through.
-        after: the conditioning that takes over; keeps the low-resolution picture of the first.
-        sigma: noise level from which on it does.
+        denoiser: the denoiser of both.
+        after: the second conditioning; the low-resolution image stays that of the first.
+        sigma: noise level at and below which it is used.
     """
 
     denoiser: Denoiser
@@ -138,7 +140,7 @@ class PromptSwitching:
     def __call__(
         self, x: Float[Tensor, "b 3 h w"], sigma: Float[Tensor, " b"], cond: Conditioning
     ) -> Float[Tensor, "b 3 h w"]:
-        """Estimate of the clean pictures."""
+        """Estimate of the clean images."""
         before = sigma > self.sigma
         if before.all():
             return self.denoiser(x, sigma, cond)
@@ -149,20 +151,12 @@ class PromptSwitching:
 
 
 def check_interval(interval: SigmaRange | None) -> None:
-    """Refuse an interval of noise levels that is none.
-
-    Raises:
-        ValueError: it does not rise from at least 0.
-    """
+    """Raise ValueError unless 0 <= low < high."""
     if interval is not None and not 0 <= interval[0] < interval[1]:
-        raise ValueError(f"guidance_interval must be two rising noise levels, from 0 on, got {list(interval)}")
+        raise ValueError(f"guidance_interval must be two rising noise levels, at least 0, got {list(interval)}")
 
 
 def check_percentile(percentile: float | None) -> None:
-    """Refuse a percentile of dynamic thresholding that is none.
-
-    Raises:
-        ValueError: it is not above 0 and at most 1.
-    """
+    """Raise ValueError unless a percentile of dynamic thresholding is in (0, 1]."""
     if percentile is not None and not 0 < percentile <= 1:
         raise ValueError(f"dynamic_threshold must be above 0 and at most 1 (Imagen: 0.995), got {percentile}")

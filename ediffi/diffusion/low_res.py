@@ -1,8 +1,7 @@
-"""The low-resolution picture of a super-resolution stage: how it is made in training, and told to the net.
+"""The low-resolution image of a super-resolution stage, as conditioning.
 
-In training it comes from the clean picture: averaged down, degraded at random (after Real-ESRGAN, as in eDiff-I), and
-noised by `aug_level`. In sampling it is the previous stage's picture, noised by a fixed `aug_level`. The noising is one
-function.
+In training it is made from the clean image: averaged down, degraded at random (after Real-ESRGAN, as in eDiff-I), and
+noised by a random `aug_level`. In sampling it is the previous stage's image, noised by the stage's own `aug_level`.
 """
 
 from dataclasses import dataclass
@@ -23,14 +22,14 @@ def augment(
 
 @dataclass(frozen=True)
 class LowResolution:
-    """Makes the low-resolution input of a training picture.
+    """Makes the low-resolution images of a training batch.
 
     Args:
-        scale: how many times smaller than the picture it is.
-        max_aug_level: `aug_level` is uniform in [0, max_aug_level], in [-1, 1] picture units.
-        degrade_probability: share of the pictures that are degraded before the noise.
+        scale: how many times smaller than the image it is.
+        max_aug_level: `aug_level` is uniform in [0, max_aug_level], for images in [-1, 1].
+        degrade_probability: share of the images that are degraded before the noise.
         max_blur: standard deviation of the blur is uniform in (0, max_blur], in low-resolution pixels.
-        max_distortion: standard deviation of a smooth error field is uniform in [0, max_distortion], in picture units.
+        max_distortion: standard deviation of a smooth error field is uniform in [0, max_distortion].
 
     Raises:
         ValueError: `scale` is below 2, or a level or probability is out of range.
@@ -54,7 +53,7 @@ class LowResolution:
     def __call__(
         self, images: Float[Tensor, "b 3 H W"], generator: torch.Generator
     ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, " b"]]:
-        """The low-resolution pictures and their `aug_level` [b]; randomness from a CPU generator."""
+        """The low-resolution images and their `aug_level`; random numbers from a CPU generator."""
         clean = F.avg_pool2d(images, self.scale)
         batch = len(clean)
         degraded = torch.rand(batch, generator=generator) < self.degrade_probability
@@ -64,7 +63,7 @@ class LowResolution:
         return augment(low_res, aug_level, noise), aug_level
 
     def _degrade(self, clean: Tensor, generator: torch.Generator) -> Tensor:
-        """Blur (one width a batch) and add a smooth field of errors, as the pictures of an earlier stage have."""
+        """Blur (one width for a batch) and add a smooth field of errors, like those of an earlier stage's images."""
         blur, distortion = torch.rand(2, generator=generator).tolist()
         if self.max_blur > 0:
             clean = gaussian_blur(clean, kernel_size=[5, 5], sigma=[max(blur * self.max_blur, 1e-3)] * 2)

@@ -1,12 +1,11 @@
-"""The noise a stage is trained on, `ln sigma ~ N(mean, std²)` (EDM, table 1), and the parts of it that experts own.
+"""The training noise of a stage, `ln sigma ~ N(mean, std²)` (EDM, table 1), and the intervals of it that experts own.
 
-eDiff-I, section 4.1: node (level, index) of a binary tree owns the share [index/2^level, (index+1)/2^level) of the
-training noise, from the least to the most noisy; one expert may take all that a few nodes leave, their complement.
-Shares are exact fractions; the noise levels at their ends follow from the inverse normal distribution function.
+eDiff-I, section 4.1: node (level, index) of a binary tree owns the quantiles [index/2^level, (index+1)/2^level) of the
+training noise, from low to high noise; an expert may also own the complement of a few nodes. Quantiles are exact
+fractions; the noise levels at the edges follow from the inverse normal distribution function.
 """
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -16,19 +15,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 MAX_LEVEL = 30
-"""Deepest level of the tree; its parts are still told apart, and drawn from, in double precision."""
+"""Deepest level of the tree: double precision still separates its nodes."""
 
 Span = tuple[Fraction, Fraction]
-"""A share of the training noise, from its first quantile to the one it ends before."""
+"""Quantiles [low, high) of the training noise."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A node of the tree: the share [index/2^level, (index+1)/2^level) of the training noise.
+    """A node of the tree: the quantiles [index/2^level, (index+1)/2^level) of the training noise.
 
     Args:
         level: depth in the tree; the root is 0.
-        index: from 0, the least noisy, to 2^level - 1, the noisiest.
+        index: from 0, the lowest noise, to 2^level - 1, the highest.
 
     Raises:
         ValueError: `level` or `index` is out of range.
@@ -47,18 +46,18 @@ class Interval:
 
     @property
     def spans(self) -> tuple[Span, ...]:
-        """Its one share."""
+        """Its quantiles: one span."""
         width = Fraction(1, 2**self.level)
         return ((self.index * width, (self.index + 1) * width),)
 
     @property
     def children(self) -> "tuple[Interval, Interval]":
-        """The less and the more noisy half."""
+        """The halves of lower and of higher noise."""
         return Interval(self.level + 1, 2 * self.index), Interval(self.level + 1, 2 * self.index + 1)
 
     @property
     def label(self) -> str:
-        """A name for files and folders."""
+        """For names of files and folders."""
         return f"{self.level}-{self.index}"
 
     def __str__(self) -> str:
@@ -67,13 +66,13 @@ class Interval:
 
 @dataclass(frozen=True)
 class Complement:
-    """All noise that some nodes leave: the paper's M^C is `Complement((Interval(3, 0), Interval(9, 511)))`.
+    """All noise except some nodes: the paper's M^C is `Complement((Interval(3, 0), Interval(9, 511)))`.
 
     Args:
-        without: the nodes, kept in order of noise.
+        without: the nodes, in any order.
 
     Raises:
-        ValueError: there is no node, two overlap, or they leave nothing.
+        ValueError: there is no node, two overlap, or nothing is left.
     """
 
     without: tuple[Interval, ...]
@@ -90,13 +89,13 @@ class Complement:
 
     @property
     def spans(self) -> tuple[Span, ...]:
-        """Its shares, in order of noise; touching ones joined."""
+        """Its quantiles from low to high noise; spans that touch are joined."""
         ends = [Fraction(0), *(end for node in self.without for end in node.spans[0]), Fraction(1)]
         return tuple((low, high) for low, high in zip(ends[::2], ends[1::2], strict=True) if low < high)
 
     @property
     def label(self) -> str:
-        """A name for files and folders."""
+        """For names of files and folders."""
         return "without-" + "-".join(node.label for node in self.without)
 
     def __str__(self) -> str:
@@ -104,17 +103,17 @@ class Complement:
 
 
 NoiseInterval = Interval | Complement
-"""What an expert may own."""
+"""What an expert can own."""
 
 ROOT = Interval(0, 0)
 """All noise."""
 
 
 def region_from(content: Any) -> NoiseInterval:
-    """The region that `dataclasses.asdict` made `content` of, as a checkpoint or a manifest has it.
+    """The interval that `dataclasses.asdict` turned into `content`, as in a checkpoint or in `config.json`.
 
     Raises:
-        ValueError: it is not one.
+        ValueError: `content` is not an interval.
     """
     try:
         if "without" in content:
@@ -146,20 +145,21 @@ class LogNormal:
     def sample(
         self, count: int, generator: torch.Generator | None = None, region: NoiseInterval = ROOT
     ) -> Float[Tensor, " count"]:
-        """Noise levels [count], drawn on the CPU: the log-normal truncated to `region`, by its inverse."""
+        """Noise levels, drawn on the CPU: the log-normal truncated to `region`, by inverse transform sampling."""
         spans = torch.tensor([[float(low), float(high)] for low, high in region.spans], dtype=torch.float64)
         widths = spans[:, 1] - spans[:, 0]
+        # u = 0 would be the quantile 0, whose noise level is 0.
         share = torch.rand(count, generator=generator, dtype=torch.float64).clamp(min=2.0**-53) * widths.sum()
         before = torch.cat([widths.new_zeros(1), widths.cumsum(0)])
         chosen = torch.bucketize(share, before[1:-1], right=True)
         return self.quantile(spans[chosen, 0] + share - before[chosen]).float()
 
     def quantile(self, q: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """Noise levels below which a share `q` in [0, 1] of the training noise lies; 0 and inf at the ends."""
+        """Noise levels at the quantiles `q` in [0, 1]; 0 and inf at the ends."""
         return (self.mean + self.std * torch.special.ndtri(q.double())).exp().to(q.dtype)
 
     def bounds(self, region: NoiseInterval) -> list[tuple[float, float]]:
-        """The noise levels [low, high) that `region` owns, in order; the first may start at 0, the last end at inf."""
+        """The noise levels [low, high) that `region` owns, in order, from 0 to inf at the ends."""
         ends = torch.tensor([[float(low), float(high)] for low, high in region.spans], dtype=torch.float64)
         return [(low, high) for low, high in self.quantile(ends.flatten()).view(-1, 2).tolist()]
 
@@ -170,15 +170,15 @@ def contains(outer: NoiseInterval, inner: NoiseInterval) -> bool:
 
 
 def overlap(one: NoiseInterval, two: NoiseInterval) -> bool:
-    """Whether both own some noise level."""
+    """Whether two intervals share a noise level."""
     return any(low < last and first < high for low, high in one.spans for first, last in two.spans)
 
 
 def check_partition(regions: Sequence[NoiseInterval]) -> None:
-    """Make sure that the regions are all noise, each noise level once.
+    """Make sure that each noise level is owned once.
 
     Raises:
-        ValueError: two regions overlap, or they leave a gap; the message names them.
+        ValueError: two intervals overlap, or there is a gap; the message names them.
     """
     owned = sorted((span, str(region)) for region in regions for span in region.spans)
     reached, last = Fraction(0), "the beginning"
@@ -192,37 +192,3 @@ def check_partition(regions: Sequence[NoiseInterval]) -> None:
         reached, last = high, name
     if reached < 1:
         raise ValueError(f"no expert owns the noise quantiles {reached} to 1, after {last}")
-
-
-def merge(regions: Iterable[NoiseInterval]) -> NoiseInterval:
-    """The region that owns what the given ones own: a node where they are one, else a complement.
-
-    Raises:
-        ValueError: two of them overlap.
-    """
-    spans: list[Span] = []
-    for low, high in sorted(span for region in regions for span in region.spans):
-        if spans and low < spans[-1][1]:
-            raise ValueError(f"regions to merge overlap at the noise quantile {low}")
-        if spans and low == spans[-1][1]:
-            spans[-1] = (spans[-1][0], high)
-        else:
-            spans.append((low, high))
-    nodes = [node for low, high in spans for node in _nodes(low, high)]
-    if len(nodes) == 1:
-        return nodes[0]
-    ends = [Fraction(0), *(end for span in spans for end in span), Fraction(1)]
-    gaps = zip(ends[::2], ends[1::2], strict=True)
-    return Complement(tuple(node for low, high in gaps for node in _nodes(low, high)))
-
-
-def _nodes(low: Fraction, high: Fraction) -> list[Interval]:
-    """The fewest nodes of the tree that make up [low, high)."""
-    nodes = []
-    while low < high:
-        level = low.denominator.bit_length() - 1  # the coarsest node that starts at `low`
-        if low + Fraction(1, 2**level) > high:
-            level = math.ceil(math.log2(1 / (high - low)))
-        nodes.append(Interval(level, int(low * 2**level)))
-        low = nodes[-1].spans[0][1]
-    return nodes

@@ -1,4 +1,4 @@
-"""Experts streamed from disk: one network in memory, whose weights are those of the expert in use."""
+"""Experts streamed from disk: one network in memory, with the weights of the expert in use."""
 
 import math
 from collections.abc import Sequence
@@ -11,19 +11,18 @@ from torch import nn
 
 CHUNK = 1 << 20
 GROUP = 8
-"""How many tensors are copied from one mapping of a file."""
+"""Tensors that are copied from one mapping of a file."""
 
 
 class StreamedDenoisers(nn.Module):
-    """A sequence of denoisers of one architecture, of which one at a time is in memory.
+    """A sequence of denoisers of one architecture, with one of them in memory; same bits as resident ones.
 
-    Asking for a denoiser copies its file, memory-mapped, into the one network, unless it is there already. Meanwhile a
-    thread reads the next file, so that its pages wait in the system's cache: sampling goes from high to low noise, so
-    the next expert is the one before in the sequence. What the network computes is bitwise what a resident one would.
+    Indexing copies a memory-mapped file into the network, unless its weights are the current ones. Meanwhile a thread
+    reads the next file into the page cache: sampling goes from high to low noise, so that is the previous index.
 
     Args:
         network: the architecture; its weights are overwritten.
-        files: safetensors files in the order of their noise, the least noisy first.
+        files: safetensors files from low to high noise.
 
     Raises:
         ValueError: there is no file.
@@ -42,7 +41,7 @@ class StreamedDenoisers(nn.Module):
         return len(self.files)
 
     def __getitem__(self, index: int) -> nn.Module:
-        """The network with the weights of expert `index`; valid until another is asked for."""
+        """The network with the weights of expert `index`, until the next one is indexed."""
         if index != self._current:
             if self._prefetched is not None:
                 self._prefetched.result()
@@ -54,16 +53,18 @@ class StreamedDenoisers(nn.Module):
 
 @torch.no_grad()
 def load_weights(network: nn.Module, path: Path) -> None:
-    """Copy a memory-mapped safetensors file into a network, tensor by tensor, with no second copy in memory.
+    """Copy a memory-mapped safetensors file into a network, with no second copy of all weights in memory.
 
     Raises:
-        ValueError: the file is broken, or does not hold just the network's tensors.
+        ValueError: the file is broken, or its tensors are not the network's.
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            state, held = network.state_dict(), set(file.keys())
-            if held != set(state) or any(list(t.shape) != file.get_slice(k).get_shape() for k, t in state.items()):
-                raise ValueError(f"{path} does not hold the weights of the network it is for, but of another")
+            state = network.state_dict()
+            if set(file.keys()) != set(state) or any(
+                list(t.shape) != file.get_slice(k).get_shape() for k, t in state.items()
+            ):
+                raise ValueError(f"{path} has the weights of another network")
         keys = list(state)
         for first in range(0, len(keys), GROUP):  # a mapping counts as memory, page by page, until it is closed
             with safetensors.safe_open(path, framework="pt") as file:
@@ -74,7 +75,7 @@ def load_weights(network: nn.Module, path: Path) -> None:
 
 
 def _read(path: Path) -> None:
-    """Read a file once, so that its pages are in the system's cache."""
+    """Read a file once, so that it is in the page cache."""
     buffer = bytearray(CHUNK)
     with path.open("rb", buffering=0) as file:
         while file.readinto(buffer):
@@ -82,7 +83,7 @@ def _read(path: Path) -> None:
 
 
 def parameters(path: Path) -> int:
-    """How many numbers a safetensors file holds, read from its header.
+    """The number of parameters in a safetensors file, from its header.
 
     Raises:
         ValueError: the file is broken.

@@ -1,7 +1,7 @@
-"""An evaluation from end to end: captions, pictures of a cascade or of others, the judge, results and the report."""
+"""An evaluation from end to end: captions, images of a cascade or of a folder, the judge, results and the report."""
 
-import sys
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from ediffi.evaluation.images.found import find_images
 from ediffi.evaluation.images.generate import generate, open_store
 from ediffi.evaluation.judge import Candidate, Judge
 from ediffi.evaluation.naming import metric_name, shown
-from ediffi.evaluation.report import ReportSample, judged_sample
+from ediffi.evaluation.report import judged_sample
 from ediffi.evaluation.results import Results
 from ediffi.evaluation.suite import Suite
 from ediffi.io.distributed import DistributedContext
@@ -23,33 +23,35 @@ from ediffi.pipeline.generator import CascadeGenerator, identity
 from ediffi.pipeline.options import SamplingOptions
 
 SELECTION = "selection.jsonl"
-SHOWN = 12
-"""Pictures of each setting on the report's page."""
+REPORTED = 12
+"""Images of each setting in the report."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is judged, where, and by how many.
+    """An evaluation of images by a suite.
 
     Attributes:
         suite: captions, settings and networks.
-        folder: of pictures, rows and results.
-        root: folder of the data set.
+        folder: of images, rows and results.
+        root: folder of the dataset.
         cache: folder of reference statistics.
-        fleet: the processes of this run.
-        batch_size: pictures at a time.
-        num_workers: processes that decode, for each of the fleet.
-        strict: refuse odd and broken pictures.
-        clip_score: whether captions are scored.
-        statistics: an .npz to compare with, instead of the data set's own pictures.
-        command: what was typed, for the report.
+        context: the processes of this run.
+        batch_size: images at a time.
+        num_workers: processes that decode images, for each process of the run.
+        strict: refuse unusual and broken images.
+        clip_score: whether the CLIP score is measured.
+        statistics: an .npz to compare with instead of the dataset's own images.
+        command: the command line, for the report.
     """
 
     suite: Suite
     folder: Path
     root: Path | None
     cache: Path
-    fleet: DistributedContext
+    context: DistributedContext
     batch_size: int = 8
     num_workers: int = 0
     strict: bool = True
@@ -65,22 +67,22 @@ class Evaluation:
         threads: int = 1,
         expert_residency: Residency = "resident",
     ) -> Results:
-        """Paint the suite's captions with a cascade, at each of the suite's guidance scales, and judge the pictures.
+        """Sample the suite's captions with a cascade, at each of the suite's guidance scales, and judge the images.
 
         Args:
             model: the shipped "toybox", a folder, or ORG/REPO of the Hub.
             options: of the images; seed and guidance scales are the suite's.
-            shard_size: write shards of so many pictures, instead of PNG files.
-            threads: of the processor, while pictures are painted.
+            shard_size: write shards of so many images instead of PNG files.
+            threads: of the CPU, while images are sampled.
             expert_residency: see `Cascade.from_pretrained`.
 
         Raises:
-            ValueError: the model has no stage of the suite's size, or what the parts of an evaluation raise.
+            ValueError: the model has no stage of the suite's size, or a part of the evaluation refuses its input.
             OSError: a file is missing, or cannot be read or written.
         """
-        cascade = at_size(Cascade.from_pretrained(model, self.fleet.device, expert_residency), self.suite.image_size)
+        cascade = at_size(Cascade.from_pretrained(model, self.context.device, expert_residency), self.suite.image_size)
 
-        def paint(items: Sequence[CaptionedImage]) -> list[Candidate]:
+        def sample(items: Sequence[CaptionedImage]) -> list[Candidate]:
             candidates = []
             scales: list[float | None] = [*self.suite.guidance_scales] or [None]
             for scale in scales:
@@ -88,66 +90,61 @@ class Evaluation:
                 generator = CascadeGenerator(cascade, chosen, identity(model), threads)
                 name = f"guidance-{generator.settings['guidance_scale']:g}"
                 store = open_store(self.folder / name, len(items), shard_size)
-                if self.fleet.rank == 0:
-                    print(f"{name}: {len(items)} pictures in {store.folder}")
+                if self.context.rank == 0:
+                    logger.info("%s: %s images in %s", name, len(items), store.folder)
                 captions = [item.caption for item in items]
-                generate(generator, captions, store, batch_size=self.batch_size, context=self.fleet)
+                generate(generator, captions, store, batch_size=self.batch_size, context=self.context)
                 candidates.append(Candidate(name, store, generator.settings))
             return candidates
 
-        return self._judge(cascade.name, paint)
+        return self._judge(cascade.name, sample)
 
     def judge_images(self, images: Path) -> Results:
-        """Judge the pictures in a folder, whoever made them; raises as `judge_model` does."""
+        """Judge the images of a folder, of any origin; raises as `judge_model` does."""
 
         def find(items: Sequence[CaptionedImage]) -> list[Candidate]:
             return [Candidate(images.name, find_images(images, [item.key for item in items]))]
 
         return self._judge(images.name, find)
 
+    def log(self, results: Results) -> None:
+        """Log the numbers, their notices, and the path of the report, from one process."""
+        if self.context.rank == 0:
+            logger.info("%s", table(results))
+            for notice in dict.fromkeys(text for point in results.points for text in point.notices):
+                logger.warning("note: %s", notice)
+            logger.info("%s", (self.folder / report.FILE).resolve())
+
     def _judge(self, model: str, candidates: Callable[[Sequence[CaptionedImage]], list[Candidate]]) -> Results:
-        """Everything that can be found missing is looked for before the first picture is painted."""
+        # The judge and its reference come first: a file that is missing is found before the first image is sampled.
         dataset = open_dataset(self.suite.dataset, self.root, self.suite.dataset_options)
         items = select(dataset.items(), self.suite.count, self.suite.seed)
-        judge = Judge(self.suite, dataset, items, self.cache, self.fleet, self.clip_score, self.num_workers)
+        judge = Judge(self.suite, dataset, items, self.cache, self.context, self.clip_score, self.num_workers)
         reference = judge.reference(self.statistics)
 
         def begin() -> None:
-            if self.fleet.rank == 0:
+            if self.context.rank == 0:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 write_selection(items, self.folder / SELECTION)
 
-        self.fleet.together(begin)
+        self.context.together(begin)
         points, samples = [], {}
         for candidate in candidates(items):
-            rows = self.folder / "rows" / candidate.name
-            points.append(judge(candidate, reference, rows, self.strict))
+            points.append(judge(candidate, reference, self.folder / "rows" / candidate.name, self.strict))
             samples[candidate.name] = [
                 judged_sample(item.caption, image := rgb(candidate.images[index]), dataset.measure(item, image))
-                for index, item in enumerate(items[:SHOWN])
+                for index, item in enumerate(items[:REPORTED])
             ]
         results = Results(model, self.suite.described(), judge.protocol(reference), points)
-        if self.fleet.rank == 0:
-            self._write(results, samples)
+        if self.context.rank == 0:
+            results.write(self.folder)
+            model_index.write(results, self.folder)
+            report.write(results, self.folder, samples, self.command)
         return results
-
-    def _write(self, results: Results, samples: Mapping[str, Sequence[ReportSample]]) -> None:
-        """Write results, report and what the Hub reads."""
-        results.write(self.folder)
-        model_index.write(results, self.folder)
-        report.write(results, self.folder, samples, self.command)
-
-    def tell(self, results: Results) -> None:
-        """Print the numbers, what has to be known of them, and where the report is; one process does."""
-        if self.fleet.rank == 0:
-            print(table(results))
-            for notice in dict.fromkeys(text for point in results.points for text in point.notices):
-                print(f"note: {notice}", file=sys.stderr)
-            print((self.folder / report.FILE).resolve())
 
 
 def at_size(cascade: Cascade, size: int) -> Cascade:
-    """The cascade up to the stage whose pictures are `size` a side.
+    """The cascade up to the stage with images of `size` pixels.
 
     Raises:
         ValueError: it has no such stage.
@@ -156,15 +153,15 @@ def at_size(cascade: Cascade, size: int) -> Cascade:
         if stage.resolution == size:
             return cascade.up_to(stage.name)
     sizes = ", ".join(str(stage.resolution) for stage in cascade.stages)
-    raise ValueError(f"the suite is for pictures of {size} pixels, and model {cascade.name!r} makes {sizes}")
+    raise ValueError(f"the suite is for images of {size} pixels, and model {cascade.name!r} makes {sizes}")
 
 
 def table(results: Results) -> str:
-    """The numbers, a line for each setting."""
+    """The numbers as text, a row for each setting, or a column if there are more metrics than settings."""
     names = list(dict.fromkeys(name for point in results.points for name in point.metrics))
     rows = [["", *(metric_name(name) for name in names)]]
     rows += [[point.title, *(shown(name, point.metric(name)) for name in names)] for point in results.points]
-    if len(results.points) < len(names):  # easier to read standing
+    if len(results.points) < len(names):
         rows = [list(row) for row in zip(*rows, strict=True)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)

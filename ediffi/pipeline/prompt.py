@@ -1,4 +1,4 @@
-"""Prompts as people type them: checked, with `(words:1.3)` weighted, one by one or many from a file."""
+"""Prompts: their check, the weights of words, `(words:1.3)`, and files of prompts."""
 
 import re
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from pathlib import Path
 from ediffi.io import prompt_files
 
 MAX_PROMPT = 5000
-"""Longest prompt in characters; far beyond any encoder's length, so a longer one is a mistake."""
+"""Longest prompt in characters, far beyond the length of any encoder."""
 MAX_WEIGHT = 10.0
 
 _WEIGHTED = re.compile(r"\\([()\\])|\(((?:\\.|[^()\\])+):\s*([^():\s]+)\s*\)")
@@ -16,7 +16,7 @@ _ESCAPED = re.compile(r"\\([()\\])")
 
 @dataclass(frozen=True)
 class Weighted:
-    """Characters [start, end) of a prompt's text, and how much they count: 1 is as usual, 0 not at all."""
+    """Characters [start, end) of a prompt's text, and their weight in the attention: 1 is usual, 0 none."""
 
     start: int
     end: int
@@ -25,21 +25,21 @@ class Weighted:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt without its marks, and what they said."""
+    """A prompt's text without the marks of weights, and the weights."""
 
     text: str
     weights: tuple[Weighted, ...] = ()
 
 
 def parse(prompt: str) -> Prompt:
-    r"""Take the weights out of a prompt: `a (red:1.3) circle` is the text `a red circle` with "red" counting 1.3.
+    r"""Parse a prompt: `a (red:1.3) circle` is the text `a red circle`, in which "red" has the weight 1.3.
 
     Other parentheses are text, and so are `\\(` and `\\)` everywhere.
 
     Raises:
-        ValueError: the prompt is empty or longer than `MAX_PROMPT` characters, or a weight is no number from 0 to 10.
+        ValueError: the prompt is empty or longer than `MAX_PROMPT` characters, or a weight is not in [0, 10].
     """
-    check_prompt(prompt)
+    _check(prompt)
     text, weights, last = "", [], 0
     for match in _WEIGHTED.finditer(prompt):
         text += prompt[last : match.start()]
@@ -54,12 +54,12 @@ def parse(prompt: str) -> Prompt:
         words = _ESCAPED.sub(r"\1", match[2])
         weights.append(Weighted(len(text), len(text) + len(words), weight))
         text += words
-    check_prompt(text := text + prompt[last:])
+    _check(text := text + prompt[last:])
     return Prompt(text, tuple(weights))
 
 
 def _weight(word: str) -> float | None:
-    """The number after the colon; None if what stands there is no number at all, as in `(see: below)`."""
+    """The number after the colon; None if it is no number, as in `(see: below)`."""
     try:
         weight = float(word)
     except ValueError:
@@ -69,14 +69,9 @@ def _weight(word: str) -> float | None:
     return weight
 
 
-def check_prompt(text: str) -> None:
-    """Refuse what cannot be a prompt.
-
-    Raises:
-        ValueError: it is empty or longer than `MAX_PROMPT` characters.
-    """
+def _check(text: str) -> None:
     if not text.strip():
-        raise ValueError("the prompt is empty; say what the picture should show")
+        raise ValueError("the prompt is empty; describe the image")
     if len(text) > MAX_PROMPT:
         raise ValueError(f"the prompt has {len(text)} characters; at most {MAX_PROMPT} are allowed")
 

@@ -1,4 +1,4 @@
-"""One stage at inference: a denoiser, the settings it is sampled with, what steers it, and the loop that ties them."""
+"""One stage of a cascade at inference: a denoiser, its sampling settings, and what steers it."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -31,24 +31,24 @@ from ediffi.registry.types import Callback, Conditioning, Denoiser, Sampler
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a stage is sampled.
+    """The sampling settings of a stage.
 
     Attributes:
-        sampler: name in the registry of samplers.
-        num_inference_steps: steps of the grid, the closing one to 0 among them.
+        sampler: name of a registered sampler.
+        num_inference_steps: steps of the grid, with the last one to 0.
         guidance_scale: w of `uncond + w·(cond - uncond)`; 1 is off.
         sigma_min: last noise level before 0.
-        sigma_max: noise level of the start.
+        sigma_max: first noise level.
         rho: exponent of the grid.
-        arguments: the sampler's own arguments.
+        arguments: of the sampler.
         guidance_interval: (low, high]: guidance applies for low < sigma <= high; None for all noise levels.
         dynamic_threshold: quantile of Imagen's dynamic thresholding; None for off.
-        paint_weight: w' of paint-with-words; 0 leaves the stage unpainted.
+        paint_weight: w' of paint-with-words; 0 is off.
         grid: "karras" is uniform in sigma^(1/rho) (EDM, equation 5), "vp_time" in t^(1/rho), the time of the linear VP
             schedule.
 
     Raises:
-        ValueError: a value is out of range (the sampler and the grid say which).
+        ValueError: a value is out of range (the sampler and the grid check theirs).
     """
 
     sampler: str = "dpmpp_2m"
@@ -75,7 +75,7 @@ class Sampling:
         check_weight(self.paint_weight)
 
     def build(self) -> Sampler:
-        """The sampler."""
+        """The sampler, from the registry."""
         return samplers.create(self.sampler, **self.arguments)
 
     def sigmas(self) -> Float[Tensor, " s"]:
@@ -84,14 +84,14 @@ class Sampling:
 
     @property
     def nfe(self) -> int:
-        """Network evaluations of the solver; guidance doubles the work of each, not the count."""
+        """Network evaluations of the sampler; guidance makes each larger, not their number."""
         return self.build().nfe(self.num_inference_steps)
 
     def with_sampler(self, name: str, super_resolution: bool) -> "Sampling":
-        """The same stage with another sampler, or with a preset's sampler, steps and grid.
+        """The settings with another sampler, or with the sampler, steps and grid of a preset.
 
         Raises:
-            UnknownNameError: neither a sampler nor a preset is called `name`.
+            UnknownNameError: there is no such sampler or preset.
         """
         if name in PRESETS:
             chosen = preset(name, "super_resolution" if super_resolution else "base")
@@ -121,11 +121,11 @@ def check_guidance_scale(guidance_scale: float) -> None:
 
 @dataclass(frozen=True)
 class Steering:
-    """What moves a stage besides the conditioning of its pictures.
+    """What steers a stage besides its conditioning.
 
     Attributes:
-        negative: what they should not show; None for the null condition.
-        style_scale: how much of a reference picture's style; see `ClassifierFreeGuidance`.
+        negative: guidance moves away from it; None for the null condition.
+        style_scale: strength of the style image; see `ClassifierFreeGuidance`.
         after: the conditioning that takes over for the last steps; None for none.
         switch_at: share of the steps, from the noisiest, before it does.
     """
@@ -138,14 +138,15 @@ class Steering:
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of a cascade, ready to sample.
+    """A stage, ready to sample.
 
     Attributes:
         name: "base", "sr64", ...
-        resolution: side of its pictures.
+        resolution: side of its images in pixels.
         denoiser: the network, or any denoiser.
         sampling: its default settings.
-        aug_level: noise put on the low-resolution picture before it is told, in picture units; None in the base stage.
+        aug_level: standard deviation of the noise that is added to the low-resolution image before it becomes
+            conditioning; None in the base stage.
     """
 
     name: str
@@ -165,36 +166,32 @@ class Stage:
         sampling: Sampling | None = None,
         callback: Callback | None = None,
     ) -> Float[Tensor, "b 3 H W"]:
-        """Sample a picture for each generator.
-
-        Super-resolution starts at the enlarged low-resolution picture plus noise: the pictures of noise level sigma_max
-        are centred there, which a sigma_max of a few times `sigma_data` does not hide. Our choice; the paper is silent.
+        """Sample an image for each generator.
 
         Args:
-            cond: what the pictures should show; a batch as long as `generators`.
-            generators: one per picture.
-            low_res: the previous stage's pictures in [-1, 1], for super-resolution.
-            source: pictures to go on from instead of from noise.
+            cond: the conditioning, a batch as long as `generators`.
+            generators: one per image.
+            low_res: the previous stage's images in [-1, 1], for super-resolution.
+            source: images to start from instead of noise.
             steering: negative, style and switching.
             sampling: instead of the stage's own.
             callback: called after each step.
 
         Returns:
-            Pictures in [-1, 1], clipped.
+            Images, clipped to [-1, 1].
 
         Raises:
             ValueError: a super-resolution stage without `low_res`, or a base stage with it.
         """
         if (low_res is None) != (self.aug_level is None):
-            raise ValueError(
-                f"stage {self.name!r} {'takes no' if self.aug_level is None else 'needs a'} low_res picture"
-            )
+            raise ValueError(f"stage {self.name!r} {'takes no' if self.aug_level is None else 'needs'} low_res")
         sampling = sampling or self.sampling
         device, size = next(self.denoiser.parameters()).device, (self.resolution, self.resolution)
+        centre = None
         if low_res is not None and self.aug_level is not None:
             level = torch.full((len(low_res),), self.aug_level, device=low_res.device)
             cond = cond.with_low_res(augment(low_res, level, randn(low_res.shape, generators, low_res.device)), level)
-        centre = None if low_res is None else upsample(low_res, size)
+            centre = upsample(low_res, size)
         sigmas = sampling.sigmas()
         denoiser = self._steered(sampling, steering, source)
         if source is not None and source.strength < 1:
@@ -202,7 +199,9 @@ class Stage:
             if len(sigmas) == 1:
                 return source.images
         x = randn((len(generators), 3, *size), generators, device) * sigmas[0]
-        if centre is not None:  # at a finite sigma_max the noisy pictures are centred here, not at 0
+        if centre is not None:
+            # Noisy images of level sigma_max are centred on the image; sigma_max is not large enough to hide that. Our
+            # choice for super-resolution, where the paper is silent.
             x = x + centre
         with torch.inference_mode():
             images = sampling.build()(
@@ -211,20 +210,14 @@ class Stage:
         return images.clamp(-1, 1)
 
     def _steered(self, sampling: Sampling, steering: Steering, source: EditSource | None) -> Denoiser:
-        """The denoiser in its wrappers, the innermost first."""
+        """The denoiser in its wrappers, innermost first."""
         denoiser: Denoiser = PaintWithWords(self.denoiser, sampling.paint_weight)
         denoiser = ClassifierFreeGuidance(
-            denoiser,
-            sampling.guidance_scale,
-            steering.negative,
-            sampling.guidance_interval,
-            steering.style_scale,
+            denoiser, sampling.guidance_scale, steering.negative, sampling.guidance_interval, steering.style_scale
         )
         if steering.after is not None:
-            sigmas = sampling.sigmas()
-            denoiser = PromptSwitching(
-                denoiser, steering.after, float(sigmas[round(steering.switch_at * (len(sigmas) - 1))])
-            )
+            sigma = sampling.sigmas()[round(steering.switch_at * sampling.num_inference_steps)]
+            denoiser = PromptSwitching(denoiser, steering.after, float(sigma))
         if sampling.dynamic_threshold is not None:
             denoiser = DynamicThresholding(denoiser, sampling.dynamic_threshold)
         return denoiser if source is None or source.mask is None else InpaintingDenoiser(denoiser, source)

@@ -180,27 +180,12 @@ def _write_stage(folder: Path, stage: TrainedStage) -> dict[str, Any]:
     check_partition([trained.expert.region for trained in experts])
     rows = []
     for trained in experts:
-        region, parent = trained.expert.region, trained.expert.parent
-        path = folder / f"{stage.name}{f'-{region.label}' if len(experts) > 1 else ''}.safetensors"
+        known = dataclasses.asdict(trained.expert)
+        label = f"-{trained.expert.region.label}" if len(experts) > 1 else ""
+        path = folder / f"{stage.name}{label}.safetensors"
         _write_weights(path, trained.weights)
-        rows.append(
-            {
-                "interval": dataclasses.asdict(region),
-                "parent": None if parent is None else dataclasses.asdict(parent),
-                "steps": trained.expert.steps,
-                "file": path.name,
-                "sha256": sha256(path),
-            }
-        )
-    return {
-        "name": stage.name,
-        "resolution": stage.resolution,
-        "denoiser": dataclasses.asdict(stage.denoiser),
-        "noise": dataclasses.asdict(stage.noise),
-        "experts": rows,
-        "sampling": dataclasses.asdict(stage.sampling),
-        "aug_level": stage.aug_level,
-    }
+        rows.append({"interval": known.pop("region"), **known, "file": path.name, "sha256": sha256(path)})
+    return dataclasses.asdict(dataclasses.replace(stage, experts=())) | {"experts": rows}
 
 
 def _write_weights(path: Path, weights: Mapping[str, Tensor] | Path) -> None:

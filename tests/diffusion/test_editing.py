@@ -70,8 +70,8 @@ def test_a_picture_enters_at_the_stage_that_enlarges_it(cascade: Cascade, image:
     [
         (lambda image: Edit(image, 1.5), r"strength must be in \[0, 1\], got 1.5"),
         (lambda image: Edit(image, float("nan")), r"strength must be in \[0, 1\], got nan"),
-        (lambda image: Edit(image.resize((64, 32))), "the picture is 64x32; it must be square"),
-        (lambda image: Edit(image, 1.0, Image.new("L", (32, 32), 255)), "the mask is 32x32, the picture 64x64"),
+        (lambda image: Edit(image.resize((64, 32))), "the image is 64x32; it must be square"),
+        (lambda image: Edit(image, 1.0, Image.new("L", (32, 32), 255)), "the mask is 32x32, the image 64x64"),
         (lambda image: Edit(image, 1.0, Image.new("L", (64, 64))), "the mask is all black"),
     ],
 )

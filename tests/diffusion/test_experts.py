@@ -1,6 +1,7 @@
 """The ensemble: clones equal the trunk bit for bit, one network call per evaluation, streamed equals resident."""
 
 import copy
+import pickle
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from ediffi.diffusion.experts import Expert, ExpertTree
+from ediffi.diffusion.experts import AutocastDenoiser, Expert, ExpertTree, expert_tree
 from ediffi.diffusion.noise import ROOT, Complement, Interval, LogNormal, NoiseInterval
 from ediffi.diffusion.streaming import StreamedDenoisers
 from ediffi.pipeline.stage import Sampling, Stage
@@ -45,7 +46,13 @@ def cond(batch: int) -> Conditioning:
 
 @pytest.fixture(scope="module")
 def trunk() -> ExpertTree:
-    return ExpertTree.trunk(network(), NOISE)
+    return ExpertTree(NOISE, [Expert(ROOT)], nn.ModuleList([network()]))
+
+
+def clones(trunk: ExpertTree, *regions: NoiseInterval) -> ExpertTree:
+    """An expert for each region, with the trunk's weights."""
+    networks = [copy.deepcopy(trunk.denoisers[0]) for _ in regions]
+    return ExpertTree(trunk.noise, [Expert(region, ROOT) for region in regions], nn.ModuleList(networks))
 
 
 def paint(denoiser: nn.Module, sampling: Sampling) -> Tensor:
@@ -74,8 +81,8 @@ def counted(tree: ExpertTree) -> ExpertTree:
 def test_clones_paint_the_trunks_picture_under_every_sampler(trunk: ExpertTree, sampler: str) -> None:
     """Steps that straddle an edge, and steps over a whole expert, are among them."""
     sampling = Sampling(sampler, num_inference_steps=12, guidance_scale=2.0, sigma_min=0.02, sigma_max=20.0)
-    eight = trunk.branch(ROOT, *EIGHT)
-    three = trunk.branch(ROOT, LOW, MIDDLE, HIGH)
+    eight = clones(trunk, *EIGHT)
+    three = clones(trunk, LOW, MIDDLE, HIGH)
     owners = [eight.route(sigma[None]).item() for sigma in sampling.sigmas()]
     assert len(set(owners)) >= 6
     expected = paint(trunk.denoisers[0], sampling)
@@ -86,11 +93,11 @@ def test_clones_paint_the_trunks_picture_under_every_sampler(trunk: ExpertTree, 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_clones_paint_the_trunks_picture_under_the_papers_presets(trunk: ExpertTree, preset: str) -> None:
     sampling = Sampling(guidance_scale=1.0).with_sampler(preset, super_resolution=True)
-    assert torch.equal(paint(trunk.branch(ROOT, *EIGHT), sampling), paint(trunk, sampling))
+    assert torch.equal(paint(clones(trunk, *EIGHT), sampling), paint(trunk, sampling))
 
 
 def test_an_expert_that_differs_is_seen_in_the_picture(trunk: ExpertTree) -> None:
-    three = trunk.branch(ROOT, LOW, MIDDLE, HIGH)
+    three = clones(trunk, LOW, MIDDLE, HIGH)
     three.denoisers[2] = network(seed=1)
     sampling = Sampling("euler", num_inference_steps=12)
     assert not torch.equal(paint(three, sampling), paint(trunk, sampling))
@@ -99,7 +106,7 @@ def test_an_expert_that_differs_is_seen_in_the_picture(trunk: ExpertTree) -> Non
 @pytest.mark.parametrize("sampler", samplers.REGISTRY.names())
 def test_one_network_call_per_evaluation_whatever_the_number_of_experts(trunk: ExpertTree, sampler: str) -> None:
     sampling = Sampling(sampler, num_inference_steps=9)
-    for tree in (trunk, trunk.branch(ROOT, LOW, MIDDLE, HIGH), trunk.branch(ROOT, *EIGHT)):
+    for tree in (trunk, clones(trunk, LOW, MIDDLE, HIGH), clones(trunk, *EIGHT)):
         watched = counted(tree)
         paint(watched, sampling)
         assert sum(expert.calls for expert in watched.denoisers) == sampling.nfe
@@ -109,7 +116,7 @@ def test_one_network_call_per_evaluation_whatever_the_number_of_experts(trunk: E
 
 
 def test_a_mixed_batch_reaches_each_owner_once(trunk: ExpertTree) -> None:
-    watched = counted(trunk.branch(ROOT, LOW, MIDDLE, HIGH))
+    watched = counted(clones(trunk, LOW, MIDDLE, HIGH))
     for index in range(3):
         watched.denoisers[index].denoiser = network(seed=index)
     sigma = torch.tensor([0.01, 20.0, 0.5, 0.02, 3.0, 12.0])
@@ -128,7 +135,7 @@ def test_a_mixed_batch_reaches_each_owner_once(trunk: ExpertTree) -> None:
 
 @pytest.mark.parametrize("regions", [(LOW, MIDDLE, HIGH), EIGHT, (Interval(2, 1), Complement((Interval(2, 1),)))])
 def test_an_edge_belongs_to_the_noisier_side(trunk: ExpertTree, regions: tuple[NoiseInterval, ...]) -> None:
-    tree = trunk.branch(ROOT, *regions)
+    tree = clones(trunk, *regions)
     for index, region in enumerate(regions):
         for low, high in NOISE.bounds(region):
             inside = torch.tensor([low, min(high, 1e6)], dtype=torch.float64)
@@ -144,22 +151,14 @@ def test_a_tree_is_a_denoiser_and_weighs_as_its_experts_do(trunk: ExpertTree) ->
     assert torch.equal(trunk.loss_weight(sigma), trunk.denoisers[0].loss_weight(sigma))
 
 
-def test_branching_clones_and_notes_the_parent(trunk: ExpertTree) -> None:
-    tree = trunk.branch(ROOT).branch(Interval(1, 1))
-    assert [expert.region for expert in tree.experts] == [Interval(1, 0), Interval(2, 2), Interval(2, 3)]
-    assert [expert.parent for expert in tree.experts] == [ROOT, Interval(1, 1), Interval(1, 1)]
-    weights = [next(denoiser.parameters()) for denoiser in tree.denoisers]
-    assert torch.equal(weights[1], weights[2])
-    assert weights[1].data_ptr() != weights[2].data_ptr()
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda tree: tree.branch(Interval(1, 0)), r"no expert owns just \(1, 0\)"),
-        (lambda tree: tree.branch(ROOT, LOW, HIGH), r"not all of \(0, 0\)"),
         (lambda tree: ExpertTree(NOISE, [Expert(LOW)], tree.denoisers), "no expert owns"),
-        (lambda tree: ExpertTree(NOISE, tree.branch(ROOT).experts, tree.denoisers), "2 experts need as many"),
+        (
+            lambda tree: ExpertTree(NOISE, clones(tree, *ROOT.children).experts, tree.denoisers),
+            "2 experts need as many",
+        ),
     ],
 )
 def test_wrong_trees_are_named(trunk: ExpertTree, change, message: str) -> None:
@@ -169,7 +168,7 @@ def test_wrong_trees_are_named(trunk: ExpertTree, change, message: str) -> None:
 
 @pytest.fixture(scope="module")
 def three(trunk: ExpertTree) -> ExpertTree:
-    tree = trunk.branch(ROOT, LOW, MIDDLE, HIGH)
+    tree = clones(trunk, LOW, MIDDLE, HIGH)
     for index in range(3):
         tree.denoisers[index] = network(seed=index)
     return tree
@@ -205,11 +204,6 @@ def test_streamed_experts_hold_one_network_and_switch_only_at_edges(
     assert sum(p.numel() for p in streamed.parameters()) * 3 == sum(p.numel() for p in three.parameters())
 
 
-def test_streamed_experts_are_not_branched(streamed: ExpertTree) -> None:
-    with pytest.raises(ValueError, match="load them resident"):
-        streamed.branch(MIDDLE, Interval(3, 1), Complement((LOW, Interval(3, 1), HIGH)))
-
-
 def test_nothing_is_streamed_from_nothing() -> None:
     with pytest.raises(ValueError, match="at least one file"):
         StreamedDenoisers(network(), [])
@@ -220,6 +214,37 @@ def test_a_file_of_another_network_is_refused_before_anything_is_copied(streamed
     weights = copy.deepcopy(denoisers_.network.state_dict())
     other = denoisers.create("unet_toybox", channels=64, context_width=32).state_dict()
     safetensors.torch.save_file({k: v.contiguous() for k, v in other.items()}, tmp_path / "1.safetensors")
-    with pytest.raises(ValueError, match=r"1\.safetensors does not hold the weights of the network it is for"):
+    with pytest.raises(ValueError, match=r"1\.safetensors has the weights of another network"):
         denoisers_[1]
     assert all(torch.equal(value, weights[key]) for key, value in denoisers_.network.state_dict().items())
+
+
+# Half precision
+
+
+def test_autocast_computes_what_torch_s_own_context_does(three: ExpertTree) -> None:
+    sigma, x = torch.tensor([0.01, 20.0]), torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = three(x, sigma, cond(2))
+    half = AutocastDenoiser(three, torch.bfloat16)
+    assert torch.equal(half(x, sigma, cond(2)), expected)
+    assert not torch.equal(three(x, sigma, cond(2)), expected)
+
+
+def test_a_copy_of_an_autocast_denoiser_has_weights_of_its_own(three: ExpertTree) -> None:
+    half = AutocastDenoiser(three, torch.bfloat16)
+    sigma, x = torch.tensor([0.01, 20.0]), torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    before = half(x, sigma, cond(2))
+    changed = copy.deepcopy(half)
+    for parameter in changed.parameters():
+        parameter.mul_(0.5)
+    assert torch.equal(half(x, sigma, cond(2)), before)
+    assert not torch.equal(changed(x, sigma, cond(2)), before)
+    again = pickle.loads(pickle.dumps(half))
+    assert torch.equal(again(x, sigma, cond(2)), before)
+
+
+def test_the_tree_is_found_in_its_wrapper(three: ExpertTree) -> None:
+    assert expert_tree(three) is three
+    assert expert_tree(AutocastDenoiser(three, torch.float16)) is three
+    assert expert_tree(network()) is None

@@ -50,6 +50,30 @@ def test_without_a_picture_the_style_scale_says_nothing() -> None:
     assert plain.samples == scaled.samples == [6]
 
 
+@pytest.mark.parametrize(("w", "wanted"), [(0.0, 2.0), (1.0, 11.0), (3.0, 29.0)])
+def test_the_negative_prompt_does_not_keep_the_style_image(w: float, wanted: float) -> None:
+    negative = Conditioning({"t5": source(2.0)})
+    guided = ClassifierFreeGuidance(Sum(), w, negative)(X, SIGMA, BOTH)
+    assert torch.equal(guided, torch.full_like(X, wanted)), "2 + w (11 - 2)"
+
+
+def test_the_negative_prompt_keeps_the_low_resolution_image_and_its_noise() -> None:
+    asked: list[Conditioning] = []
+
+    def denoiser(x: Tensor, sigma: Tensor, cond: Conditioning) -> Tensor:
+        asked.append(cond)
+        return x
+
+    low_res, level = torch.rand(3, 3, 2, 2), torch.tensor([0.1, 0.2, 0.3])
+    cond = WORDS.with_low_res(low_res, level)
+    ClassifierFreeGuidance(denoiser, 2.0, Conditioning({"t5": source(2.0)}))(X, SIGMA, cond)
+    PromptSwitching(denoiser, Conditioning({"t5": source(2.0)}), 9.0)(X, SIGMA, cond)
+    assert torch.equal(asked[0].low_res, torch.cat([low_res, low_res]))
+    assert torch.equal(asked[0].aug_level, torch.cat([level, level]))
+    assert torch.equal(asked[1].low_res, low_res)
+    assert torch.equal(asked[1].aug_level, level)
+
+
 def test_guidance_stays_in_its_interval() -> None:
     guided = ClassifierFreeGuidance(Sum(), 3.0, interval=(0.5, 1.0))(X, SIGMA, WORDS)
     assert guided[:, 0, 0, 0].tolist() == [1.0, 3.0, 1.0]

@@ -15,10 +15,9 @@ from ediffi.diffusion.noise import (
     Complement,
     Interval,
     LogNormal,
-    Region,
+    NoiseInterval,
     check_partition,
     contains,
-    merge,
     overlap,
     region_from,
 )
@@ -31,11 +30,11 @@ ODD = Complement((Interval(2, 1), Interval(3, 6)))
 REGIONS = [*TREE, HIGH, Interval(9, 510), MIDDLE, ODD]
 
 
-def sorted_spans(regions: list[Region]) -> list[tuple[Fraction, Fraction]]:
+def sorted_spans(regions: list[NoiseInterval]) -> list[tuple[Fraction, Fraction]]:
     return sorted(span for region in regions for span in region.spans)
 
 
-def truncated_cdf(region: Region, sigma: np.ndarray) -> np.ndarray:
+def truncated_cdf(region: NoiseInterval, sigma: np.ndarray) -> np.ndarray:
     """Independent of the code: share of the region's noise below `sigma`, from scipy's normal distribution."""
     q = stats.norm.cdf(np.log(sigma), NOISE.mean, NOISE.std)
     spans = [(float(low), float(high)) for low, high in region.spans]
@@ -45,7 +44,7 @@ def truncated_cdf(region: Region, sigma: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(
     "region", [HIGH, LOW, Interval(9, 510), Interval(9, 0), Interval(3, 1), Interval(3, 7), MIDDLE, ODD], ids=str
 )
-def test_edges_are_scipys(region: Region) -> None:
+def test_edges_are_scipys(region: NoiseInterval) -> None:
     for (low, high), (first, last) in zip(region.spans, NOISE.bounds(region), strict=True):
         expected = stats.lognorm.ppf([float(low), float(high)], s=NOISE.std, scale=math.exp(NOISE.mean))
         assert [first, last] == pytest.approx(expected, rel=1e-12, abs=0)
@@ -58,7 +57,7 @@ def test_the_papers_leaves() -> None:
 
 
 @pytest.mark.parametrize("region", REGIONS, ids=str)
-def test_draws_have_the_truncated_distribution(region: Region) -> None:
+def test_draws_have_the_truncated_distribution(region: NoiseInterval) -> None:
     sigma = NOISE.sample(4000, torch.Generator().manual_seed(7), region).double().numpy()
     assert stats.kstest(sigma, lambda s: truncated_cdf(region, s)).pvalue > 1e-3
     inside = [(sigma >= low * (1 - 1e-6)) & (sigma <= high * (1 + 1e-6)) for low, high in NOISE.bounds(region)]
@@ -99,7 +98,7 @@ def test_a_node_that_does_not_exist_is_named(level: int, index: int) -> None:
 def test_children_are_halves() -> None:
     one, two = Interval(3, 5).children
     assert (one, two) == (Interval(4, 10), Interval(4, 11))
-    assert merge([two, one]) == Interval(3, 5)
+    assert one.spans + two.spans == ((Fraction(5, 8), Fraction(11, 16)), (Fraction(11, 16), Fraction(3, 4)))
 
 
 def test_a_complement_is_the_rest() -> None:
@@ -134,7 +133,7 @@ def test_a_complement_that_is_none_is_named(nodes: tuple[Interval, ...], message
         ([], "no expert owns"),
     ],
 )
-def test_gaps_and_overlaps_are_named(regions: list[Region], message: str) -> None:
+def test_gaps_and_overlaps_are_named(regions: list[NoiseInterval], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_partition(regions)
 
@@ -150,27 +149,22 @@ def forests(draw: st.DrawFn) -> list[Interval]:
 
 
 @given(forests(), st.data())
-def test_leaves_partition_and_merge_back(leaves: list[Interval], data: st.DataObject) -> None:
+def test_leaves_partition_the_noise(leaves: list[Interval], data: st.DataObject) -> None:
     check_partition(leaves)
-    assert merge(leaves) == ROOT
     some = data.draw(st.lists(st.sampled_from(leaves), min_size=1, unique=True))
     rest = [leaf for leaf in leaves if leaf not in some]
-    whole = merge(some)
-    check_partition([whole, *rest])
-    assert all(contains(whole, leaf) for leaf in some)
-    assert not any(overlap(whole, leaf) for leaf in rest)
+    if rest:
+        whole = Complement(tuple(rest))
+        check_partition([whole, *rest])
+        assert all(contains(whole, leaf) for leaf in some)
+        assert not any(overlap(whole, leaf) or contains(whole, leaf) for leaf in rest)
     sigma = data.draw(st.floats(1e-3, 1e3))
     owners = [leaf for leaf in leaves for low, high in NOISE.bounds(leaf) if low <= sigma < high]
     assert len(owners) == 1
 
 
-def test_merging_what_overlaps_is_refused() -> None:
-    with pytest.raises(ValueError, match="overlap"):
-        merge([Interval(1, 0), Interval(2, 0)])
-
-
 @pytest.mark.parametrize("region", [HIGH, MIDDLE], ids=str)
-def test_regions_come_back_from_plain_values(region: Region) -> None:
+def test_regions_come_back_from_plain_values(region: NoiseInterval) -> None:
     import dataclasses
     import json
 

@@ -185,7 +185,7 @@ def test_a_truncated_encoder_is_named(broken: Path) -> None:
         (lambda c: c.update(format="ediffi-cascade-9"), "has the format 'ediffi-cascade-9'"),
         (lambda c: c["stages"][0]["denoiser"].update(name="unet_tuybox"), "did you mean unet_toybox"),
         (lambda c: c["stages"][0]["denoiser"]["arguments"].update(chanels=3), "takes no argument 'chanels'"),
-        (lambda c: c["stages"][0]["denoiser"]["arguments"].update(channels=64), "does not hold the weights"),
+        (lambda c: c["stages"][0]["denoiser"]["arguments"].update(channels=64), "has the weights of another network"),
         (lambda c: c["stages"][0].pop("experts"), "not a complete"),
         (lambda c: c["stages"][0]["sampling"].update(steps=3), "not a complete"),
     ],

@@ -142,7 +142,7 @@ def test_an_expert_from_another_architecture_is_named(tmp_path: Path) -> None:
     stage = ensemble()
     stage.experts[0] = TrainedExpert(Expert(HIGH, ROOT, 1), state(0, channels=32))
     made = save_cascade(tmp_path / "mixed", "mixed", {}, None, [stage])
-    with pytest.raises(ValueError, match=r"base-2-3\.safetensors does not hold the weights of the network it is for"):
+    with pytest.raises(ValueError, match=r"base-2-3\.safetensors has the weights of another network"):
         Cascade.from_pretrained(made)
 
 
