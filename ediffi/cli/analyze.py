@@ -1,4 +1,4 @@
-"""`ediffi analyze attention|prompt-switch`: seeing inside a cascade."""
+"""`ediffi analyze attention|prompt-switch`: what a cascade reads of its prompts."""
 
 import json
 from pathlib import Path
@@ -13,15 +13,14 @@ def attention(
     seed: int = 0,
     words: str | None = None,
 ) -> None:
-    """Show the cross-attention of each word over the noise levels, the null token included (eDiff-I, figure 3).
+    """Plot the cross-attention of each word over the noise levels, with the null token (eDiff-I, figure 3).
 
     Args:
-        prompt: what to sample while watching.
+        prompt: the prompt to sample.
         output: folder for overlays.png, curve.png and attention.json.
-        model: the shipped "toybox", a folder, or ORG/REPO of the Hub.
-        stage: the stage to watch; the base stage by default.
-        seed: of the picture.
-        words: only these words in the overlays, as in "red,circle,null"; all by default.
+        stage: a stage; the base stage by default.
+        seed: of the image.
+        words: words of the overlays, as in "red,circle,null"; all by default.
     """
     from ediffi.pipeline.attention_maps import attention_maps
     from ediffi.pipeline.cascade import Cascade
@@ -51,15 +50,14 @@ def prompt_switch(
     seed: int = 0,
     shares: list[float] = [0.0, 0.07, 0.2, 0.4, 0.6, 0.8, 1.0],  # noqa: B006
 ) -> None:
-    """Show what a second prompt changes that takes over for the last steps (eDiff-I, figure 4).
+    """Plot the effect of a second prompt that replaces the first for the last steps (eDiff-I, figure 4).
 
     Args:
-        prompt: reads the noisy steps.
-        switch_prompt: takes over.
+        prompt: the prompt of the noisy steps.
+        switch_prompt: the prompt of the last steps.
         output: a PNG file.
-        model: the shipped "toybox", a folder, or ORG/REPO of the Hub.
-        seed: of all pictures.
-        shares: of the base stage's steps that the second prompt gets, one picture each.
+        seed: of all images.
+        shares: of the base stage's steps that read the second prompt, one image each.
     """
     from tqdm import tqdm
 

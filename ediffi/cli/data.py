@@ -1,14 +1,15 @@
-"""`ediffi data`: shards as they come, looked at and looked after."""
+"""`ediffi data`: verify, describe, index and filter shards, and show a degradation."""
 
 from pathlib import Path
 
+from ediffi.cli.parser import check_positive
+
 
 def verify(shards: list[str], /, *, decode: bool = True) -> None:
-    """Read shards to the last byte, and compare them with their index if there is one.
+    """Read shards completely, and compare them with their index if there is one.
 
     Args:
-        shards: files or URLs with braces, as in 'in-{0000..0999}.tar', or folders of .tar files.
-        decode: decode every picture, caption and tensor as well; --no-decode is faster.
+        decode: also decode every image, caption and tensor; --no-decode is faster.
     """
     from ediffi.data.embedding.estimate import format_bytes, plural
     from ediffi.data.survey import loss_lines
@@ -32,12 +33,11 @@ def verify(shards: list[str], /, *, decode: bool = True) -> None:
 
 
 def stats(shards: list[str], /, *, output: Path | None = None, limit: int | None = None) -> None:
-    """Tell what is in shards: sizes, captions, scores, embeddings, and what would be left out.
+    """Describe shards: sizes, captions, scores, embeddings, and the samples that training would skip.
 
     Args:
-        shards: files or URLs with braces, as in 'in-{0000..0999}.tar', or folders of .tar files.
         output: a JSON file for all counts.
-        limit: look at so many shards only, spread evenly.
+        limit: read only so many shards, spread evenly.
     """
     import json
 
@@ -45,8 +45,7 @@ def stats(shards: list[str], /, *, output: Path | None = None, limit: int | None
     from ediffi.io import urls
     from ediffi.io.files import replace
 
-    if limit is not None and limit < 1:
-        raise ValueError(f"--limit must be at least 1, got {limit}")
+    check_positive(limit=limit)
     found = urls.expand(shards)
     chosen = found if limit is None else found[:: -(-len(found) // limit)]
     surveyed = survey(chosen)
@@ -58,7 +57,7 @@ def stats(shards: list[str], /, *, output: Path | None = None, limit: int | None
 
 
 def index(folder: Path, /) -> None:
-    """Write index.json of shards from elsewhere: samples, bytes and sha256 of each, for `verify` and `ediffi embed`.
+    """Write index.json of shards that have none: samples, bytes and sha256 of each, for `verify` and `ediffi embed`.
 
     Args:
         folder: of the .tar files.
@@ -83,21 +82,19 @@ def filter(
     devices: int = 1,
     num_nodes: int = 1,
 ) -> None:
-    """Measure shards, keep the samples that a recipe wants, and show what was kept and dropped.
+    """Keep the samples of shards that pass a recipe's thresholds, and show what was kept and dropped.
 
-    A run that was cut goes on with the shards that are missing. Beside the filtered shards stand their index, a report
-    for each, and a page of histograms and examples.
+    The same command resumes an interrupted run. The output has the filtered shards, their index, a report for each,
+    and a page of histograms and examples.
 
     Args:
-        shards: files or URLs with braces, as in 'in-{0000..0999}.tar', or a folder of .tar files, as img2dataset writes
-        config: a YAML file; `keep` says the thresholds, `measuring` what the scores are measured with
-        output: folder of the filtered shards
-        short_side_above: the shortest side has more pixels than this; in place of what the file says
-        measures: folder of what was measured, which other recipes may share; in the output by default
-        page: draw filter.png, which shows what was kept and dropped; it needs matplotlib
-        device: where CLIP stands
-        devices: processes on each machine
-        num_nodes: machines
+        shards: files or URLs with braces, as in 'in-{0000..0999}.tar', or a folder of .tar files, as of img2dataset.
+        config: a YAML file: `keep` has the thresholds, `measuring` the models that give the scores.
+        output: folder of the filtered shards.
+        short_side_above: the shorter side must have more pixels than this, instead of the file's number.
+        measures: folder of the measured scores, which other recipes may share; in the output by default.
+        page: write filter.png, which needs matplotlib.
+        device: of CLIP.
     """
     from dataclasses import replace
     from importlib.util import find_spec
@@ -116,9 +113,7 @@ def filter(
     fleet = launch(device, devices, num_nodes)
     total = job.run(fleet)
     if fleet.rank == 0:
-        for notice in total.notices():
-            print(notice)
-        print(total)
+        print(*total.notices(), total, sep="\n")
         if page:
             write_page(output / "filter.png", job, total)
         print(output / ("filter.png" if page else "index.json"))
@@ -135,16 +130,16 @@ def sheet(
     draws: int = 3,
     seed: int = 0,
 ) -> None:
-    """Draw a sheet of degraded pictures: each at several strengths, and the operations alone.
+    """Draw a sheet of degraded images: each at several strengths, and each operation alone.
 
     Args:
-        output: the PNG to write
-        pictures: files; scenes of Toybox by default
-        size: side of the pictures in pixels
-        scale: how many times smaller their low-resolution pictures are
-        strengths: 0 is off, 1 is Real-ESRGAN's
-        draws: how often each picture is degraded at each strength
-        seed: of what is drawn
+        output: a PNG file.
+        pictures: image files; Toybox scenes by default.
+        size: side of the images in pixels.
+        scale: factor by which the low-resolution images are smaller.
+        strengths: 0 is off, 1 is Real-ESRGAN's.
+        draws: degradations of each image at each strength.
+        seed: of the degradations.
     """
     from ediffi.data.degradation.degrade import Degradation
     from ediffi.data.degradation.sheet import read_images, render_images, write_sheet

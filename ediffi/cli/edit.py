@@ -1,4 +1,4 @@
-"""`ediffi edit PICTURE "PROMPT"` and `ediffi upscale PICTURE "PROMPT"`: pictures that begin with a picture."""
+"""`ediffi edit IMAGE "PROMPT"` and `ediffi upscale IMAGE "PROMPT"`: images that are made from an image."""
 
 from pathlib import Path
 
@@ -19,22 +19,17 @@ def edit(
     sampler: str | None = None,
     device: str = "cpu",
 ) -> None:
-    """Paint on from a picture, through all stages: image-to-image, and with a mask, inpainting.
+    """Change an image by a prompt, through all stages: image-to-image, and with a mask, inpainting.
 
     Args:
-        image: a square picture; every stage takes it at its own resolution.
-        prompt: what it should become.
-        strength: share of the steps that are done, 0 to 1: 0 returns the picture, 1 starts from noise alone.
-        mask: a picture of the same size, white where it is repainted; black is kept to the pixel.
+        image: a square image; every stage uses it at its own resolution.
+        prompt: what the image should show.
+        strength: share of the steps, 0 to 1: 0 returns the image, 1 starts from pure noise.
+        mask: an image of the same size, white where new content is sampled; black is kept to the pixel.
         output: a PNG file; with several images, out-0.png, out-1.png, ... beside it.
-        model: the shipped "toybox", a folder, or ORG/REPO of the Hub.
-        seed: picture k of a run is a function of (seed, k).
-        num_images: how many pictures.
-        num_inference_steps: steps of the base stage, or [one, for, each, stage]; strength takes its share of them.
-        guidance_scale: w of uncond + w (cond - uncond), 1 is off; of the base stage, or [one, for, each, stage].
-        negative_prompt: what the picture should not show.
-        sampler: a registered sampler, or a preset (paper-steps, paper-nfe).
-        device: cpu, cuda, ...
+        seed: image k of a run is a function of (seed, k).
+        num_images: number of images.
+        num_inference_steps: steps of the base stage, or [one,for,each,stage]; strength takes its share of them.
     """
     from ediffi.diffusion.editing import Edit
     from ediffi.io import png
@@ -73,18 +68,15 @@ def upscale(
     sampler: str | None = None,
     device: str = "cpu",
 ) -> None:
-    """Enlarge a picture with the super-resolution stages.
+    """Enlarge an image with the super-resolution stages.
 
     Args:
-        image: a square picture, brought to the size that the stage enlarges.
+        image: a square image, resized to the input of the stage.
         prompt: what it shows.
-        stage: the first stage that works on it; by default the one whose input is nearest to the picture's size.
+        stage: the first stage to use; by default the one whose input is nearest to the size of the image.
         output: a PNG file.
-        model: the shipped "toybox", a folder, or ORG/REPO of the Hub.
         seed: of the noise.
-        num_inference_steps: [one, for, each, stage] of the whole cascade.
-        sampler: a registered sampler, or a preset (paper-steps, paper-nfe).
-        device: cpu, cuda, ...
+        num_inference_steps: [one,for,each,stage] of the whole cascade.
     """
     from ediffi.io import png
     from ediffi.io.images import open_image

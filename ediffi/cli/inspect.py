@@ -1,15 +1,15 @@
-"""`ediffi inspect PICTURE.png`."""
+"""`ediffi inspect IMAGE.png`."""
 
 import json
 from pathlib import Path
 
 
-def inspect(picture: Path, /) -> None:
-    """Print the settings a picture was made with, as JSON.
+def inspect(image: Path, /) -> None:
+    """Print the settings that an image was sampled with, as JSON.
 
     Args:
-        picture: a PNG that ediffi made.
+        image: a PNG that ediffi made.
     """
     from ediffi.io.png import settings_of
 
-    print(json.dumps(settings_of(picture), indent=2, ensure_ascii=False))
+    print(json.dumps(settings_of(image), indent=2, ensure_ascii=False))

@@ -13,6 +13,19 @@ if TYPE_CHECKING:
 
 Command = Callable[..., int | None]
 SHORT_OPTIONS = {"output": "-o"}
+SHARED = {
+    "model": 'the shipped "toybox", a folder, or ORG/REPO of the Hub.',
+    "num_inference_steps": "steps of the base stage, or [one,for,each,stage].",
+    "guidance_scale": "w of uncond + w (cond - uncond), 1 is off; of the base stage, or [one,for,each,stage].",
+    "sampler": "a registered sampler, or a preset (paper-steps, paper-nfe).",
+    "negative_prompt": "what the image should not show.",
+    "device": "cpu, cuda, ...",
+    "devices": "processes on this machine, each with its own device; the result is the same. Not with torchrun.",
+    "num_nodes": "machines; run the command on each, with MASTER_ADDR, MASTER_PORT and NODE_RANK. Not with torchrun.",
+    "expert_residency": "resident keeps all experts in memory, stream only the one in use; the images are the same.",
+    "shards": "files or URLs with braces, as in 'in-{0000..0999}.tar', or folders of .tar files.",
+}
+"""The help of parameters that several commands have, where a docstring does not say otherwise."""
 
 
 class UsageError(ValueError):
@@ -119,7 +132,7 @@ def command_parser(command: Command, name: str) -> "ArgumentParser":
         exit_on_error=False,
         allow_abbrev=False,
     )
-    helps = {parameter.arg_name: parameter.description or "" for parameter in text.params}
+    helps = SHARED | {parameter.arg_name: parameter.description or "" for parameter in text.params}
     hints = typing.get_type_hints(command)
     for parameter in inspect.signature(command).parameters.values():
         _add_argument(parser, parameter, hints[parameter.name], helps.get(parameter.name, ""))
@@ -194,6 +207,17 @@ def _expected(kind: Any) -> str:
     if item := _item(kind):
         return f"{_expected(item)} or [{_expected(item)},...]"
     return str(kind) if typing.get_origin(kind) else kind.__name__.lower()
+
+
+def check_positive(**numbers: int | None) -> None:
+    """Make sure that options, by their names, are at least 1 where they are given.
+
+    Raises:
+        ValueError: one is not.
+    """
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {number}")
 
 
 def table(texts: Mapping[str, str]) -> str:

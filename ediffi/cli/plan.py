@@ -1,4 +1,4 @@
-"""`ediffi plan`: what a recipe takes, before money is spent."""
+"""`ediffi plan`: memory, time and storage of a training, estimated before it starts."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ediffi.cli.params import find
+from ediffi.cli.parser import check_positive
 
 if TYPE_CHECKING:
     from ediffi.training.estimate.plan import NetworkCost, TrainingPlan
@@ -15,7 +16,7 @@ PAPER = {
     "efficient_sr256": ("2048", "128 A100", "2,000,000"),
     "efficient_sr1024": ("2048", "128 A100", "1,700,000"),
 }
-"""Samples a step, devices and steps, eDiff-I, tables 7 and 5. The paper says nothing of hours."""
+"""Samples a step, devices and steps: eDiff-I, tables 7 and 5. The paper gives no hours."""
 PAPER_SAMPLES = 1_000_000_000
 DAY, HOUR = 86400.0, 3600.0
 
@@ -31,18 +32,18 @@ def plan(
 ) -> None:
     """Estimate parameters, memory, time and storage of a training recipe or growth schedule.
 
-    Counted without weights or data: operations and activations of one step, at captions of full length. Estimated: the
-    time, as those operations at a share of the device's peak (what is computed again for checkpointing included);
-    waiting for data, validating and talking between devices are part of what a utilisation is.
+    Operations and activations of one step are counted, without weights or data, at captions of full length. The time is
+    an estimate: those operations, and the ones that checkpointing repeats, at a share of the device's peak. The share
+    includes data loading, validation and communication.
 
     Args:
         recipe: a file, or a name as in ediffi recipes ls.
-        devices: how many; as the recipe says by default.
-        device_type: a100-80, h100-80, ...; `ediffi plan RECIPE --device-type list` names all.
-        utilisation: share of the peak that training reaches; 0.3 to 0.5 is usual for networks like these.
-        batch_size: pictures a device and batch; the recipe's by default, or fewer where a step goes to more devices.
-        measured: time a few batches on this machine instead, and plan for as many of it.
-        samples: pictures of the data set, for its storage; what its index says, or the paper's billion, by default.
+        devices: number of devices; the recipe's by default.
+        device_type: a100-80, h100-80, ...; `ediffi plan RECIPE --device-type list` lists all.
+        utilisation: share of the peak that training reaches; 0.3 to 0.5 is usual for such networks.
+        batch_size: images in a batch of a device; the recipe's by default, or fewer if more devices share a step.
+        measured: time a few batches on this machine instead, and plan for such devices.
+        samples: images of the dataset, for its storage; by default as in its index, or the paper's billion.
 
     Raises:
         FileNotFoundError: the recipe is missing.
@@ -52,18 +53,12 @@ def plan(
     from ediffi.training.estimate.plan import accumulation, network_cost, read
 
     if device_type == "list":
-        print(
-            "\n".join(
-                f"{name:<10} {d.memory / 1e9:>4.0f} GB {d.peak / 1e12:>6.0f} TFLOP/s  {d.title}"
-                for name, d in DEVICES.items()
-            )
-        )
+        for name, one in DEVICES.items():
+            print(f"{name:<10} {one.memory / 1e9:>4.0f} GB {one.peak / 1e12:>6.0f} TFLOP/s  {one.title}")
         return
     if not 0 < utilisation <= 1:
         raise ValueError(f"utilisation must be in (0, 1], got {utilisation}")
-    for name, value in (("devices", devices), ("batch_size", batch_size), ("samples", samples)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+    check_positive(devices=devices, batch_size=batch_size, samples=samples)
     device(device_type)
     path = find(recipe)
     job = read(path)
@@ -79,12 +74,12 @@ def plan(
 
 
 def _network(recipe: str, job: "TrainingPlan", network: "NetworkCost") -> Iterator[str]:
-    yield f"{recipe}: {job.denoiser}, {network.parameters / 1e6:,.1f} M parameters, trained on {job.size}² pictures"
+    yield f"{recipe}: {job.denoiser}, {network.parameters / 1e6:,.1f} M parameters, trained on {job.size}² images"
     paper = PAPER.get(job.denoiser, ("", "", ""))
-    rows = (("samples a step", f"{job.samples:,}", paper[0]), ("devices", f"{job.devices:,}", paper[1]),
-            ("steps", f"{job.all_steps:,}", paper[2]))  # fmt: skip
+    ours = (("samples a step", job.samples), ("devices", job.devices), ("steps", job.all_steps))
     yield f"  {'':<16}{'recipe':>12}" + ("    paper, table 7" if paper[0] else "")
-    yield from (f"  {name:<16}{ours:>12}    {theirs}".rstrip() for name, ours, theirs in rows)
+    for (name, number), theirs in zip(ours, paper, strict=True):
+        yield f"  {name:<16}{number:>12,}    {theirs}".rstrip()
     if len(job.steps) > 1:
         yield f"  {len(job.steps)} runs: " + ", ".join(f"{name} {steps:,}" for name, steps in job.steps)
 
@@ -122,7 +117,7 @@ def _time(
     work = network.checkpointed if job.checkpointing else network.plain
     yield f"time on {devices} devices, {accumulated} batch{'es' if accumulated > 1 else ''} of {batch_size} a step"
     all_of_it = work.step * job.samples
-    yield f"  operations           {work.step / 1e12:.3g} TFLOP a picture, {all_of_it / 1e15:.3g} PFLOP a step"
+    yield f"  operations           {work.step / 1e12:.3g} TFLOP an image, {all_of_it / 1e15:.3g} PFLOP a step"
     if assumed is None:
         seconds = measure(path, job, batch_size) * accumulated
         speed = f"{work.step * batch_size * accumulated / seconds / 1e12:.3g} TFLOP/s"
@@ -140,16 +135,13 @@ def _time(
 
 def _storage(job: "TrainingPlan", network: "NetworkCost", samples: int) -> Iterator[str]:
     seen = job.samples * job.all_steps
-    yield f"storage of {samples:,} samples, of which the steps see {seen:,}: {seen / samples:,.2f} times each"
-    for name, each, how in (
-        ("pictures", network.image, "JPEG"),
-        ("embeddings", network.embeddings, "bfloat16, unpadded"),
-    ):
-        yield f"  {name:<20} {_bytes(each * samples)}, {each / 1e3:.3g} kB each ({how})"
+    yield f"storage of {samples:,} samples, of which the steps read {seen:,}: {seen / samples:,.2f} times each"
+    for name, each in (("images (JPEG)", network.image), ("embeddings (bf16)", network.embeddings)):
+        yield f"  {name:<20} {_bytes(each * samples)}, {each / 1e3:.3g} kB each"
 
 
 def _samples(job: "TrainingPlan") -> int:
-    """How many the data set has: as its index says; else as the paper, or what the steps see."""
+    """Samples of the dataset: as in its index; without one, as in the paper, or as the steps read."""
     from ediffi.data.index import Index
 
     with suppress(OSError, ValueError, KeyError):

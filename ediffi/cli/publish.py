@@ -1,4 +1,4 @@
-"""`ediffi publish`: a model onto the Hub, with its card, its results and the recipes that made it."""
+"""`ediffi publish`: a model onto the Hub, with its card, its results and its recipes."""
 
 from pathlib import Path
 
@@ -17,24 +17,24 @@ def publish(
     device: str = "cpu",
     dry_run: bool = False,
 ) -> None:
-    """Publish a model on the Hub: weights, config, model card with a sample grid, results, recipes.
+    """Publish a model on the Hub: weights, config, model card with samples, results, recipes.
 
-    The config goes last, so that no half of a model loads; a publication that was cut is completed by the same command.
-    The token is the one of `hf auth login`, or HF_TOKEN.
+    A publication is one commit, so the repository never holds a part of a model; the same command completes an
+    interrupted upload. The token is the one of `hf auth login`, or HF_TOKEN.
 
     Args:
-        source: a model folder, the stage that `ediffi grow` left, or the training run of a stage.
-        repository: ORG/REPO; made if it does not exist.
-        license: what others may do with it, an identifier of the Hub: apache-2.0, openrail, cc-by-nc-4.0, ...
-        private: only for its owners.
-        revision: branch to publish on; made if it does not exist.
+        source: a model folder, the folder of `ediffi grow`, or the run directory of a stage.
+        repository: ORG/REPO; created if it does not exist.
+        license: an identifier of the Hub: apache-2.0, openrail, cc-by-nc-4.0, ...
+        private: visible only to its owners.
+        revision: branch to publish on; created if it does not exist.
         results: the folder of an `ediffi evaluate`, or several.
-        recipe: a YAML file that the model was made with, or several.
-        device: where the sample grid is painted.
-        dry_run: write what would go up into SOURCE-published, and use no network.
+        recipe: a YAML file that the model was trained with, or several.
+        device: where the samples are generated.
+        dry_run: write the files into SOURCE-published instead, without the network.
     """
     if license is None:
-        raise UsageError("say under which licence the model is published, as --license apache-2.0")
+        raise UsageError("--license is missing: the licence of the model, such as apache-2.0")
     from tempfile import TemporaryDirectory
 
     from ediffi.hub.publish import PublicationOptions
@@ -47,7 +47,7 @@ def publish(
         cascade = Cascade.from_pretrained(folder, device, "stream", stages=sampled_stages(folder))
         return paint_samples(cascade, output)
 
-    order = PublicationOptions(repository, license, results or [], recipe or [])
+    options = PublicationOptions(repository, license, results or [], recipe or [])
     written = source.resolve().with_name(f"{source.resolve().name}-published") if dry_run else None
     with TemporaryDirectory(prefix="ediffi-publish-") as beside:
-        print(publish_folder(model_folder(source, Path(beside)), order, paint, private, revision, written))
+        print(publish_folder(model_folder(source, Path(beside)), options, paint, private, revision, written))

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from ediffi.cli.parser import UsageError
+from ediffi.cli.parser import UsageError, check_positive
 
 
 def sample(
@@ -34,44 +34,32 @@ def sample(
     device: str = "cpu",
     expert_residency: Literal["resident", "stream"] = "resident",
 ) -> None:
-    """Paint what a prompt says.
+    """Generate images from a prompt, or from a file of prompts.
 
     Args:
-        prompt: what the picture should show; "a (red:1.5) circle" makes "red" count 1.5 times.
+        prompt: what the image should show; "a (red:1.5) circle" gives "red" 1.5 times the weight.
         output: a PNG file (default: out.png); with several images, out-0.png, ... beside it; a folder with --prompts.
-        model: the shipped "toybox", a folder, or ORG/REPO of the Hub.
-        seed: picture k of a run is a function of (seed, k).
-        num_images: how many pictures, of each prompt.
-        num_inference_steps: steps of the base stage, or [one, for, each, stage].
-        guidance_scale: w of uncond + w (cond - uncond), 1 is off; of the base stage, or [one, for, each, stage].
-        negative_prompt: what the picture should not show.
-        style_image: a reference picture, whose style the picture takes.
-        style_scale: how much of it; 0 is nothing, 1 as the model was trained, more is more style.
-        paint: a layout in JSON, phrases of the prompt and where they belong (README, "Paint with words").
-        paint_weight: how strongly they are drawn there, 0 is off; of the base stage, or [one, for, each, stage].
-        switch_prompt: another prompt, which takes over in the base stage.
-        switch_at: share of the base stage's steps before it does.
-        guidance_interval: "[low, high]", noise levels of the base stage at which guidance works; all by default.
+        seed: image k of a run is a function of (seed, k).
+        num_images: number of images of each prompt.
+        style_image: an image whose style the new image takes.
+        style_scale: strength of the style: 0 none, 1 as in training, more is stronger.
+        paint: a layout in JSON, phrases of the prompt and their regions (README, "Paint with words").
+        paint_weight: strength of the layout, 0 is off; of the base stage, or [one,for,each,stage].
+        switch_prompt: a second prompt, which the base stage reads from --switch-at on.
+        switch_at: share of the base stage's steps that read the first prompt.
+        guidance_interval: "[low, high]": guidance of the base stage applies for low < sigma <= high; always by default.
         dynamic_threshold: quantile of Imagen's dynamic thresholding in the base stage, such as 0.995; off by default.
-        sampler: a registered sampler, or a preset (paper-steps, paper-nfe).
-        prompts: a file of prompts instead of one, a line each (.txt) or objects with the field "prompt" (.jsonl).
-        batch_size: pictures at a time with --prompts; as all settings, the same when a run goes on.
-        shard_size: with --prompts, WebDataset shards of so many pictures instead of PNG files.
-        devices: with --prompts, processes on this machine, each with a device of its own; the pictures are the same.
-        num_nodes: with --prompts, machines; torchrun does as well, and says both numbers itself.
-        threads: with --prompts, of the processor in each process; a setting, since it changes last bits.
-        device: cpu, cuda, ...
-        expert_residency: resident keeps all experts in memory, stream only the one in use; the pictures are the same.
+        prompts: a file of prompts, one a line (.txt) or objects with the field "prompt" (.jsonl).
+        batch_size: with --prompts, images a batch; a setting, which a resumed run must not change.
+        shard_size: with --prompts, write WebDataset shards of so many images instead of PNG files.
+        threads: with --prompts, CPU threads of each process; a setting, since it changes the last bits.
     """
     if (prompt is None) == (prompts is None):
         raise UsageError("give a prompt, or a file of them with --prompts (see ediffi sample --help)")
     if guidance_interval is not None and len(guidance_interval) != 2:
         raise UsageError(f"--guidance-interval takes [low, high], got {guidance_interval}")
 
-    several = {"num_images": num_images, "batch_size": batch_size, "threads": threads}
-    for name, value in (several | {"devices": devices, "num_nodes": num_nodes}).items():
-        if value < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    check_positive(num_images=num_images, batch_size=batch_size, threads=threads, devices=devices, num_nodes=num_nodes)
     if prompts is None and (devices * num_nodes > 1 or shard_size is not None):
         raise UsageError("--devices, --num-nodes and --shard-size are for many prompts; give a file with --prompts")
 

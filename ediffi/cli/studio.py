@@ -11,14 +11,11 @@ def studio(
     device: str = "cpu",
     expert_residency: Literal["resident", "stream"] = "resident",
 ) -> None:
-    """Open a page on this machine to paint on: words, a brush for each phrase, live previews, and all pictures kept.
+    """Open a page on this machine to paint with words: a brush for each phrase, live previews, a gallery of all images.
 
     Args:
-        model: the shipped "toybox", a folder, or ORG/REPO of the Hub.
         port: of the page on 127.0.0.1; if it is in use, the next free one; 0 for any.
-        output: folder for the pictures, made if it is missing.
-        device: cpu, cuda, ...
-        expert_residency: all experts in memory, or the one in use.
+        output: folder for the images, created if it is missing.
     """
     import os
     import sys

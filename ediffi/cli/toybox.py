@@ -1,7 +1,9 @@
-"""`ediffi toybox`: the world that ships, as data, as encoders, and as a judge."""
+"""`ediffi toybox`: the shards, encoders and measurements of the Toybox model."""
 
 from pathlib import Path
 from typing import Literal
+
+from ediffi.cli.parser import check_positive
 
 
 def shards(
@@ -18,33 +20,24 @@ def shards(
     """Render scenes and write them as shards, with captions and embeddings.
 
     Args:
-        output: folder of the shards; must not hold any.
-        image_size: side of the pictures in pixels.
-        count: how many samples.
-        split: train leaves the held-out combinations out, test has only them.
+        output: folder of the shards; must not have any.
+        image_size: side of the images in pixels.
+        count: number of samples.
+        split: train leaves out the attribute combinations that only test has.
         seed: of the scenes and the captions.
         encoder_folder: folder with t5 and clip; those that ship by default.
-        reference: what the CLIP image embedding shows, the picture itself (own) or another one in its style.
-        long_share: share of the captions that are long.
-        layout_share: share of the short captions of several objects that say where they stand.
+        reference: what the CLIP image embedding is of: the image itself (own), or another one in its style (style).
+        long_share: share of long captions.
+        layout_share: share of the short captions of several objects that name their positions.
     """
     from ediffi.hub.models import SHIPPED
     from ediffi.toybox.shards import write_toybox
 
     folder = encoder_folder or SHIPPED / "toybox" / "encoders"
-    print(
-        write_toybox(
-            output,
-            folder,
-            image_size,
-            count,
-            split,
-            seed,
-            long_share,
-            reference=reference,
-            layout_share=layout_share,
-        )
+    path = write_toybox(
+        output, folder, image_size, count, split, seed, long_share, reference=reference, layout_share=layout_share
     )
+    print(path)
 
 
 def encoders(output: Path, seed: int = 0, t5_steps: int | None = None, clip_steps: int | None = None) -> None:
@@ -68,11 +61,11 @@ def encoders(output: Path, seed: int = 0, t5_steps: int | None = None, clip_step
 
 
 def judge(output: Path, seed: int = 1, steps: int | None = None) -> None:
-    """Train the CLIP that judges in the suite "toybox", and that no model reads its prompts with.
+    """Train the CLIP that evaluates in the suite "toybox"; no model reads its prompts with it.
 
     Args:
         output: folder to write it to.
-        seed: of the weights, the scenes and the captions; the encoders that ship have 0.
+        seed: of the weights, the scenes and the captions; that of the shipped encoders is 0.
         steps: training steps.
     """
     import json
@@ -92,21 +85,19 @@ def score(
     length: Literal["short", "long"] = "short",
     guidance_scale: float | None = None,
 ) -> None:
-    """Paint held-out prompts and let the oracle judge the pictures.
+    """Sample held-out prompts and score the images with the oracle.
 
     Args:
-        model: the shipped toybox, a folder, or ORG/REPO of the Hub.
         output: folder for results.json and sheet.png.
-        count: how many prompts.
-        seed: of the prompts and the pictures.
+        count: number of prompts.
+        seed: of the prompts and the images.
         length: of the captions.
         guidance_scale: of the base stage; the model's own by default.
     """
     from ediffi.pipeline.cascade import Cascade
     from ediffi.toybox.score import judge, write
 
-    if count < 1:
-        raise ValueError(f"--count must be at least 1, got {count}")
+    check_positive(count=count)
     results, shown = judge(Cascade.from_pretrained(model), count, seed, length=length, guidance_scale=guidance_scale)
     write(output, results, shown)
     for stage, fields in results["accuracy"].items():
@@ -125,23 +116,21 @@ def controls(
     split: Literal["test", "train"] = "test",
     stage: str | None = None,
 ) -> None:
-    """Judge paint-with-words and style pictures by the oracle, against the same prompts without them.
+    """Score paint-with-words and style images with the oracle, against the same prompts without them.
 
     Args:
-        model: the shipped toybox, a folder, or ORG/REPO of the Hub.
         output: folder for controls.json, paint.png and style.png.
-        count: how many layouts, and how many reference pictures.
-        seed: of the cases and the pictures.
-        paint_weight: each w' to paint with.
+        count: number of layouts, and of style images.
+        seed: of the cases and the images.
+        paint_weight: each w' to try.
         style_scale: each scale to try.
-        split: test has only attribute combinations that training never saw, train only others.
-        stage: the last stage to paint with, such as sr64; all by default.
+        split: test has only attribute combinations that training never had, train only others.
+        stage: the last stage to sample, such as sr64; all by default.
     """
     from ediffi.pipeline.cascade import Cascade
     from ediffi.toybox.controls import judge
 
-    if count < 1:
-        raise ValueError(f"--count must be at least 1, got {count}")
+    check_positive(count=count)
     cascade = Cascade.from_pretrained(model)
     if stage is not None:
         cascade = cascade.up_to(stage)
@@ -156,15 +145,13 @@ def psnr(model: str = "toybox", count: int = 50, seed: int = 0) -> None:
     """Compare each super-resolution stage with bicubic enlargement, on held-out scenes.
 
     Args:
-        model: the shipped toybox, a folder, or ORG/REPO of the Hub.
-        count: how many scenes.
+        count: number of scenes.
         seed: of the scenes and the sampling noise.
     """
     from ediffi.pipeline.cascade import Cascade
     from ediffi.toybox.score import against_bicubic
 
-    if count < 1:
-        raise ValueError(f"--count must be at least 1, got {count}")
+    check_positive(count=count)
     for stage, values in against_bicubic(Cascade.from_pretrained(model), count, seed).items():
         print(f"{stage}: {values['stage']:.2f} dB, bicubic {values['bicubic']:.2f} dB")
 

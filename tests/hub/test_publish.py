@@ -285,7 +285,7 @@ def picture(model: Path | str) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        ([], 2, "say under which licence the model is published, as --license apache-2.0"),
+        ([], 2, "--license is missing"),
         (["--license", "Do what you want"], 1, "license must be"),
         (["--license", "mit", "--revision", "../x"], 1, "revision must be a branch, got '../x'"),
         (["--license", "mit", "--recipe", "none.yaml"], 1, "none.yaml: No such file"),
