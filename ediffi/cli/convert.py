@@ -1,4 +1,4 @@
-"""`ediffi convert`: weights as safetensors, without running what a pickle says."""
+"""`ediffi convert`: weights as safetensors, without running the code in a pickle."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -15,26 +15,26 @@ def convert(
     attention: Literal["new", "legacy"] = "new",
     key: str | None = None,
 ) -> None:
-    """Write weights from elsewhere as safetensors; nothing is unpickled but tensors and plain values.
+    """Convert weights of other code to safetensors; of a pickle, only tensors and plain values are read.
 
-    A training checkpoint of ediffi (last.ckpt) gives the averaged weights of its denoiser, any other file of torch.save
-    (.bin, .pt, .pth, .ckpt) its tensors as they are. A file that holds code is refused, and nothing of it is run.
+    Of a training checkpoint of ediffi (last.ckpt), the averaged weights of the denoiser are written; of any other file
+    of torch.save (.bin, .pt, .pth, .ckpt), its tensors. A file that contains code is refused, and none of it is run.
 
     With --layout adm64, guided-diffusion's ADM-64, published as 64x64_diffusion.pt (openai/guided-diffusion, ImageNet
-    64x64), becomes a unet_adm64 whose text says nothing yet: a trunk that a recipe starts from, as is printed.
+    64x64), becomes a unet_adm64 whose cross-attention has no effect yet. A recipe that starts from it is printed.
 
     Args:
         source: file to read
-        output: file to write, which ends in .safetensors and must not exist
+        output: file to write; ends in .safetensors, must not exist
         layout: plain keeps names and tensors; adm64 renames those of guided-diffusion's ADM
-        arguments: with adm64, arguments of unet_adm64 that are not its defaults, as JSON: '{"context_width": 512}'
-        attention: with adm64, how q, k and v lie in its attention; new in 64x64_diffusion.pt, legacy in networks
+        arguments: with adm64, arguments of unet_adm64 other than its defaults, as JSON: '{"context_width": 512}'
+        attention: with adm64, the order of q, k and v in its attention; new in 64x64_diffusion.pt, legacy in networks
             trained without use_new_attention_order
-        key: entry of the file that holds the weights, where it holds more, as in model_ema
+        key: entry of the file that has the weights, such as model_ema
 
     Raises:
-        FileExistsError: the output is there.
-        ValueError: the source is broken, holds code, or is no such network.
+        FileExistsError: the output exists.
+        ValueError: the source is broken, contains code, or is no such network.
     """
     if layout != "adm64" and (arguments is not None or attention != "new"):
         raise UsageError("--arguments and --attention go with --layout adm64")

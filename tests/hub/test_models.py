@@ -221,18 +221,3 @@ def test_names_of_recipes_stand_in_one_column(capsys: pytest.CaptureFixture[str]
     starts = {len(line) - len(line.split(maxsplit=1)[1]) for line in lines}
     assert len(starts) == 1
     assert len(lines) > 5
-
-
-def test_a_copied_recipe_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ediffi.cli import recipes
-
-    place = tmp_path / "mine.yaml"
-    place.write_text("mine")
-
-    def cut(source: Path, target: Path) -> None:
-        target.write_text("half")
-        raise OSError(28, "No space left on device", str(target))
-
-    monkeypatch.setattr(recipes.shutil, "copyfile", cut)
-    assert cli.main(["recipes", "cp", "toybox/base", str(place), "--force"]) == 1
-    assert place.read_text() == "mine"
