@@ -82,6 +82,12 @@ def test_guidance_stays_in_its_interval() -> None:
     assert idle.samples == [3]
 
 
+@pytest.mark.parametrize("scales", [(-1.0, 1.0), (float("nan"), 1.0), (1.0, -0.5)])
+def test_a_negative_scale_is_refused(scales: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match="scale must be at least 0"):
+        ClassifierFreeGuidance(Sum(), scales[0], style_scale=scales[1])
+
+
 @pytest.mark.parametrize("interval", [(1.0, 1.0), (2.0, 1.0), (-1.0, 1.0)])
 def test_an_empty_interval_is_refused(interval: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match="guidance_interval must be two rising noise levels"):

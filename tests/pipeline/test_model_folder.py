@@ -161,11 +161,11 @@ WRITE = """
 import resource, signal, sys
 from pathlib import Path
 sys.path[:0] = [{root!r}, {tests!r}]
-import test_manifest
+import test_model_folder
 from ediffi import cli
 from ediffi.pipeline.trained_stage import save_cascade
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-stage = test_manifest.ensemble()
+stage = test_model_folder.ensemble()
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 cli._dispatch = lambda argv: save_cascade(Path({place!r}), "full", {{}}, None, [stage])
 sys.exit(cli.main([]))
