@@ -33,13 +33,13 @@ def find_images(folder: Path, keys: Sequence[str], match: Match = "name") -> Ima
     if not folder.is_dir():
         raise NotADirectoryError(f"no folder {folder}")
     if (folder / INDEX).exists():
-        _check_enough(folder, len(ImageShards.read(folder)), len(keys))
         return ImageShards.read(folder, first=len(keys))
     names = natural(path.name for path in folder.iterdir() if _is_image(path))
     if not names:
         unfinished = f"shards without {INDEX}: the run is not complete" if any(folder.glob("*.tar")) else "no images"
         raise ValueError(f"{folder} holds {unfinished}")
-    _check_enough(folder, len(names), len(keys))
+    if len(names) < len(keys):
+        raise ValueError(f"{folder} has {len(names)} images, and {len(keys)} are needed")
     return ImageFolder(folder, names[: len(keys)] if match == "order" else _matched(folder, names, keys, match))
 
 
@@ -55,11 +55,6 @@ def natural(names: Iterable[str]) -> list[str]:
 
 def _is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-
-
-def _check_enough(folder: Path, found: int, wanted: int) -> None:
-    if found < wanted:
-        raise ValueError(f"{folder} has {found} images for {wanted} captions")
 
 
 def _matched(folder: Path, names: Sequence[str], keys: Sequence[str], match: Match) -> list[str]:

@@ -54,7 +54,8 @@ class ImageShards:
 
         Raises:
             FileNotFoundError: there is no index.
-            ValueError: the index is broken or of another format, or a shard is missing or has another size.
+            ValueError: the index is broken or of another format, a shard is missing or has another size, or there are
+                fewer than `first` images.
         """
         path = folder / INDEX
         try:
@@ -65,6 +66,8 @@ class ImageShards:
             sizes = {row["file"]: int(row["bytes"]) for row in index["shards"]}
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is no index of images: {error}") from None
+        if first is not None and first > shards._count:
+            raise ValueError(f"{folder} has {shards._count} images, and {first} are needed")
         if list(sizes) != list(shards._shards):
             raise ValueError(f"{path} does not list the shards of {shards._count} images")
         for name, size in sizes.items():

@@ -320,8 +320,8 @@ def test_files_find_their_captions(names: list[str], match: str, expected: list[
     ("names", "match", "sentence"),
     [
         ([], "name", "holds no images"),
-        (["0.png", "1.png"], "name", "has 2 images for 3 captions"),
-        (["0.png", "1.png"], "order", "has 2 images for 3 captions"),
+        (["0.png", "1.png"], "name", "has 2 images, and 3 are needed"),
+        (["0.png", "1.png"], "order", "has 2 images, and 3 are needed"),
         (["0.png", "1.png", "3.png"], "name", r"none for caption 2 \(annotation 9\); 2 of 3 are named by number"),
         (["a.png", "b.png", "c.png"], "name", r"none for caption 0 \(annotation 318\); 0 of 3"),
         (["0.png", "1.png", "2.png"], "key", r"none for caption 0 \(annotation 318\); 0 of 3 are named by annotation"),
@@ -354,7 +354,7 @@ def test_stores_are_found_again(store: Store) -> None:
     assert len(found) == 5
     assert np.array_equal(np.array(found[4]), np.array(picture(4)))
     assert found.name(4) == store.name(4)
-    with pytest.raises(ValueError, match=r"has 7 images for 8 captions"):
+    with pytest.raises(ValueError, match=r"has 7 images, and 8 are needed"):
         find_images(store.folder, ["x"] * 8)
 
 
