@@ -121,6 +121,18 @@ def test_preconditioning_keeps_unit_variance() -> None:
         assert loss.item() == pytest.approx(1, abs=0.05)
 
 
+def test_preconditioning_scales_in_float32_at_least() -> None:
+    class Idle(torch.nn.Module):
+        def forward(self, x: torch.Tensor, c_noise: torch.Tensor, cond: Conditioning) -> torch.Tensor:
+            assert c_noise.dtype == torch.float32
+            return torch.zeros_like(x)
+
+    x, sigma = torch.full((1, 3, 2, 2), 1.5, dtype=torch.bfloat16), torch.tensor([0.3001], dtype=torch.bfloat16)
+    denoised = Preconditioned(Idle())(x, sigma, Conditioning())
+    exact = 1.5 * 0.25 / (0.25 + sigma.double().item() ** 2)
+    torch.testing.assert_close(denoised, torch.full((1, 3, 2, 2), exact), rtol=1e-6, atol=0)
+
+
 def test_residual_denoiser_starts_at_the_upsampled_picture() -> None:
     denoiser = denoisers.create("efficient_toybox64")
     low_res = torch.rand(1, 3, 16, 16)
@@ -198,6 +210,18 @@ def test_gradient_checkpointing_changes_nothing(name: str) -> None:
         gradients.append([parameter.grad for parameter in denoiser.parameters()])
     for plain, recomputed in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, recomputed)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_checkpointing_runs_a_block_again_in_the_backward_pass(checkpointing: bool) -> None:
+    denoiser, runs = tiny("unet_toybox", gradient_checkpointing=checkpointing), []
+    denoiser.network.get_submodule("down.0").register_forward_pre_hook(lambda *_: runs.append(1))
+    x, sigma, cond = torch.randn(1, 3, 16, 16).double(), torch.ones(1).double(), double(conditioning(1))
+    with torch.no_grad():
+        denoiser(x, sigma, cond)
+    assert len(runs) == 1
+    denoiser(x, sigma, cond).sum().backward()
+    assert len(runs) == (3 if checkpointing else 2)
 
 
 def test_dropout_acts_before_the_second_convolution() -> None:
