@@ -98,14 +98,14 @@ def test_drawn_objects_touch_neither_each_other_nor_the_frame():
 
 
 def test_train_and_test_are_disjoint():
-    train, test = draw_scenes(1000), draw_scenes(1000, "test", seed=1)
+    train, test = draw_scenes(500), draw_scenes(500, "test", seed=1)
     assert not any(map(held_out, train))
     assert all(map(held_out, test))
     assert not {specification(scene) for scene in train} & {specification(scene) for scene in test}
 
 
 def test_held_out_pairs_are_never_trained_but_their_parts_are():
-    trained = Counter((thing.shape, thing.colour) for scene in draw_scenes(1000) for thing in scene.objects)
+    trained = Counter((thing.shape, thing.colour) for scene in draw_scenes(500) for thing in scene.objects)
     assert set(trained) == set(product(SHAPES, COLOURS)) - HELD_OUT_PAIRS
     assert len(HELD_OUT_PAIRS) == 3
 
@@ -137,7 +137,7 @@ def test_holding_out_ignores_the_jitter():
 # Half of the test scenes have a held-out pair, so the shapes and colours of these are frequent there.
 @pytest.mark.parametrize(("split", "least", "most"), [("train", 0.75, 1.25), ("test", 0.6, 1.6)])
 def test_every_attribute_is_balanced(split, least, most):
-    scenes = draw_scenes(2000, split)
+    scenes = draw_scenes(1500, split)
     things = [thing for scene in scenes for thing in scene.objects]
     for values, allowed in (
         ([scene.style for scene in scenes], STYLES),
@@ -246,6 +246,26 @@ def test_shapes_weigh_about_the_same_and_sizes_do_not(num_objects):
         assert max(areas[shape, size] for shape in SHAPES) < 1.5 * min(areas[shape, size] for shape in SHAPES)
     for shape in SHAPES:
         assert areas[shape, "large"] / areas[shape, "small"] == pytest.approx(2.25, rel=0.02)
+
+
+@pytest.mark.parametrize(("layout", "period"), [("alone", 0.16 * 1.35), ("beside", 0.16)])
+def test_stripes_are_half_white_and_wider_on_a_single_object(layout, period):
+    objects = (Object("square", "red", "large"), Object("circle", "blue", "small"))[: len(LAYOUTS[layout])]
+    scene = Scene(objects, layout, "striped", "gray", ((0.0, 0.0),) * len(objects))
+    column = render(scene, 1024)[:, int(1024 * scene.placed()[0].x)]
+    white, red = (column == 255).all(axis=1), (column == COLOURS["red"]).all(axis=1)
+    starts = np.flatnonzero(np.diff(white.astype(int)) == 1)
+    assert np.diff(starts) == pytest.approx(period * 1024, abs=1.5)
+    assert white[starts[0] : starts[-1]].mean() == pytest.approx(0.5, abs=0.02)
+    assert red[starts[0] : starts[-1]].mean() == pytest.approx(0.5, abs=0.02)
+
+
+def test_the_outline_is_inside_and_of_its_thickness():
+    scene = replace(ONE, objects=(Object("circle", "red", "large"),), style="outlined")
+    row = render(scene, 1024)[512]
+    black, red = (row == 0).all(axis=1).sum() / 1024, (row == COLOURS["red"]).all(axis=1).sum() / 1024
+    assert black == pytest.approx(2 * 0.28 * radius("large", 1), abs=0.004)
+    assert black + red == pytest.approx(2 * radius("large", 1), abs=0.006)
 
 
 def test_the_radius_is_what_is_drawn():
