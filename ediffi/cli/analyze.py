@@ -36,8 +36,8 @@ def attention(
     content = {"prompt": prompt, "seed": seed, "sigmas": watched.sigmas, "shares": shares}
     (output / "attention.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     for when, step in (("noisiest", 0), ("cleanest", -1)):
-        told = ", ".join(f"{source} {100 * values[step]:.0f} %" for source, values in shares.items())
-        print(f"at the {when} call, sigma {watched.sigmas[step]:.3g}: {told}")
+        parts = ", ".join(f"{source} {100 * values[step]:.0f} %" for source, values in shares.items())
+        print(f"at the {when} call, sigma {watched.sigmas[step]:.3g}: {parts}")
     print(output / "overlays.png", output / "curve.png", sep="\n")
 
 

@@ -156,19 +156,19 @@ def prompts(benchmark: str, file: Path, output: Path, images_per_prompt: int | N
     print(f"{len(lines)} prompts in {output}")
 
 
-def export(benchmark: str, pictures: Path, prompts: Path, output: Path, images_per_prompt: int | None = None) -> None:
+def export(benchmark: str, images: Path, prompts: Path, output: Path, images_per_prompt: int | None = None) -> None:
     """Copy images to where the scripts of a compositional benchmark read them.
 
     Args:
         benchmark: geneval, t2i-compbench, hpsv2 or partiprompts.
-        pictures: folder of numbered images or shards, as `ediffi sample --prompts` writes them.
+        images: folder of numbered images or shards, as `ediffi sample --prompts` writes them.
         prompts: the benchmark's prompt file.
         output: folder of the export.
         images_per_prompt: of the benchmark's protocol by default.
     """
     from ediffi.evaluation.compositional import export as benchmark_files
 
-    print(benchmark_files.export(benchmark, pictures, prompts, output, images_per_prompt))
+    print(benchmark_files.export(benchmark, images, prompts, output, images_per_prompt))
 
 
 def _scales(text: str) -> list[float]:

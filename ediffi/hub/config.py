@@ -191,7 +191,7 @@ def check_registered(config: Entry, stages: Sequence[Entry], where: str) -> None
     """Make sure that every part is registered here.
 
     Raises:
-        UnknownNameError: a part is not; the message names the package that the model's author had it from.
+        UnknownNameError: a part is not; the message names its package, which the model's author used.
     """
     for registry, name in _names(stages, config["encoders"]):
         try:

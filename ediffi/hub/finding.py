@@ -114,7 +114,7 @@ def parse_address(text: str, revision: str | None = None) -> ModelAddress | None
 def snapshot(address: ModelAddress, local_files_only: bool = False) -> Path:
     """The folder in the Hub's cache of a repository at a revision, with its `config.json`.
 
-    A commit in the cache is not asked for again. With HF_HUB_OFFLINE=1, with `local_files_only`, and where the Hub
+    A commit in the cache is not requested again. With HF_HUB_OFFLINE=1, with `local_files_only`, and where the Hub
     cannot be reached, the cache answers at once.
 
     Raises:

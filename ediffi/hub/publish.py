@@ -143,14 +143,14 @@ def publication(
         hashes = find_encoder_files(place, parts)
         names = [*weight_files(config["stages"]), *hashes]
         rest = _other_files(place, {CONFIG, *names})
-        judged, files = _evaluations(options.evaluations, place, Path(beside))
+        evaluations, files = _evaluations(options.evaluations, place, Path(beside))
         recipes = _recipes(options.recipes)
         samples = Path(beside) / SAMPLES
         paints = bool(config["encoders"]) and config["stages"][0]["aug_level"] is None
         prompts = paint_samples(place, samples) if paints else []
         text = _readme_text(place / "README.md")
         names += [name for name in rest if f"({name})" in text]  # what the text links to
-        readme = card(options.repository, options.license, place, config, prompts, judged, list(recipes), text)
+        readme = card(options.repository, options.license, place, config, prompts, evaluations, list(recipes), text)
         content: dict[str, Path | bytes] = {name: place / name for name in names}
         content |= {**recipes, **files, "README.md": readme.encode()}
         if prompts:
@@ -203,7 +203,7 @@ def _evaluations(
     folders: Sequence[Path], place: Path, beside: Path
 ) -> tuple[dict[str, results.Results], dict[str, Path | bytes]]:
     """Evaluations by their path in the repository, and their files by their paths."""
-    judged: dict[str, results.Results] = {}
+    evaluations: dict[str, results.Results] = {}
     files: dict[str, Path | bytes] = {}
     for folder in folders:
         found = results.Results.read(folder)
@@ -213,15 +213,15 @@ def _evaluations(
             raise ValueError(
                 f"{folder} evaluates another model: its {CONFIG} has sha256 {other[:12]}..., not {own[:12]}..."
             )
-        _, entry = model_index.write(found, beside / f"results-{len(judged)}")
+        _, entry = model_index.write(found, beside / f"results-{len(evaluations)}")
         path = f"results/{entry.stem}"
-        if path in judged:
+        if path in evaluations:
             raise ValueError(f"two evaluations are of the suite {entry.stem!r}, the second is {folder}")
-        judged[path] = found
+        evaluations[path] = found
         files[f"{model_index.ENTRIES}/{entry.name}"] = entry
         pages = (results.FILE, report.FILE)
         files |= {f"{path}/{page}": folder / page for page in pages if (folder / page).is_file()}
-    return judged, files
+    return evaluations, files
 
 
 def _recipes(paths: Sequence[Path]) -> dict[str, Path | bytes]:
