@@ -31,10 +31,6 @@ def convert(
         attention: with adm64, the order of q, k and v in its attention; new in 64x64_diffusion.pt, legacy in networks
             trained without use_new_attention_order
         key: entry of the file that has the weights, such as model_ema
-
-    Raises:
-        FileExistsError: the output exists.
-        ValueError: the source is broken, contains code, or is no such network.
     """
     if layout != "adm64" and (arguments is not None or attention != "new"):
         raise UsageError("--arguments and --attention go with --layout adm64")

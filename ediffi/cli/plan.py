@@ -44,10 +44,6 @@ def plan(
         batch_size: images in a batch of a device; the recipe's by default, or fewer if more devices share a step.
         measured: time a few batches on this machine instead, and plan for such devices.
         samples: images of the dataset, for its storage; by default as in its index, or the paper's billion.
-
-    Raises:
-        FileNotFoundError: the recipe is missing.
-        ValueError: it trains nothing, a value is out of range, or the devices do not divide a step.
     """
     from ediffi.training.estimate.devices import DEVICES, device
     from ediffi.training.estimate.plan import accumulation, network_cost, read

@@ -22,11 +22,7 @@ def names(pattern: str = "*") -> list[str]:
 
 
 def path_of(name: str) -> Path:
-    """The file of the recipe called `name`; the ending .yaml may be given too.
-
-    Raises:
-        UnknownNameError: there is no such recipe; the message lists near names.
-    """
+    """The file of the recipe called `name`; the ending .yaml may be given too."""
     name = name.removesuffix(".yaml")
     if name not in names():
         raise UnknownNameError.among(names(), "recipe", name)
@@ -38,9 +34,6 @@ def ls(pattern: str = "*", /) -> None:
 
     Args:
         pattern: only those whose names match, as in "toybox/*"
-
-    Raises:
-        UnknownNameError: no recipe matches.
     """
     found = names(pattern)
     if not found:
@@ -56,9 +49,6 @@ def show(name: str) -> None:
 
     Args:
         name: the recipe, as `ediffi recipes ls` lists it
-
-    Raises:
-        UnknownNameError: there is no such recipe.
     """
     print(path_of(name).read_text(encoding="utf-8"), end="")
 
@@ -70,10 +60,6 @@ def cp(name: str, to: Path | None = None, /, *, force: bool = False) -> None:
         name: the recipe, as `ediffi recipes ls` lists it
         to: file or folder to copy to; this folder by default
         force: overwrite an existing file
-
-    Raises:
-        UnknownNameError: there is no such recipe.
-        FileExistsError: the file exists, and `force` is off.
     """
     source, target = path_of(name), to or Path()
     if target.is_dir():

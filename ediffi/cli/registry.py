@@ -24,9 +24,6 @@ def registry(pattern: str = "*", /) -> None:
 
     Args:
         pattern: a name such as unet_toybox, to see what it takes, or a pattern such as "unet*"
-
-    Raises:
-        UnknownNameError: no part or model has this name.
     """
     registries: list[Registry[Any]] = [importlib.import_module(f"ediffi.registry.{kind}").REGISTRY for kind in KINDS]
     described = [_describe_part(parts, pattern) for parts in registries if pattern in parts]
