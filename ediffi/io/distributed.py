@@ -1,7 +1,7 @@
-"""The processes of a run, over devices and nodes: started by Lightning Fabric, or found as torchrun or SLURM made them.
+"""The processes of a run, over devices and nodes: started by Lightning Fabric, or by torchrun or SLURM before.
 
-They meet through gloo, on the processor, whatever device they work on: a process may wait for another as long as that
-takes, where NCCL would give up after minutes.
+They communicate through gloo on the CPU, whatever device they work on: a process may wait for another without limit,
+where NCCL would time out after minutes.
 """
 
 import logging
@@ -18,13 +18,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """A process among those of its run.
+    """One process of a run; by default the only one.
 
     Attributes:
-        rank: its number among all.
-        world_size: how many there are.
-        device: where its networks should stand.
-        gather: called by every process with a value; gives each of them the values of all, in order of rank.
+        rank: of the process, from 0.
+        world_size: number of processes.
+        device: on which its networks run.
+        gather: called by every process with a value; returns the values of all, in order of rank.
     """
 
     rank: int = 0
@@ -53,17 +53,17 @@ class DistributedContext:
 
 
 def launch(device: str = "cpu", devices: int = 1, num_nodes: int = 1) -> DistributedContext:
-    """Start the other processes of a run, which begin anew with the same command line; join them.
+    """Start the other processes of a run, each with the same command line, and connect them.
 
-    Under torchrun there is nothing to start, and its numbers hold.
+    Under torchrun the processes exist already, and its numbers are used.
 
     Args:
         device: "cpu", "cuda", "mps"; with one process, also "cuda:1".
-        devices: processes on each node, each with a device of its own.
-        num_nodes: machines. The command is given on each, with MASTER_ADDR, MASTER_PORT and NODE_RANK set.
+        devices: processes on each node, one for each device.
+        num_nodes: machines. The command is started on each, with MASTER_ADDR, MASTER_PORT and NODE_RANK set.
 
     Raises:
-        ValueError: a number is below 1, the device is unknown or not there as often, or torchrun has other numbers.
+        ValueError: a number is below 1, there are not so many devices of that kind, or torchrun has other numbers.
     """
     for name, value in (("devices", devices), ("num_nodes", num_nodes)):
         if value < 1:
@@ -74,14 +74,16 @@ def launch(device: str = "cpu", devices: int = 1, num_nodes: int = 1) -> Distrib
         found = (local, world // local)
         if (devices, num_nodes) not in ((1, 1), found):
             raise ValueError(
-                f"torchrun made {found[0]} processes on each of {found[1]} nodes, --devices and --num-nodes say "
+                f"torchrun started {found[0]} processes on each of {found[1]} nodes, but devices and num_nodes are "
                 f"{devices} and {num_nodes}; leave them out"
             )
         devices, num_nodes = found
     if devices * num_nodes == 1:
         return DistributedContext(0, 1, device, lambda value: [value])
     if ":" in device:
-        raise ValueError(f"{devices * num_nodes} processes need a kind of device such as cuda, got {device!r}")
+        raise ValueError(
+            f"{devices * num_nodes} processes need a device without a number, such as cuda, got {device!r}"
+        )
     return _join(device, devices, num_nodes, torchrun)
 
 
@@ -92,12 +94,12 @@ def _join(device: str, devices: int, num_nodes: int, torchrun: bool) -> Distribu
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     for name in ("lightning.fabric", "lightning.pytorch"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # they tell of every process that joins
+        logging.getLogger(name).setLevel(logging.WARNING)  # they log every process that joins
     strategy = DDPStrategy(process_group_backend="gloo", timeout=timedelta(days=30))
     try:
         fabric = Fabric(accelerator=device, devices=devices, num_nodes=num_nodes, strategy=strategy)
     except (MisconfigurationException, RuntimeError, ValueError) as error:
-        raise ValueError(f"{devices} devices of kind {device!r} cannot be had: {error}") from None
+        raise ValueError(f"{devices} devices of kind {device!r} are not available: {error}") from None
     fabric.launch()
     if fabric.local_rank or torchrun:
         _end_with_parent()
@@ -107,7 +109,7 @@ def _join(device: str, devices: int, num_nodes: int, torchrun: bool) -> Distribu
         try:
             torch.distributed.all_gather_object(values, value)
         except RuntimeError:  # what gloo raises when a connection is closed
-            raise ConnectionError("another process of this run has ended before its time; it says why") from None
+            raise ConnectionError("another process of this run has failed; its own message says why") from None
         return values
 
     return DistributedContext(fabric.global_rank, fabric.world_size, str(fabric.device), gather)

@@ -319,14 +319,6 @@ def test_commands_are_not_run(command: str, canary: Path, tmp_path: Path, capsys
         assert capsys.readouterr().err.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    "place", ["gopen://x.tar", "python://x", "simplecache::file:///x.tar", "zip://a::b", "ais://x/y"]
-)
-def test_unknown_schemes_are_refused(place: str) -> None:
-    with pytest.raises(ValueError, match="cannot be read from"):
-        urls.expand([place])
-
-
 def test_a_folder_named_as_a_command_is_a_folder(canary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """webdataset's writer would run it."""
     monkeypatch.chdir(tmp_path)

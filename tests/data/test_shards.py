@@ -1,4 +1,4 @@
-"""Shards as they come: places, img2dataset's layout, indexes, and the commands that look at them."""
+"""Shards of other programs: paths and URLs, img2dataset's layout, indexes, and the commands that look at them."""
 
 import json
 from collections.abc import Iterator
@@ -9,7 +9,6 @@ import fsspec
 import numpy as np
 import pytest
 import torch
-import webdataset
 from PIL import Image
 from webdataset import tariterators
 
@@ -89,37 +88,7 @@ def told(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]
     return code, printed.out, printed.err
 
 
-# Places
-
-
-def test_braces_wildcards_and_folders_name_the_same_shards(foreign: Path) -> None:
-    wanted = [str(foreign / f"{shard:05d}.tar") for shard in range(3)]
-    assert urls.expand([f"{foreign}/{{00000..00002}}.tar"]) == wanted
-    assert urls.expand([f"{foreign}/*.tar"]) == wanted
-    assert urls.expand([str(foreign)]) == wanted
-    assert urls.expand([f"{foreign}/./{{00000,00001}}.tar", wanted[2]]) == wanted
-
-
-def test_braces_are_webdatasets() -> None:
-    pattern = "s3://bucket/{a,b}-{0008..0011}.tar"
-    assert urls.expand([pattern]) == webdataset.shardlists.expand_urls(pattern)
-
-
-def test_nothing_to_read_is_said(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no \.tar files in"):
-        urls.expand([str(tmp_path)])
-    with pytest.raises(ValueError, match="no shards in"):
-        urls.expand([f"{tmp_path}/*.tar"])
-    with pytest.raises(ValueError, match="an empty list"):
-        urls.expand([])
-    with pytest.raises(ValueError, match="named twice"):
-        urls.expand(["a.tar", "./a.tar"])
-    with pytest.raises(ValueError, match="braces"):
-        urls.expand(["{a.tar"])
-    with pytest.raises(ValueError, match="more than 1,000,000"):
-        urls.expand(["{0..99999999}.tar"])
-    with pytest.raises(ValueError, match="names no file"):
-        urls.expand([""])
+# Paths and URLs
 
 
 @pytest.mark.parametrize("kind", ["memory", "file"])
@@ -150,11 +119,6 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path, memory: str) -> None:
         with pytest.raises(OSError, match=r"00000\.tar"):
             samples_of(place)
         assert not urls.exists(place)
-
-
-def test_passwords_are_not_shown() -> None:
-    assert urls.redact("https://me:secret@host/a.tar?signature=x") == "https://host/a.tar"
-    assert urls.redact("/data/a@b?.tar") == "/data/a@b?.tar"
 
 
 # img2dataset's layout
