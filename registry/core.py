@@ -28,13 +28,7 @@ class UnknownNameError(ValueError):
 
     @classmethod
     def among(cls, known: Iterable[str], what: str, name: str) -> "UnknownNameError":
-        """The error for `name`; it lists the near names among `known`, or all of them if none is near.
-
-        Args:
-            known: the names that exist.
-            what: what they name, in the singular ("denoiser").
-            name: the unknown one.
-        """
+        """The error for an unknown `what` ("denoiser") called `name`: lists the near names, or all if none is near."""
         known = sorted(known)
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known) or 'none'}"

@@ -107,11 +107,7 @@ class ClipTextEncoder(nn.Module):
 
     @torch.no_grad()
     def forward(self, texts: Sequence[str]) -> Embedding:
-        """Encode texts: tokens [b, n, d], zero where the mask is False, and pooled [b, p] of length 1.
-
-        Raises:
-            ValueError: no texts, or one string instead of a list of them.
-        """
+        """Encode texts: tokens [b, n, d], zero where the mask is False, and pooled [b, p] of length 1."""
         device = next(self.model.parameters()).device
         ids, mask = (tensor.to(device) for tensor in self.tokenize(texts))
         states = text_states(self.model, ids)
@@ -182,11 +178,7 @@ class ClipImageEncoder(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Embedding:
-        """Encode images [b, 3, h, w] in [-1, 1] of any size: tokens [b, 1, p], mask True, pooled [b, p].
-
-        Raises:
-            ValueError: not a batch of images with three channels.
-        """
+        """Encode images [b, 3, h, w] in [-1, 1] of any size: tokens [b, 1, p], mask True, pooled [b, p]."""
         device = next(self.model.visual.parameters()).device
         features = self.model.encode_image(self.prepare(images.to(device)).to(self.dtype), normalize=True)
         mask = torch.ones(len(features), 1, dtype=torch.bool, device=features.device)

@@ -73,7 +73,7 @@ class T5TextEncoder(nn.Module):
 
         Args:
             path_or_id: a folder (a `Path`, or a string that is one), or "organisation/name" of the Hub.
-            max_tokens: longer texts are truncated.
+            max_tokens: see the class.
             revision: branch, tag or commit, for the Hub.
             dtype: precision to compute in; None means float32, whatever the file is stored in.
 
@@ -145,11 +145,7 @@ class T5TextEncoder(nn.Module):
 
     @torch.no_grad()
     def forward(self, texts: Sequence[str]) -> Embedding:
-        """Encode texts: tokens [b, n, d], zero where the mask is False, so that no value depends on the batch.
-
-        Raises:
-            ValueError: no texts, or one string instead of a list of them.
-        """
+        """Encode texts: tokens [b, n, d], zero where the mask is False, so that no value depends on the batch."""
         device = next(self.model.parameters()).device
         ids, mask = (tensor.to(device) for tensor in self.tokenize(texts))
         states = self.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state

@@ -40,13 +40,10 @@ def integrals(
     are any, lose digits for short steps, where they subtract nearly equal numbers.
 
     Args:
-        sigmas: s_j, the levels of the known evaluations.
+        sigmas: s_j, the levels of the known evaluations; the weights are in this order.
         span: levels where the integral begins and ends, above 0.
         variable: v, in which the polynomial is a polynomial.
         kernel: factor of the polynomial.
-
-    Returns:
-        One weight per level, in the order of `sigmas`.
     """
     half = np.log(span[1] / span[0]) / 2
     sigma = span[0] * np.exp(half * (1 + NODES))
@@ -66,12 +63,7 @@ def deis_coefficients(rhos: Sequence[float], rho_next: float, variable: DeisVari
     """C_j = integral from rho_0 to rho_next of prod_{k != j} (v(rho) - v(rho_k)) / (v(rho_j) - v(rho_k)) d rho.
 
     DEIS's C_ij after the change of variable to rho: the noise estimates at `rhos` are interpolated by Lagrange's
-    polynomial in v = log rho (or v = rho) and integrated over the step.
-
-    Args:
-        rhos: levels of the known evaluations, the latest (where the step begins) first.
-        rho_next: level where the step ends, above 0.
-        variable: v.
+    polynomial in v = log rho (or v = rho) and integrated over the step, which begins at the first of them.
     """
     return integrals(rhos, (rhos[0], rho_next), DEIS_VARIABLES[variable], lambda rho: rho)
 
@@ -82,13 +74,7 @@ def adams_coefficients(
     """w_j = sigma_next * integral of exp(lambda) l_j(v) d lambda, l_j Lagrange's polynomials at `sigmas`.
 
     In v = log sigma these have a closed form (the phi functions of UniPC); in VP time they have none. They sum to
-    1 - sigma_next / sigma.
-
-    Args:
-        sigmas: levels of the known evaluations; `sigma` (predictor) or also `sigma_next` (corrector) among them.
-        sigma: where the step begins.
-        sigma_next: where it ends, above 0 and below `sigma`.
-        variable: v.
+    1 - sigma_next / sigma. `sigma` is among `sigmas` for a predictor, `sigma_next` too for a corrector.
     """
     return integrals(sigmas, (sigma, sigma_next), ADAMS_VARIABLES[variable], lambda level: -sigma_next / level)
 

@@ -30,20 +30,13 @@ def time_of(sigma: Array) -> Array:
     """t = (sqrt(beta_min^2 + 2 (beta_max - beta_min) log(1 + sigma^2)) - beta_min) / (beta_max - beta_min).
 
     Computed as 2 l / (beta_min + sqrt(...)), l = log(1 + sigma^2), which loses no digits where sigma is small.
-
-    Args:
-        sigma: noise levels, at least 0.
     """
     log = np.log1p(np.square(sigma))
     return np.asarray(2 * log / (BETA_MIN + np.sqrt(BETA_MIN**2 + 2 * SLOPE * log)))
 
 
 def sigma_of(time: Array) -> Array:
-    """sigma = sqrt(exp((beta_max - beta_min) t^2 / 2 + beta_min t) - 1).
-
-    Args:
-        time: t, at least 0.
-    """
+    """sigma = sqrt(exp((beta_max - beta_min) t^2 / 2 + beta_min t) - 1), t at least 0."""
     return np.asarray(np.sqrt(np.expm1(SLOPE * np.square(time) / 2 + BETA_MIN * time)))
 
 
@@ -86,15 +79,8 @@ def vp_time(
     """sigma_i = sigma(t_i), t_i^(1/rho) uniform from t(sigma_max) to t(sigma_min), i < n; sigma_n = 0.
 
     t is the time of the linear VP schedule. In the DEIS authors' code this is the grid of `ts_phase` "t" and `ts_order`
-    rho. Arguments, result and errors as `karras`.
-
-    Args:
-        num_steps: n.
-        sigma_min: last noise level before 0.
-        sigma_max: first noise level.
-        rho: exponent of the grid. Our choice of 3: with `exp_abm` on Gaussian mixtures (benchmarks/sampler_order.py) it
-            ended nearer to the truth than 2 at 10 to 50 network calls, and about as near as 4.
-        dtype: floating dtype of the result.
+    rho. Our choice of rho 3: with `exp_abm` on Gaussian mixtures (benchmarks/sampler_order.py) it ended nearer to the
+    truth than 2 at 10 to 50 network calls, and about as near as 4. Arguments, result and errors as `karras`.
     """
     _check(num_steps, sigma_min, sigma_max, rho)
     t_max, t_min = time_of(np.array([sigma_max, sigma_min])).tolist()
