@@ -22,7 +22,11 @@ def names(pattern: str = "*") -> list[str]:
 
 
 def path_of(name: str) -> Path:
-    """The file of the recipe called `name`; the ending .yaml may be given too."""
+    """The file of the recipe called `name`; the ending .yaml may be given too.
+
+    Raises:
+        UnknownNameError: there is no such recipe; the message lists near names.
+    """
     name = name.removesuffix(".yaml")
     if name not in names():
         raise UnknownNameError.among(names(), "recipe", name)
