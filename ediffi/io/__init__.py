@@ -1,1 +1,1 @@
-"""Files, locks, URLs, images and processes: what every floor above stands on."""
+"""Files, locks, URLs, images and processes: used by every other package."""

@@ -1,4 +1,4 @@
-"""Locks between processes: one run at a time works in a folder, and a second is told which process holds it.
+"""Locks between processes: one run at a time works in a folder, and a second run gets an error that names the first.
 
 A lock is a file lock of the system (flock), so it ends with its process, however that ends. A note beside it names the
 holder, for messages only.
@@ -51,11 +51,13 @@ def hold(lock: Path, patience: float = 0.0) -> Iterator[None]:
 
 @contextmanager
 def try_hold(lock: Path, wait: bool = False) -> Iterator[bool]:
-    """Whether a lock file is held while the block runs; False if another process has it, or its folder is gone.
+    """Hold a lock file while the block runs, if possible; yields whether it is held.
+
+    It is not held if another process holds it, or its folder does not exist.
 
     Args:
         lock: the file.
-        wait: for as long as another process has it.
+        wait: until no other process holds it.
 
     Raises:
         OSError: the file system cannot lock files.

@@ -1,7 +1,7 @@
-"""What `torch.save` wrote, read without running anything: tensors and plain values, or one sentence.
+"""Files of `torch.save`, read without running code: tensors and plain values, or an error in one sentence.
 
-A pickle is a program. `torch.load(weights_only=True)` runs none of it but the few calls that make tensors and plain
-values; its message about the rest tells how to run it after all, which is no advice for a file from elsewhere.
+A pickle is a program. `torch.load(weights_only=True)` runs only the few calls that make tensors and plain values. Its
+own error message explains how to run the rest anyway, which is no advice for a file from an unknown source.
 """
 
 import re
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 ZIP = b"PK\x03\x04"
-ONLY = "only tensors and plain values are read, and nothing of it was run"
+ONLY = "only tensors and plain values are read; no code was run"
 CODE = re.compile(r"GLOBAL (\S+)|(?:function|class) (\S+)")
 
 
@@ -21,21 +21,21 @@ def read(path: Path) -> Any:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is broken, or would have to run code; the message names the file and the code.
+        ValueError: it is broken, or holds code; the message names the file and the code.
     """
     with path.open("rb") as file:
         mapped = file.read(len(ZIP)) == ZIP  # torch's older format cannot be mapped
     try:
-        with warnings.catch_warnings(action="ignore"):  # of pickles that torch did not write
+        with warnings.catch_warnings(action="ignore"):  # about pickles that torch did not write
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except OSError:
         raise
-    except Exception as error:  # whatever the unpickler and the archive reader raise at what is not theirs
+    except Exception as error:  # the unpickler and the archive reader raise errors of many types
         raise ValueError(refusal(path, error)) from None
 
 
 def refusal(path: Path | str, error: Exception) -> str:
-    """What `torch.load(weights_only=True)` has against a file, in one sentence."""
+    """Why `torch.load(weights_only=True)` refused a file, in one sentence."""
     text = str(error)
     if "TorchScript" in text:
         return f"{path} is a TorchScript archive, which is a program: {ONLY}"

@@ -1,4 +1,4 @@
-"""YAML as plain values; a key that is there twice is an error, where PyYAML takes the last."""
+"""YAML as plain values; a duplicate key is an error, where PyYAML silently takes the last."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ def load(text: str) -> Any:
     """The content of a YAML text.
 
     Raises:
-        ValueError: it is not YAML, or says a key twice; one sentence with the line.
+        ValueError: it is not YAML, or has a duplicate key; one sentence with the line.
     """
     try:
         return yaml.load(text, _Once)
