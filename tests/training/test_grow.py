@@ -1,9 +1,7 @@
 """Growing experts: a schedule is checked before it runs, skips what is done, and survives being killed."""
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -26,6 +24,7 @@ from ediffi.training.growth.grow import grow
 from ediffi.training.growth.schedule import GrowthNode, GrowthSchedule, TrunkStage
 from ediffi.training.lightning_module import DiffusionStage
 from ediffi.training.start import InitialWeights
+from tests.training import forked
 
 LOW, HIGH = Interval(2, 0), Interval(2, 3)
 MIDDLE = Complement((LOW, HIGH))
@@ -120,11 +119,6 @@ def test_the_interval_comes_from_the_checkpoint(grown: Path, recipe: Recipe, tmp
     assert "the checkpoint is of noise (1, 1), this run of (1, 0)" in capsys.readouterr().err
 
 
-def process(argv: list[str]) -> subprocess.Popen[bytes]:
-    env = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # as many as here: sums are the same bits
-    return subprocess.Popen([sys.executable, "-m", "ediffi", *argv], start_new_session=True, env=env)
-
-
 def growth_recipe(output: Path, place: Path, base: Path) -> Path:
     content = {
         "recipe": str(base),
@@ -146,14 +140,13 @@ def test_killed_at_any_node_a_rerun_ends_in_the_same_weights(grown: Path, recipe
     output = tmp_path / "killed"
     config = growth_recipe(output, tmp_path / "grow.yaml", recipe("base", tmp_path))
     for name in ("0-0", "1-1"):
-        running = process(["grow", "--config", str(config)])
+        running = forked.start(["grow", "--config", str(config)])
         while not (output / name / "checkpoints" / "last.ckpt").exists():
-            assert running.poll() is None, "it ended before it could be killed"
+            forked.assert_running(running)
             time.sleep(0.01)
-        os.killpg(running.pid, signal.SIGKILL)
-        running.wait()
+        forked.kill(running)
         assert not (output / "stage").exists()
-    assert process(["grow", "--config", str(config)]).wait() == 0
+    forked.wait(forked.start(["grow", "--config", str(config)]))
     for name in ("0-0", "1-0", "1-1"):
         assert same(weights(output / name), weights(grown / name)), name
     hashes = [

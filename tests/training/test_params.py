@@ -294,7 +294,7 @@ def test_an_unknown_recipe_is_answered_with_the_near_ones(capsys: pytest.Capture
             "r.yaml: Trying to create tensor with negative dimension",
         ),
         (
-            "model: {denoiser: {class_path: ediffi.registry.denoisers.unet_toybox, init_args: {attention_levels: [7]}}}",
+            "model: {denoiser: {class_path: registry.denoisers.unet_toybox, init_args: {attention_levels: [7]}}}",
             "r.yaml: attention_levels has 7; levels are 0 to 1",
         ),
     ],

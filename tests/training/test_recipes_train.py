@@ -6,7 +6,7 @@ its header's own commands are given, so names, folders and the order of things a
 
 import copy
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -216,15 +216,6 @@ def before(name: str) -> list[str]:
     places = [recipe.get("start", {}).get("checkpoint", "").removesuffix("/checkpoints/last.ckpt")]
     places += [part["run"] for part in recipe.get("nodes", []) + recipe.get("stages", []) if "run" in part]
     return [made_by()[place] for place in places if place]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Nets as small as these are faster so, and the machine may be busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,6 @@ import os
 import runpy
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,13 +70,6 @@ def train(
 def furthest(one: dict[str, Any], two: dict[str, Any], part: str) -> float:
     assert one[part].keys() == two[part].keys()
     return max((value - two[part][key]).abs().max().item() for key, value in one[part].items())
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_it_is_the_average_of_lightning(tmp_path: Path, shard_folder: Path) -> None:

@@ -20,7 +20,7 @@ from ediffi.registry.denoisers.precondition import Preconditioned
 from ediffi.registry.random import generators
 from ediffi.registry.types import Conditioning, Embedding
 from ediffi.training.lightning_module import DiffusionStage
-from ediffi.training.loss import drop_sources, low_resolution
+from ediffi.training.loss import drop_sources, low_resolution, sum_by_band, weighted_losses
 
 QUIET = [
     "ignore:.*does not have many workers.*",
@@ -113,7 +113,7 @@ def test_the_loss_of_a_perfect_denoiser_is_zero(shards: list[Shard]) -> None:
 
 
 def test_bands_of_the_loss_are_quarters_of_the_training_noise() -> None:
-    """Their edges are the quartiles `exp(mean + std·z)` with z = -0.67449, 0, 0.67449, those of the normal distribution."""
+    """Their edges are `exp(mean + std·z)` at the quartiles z = -0.67449, 0, 0.67449 of the normal distribution."""
     noise = LogNormal(-0.2, 1.2)
     edges = torch.tensor([-0.674490, 0.0, 0.674490]).mul(1.2).sub(0.2).exp()
     sigma = torch.cat([edges * 0.999, edges * 1.001])
@@ -132,6 +132,7 @@ def logged(learner: DiffusionStage) -> dict[str, float]:
     return values
 
 
+@torch.no_grad()
 def test_a_stage_logs_the_mean_loss_of_each_band(shards: list[Shard]) -> None:
     """An expert of the noisier half validates on bands 2 and 3; and the mean over all samples is the loss."""
     learner, batch = stage(), a_batch(shards)

@@ -27,21 +27,13 @@ from ediffi.training.atomic_checkpoint import AtomicCheckpointIO
 from ediffi.training.callbacks import run_directory
 from ediffi.training.callbacks.sharded_ema import prepare_sharding
 from ediffi.training.finished_run import LOCK
+from tests.training import forked
 
 pytestmark = [pytest.mark.filterwarnings(f"ignore:{line}") for line in (*QUIET, ".*Checkpoint directory.*")]
 HERE = Path(__file__).resolve().parent
 TOP = HERE.parent.parent
 Recipe = Callable[..., Path]
 Tiny = Callable[..., Path]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Here and in the processes that are started: sums are the same bits, and nothing waits for a busy core."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def write(
@@ -128,26 +120,39 @@ def fit(recipe: Path, *words: str) -> int:
     return main(["fit", "--config", str(recipe), *words])
 
 
-def kill_often(recipe: Path, kills: int, rng: random.Random, window: float) -> None:
-    """Kill -9 of the whole group `kills` times, each after some progress and a random wait."""
-    for _ in range(kills):
-        before = last(recipe).stat().st_mtime_ns if last(recipe).exists() else 0
-        running = start(recipe)
-        while not last(recipe).exists() or last(recipe).stat().st_mtime_ns == before:
-            assert running.poll() is None, f"it ended before it was killed: {running.communicate()[0]}"
-            time.sleep(0.005)
-        time.sleep(rng.uniform(0, window))
-        assert running.poll() is None, "it was done before it was killed"
-        os.killpg(running.pid, signal.SIGKILL)
-        running.communicate()
+def wait_for_a_checkpoint(recipe: Path, ended: Callable[[], Any]) -> None:
+    """Until the last checkpoint is a new one; `ended` fails when the run has ended before."""
+    before = last(recipe).stat().st_mtime_ns if last(recipe).exists() else 0
+    while not last(recipe).exists() or last(recipe).stat().st_mtime_ns == before:
+        ended()
+        time.sleep(0.005)
 
 
 def test_killed_at_any_moment_it_ends_in_the_same_bits(tiny: Tiny) -> None:
     whole, killed = (tiny(name, 24) for name in ("whole", "killed"))
     assert fit(whole) == 0
-    kill_often(killed, 2, random.Random(0), 0.05)
+    for moment in (0.01, 0.04):
+        running = forked.start(["fit", "--config", str(killed)])
+        wait_for_a_checkpoint(killed, lambda running=running: forked.assert_running(running))
+        time.sleep(moment)
+        forked.kill(running)
     assert fit(killed) == 0
     assert_equal(whole, killed)
+
+
+def kill_often(recipe: Path, kills: int, rng: random.Random, window: float) -> None:
+    """Kill -9 of the whole group `kills` times, each after some progress and a random wait."""
+
+    def ended(running: "subprocess.Popen[str]") -> None:
+        assert running.poll() is None, f"it ended before it was killed: {running.communicate()[0]}"
+
+    for _ in range(kills):
+        running = start(recipe)
+        wait_for_a_checkpoint(recipe, lambda running=running: ended(running))
+        time.sleep(rng.uniform(0, window))
+        ended(running)
+        os.killpg(running.pid, signal.SIGKILL)
+        running.communicate()
 
 
 @pytest.mark.slow
@@ -350,7 +355,7 @@ def test_a_loader_process_that_dies_is_one_line(tiny: Tiny, capsys) -> None:
     assert fit(path) == 1
     line = error(capsys)
     assert line.startswith("ediffi: error: a process of this run has died (")
-    assert "the same command goes on from the last checkpoint" in line
+    assert "the same command resumes from the last checkpoint" in line
     assert content(path)["global_step"] == 2
 
 

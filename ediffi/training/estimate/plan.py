@@ -110,6 +110,8 @@ def read(path: Path) -> TrainingPlan:
     """
     settings, steps = params.read_training(path)
     trainer, data = settings["trainer"], settings["data"]
+    if "image_size" not in data:
+        raise ValueError(f"{path} has no data.image_size; a recipe that only changes another one cannot be planned")
     steps = steps or [("all noise", int(trainer.get("max_steps") or -1))]
     if any(number < 1 for _, number in steps):
         raise ValueError(f"{path} has no number of steps: set trainer.max_steps")

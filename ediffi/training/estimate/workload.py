@@ -34,12 +34,10 @@ class Workload:
     """The cost of training on one image.
 
     Attributes:
-        forward: floating-point operations of the forward pass.
-        step: of a training step, with those that checkpointing repeats.
+        step: floating-point operations of a training step, with those that checkpointing repeats.
         activations: bytes that a step needs besides weights, gradients and optimiser state.
     """
 
-    forward: int
     step: int
     activations: int
 
@@ -55,19 +53,14 @@ def count(denoiser: nn.Module, size: int, low_res: int | None, low_precision: bo
     """
     for parameter in denoiser.parameters():
         parameter.register_post_accumulate_grad_hook(_drop_gradient)
-    flops, peaks = [], []
-    for backward in (False, True):
-        with FlopCounterMode(display=False) as flop_counter, _as_on_gpus(low_precision) as gpu:
-            with torch.set_grad_enabled(backward):
-                loss = loss_of(denoiser, 1, size, low_res)
-            if backward:
-                loss.backward()
-        flops.append(flop_counter.get_total_flops() + gpu.attention_flops)
+    with FlopCounterMode(display=False) as counter, _as_on_gpus(low_precision) as gpu:
+        loss_of(denoiser, 1, size, low_res).backward()
+    peaks = []
     for batch in (1, 2):
         with _PeakMemory() as memory, _as_on_gpus(low_precision):
             loss_of(denoiser, batch, size, low_res).backward()
         peaks.append(memory.peak)
-    return Workload(flops[0], flops[1], activations=peaks[1] - peaks[0])
+    return Workload(counter.get_total_flops() + gpu.attention_flops, activations=peaks[1] - peaks[0])
 
 
 def loss_of(denoiser: nn.Module, batch: int, size: int, low_res: int | None, device: str = "meta") -> Tensor:
