@@ -124,7 +124,7 @@ def test_a_weight_of_one_changes_no_bit_and_two_is_the_token_twice(network: torc
     torch.testing.assert_close(network(x, sigma, conditioning(weight)), gone, atol=1e-5, rtol=1e-4)
 
 
-def test_paint_reaches_the_picture_and_strength_zero_does_not(network: torch.nn.Module) -> None:
+def test_paint_reaches_the_image_and_strength_zero_does_not(network: torch.nn.Module) -> None:
     areas, tokens = torch.zeros(2, 1, 64, 64), torch.zeros(2, 1, 5)
     areas[..., :32], tokens[..., 2] = 1, 1
     x, sigma = torch.randn(2, 3, 16, 16), torch.tensor([1.0, 3.0])

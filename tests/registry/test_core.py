@@ -109,25 +109,25 @@ def test_describe_tells_source_arguments_and_purpose(colours: Registry[str]) -> 
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], None]]:
-    """Install a distribution with one module, `house_of_paint`, and one entry point in `ediffi.colours`."""
+    """Install a distribution with one module, `paint_plugin`, and one entry point in `ediffi.colours`."""
 
     def write(code: str, entry_point: str) -> None:
-        (tmp_path / "house_of_paint.py").write_text(code)
-        information = tmp_path / "house_of_paint-1.0.dist-info"
+        (tmp_path / "paint_plugin.py").write_text(code)
+        information = tmp_path / "paint_plugin-1.0.dist-info"
         information.mkdir()
-        (information / "METADATA").write_text("Metadata-Version: 2.1\nName: house-of-paint\nVersion: 1.0\n")
+        (information / "METADATA").write_text("Metadata-Version: 2.1\nName: paint-plugin\nVersion: 1.0\n")
         (information / "entry_points.txt").write_text(f"[ediffi.colours]\n{entry_point}\n")
         monkeypatch.syspath_prepend(tmp_path)
         importlib.invalidate_caches()
 
     yield write
-    sys.modules.pop("house_of_paint", None)
+    sys.modules.pop("paint_plugin", None)
 
 
 def test_a_plugin_is_picked_up_at_the_first_look_up(install: Callable[[str, str], None]) -> None:
-    install("def teal(depth: int = 1):\n    return 'teal' * depth\n", "teal = house_of_paint:teal")
+    install("def teal(depth: int = 1):\n    return 'teal' * depth\n", "teal = paint_plugin:teal")
     registry = Registry[str]("colours")
-    assert "house_of_paint" not in sys.modules
+    assert "paint_plugin" not in sys.modules
     assert registry.names() == ["teal"]
     assert registry.create("teal", depth=2) == "tealteal"
     assert Registry[str]("sounds").names() == []
@@ -140,21 +140,21 @@ def test_a_plugin_may_look_names_up_and_register_itself(
     monkeypatch.setattr(sys.modules[__name__], "PAINTS", registry, raising=False)
     monkeypatch.setitem(sys.modules, "the_menu", sys.modules[__name__])
     code = "from the_menu import PAINTS\nBEFORE = PAINTS.names()\n@PAINTS.register\ndef teal():\n    return BEFORE\n"
-    install(code, "teal = house_of_paint:teal")
+    install(code, "teal = paint_plugin:teal")
     assert registry.create("teal") == []
 
 
 @pytest.mark.parametrize(
     ("code", "entry_point", "message"),
     [
-        ("def teal(): ...", "blue = house_of_paint:teal", "'blue' .*a factory named 'teal'; the two names must be"),
-        ("teal = 3", "teal = house_of_paint:teal", "a factory named None"),
+        ("def teal(): ...", "blue = paint_plugin:teal", "'blue' .*a factory named 'teal'; the two names must be"),
+        ("teal = 3", "teal = paint_plugin:teal", "a factory named None"),
         (
             "import no_such_thing",
-            "teal = house_of_paint:teal",
+            "teal = paint_plugin:teal",
             "cannot be loaded: ModuleNotFoundError: .*no_such_thing",
         ),
-        ("", "teal = house_of_paint:teal", "cannot be loaded: AttributeError"),
+        ("", "teal = paint_plugin:teal", "cannot be loaded: AttributeError"),
     ],
 )
 def test_a_broken_plugin_is_named_each_time(
@@ -168,7 +168,7 @@ def test_a_broken_plugin_is_named_each_time(
 
 
 def test_a_plugin_cannot_take_a_name(install: Callable[[str, str], None], colours: Registry[str]) -> None:
-    install("def crimson(): ...", "crimson = house_of_paint:crimson")
+    install("def crimson(): ...", "crimson = paint_plugin:crimson")
     with pytest.raises(ValueError, match="'crimson' is already registered"):
         colours.names()
 

@@ -78,7 +78,7 @@ def test_paper_networks_have_the_paper_shape(name: str, size: int) -> None:
 
 
 def test_base_attention_is_at_32_16_and_8() -> None:
-    """PAPER: "attention at 32, 16, 8" of a 64² picture, self-attention first and cross-attention after it."""
+    """PAPER: "attention at 32, 16, 8" of a 64² image, self-attention first and cross-attention after it."""
     with torch.device("meta"):
         network = denoisers.create("unet_base64").network
     for block in [*network.down, *network.up]:
@@ -133,7 +133,7 @@ def test_preconditioning_scales_in_float32_at_least() -> None:
     torch.testing.assert_close(denoised, torch.full((1, 3, 2, 2), exact), rtol=1e-6, atol=0)
 
 
-def test_residual_denoiser_starts_at_the_upsampled_picture() -> None:
+def test_residual_denoiser_starts_at_the_upsampled_image() -> None:
     denoiser = denoisers.create("efficient_toybox64")
     low_res = torch.rand(1, 3, 16, 16)
     cond = Conditioning().with_low_res(low_res, torch.zeros(1))
@@ -153,7 +153,7 @@ def test_a_batch_equals_its_single_runs(name: str) -> None:
 
 
 @pytest.mark.parametrize("source", ["t5", "clip_text", "clip_image"])
-def test_every_source_reaches_the_picture(source: str) -> None:
+def test_every_source_reaches_the_image(source: str) -> None:
     denoiser, cond = tiny("unet_toybox"), double(conditioning(1))
     x, sigma = torch.randn(1, 3, 16, 16).double(), torch.ones(1).double()
     dropped = cond.drop(source, torch.tensor([True]))
@@ -242,7 +242,7 @@ def test_the_plain_attention_path_agrees_with_the_fused_one() -> None:
     torch.testing.assert_close(plain, fused, atol=0.05, rtol=0.05)
 
 
-def test_a_super_resolution_stage_without_its_picture_says_so() -> None:
+def test_a_super_resolution_stage_without_its_image_says_so() -> None:
     with pytest.raises(ValueError, match="low_res"):
         denoisers.create("efficient_toybox64")(torch.zeros(1, 3, 64, 64), torch.ones(1), Conditioning())
 

@@ -119,9 +119,9 @@ def test_open_clips_own_tokenizer_is_understood() -> None:
 
 def test_clip_image_is_open_clips_own_forward(clip_image: ClipImageEncoder, clip_folder: Path) -> None:
     _, _, prepare = open_clip.create_model_and_transforms(f"local-dir:{clip_folder}")
-    picture = np.random.default_rng(0).integers(0, 256, (270, 360, 3), dtype=np.uint8)  # all detail: needs antialiasing
-    wanted = prepare(Image.fromarray(picture))[None]
-    images = torch.from_numpy(picture).permute(2, 0, 1)[None] / 127.5 - 1
+    image = np.random.default_rng(0).integers(0, 256, (270, 360, 3), dtype=np.uint8)  # all detail: needs antialiasing
+    wanted = prepare(Image.fromarray(image))[None]
+    images = torch.from_numpy(image).permute(2, 0, 1)[None] / 127.5 - 1
     # Pillow rounds to bytes between its two passes: up to two steps of 1/255, over the std.
     torch.testing.assert_close(clip_image.prepare(images), wanted, atol=2 / 255 / 0.2, rtol=0)
     with torch.no_grad():
@@ -190,7 +190,7 @@ def test_texts_come_in_a_list(text_encoder: Any, texts: Any) -> None:
         text_encoder(texts)
 
 
-def test_pictures_come_in_a_batch(clip_image: ClipImageEncoder) -> None:
+def test_images_come_in_a_batch(clip_image: ClipImageEncoder) -> None:
     encoder: Any = clip_image
     with pytest.raises(Exception, match=r"images|shape"):
         encoder(torch.zeros(3, 64, 64))

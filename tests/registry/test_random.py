@@ -1,4 +1,4 @@
-"""Per-picture randomness: a pure function of (seed, index), and no two pictures of a run alike."""
+"""Per-image randomness: a pure function of (seed, index), and no two images of a run alike."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ def test_the_same_pair_gives_the_same_noise_in_any_batch() -> None:
         assert torch.equal(row, randn((1, 2, 5), generators(7, [index]))[0])
 
 
-def test_no_two_pictures_of_a_run_share_their_generator() -> None:
+def test_no_two_images_of_a_run_share_their_generator() -> None:
     """torch seeds from 32 bits: a hash of the pair would be expected to collide five times among these 200,000."""
     seeds = [g.initial_seed() for k in range(20) for g in generators(3, range(k * 10_000, (k + 1) * 10_000))]
     assert len(set(seeds)) == len(seeds) == 200_000

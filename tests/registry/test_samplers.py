@@ -133,14 +133,14 @@ def test_deis_of_order_one_is_euler() -> None:
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_one_step_returns_the_denoised_picture(name: str) -> None:
+def test_one_step_returns_the_denoised_image(name: str) -> None:
     x = noise(2, 7, dtype=torch.float32)
     sigmas = karras(1, 0.002, 80.0)
     assert torch.equal(samplers.create(name)(gaussian, x, sigmas), gaussian(x, sigmas[:1].expand(2)))
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_the_last_step_returns_the_denoised_picture(name: str) -> None:
+def test_the_last_step_returns_the_denoised_image(name: str) -> None:
     states: list[SamplerState] = []
     sigmas = karras(6, 0.002, 80.0, dtype=torch.float64)
     images = samplers.create(name)(gaussian, noise(2, 7), sigmas, callback=states.append)
@@ -149,7 +149,7 @@ def test_the_last_step_returns_the_denoised_picture(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_one_clean_picture_is_reached_on_a_straight_line(name: str) -> None:
+def test_one_clean_image_is_reached_on_a_straight_line(name: str) -> None:
     """Data of one point m: D = m, the solution is m + (x - m) sigma / sigma_max, and no solver may leave it."""
     point = torch.tensor([0.3, -0.9], dtype=torch.float64)
     sigmas, x = karras(7, 0.01, 50.0, dtype=torch.float64), noise(3, 2, scale=50.0)

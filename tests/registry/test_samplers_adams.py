@@ -228,7 +228,7 @@ def test_a_polynomial_in_vp_time_is_followed_exactly(order: int) -> None:
 
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_the_corrector_follows_one_degree_more(order: int) -> None:
-    """The corrected picture, told from the next predicted one by undoing the predictor."""
+    """The corrected image, told from the next predicted one by undoing the predictor."""
     sigmas = vp_time(9, 0.05, 50.0, dtype=torch.float64)
     states, grid = states_for("exp_abm", order, order, sigmas), sigmas.tolist()
 
