@@ -97,7 +97,7 @@ def _command(name: str) -> str:
     found = list(parsers(name))
     if len(found) == 1 and found[0].prog == f"ediffi {name}":
         return "\n".join([f"# ediffi {name}", "", *_parser(found[0])])
-    lines = [f"# ediffi {name}", "", inspect.getdoc(main) or inspect.getdoc(module) or "", ""]
+    lines = [f"# ediffi {name}", "", inspect.getdoc(main if callable(main) else module) or "", ""]
     for parser in found:
         lines += [f"## {parser.prog}", "", *_parser(parser)]
     return "\n".join(lines)
