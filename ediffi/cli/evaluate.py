@@ -182,7 +182,7 @@ COMMANDS = (suites, prepare, compare, prompts, export)
 
 
 def main(argv: list[str]) -> int:
-    """Evaluate a model or images, or run one of COMMANDS."""
+    """Evaluate a model, or images, by a suite; or run one of `COMMANDS`."""
     if argv and argv[0] in [command.__name__ for command in COMMANDS]:
         return call(COMMANDS, argv, "evaluate")
     return run(evaluate, argv, "evaluate")
