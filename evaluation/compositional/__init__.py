@@ -1,1 +1,1 @@
-"""Compositional benchmarks that other people score: their prompts come in, pictures go out in the folders they read."""
+"""Compositional benchmarks whose authors score: read their prompt files, write the folders that their scripts read."""
