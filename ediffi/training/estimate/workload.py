@@ -105,7 +105,8 @@ def _drop_gradient(parameter: Tensor) -> None:
 @contextmanager
 def _as_on_gpus(low_precision: bool) -> Iterator["_AsOnGpus"]:
     """The mode is on while a module runs: torch switches it off in `backward`, where checkpointing runs some again."""
-    mode, running = _AsOnGpus(low_precision), []
+    mode = _AsOnGpus(low_precision)
+    running: list[nn.Module] = []
 
     def enter(module: nn.Module, _: Any) -> None:
         if not running:
