@@ -176,8 +176,6 @@ def _images(
     wanted = set(missing)
     for start in range(numbers.start, numbers.stop, batch_size):
         block = range(start, min(start + batch_size, numbers.stop))
-        if wanted.isdisjoint(block):
-            continue
         images = generator([prompts[index] for index in block], start)
         if len(images) != len(block):
             raise ValueError(f"the generator returned {len(images)} images for {len(block)} prompts")

@@ -354,6 +354,8 @@ def test_stores_are_found_again(store: Store) -> None:
     assert len(found) == 5
     assert np.array_equal(np.array(found[4]), np.array(picture(4)))
     assert found.name(4) == store.name(4)
+    everything = find_images(store.folder, [str(100 + index) for index in range(COUNT)])
+    assert everything.fingerprint() == store.fingerprint() != found.fingerprint()
     with pytest.raises(ValueError, match=r"has 7 images, and 8 are needed"):
         find_images(store.folder, ["x"] * 8)
 

@@ -277,7 +277,7 @@ def test_odd_pictures_are_converted_and_counted_if_asked(evaluate: Evaluate, tmp
         (["--suite", "coco2014-fid30k", "--root", "nowhere"], 1, "nowhere"),
         (["--clip", "nowhere/at/all"], 1, "nowhere"),
         (["--feature-extractor", "inceptoin"], 1, "no feature extractor 'inceptoin'"),
-        (["--images", "a", "--model", "toybox"], 2, "give one"),
+        (["--images", "a", "--model", "toybox"], 2, "not both"),
         (["--model", "nowhere"], 1, "nowhere"),
     ],
 )
