@@ -340,6 +340,13 @@ def test_each_part_is_named_as_often_as_it_should_be(length):
         assert np.mean([name in told.named for _, told in CAPTIONS[length]]) == pytest.approx(probability, abs=0.06)
 
 
+def test_wordings_are_as_frequent_as_they_should_be():
+    one = sum(tokens(told.text).count("one") for _, told in CAPTIONS["short"])
+    assert one / sum(len(scene.objects) for scene, _ in CAPTIONS["short"]) == pytest.approx(0.2, abs=0.04)
+    opening = [told.text.startswith(phrases.COUNT_SENTENCES[len(scene.objects)]) for scene, told in CAPTIONS["long"]]
+    assert np.mean(opening) == pytest.approx(0.74, abs=0.05)  # 0.7, and those of any order that begin so by chance
+
+
 @BOTH
 def test_captions_are_clean_text(length):
     for _, told in CAPTIONS[length]:
