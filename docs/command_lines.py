@@ -1,4 +1,4 @@
-"""The parsers of the command line, found by asking each command for its own, which is then not run."""
+"""The parsers of all commands. A command runs only up to the point where it would parse its arguments."""
 
 import importlib
 from collections.abc import Iterator, Sequence
@@ -14,12 +14,12 @@ from ediffi.cli import COMMANDS, UsageError, recipe_check
 from ediffi.cli.parser import Command, call, command_parser, takes_words
 
 LIGHTNING = ("fit", "validate")
-"""Commands whose parser is Lightning's: their recipes are looked at, and the parser itself is left out."""
+"""Commands with Lightning's parser. Their recipes are checked; the parser itself is not built."""
 PLACES = {name: place for group in COMMANDS.values() for name, (place, _) in group.items()}
 
 
-class Asked(BaseException):
-    """What a command had parsed if it had not been stopped."""
+class ParserCalled(BaseException):
+    """Stops a command at its call of a parser, with the parser and its arguments."""
 
     def __init__(self, parser: ArgumentParser, words: Sequence[str]) -> None:
         super().__init__(parser.prog)
@@ -33,22 +33,22 @@ def entry(command: str) -> tuple[ModuleType, Command | Sequence[Command]]:
     return found, getattr(found, name)
 
 
-def asked(command: str, words: Sequence[str]) -> Asked | None:
-    """What a command has parsed of its words; None if there is nothing to parse, as in `ediffi data`.
+def parser_call(command: str, words: Sequence[str]) -> ParserCalled | None:
+    """The parser that a command calls, and its arguments; None if it calls none, as `ediffi data` without a command.
 
     Raises:
-        UsageError: a group has no such command.
+        UsageError: the group has no such command.
     """
     with _stopped():
         try:
             call(entry(command)[1], words, command)
-        except Asked as found:
+        except ParserCalled as found:
             return found
     return None
 
 
 def parsers(command: str) -> Iterator[ArgumentParser]:
-    """The parser of a command, if it has one of its own, and those of the commands in its group."""
+    """The parser of a command and of the commands in its group."""
     found = entry(command)[1]
     if not callable(found):
         yield from (command_parser(one, f"{command} {one.__name__.replace('_', '-')}") for one in found)
@@ -59,20 +59,17 @@ def parsers(command: str) -> Iterator[ArgumentParser]:
 
         yield command_parser(evaluate.evaluate, command)
         yield from (command_parser(one, f"{command} {one.__name__}") for one in evaluate.COMMANDS)
-    elif (own := asked(command, [])) is not None:
+    elif (own := parser_call(command, [])) is not None:
         yield own.parser
 
 
 def check(words: Sequence[str]) -> None:
-    """Parse a command line, and do nothing else.
-
-    Args:
-        words: those after `ediffi`.
+    """Parse a command line without running it; `words` are those after `ediffi`.
 
     Raises:
-        UsageError: there is no such command, or no such command in its group.
-        ValueError: the parser does not take it.
-        FileNotFoundError: a recipe is not there.
+        UsageError: there is no such command.
+        ValueError: an argument is wrong.
+        FileNotFoundError: a recipe does not exist.
     """
     if words[0] in ("--version", "--help"):
         return
@@ -81,18 +78,18 @@ def check(words: Sequence[str]) -> None:
     if words[0] in LIGHTNING:
         recipe_check.check(words[1:])
         return
-    found = asked(words[0], words[1:])
+    found = parser_call(words[0], words[1:])
     if found is None:
-        raise UsageError(f"{' '.join(words)!r} is not all of a command")
+        raise UsageError(f"{' '.join(words)!r} is not a complete command")
     found.parser.parse_args(found.words)
 
 
 @contextmanager
 def _stopped() -> Iterator[None]:
-    """A parser that is to parse says so instead."""
+    """`parse_args` raises `ParserCalled`."""
 
     def stop(parser: ArgumentParser, args: Sequence[str] = (), **_: Any) -> None:
-        raise Asked(parser, args)
+        raise ParserCalled(parser, args)
 
-    with patch.object(ArgumentParser, "parse_args", stop), redirect_stdout(StringIO()):  # a group says what it has
+    with patch.object(ArgumentParser, "parse_args", stop), redirect_stdout(StringIO()):  # a group prints its commands
         yield

@@ -1,4 +1,4 @@
-"""The site is built without a warning, every link leads somewhere, nothing is loaded from elsewhere, all is told of."""
+"""The site builds without warnings, all links work, nothing loads from another host, and all names are documented."""
 
 import ast
 import html
@@ -28,7 +28,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 
 
 class Page(NamedTuple):
-    """What a page has, leads to and loads."""
+    """The anchors of a page, its links, and the files that it loads."""
 
     anchors: set[str]
     links: list[str]
@@ -71,7 +71,7 @@ def read(text: str) -> Page:
 
 
 def target(site: Path, page: Path, link: str) -> tuple[Path, str] | None:
-    """The file and the anchor that a link leads to; None if it leads out of the site."""
+    """The file and the anchor of a link; None for another site."""
     parts = urlsplit(link)
     if parts.scheme or parts.netloc:
         return None
@@ -95,13 +95,13 @@ def test_every_link_leads_to_a_page_and_a_place_on_it(site: Path, pages: dict[Pa
     assert not broken
 
 
-def test_the_links_out_of_the_site_are_few_and_safe(site: Path, pages: dict[Path, Page]) -> None:
+def test_links_to_other_sites_are_known(site: Path, pages: dict[Path, Page]) -> None:
     out = {link for path, page in pages.items() for link in page.links if target(site, path, link) is None}
     assert {urlsplit(link).scheme for link in out} <= {"https", "mailto"}
     assert {urlsplit(link).netloc for link in out} <= {"arxiv.org", "squidfunk.github.io", "keepachangelog.com", ""}
 
 
-def test_nothing_is_loaded_from_elsewhere(site: Path, pages: dict[Path, Page]) -> None:
+def test_nothing_loads_from_another_host(site: Path, pages: dict[Path, Page]) -> None:
     loaded = {(path, link) for path, page in pages.items() for link in page.loaded}
     assert len(loaded) > len(pages)
     for path, link in loaded:
@@ -114,7 +114,7 @@ def test_nothing_is_loaded_from_elsewhere(site: Path, pages: dict[Path, Page]) -
         assert not re.search(r"(url\(\s*|@import\s*)[\"']?(https?:)?//", style.read_text(encoding="utf-8")), style
 
 
-def test_what_is_loaded_is_seen() -> None:
+def test_the_reader_finds_links_and_loaded_files() -> None:
     page = read("<link href=//fonts.elsewhere/a.css><img src='b.png'><a href='c.html#d'>x</a><h1 id=e>")
     assert page == Page({"e"}, ["c.html#d"], ["//fonts.elsewhere/a.css", "b.png"])
     assert target(Path("/s"), Path("/s/i.html"), page.loaded[0]) is None
@@ -142,7 +142,7 @@ def test_every_command_has_a_page_with_every_option(site: Path, command: str) ->
                 assert f"--{name.replace('_', '-')}<" in text or f">{name.upper()}" in text, f"{parser.prog}: {name}"
 
 
-def test_the_groups_are_found_whole() -> None:
+def test_groups_are_complete() -> None:
     assert [parser.prog.split()[-1] for parser in parsers("recipes")] == list(recipes.COMMANDS)
     assert [parser.prog for parser in parsers("evaluate")][:2] == ["ediffi evaluate", "ediffi evaluate suites"]
     assert [parser.prog for parser in parsers("edit")] == ["ediffi edit"]
@@ -197,7 +197,7 @@ def address(site: Path) -> Iterator[str]:
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_browser_asks_nobody_else(address: str, scheme: str, width: int) -> None:
+def test_a_browser_requests_no_other_host(address: str, scheme: str, width: int) -> None:
     playwright = pytest.importorskip("playwright.sync_api")
     asked: set[str] = set()
     errors: list[str] = []

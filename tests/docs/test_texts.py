@@ -1,4 +1,4 @@
-"""What the texts say is true: command lines parse, code runs, files and functions that are named are there."""
+"""The texts are correct: command lines parse, code runs, and the named files and functions exist."""
 
 import ast
 import json
@@ -37,7 +37,7 @@ CITATION = re.compile(r"(section|table|figure|appendix) ([\w.]*\w)")
 
 
 class Line(NamedTuple):
-    """A command line in a text, and the folder that it is given in."""
+    """A command line in a text, and the folder where it runs."""
 
     text: Path
     folder: Path
@@ -106,7 +106,7 @@ def test_a_command_line_parses(line: Line, tmp_path: Path, monkeypatch: pytest.M
         ("fit --config recipes/toybox/bsae.yaml", FileNotFoundError),
     ],
 )
-def test_a_wrong_command_line_is_seen(line: str, error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_command_line_is_rejected(line: str, error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     with pytest.raises(error):
         check(line.split())
@@ -122,7 +122,7 @@ def group(command: str) -> set[str]:
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=named)
-def test_a_command_in_a_sentence_is_one(text: Path) -> None:
+def test_a_command_in_a_sentence_exists(text: Path) -> None:
     for words in re.findall(r"`ediffi ([^`]*)`", without_fences(text.read_text(encoding="utf-8"))):
         first, *rest = words.split()
         if first == "COMMAND":
@@ -188,7 +188,7 @@ def tree(path: Path) -> ast.Module:
 
 
 def there(path: Path, name: str) -> bool:
-    """Whether a file has a function, class or method of a dotted name."""
+    """Whether a file has a function, class or method with a dotted name."""
     body: list[ast.stmt] = tree(path).body
     for part in name.split("."):
         found = [n for n in body if isinstance(n, ast.FunctionDef | ast.ClassDef) and n.name == part]
@@ -202,12 +202,12 @@ PAPER_MAP = (ROOT / "docs/paper-map.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("file", "name"), PLACE.findall(PAPER_MAP))
-def test_a_place_of_the_paper_map_is_there(file: str, name: str) -> None:
+def test_a_place_of_the_paper_map_exists(file: str, name: str) -> None:
     assert (ROOT / file).is_file()
     assert there(ROOT / file, name)
 
 
-def test_a_place_that_is_not_there_is_seen() -> None:
+def test_a_missing_place_is_found() -> None:
     assert there(ROOT / "registry/types.py", "Conditioning.drop")
     assert not there(ROOT / "registry/types.py", "Conditioning.dorp")
     assert PLACE.findall("x `ediffi/diffusion/noise.py` `LogNormal.sample`, y") == [
@@ -215,7 +215,7 @@ def test_a_place_that_is_not_there_is_seen() -> None:
     ]
 
 
-def test_all_that_the_code_cites_is_on_the_paper_map() -> None:
+def test_citations_in_the_code_are_on_the_paper_map() -> None:
     """Sections, tables and figures of eDiff-I, as docstrings name them."""
     sources = [path for top in ("registry", "evaluation", "ediffi") for path in (ROOT / top).rglob("*.py")]
     found = {
@@ -236,7 +236,7 @@ def test_all_that_the_code_cites_is_on_the_paper_map() -> None:
     + [f"figure {number}" for number in (3, 4, 5, 7, 13)]
     + ["figures 8 and 18"],
 )
-def test_what_is_built_of_the_paper_is_on_the_map(what: str) -> None:
+def test_the_implemented_parts_of_the_paper_are_on_the_map(what: str) -> None:
     assert re.search(rf"{what.lower()}\b", PAPER_MAP.lower())
 
 
@@ -244,13 +244,13 @@ FILE = re.compile(r"`((?:registry|evaluation|ediffi|recipes|benchmarks|docs|test
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=named)
-def test_a_file_that_is_named_is_there(text: Path) -> None:
+def test_a_named_file_exists(text: Path) -> None:
     for place in FILE.findall(text.read_text(encoding="utf-8")):
         assert (ROOT / place).exists(), place
 
 
-def test_the_numbers_that_are_not_quoted_are_the_paper_s() -> None:
-    """What docs/not-reproduced.md says was measured here, it quotes from a reproduction."""
+def test_numbers_without_a_quotation_are_the_paper_s() -> None:
+    """Measured numbers in docs/not-reproduced.md are quoted from a reproduction."""
     text = (ROOT / "docs/not-reproduced.md").read_text(encoding="utf-8")
     assert len(QUOTE.findall(text)) > 10
     assert set(re.findall(r"\d+\.\d+", QUOTE.sub("", text))) == {"1.9", "1.7", "6.95", "61.9"}

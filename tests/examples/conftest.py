@@ -1,4 +1,4 @@
-"""The plug-in as a user has it: built and installed, but into a folder that this environment does not see."""
+"""The plug-in, built and installed into a folder that is not on the path of the tests."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Nets as small as these are faster so, and the machine may be busy."""
+    """Small networks are faster with one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,8 +1,8 @@
-"""A stranger's first day: the wheel in an environment of its own, a picture, the plug-in beside it, trained and shared.
+"""The wheels in new environments: sampling, training with the plug-in, publishing and loading.
 
 The environments hold the built wheels and nothing of this checkout. The libraries that the wheels depend on are
-borrowed from the environment of the tests, by a path file: so this does not prove that they can be downloaded, or which
-versions pip would choose. The Hub is one on loopback; the client is the real one.
+those of the test environment, through a path file, so this does not test their download, or the versions that pip would
+choose. The Hub is a server on loopback; the client is huggingface_hub.
 """
 
 import os
@@ -45,7 +45,7 @@ class Environment:
         (Path(own.stdout.strip()) / "borrowed.pth").write_text(sysconfig.get_path("purelib"))
 
     def call(self, line: str, folder: Path, hub: Hub | None = None) -> "subprocess.CompletedProcess[str]":
-        """Give a command line in a folder, with caches of the environment's own, and no network but the Hub."""
+        """Run a command line in a folder, with separate caches, and no network but the Hub."""
         url = "http://127.0.0.1:9" if hub is None else hub.url
         known = {"HF_HOME": str(self.home), "HF_ENDPOINT": url, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": "hf_ours"}
         program, *words = shlex.split(line)
@@ -54,7 +54,7 @@ class Environment:
         )
 
     def run(self, line: str, folder: Path, hub: Hub | None = None) -> str:
-        """The same for a command that has to work; what it prints."""
+        """Run a command line that must succeed; returns its output."""
         done = self.call(line, folder, hub)
         assert done.returncode == 0, f"{line}: {done.stderr}"
         return done.stdout
@@ -83,7 +83,7 @@ def both(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> E
 
 @pytest.fixture(scope="module")
 def trained(both: Environment, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder in which the README's commands were given."""
+    """The folder in which the README's commands ran."""
     folder = tmp_path_factory.mktemp("work")
     write_recipes(folder)
     for line in commands():
@@ -102,11 +102,13 @@ def same(one: Path, two: Path) -> bool:
         return first.size == second.size and ImageChops.difference(first, second).getbbox() is None
 
 
-def test_the_wheel_paints_away_from_the_checkout(plain: Environment, tmp_path: Path) -> None:
+def test_the_wheel_samples_outside_of_the_checkout(plain: Environment, tmp_path: Path) -> None:
     plain.run('ediffi sample "a red circle" -o circle.png --num-inference-steps 4', tmp_path)
-    with Image.open(tmp_path / "circle.png") as picture:
-        assert picture.size == (256, 256)
-    where = plain.run("python -c 'import ediffi, registry, evaluation; print(registry.__file__)'", tmp_path)
+    with Image.open(tmp_path / "circle.png") as image:
+        assert image.size == (256, 256)
+    where = plain.run(
+        "python -c 'import ediffi.registry, ediffi.evaluation; print(ediffi.registry.__file__)'", tmp_path
+    )
     assert Path(where.strip()).is_relative_to(plain.bin.parent)
     assert "ngram_text" not in plain.run("ediffi registry", tmp_path)
 
@@ -115,16 +117,16 @@ def test_the_plug_in_is_installed_beside_it_and_its_recipe_trained(both: Environ
     listed = both.run("ediffi registry", trained)
     assert all(name in listed for name in ("ngram_text", "dit", "dpmpp_2m_sde"))
     assert {"my-shapes", "runs", "data"} <= {path.name for path in trained.iterdir()}
-    with Image.open(trained / "shapes.png") as picture:
-        assert picture.size == (16, 16)
+    with Image.open(trained / "shapes.png") as image:
+        assert image.size == (16, 16)
 
 
 def test_what_it_trained_is_published_and_loaded_bit_for_bit(
     both: Environment, trained: Path, hub: Hub, tmp_path: Path
 ) -> None:
     """Also into an environment that has only the wheels and an empty cache."""
-    told = both.run(f"ediffi publish my-shapes {REPO} --license apache-2.0 --recipe base.yaml", trained, hub)
-    assert REPO in told
+    printed = both.run(f"ediffi publish my-shapes {REPO} --license apache-2.0 --recipe base.yaml", trained, hub)
+    assert REPO in printed
     assert "config.json" in hub.files(REPO)
     assert not list(both.home.rglob("config.json")), "nothing was loaded yet"
     line = f'ediffi sample "a red circle left of a blue square" --model {REPO} -o loaded.png'

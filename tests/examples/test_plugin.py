@@ -1,4 +1,4 @@
-"""The worked plug-in: its README's commands run, from nothing to a picture, and nothing of it is known without it."""
+"""The example plug-in: its README's commands run, and without it, its parts are unknown."""
 
 import json
 import os
@@ -45,7 +45,7 @@ class Done(NamedTuple):
 
 
 def run(lines: list[str], folder: Path, site: Path) -> dict[str, Done]:
-    """What became of commands, by command, in an environment with the plug-in."""
+    """The results of commands, by command, in an environment with the plug-in."""
     search = os.pathsep.join([str(site), str(ROOT)])
     done = subprocess.run(
         [sys.executable, "-c", RUN],
@@ -72,7 +72,7 @@ WRONG = {
 
 @pytest.fixture(scope="module")
 def journey(site: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Done]]:
-    """The README's commands, at small size, and what else can be asked for on the way."""
+    """The README's commands at small size, and some others."""
     folder = tmp_path_factory.mktemp("journey")
     write_recipes(folder)
     return folder, run([*commands(), LISTED, PRINTED, *WRONG], folder, site)
@@ -96,7 +96,7 @@ def test_the_registry_lists_the_parts_and_where_they_are_from(journey: tuple[Pat
     assert "arXiv 2212.09748" in described
 
 
-def test_shards_hold_the_own_embeddings_alone(journey: tuple[Path, dict[str, Done]]) -> None:
+def test_shards_hold_only_the_plug_in_s_embeddings(journey: tuple[Path, dict[str, Done]]) -> None:
     folder, _ = journey
     index = Index.read(str(folder / "data" / "shapeworks"))
     assert {source: (of["name"], of["width"], of["pooled_width"]) for source, of in index.encoders.items()} == {
@@ -127,12 +127,12 @@ def test_a_model_folder_names_the_parts_and_no_code(journey: tuple[Path, dict[st
     assert "shapeworks." not in text
 
 
-def test_the_pictures_are_there(journey: tuple[Path, dict[str, Done]]) -> None:
+def test_the_images_exist(journey: tuple[Path, dict[str, Done]]) -> None:
     folder, done = journey
     sizes = {"shapes.png": (16, 16), "circle.png": (16, 16), "toybox.png": (256, 256)}
     for name, size in sizes.items():
-        with Image.open(folder / name) as picture:
-            assert picture.size == size
+        with Image.open(folder / name) as image:
+            assert image.size == size
     (line,) = [line for line in done if "toybox.png" in line]
     assert done[line].out.count("dpmpp_2m_sde") + done[line].err.count("dpmpp_2m_sde") >= 3, "in each of its stages"
 
@@ -150,8 +150,8 @@ def test_without_the_package_its_model_names_what_is_missing(
     journey: tuple[Path, dict[str, Done]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, _ = journey
-    for kind, menu in (("encoders", encoders), ("denoisers", denoisers), ("samplers", samplers)):
-        assert not menu.names(PARTS[kind]), "this environment must not have it installed"
+    for kind, registry in (("encoders", encoders), ("denoisers", denoisers), ("samplers", samplers)):
+        assert not registry.names(PARTS[kind]), "this environment must not have it installed"
     assert main(["sample", "a red circle", "--model", str(folder / "my-shapes")]) == 1
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "no denoiser named 'dit'" in line
