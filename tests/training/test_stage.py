@@ -222,6 +222,13 @@ def test_low_resolution_pictures_that_the_data_brings_are_used() -> None:
         last, last_level = low_resolution(noisy, images[3:], None if some is None else some[3:], generators(0, [3]))
         torch.testing.assert_close(low_res[3:], last)
         assert torch.equal(level[3:], last_level)
+    flat = torch.zeros(500, 3, 4, 4)
+    low_res, level = low_resolution(noisy, torch.zeros(500, 3, 16, 16), flat, generators(0, range(500)))
+    assert level.mean().item() == pytest.approx(0.2, abs=0.02)
+    assert level.max() <= 0.4
+    assert low_res.flatten(1).std(1).div(level).mean().item() == pytest.approx(1, abs=0.05), (
+        "the noise is of that level"
+    )
     with pytest.raises(ValueError, match=r"has low-resolution images of 2x2, and the stage enlarges 4x4 \(scale 4"):
         low_resolution(noisy, images, given[..., :2, :2], generators(0, range(4)))
     with pytest.raises(ValueError, match="the stage has no low_res that says how noisy"):

@@ -235,7 +235,7 @@ def test_a_run_goes_on_dealt_otherwise_or_with_another_recipe_if_told(tiny: Tiny
     assert fit(path) == 0
     dealt = ["--data.batch_size", "4", "--trainer.accumulate_grad_batches", "2", "--data.num_workers", "1"]
     assert fit(path, *dealt, "--trainer.max_steps", "3") == 0
-    assert "last.ckpt, step 2 of 3" in capsys.readouterr().out
+    assert "last.ckpt is at step 2 of 3: resuming" in capsys.readouterr().out
     assert content(path)["global_step"] == 3, "the last step is saved, though it is no multiple of 2"
     assert fit(path, "--data.seed", "5", "--ckpt_path", "last", "--trainer.max_steps", "4") == 0
     assert content(path)["global_step"] == 4
