@@ -66,6 +66,11 @@ def test_what_is_no_number_is_not_published(tmp_path):
         model_index.write(evaluation(points=[foreign({"fid": math.nan})]), tmp_path)
 
 
+def test_without_distance_and_clip_score_the_first_setting_is_published():
+    results = evaluation(points=[foreign({"recall": 0.5}), foreign({"recall": 0.75})])
+    assert model_index.headline(results) is results.points[0]
+
+
 def test_names_become_identifiers(tmp_path):
     results = evaluation(points=[foreign({"oracle/everything, 2 objects": 0.5})])
     results.suite["name"] = "../../my suite"

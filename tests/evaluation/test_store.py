@@ -307,7 +307,7 @@ KEYS = ["318", "57", "9"]
         (["9.png", "57.png", "318.png"], "name", ["318.png", "57.png", "9.png"]),
         (["0.png", "1.png", "2.png", "3.png", "57.png"], "name", ["0.png", "1.png", "2.png"]),
         (["x10.png", "x9.png", "x1.png"], "order", ["x1.png", "x9.png", "x10.png"]),
-        (["9.png", "57.png", "318.png"], "order", ["9.png", "57.png", "318.png"]),
+        (["9.png", "57.png", "318.png", "400.png"], "order", ["9.png", "57.png", "318.png"]),
         (["0.png", "1.png", "2.png", *(f"{key}.png" for key in KEYS)], "key", ["318.png", "57.png", "9.png"]),
         (["0.png", "1.png", "2.png", *(f"{key}.png" for key in KEYS)], "index", ["0.png", "1.png", "2.png"]),
     ],
