@@ -18,7 +18,7 @@ from ediffi.cli.data import sheet as sheet_command
 from ediffi.cli.parser import run
 from ediffi.data.degradation.degrade import Degradation, DrawnDegradation, add_noise, jpeg, random_source, resize
 from ediffi.data.degradation.kernels import SIZES, Kernel, draw_sinc
-from ediffi.data.degradation.rounds import MODES, Blur, Noise, Resize, Round
+from ediffi.data.degradation.rounds import MODES, Blur, DrawnRound, Noise, Resize, Round
 from ediffi.data.degradation.sheet import render_images, write_sheet
 from ediffi.diffusion.low_res import LowResolution
 
@@ -216,7 +216,43 @@ def test_probability_is_the_share_that_is_degraded() -> None:
     assert shares_agree(drawn, {True: 0.3, False: 0.7})
 
 
+def test_strength_weakens_every_draw() -> None:
+    """Re-stated for the same random numbers: widths and levels are multiplied, scales and losses of JPEG shrink."""
+    modes, sincs, last_sincs = Counter(), Counter(), Counter()
+    for index in range(DRAWS):
+        whole, half = ([np.random.default_rng(index) for _ in range(3)] for _ in range(2))
+        bell, weak = Blur(sinc=0).draw(whole[0]), Blur(sinc=0).draw(half[0], 0.5)
+        assert weak.sigma == pytest.approx([0.5 * sigma for sigma in bell.sigma])
+        assert Noise().draw(half[1], 0.5)[1] == pytest.approx(0.5 * Noise().draw(whole[1])[1])
+        scale, mode = Resize().draw(half[2], 0.5)
+        assert scale == pytest.approx(Resize().draw(whole[2])[0] ** 0.5)
+        modes[mode] += 1
+        sincs[Blur().draw(np.random.default_rng(index), 0.5).kind == "sinc"] += 1
+        last_sincs[Degradation(strength=0.5).draw(random_source(1, index)).sinc is not None] += 1
+        assert 65 <= Round().draw(np.random.default_rng(index), 0.5).quality <= 98
+    assert shares_agree(modes, {"area": 2 / 3, "bilinear": 1 / 6, "bicubic": 1 / 6})
+    assert shares_agree(sincs, {True: 0.05, False: 0.95})
+    assert shares_agree(last_sincs, {True: 0.4, False: 0.6})
+
+
 # Operations
+
+
+@pytest.mark.parametrize("jpeg_last", [False, True])
+def test_the_order_of_operations(jpeg_last: bool, image: torch.Tensor) -> None:
+    """Section 3 of Real-ESRGAN, re-stated: JPEG comes before or after the last resize and sinc."""
+    blur, sinc = Kernel("gaussian", 7, (1.0, 1.0)), Kernel("sinc", 7, cutoff=math.pi / 2)
+    first = DrawnRound(blur, 0.5, "bilinear", "gaussian", 10.0, False, 70)
+    second = DrawnRound(None, 1.2, "bicubic", "poisson", 0.5, True, 40)
+    drawn = DrawnDegradation(first, second, sinc, jpeg_last, "area")
+    rng, side = random_source(0), image.shape[-1]
+    out = add_noise(resize(blur.blur(image / 2 + 0.5), side // 2, side // 2, "bilinear"), "gaussian", 10.0, False, rng)
+    up = round(side // 4 * 1.2)
+    out = add_noise(resize(jpeg(out, 70), up, up, "bicubic"), "poisson", 0.5, True, rng)
+    out = out if jpeg_last else jpeg(out, 40)
+    out = sinc.blur(resize(out, side // 4, side // 4, "area"))
+    out = (jpeg(out, 40) if jpeg_last else out).clamp(0, 1) * 2 - 1
+    assert torch.equal(Degradation().apply(drawn, image, random_source(0)), out)
 
 
 @pytest.mark.parametrize("gray", [False, True])

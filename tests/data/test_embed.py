@@ -264,8 +264,30 @@ def test_a_shard_that_was_removed_is_done_again(tmp_path: Path) -> None:
     (tmp_path / "out" / "00000.tar").write_bytes(b"1234")
     ledger.record(0, {"bytes": 4})
     assert Ledger(tmp_path / "out", 2, {}).pending() == [1]
+    with ledger.taken(0) as finished, ledger.taken(1) as pending:
+        assert (finished, pending) == (False, True)
+    (tmp_path / "out" / "00000.tar").write_bytes(b"12345")
+    assert Ledger(tmp_path / "out", 2, {}).pending() == [0, 1]
     (tmp_path / "out" / "00000.tar").unlink()
     assert Ledger(tmp_path / "out", 2, {}).pending() == [0, 1]
+
+
+def test_each_process_begins_elsewhere(tmp_path: Path) -> None:
+    source = img2dataset.write(tmp_path / "source", 4, 1, size=32)
+    ledger, done = Ledger(tmp_path / "out", 4, {}), []
+    ledger.begin()
+    work(ledger, source, Embedder(build(TEXT)), {}, 2, lambda: done.append(sorted(ledger.records())))
+    assert done[:4] == [[2], [2, 3], [0, 2, 3], [0, 1, 2, 3]]
+
+
+def test_broken_images_are_dropped_and_counted(tmp_path: Path) -> None:
+    (shard,) = img2dataset.write(
+        tmp_path, 1, 5, size=32, change=lambda made, row: made | ({"jpg": b"x"} if row in (0, 3) else {})
+    )
+    tally = Tally()
+    rows = list(Embedder(build(TEXT), batch_images=2).rows(read_source(shard, tally), tally))
+    assert [raw["__key__"][-1] for raw, _ in rows] == ["1", "2", "4"]
+    assert (tally.samples, tally.dropped) == (3, {"image broken": 2})
 
 
 def test_the_same_command_again_finds_it_complete(

@@ -321,6 +321,7 @@ def test_scores_are_those_of_the_encoders(tmp_path: Path, scenes: list[tuple[byt
     assert found.alignment[2] == pytest.approx(float(seen @ read[1]), abs=0.03)
     assert found.alignment[0] > found.alignment[2]
     assert found.alignment[3] is None
+    assert round(found.alignment[0], 6) == found.alignment[0] != round(found.alignment[0], 3)
     assert found.aesthetic[0] == pytest.approx(float(load_head(head)(seen)), abs=0.3)
     assert found.aesthetic[3] == found.aesthetic[0]
     assert found.computed == {"alignment": 3, "aesthetic": 4}

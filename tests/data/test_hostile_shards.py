@@ -6,6 +6,7 @@ import pickle
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -117,7 +118,7 @@ def test_flipped_bits(kind: str, request: pytest.FixtureRequest, tmp_path: Path)
     count(path, data)
     known, rng = Shard(str(path), SAMPLES, sha256(path), len(data)), np.random.default_rng(3)
     lost: Counter[bool] = Counter()
-    for position in rng.integers(0, 8 * len(data), size=200):
+    for position in rng.integers(0, 8 * len(data), size=120):
         flipped = bytearray(data)
         flipped[position // 8] ^= 1 << position % 8
         path.write_bytes(flipped)
@@ -197,6 +198,24 @@ def test_links_and_devices(kind: bytes, tmp_path: Path) -> None:
     assert tally.samples == 2
     assert tally.skipped == {"link, device or sparse file": 1}
     assert tally.dropped == {"no image": 1}
+
+
+def test_sparse_files_are_not_read(tmp_path: Path) -> None:
+    path = tar_of(tmp_path / "a.tar", entry("x.jpg", b"x", kind=tarfile.GNUTYPE_SPARSE), entry("x.txt", b"a caption"))
+    tally = read(path)
+    assert tally.skipped == {"link, device or sparse file": 1}
+    assert (tally.samples, tally.dropped) == (2, {"no image": 1})
+
+
+def test_a_shard_is_compared_with_every_fact_of_its_index(foreign: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    path.write_bytes(foreign)
+    right = Shard(str(path), SAMPLES, sha256(path), len(foreign))
+    assert check_shard(str(path), right, decode=False).problems == []
+    for what, wrong in (("samples", 19), ("samples", 21), ("bytes", 1), ("sha256", "aa")):
+        (problem,) = check_shard(str(path), replace(right, **{what: wrong}), decode=False).problems
+        assert what in problem
+    assert check_shard(str(path), Shard(str(path), SAMPLES, ""), decode=False).problems == []
 
 
 def raw_header(name: bytes, size: bytes, kind: bytes = b"0") -> bytes:

@@ -153,6 +153,20 @@ def told(folder: Path, place: Path, **changes: dict[str, object]) -> Path:
     return place
 
 
+def test_a_crop_is_as_large_as_the_image_at_most(shard_folder: Path) -> None:
+    assert ShardData(shard_folder, shard_folder, 16, 16).transform == ImageTransform(16, 16)
+    for size in (0, 17):
+        with pytest.raises(ValueError, match=f"crop_size must be in 1 to image_size .16., got {size}"):
+            ShardData(shard_folder, shard_folder, 16, size)
+
+
+def test_validation_sees_the_same_first_batches_each_time(shard_folder: Path, shards: list[Shard]) -> None:
+    data = ShardData(shard_folder, shard_folder, 16, batch_size=4, val_batches=3, seed=3, lanes=3)
+    wanted = keys(batches(shards, 3, 4))
+    assert len(data.val_dataloader()) == 3
+    assert keys(list(data.val_dataloader())) == keys(list(data.val_dataloader())) == wanted
+
+
 def test_embeddings_of_other_encoders_are_refused(shard_folder: Path, tmp_path: Path) -> None:
     """Between training and validation, against the network, and against the checkpoint of the run."""
     one = told(shard_folder, tmp_path / "one", t5={"width": 128, "sha256": "aa"})
