@@ -94,11 +94,6 @@ class Index:
         return index
 
 
-def read_index(folder: Path | str) -> list[Shard]:
-    """The shards of a folder or URL; raises as `Index.read` does."""
-    return Index.read(folder).shards
-
-
 def write_index(index: Path, shards: list[dict[str, Any]], description: Mapping[str, Any]) -> Path:
     """Write an index, and return its path.
 
