@@ -159,6 +159,8 @@ def test_a_known_caption() -> None:
     assert join(regions) == "A man on a wide street. Trees. The clock is green in colour. Street with a man."
     assert join(regions, 7) == "A man on a wide street. Trees."
     assert join(regions, 1) == "A man on a wide street."
+    tied = [RegionDescription(1, 9, "a man"), RegionDescription(2, 8, "two trees")]
+    assert join(tied, 3) == "A man."  # 2 and 4 words are equally near to 3
     assert join([]) == join([RegionDescription(1, 1, ""), RegionDescription(2, 1, " .")]) == ""
 
 
