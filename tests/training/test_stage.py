@@ -3,6 +3,7 @@
 import itertools
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -147,6 +148,11 @@ def test_a_stage_logs_the_mean_loss_of_each_band(shards: list[Shard]) -> None:
     assert values["val/loss"] == pytest.approx(losses.mean().item())
     assert values["val/loss_band3"] == pytest.approx(losses[upper].mean().item())
     assert values["val/loss_band2"] == pytest.approx(losses[~upper].mean().item())
+    values.clear()
+    one = replace(batch, images=batch.images[:1], cond=batch.cond[:1], keys=batch.keys[:1])
+    learner.validation_step(one, 0)
+    assert set(values) == {"val/loss", "val/loss_band2", "val/loss_band3"}, "a band without samples too"
+    assert 0.0 in values.values()
 
 
 def test_the_loss_is_weighted_by_the_noise_level() -> None:
@@ -264,6 +270,14 @@ def test_noise_is_a_sample_s_own(shards: list[Shard]) -> None:
     assert drawn == [g.initial_seed() for half in halves for g in learner._generators(half, True)]
     assert len(set(drawn)) == 8
     assert not set(drawn) & {g.initial_seed() for g in learner._generators(whole, False)}
+    other = stage()
+    other.seed = learner.seed + 1
+    assert not set(drawn) & {g.initial_seed() for g in other._generators(whole, False)}
+    ranks = []
+    for rank in (0, 1):
+        learner._trainer = SimpleNamespace(world_size=2, global_rank=rank)
+        ranks += learner._generators(replace(whole, images=whole.images[:4]), True)
+    assert drawn == [g.initial_seed() for g in ranks], "two processes with batches of 4"
 
 
 def test_validation_batches_are_the_same_each_time(shard_folder: Path) -> None:
