@@ -3,6 +3,7 @@
 import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -165,6 +166,14 @@ def test_validation_sees_the_same_first_batches_each_time(shard_folder: Path, sh
     wanted = keys(batches(shards, 3, 4))
     assert len(data.val_dataloader()) == 3
     assert keys(list(data.val_dataloader())) == keys(list(data.val_dataloader())) == wanted
+
+
+def test_training_starts_at_the_step_of_the_trainer(shard_folder: Path, shards: list[Shard]) -> None:
+    data = ShardData(shard_folder, shard_folder, 16, batch_size=4, seed=3)
+    data.trainer = SimpleNamespace(global_step=3, accumulate_grad_batches=2, global_rank=1, world_size=2)
+    (batch,) = itertools.islice(data.train_dataloader(), 1)
+    (wanted,) = batches(shards, 1, 4, start=6, rank=1, world_size=2)
+    assert (batch.index, batch.keys) == (6, wanted.keys)
 
 
 def test_embeddings_of_other_encoders_are_refused(shard_folder: Path, tmp_path: Path) -> None:
