@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -109,7 +110,10 @@ def test_a_mixed_batch_reaches_each_owner_once(trunk: ExpertTree) -> None:
         watched.denoisers[index].denoiser = network(seed=index)
     sigma = torch.tensor([0.01, 20.0, 0.5, 0.02, 3.0, 12.0])
     x = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    mixed = watched(x, sigma, cond(6))
+    scale = torch.arange(1.0, 7.0).view(-1, 1, 1)
+    sources = {name: replace(one, tokens=one.tokens * scale) for name, one in cond(6).sources.items()}
+    told = Conditioning(sources)
+    mixed = watched(x, sigma, told)
     assert [expert.calls for expert in watched.denoisers] == [1, 1, 1]
     assert [expert.sigmas for expert in watched.denoisers] == [
         pytest.approx([0.01, 0.02]),
@@ -117,7 +121,7 @@ def test_a_mixed_batch_reaches_each_owner_once(trunk: ExpertTree) -> None:
         pytest.approx([20.0, 12.0]),
     ]
     for row, owner in enumerate([0, 2, 1, 0, 1, 2]):
-        alone = watched.denoisers[owner](x[row : row + 1], sigma[row : row + 1], cond(1))
+        alone = watched.denoisers[owner](x[row : row + 1], sigma[row : row + 1], told[row : row + 1])
         torch.testing.assert_close(mixed[row : row + 1], alone, atol=1e-5, rtol=1e-5)
 
 
