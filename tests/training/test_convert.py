@@ -172,6 +172,8 @@ def test_a_run_starts_from_a_converted_checkpoint_as_from_the_checkpoint(tmp_pat
     torch.manual_seed(5)
     source = our_checkpoint(tmp_path / "last.ckpt", small())
     convert(source, tmp_path / "w.safetensors")
+    with safetensors.safe_open(tmp_path / "w.safetensors", framework="pt") as file:
+        assert json.loads(file.metadata()["ediffi"])["steps"] == 7
     stages = []
     for start in (InitialWeights(checkpoint=source), InitialWeights(weights=tmp_path / "w.safetensors")):
         stage = DiffusionStage(small(), interval=Interval(2, 1))

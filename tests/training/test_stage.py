@@ -185,6 +185,18 @@ def test_sources_are_dropped_each_on_its_own() -> None:
     assert not gone.pooled.any()
 
 
+def test_sources_are_dropped_in_training_and_kept_in_validation(shards: list[Shard]) -> None:
+    learner, conds = stage(), []
+    logged(learner)
+    learner.dropout = {"t5": 1.0}
+    learner.denoiser.register_forward_pre_hook(lambda module, args: conds.append(args[2].sources))
+    with torch.no_grad():
+        learner.training_step(a_batch(shards), 0)
+        learner.validation_step(a_batch(shards), 0)
+    assert [bool(sources["t5"].mask.any()) for sources in conds] == [False, True]
+    assert conds[0]["clip_text"].mask.any()
+
+
 def test_training_noise_is_log_normal() -> None:
     noise = LogNormal(-1.2, 1.2)
     drawn = noise.sample(200_000, torch.Generator().manual_seed(0)).log()
