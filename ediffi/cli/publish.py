@@ -35,19 +35,16 @@ def publish(
     """
     if license is None:
         raise UsageError("--license is missing: the licence of the model, such as apache-2.0")
+    from functools import partial
     from tempfile import TemporaryDirectory
 
     from ediffi.hub.publish import PublicationOptions
     from ediffi.hub.publish import publish as publish_folder
-    from ediffi.pipeline.cascade import Cascade
-    from ediffi.pipeline.samples import paint_samples, sampled_stages
+    from ediffi.pipeline.cascade import paint_samples
     from ediffi.training.finished_run import model_folder
 
-    def paint(folder: Path, output: Path) -> list[str]:
-        cascade = Cascade.from_pretrained(folder, device, "stream", stages=sampled_stages(folder))
-        return paint_samples(cascade, output)
-
     options = PublicationOptions(repository, license, results or [], recipe or [])
+    paint = partial(paint_samples, device=device)
     written = source.resolve().with_name(f"{source.resolve().name}-published") if dry_run else None
     with TemporaryDirectory(prefix="ediffi-publish-") as beside:
         print(publish_folder(model_folder(source, Path(beside)), options, paint, private, revision, written))

@@ -19,6 +19,7 @@ from ediffi.io.images import to_images
 from ediffi.pipeline.checkpoint import Residency, load_cascade
 from ediffi.pipeline.conditioning import encode_prompts, image_encoders, text_encoders, unknown_words
 from ediffi.pipeline.options import PER_STAGE, SamplingOptions, Style, Switch, per_stage
+from ediffi.pipeline.samples import sample_prompts, sampled_stages, save_grid
 from ediffi.pipeline.stage import Sampling, Stage, Steering
 from ediffi.registry.random import generators
 from ediffi.registry.types import Conditioning, Encoder, SamplerState, TextEncoder
@@ -121,14 +122,10 @@ class Cascade:
     def push_to_hub(self, repository: str, *, license: str, private: bool = False, revision: str | None = None) -> str:
         """Publish the cascade as "ORG/REPO", with a model card; returns its address. See `ediffi.hub.publish`."""
         from ediffi.hub.publish import PublicationOptions, publish
-        from ediffi.pipeline.samples import paint_samples, sampled_stages
-
-        def paint(folder: Path, output: Path) -> list[str]:
-            loaded = Cascade.from_pretrained(folder, self.device, "stream", stages=sampled_stages(folder))
-            return paint_samples(loaded, output)
 
         with TemporaryDirectory(prefix="ediffi-push-") as beside:
             model = self.save_pretrained(Path(beside) / "model")
+            paint = partial(paint_samples, device=self.device)
             return publish(model, PublicationOptions(repository, license), paint, private, revision)
 
     def __call__(
@@ -349,3 +346,15 @@ class Cascade:
             raise ValueError(f"no super-resolution stage {name!r}; there are {', '.join(inputs)}")
         source = Edit(low_res).at(inputs[name], batch, self.device)
         return [stage.name for stage in self.stages].index(name), source.images
+
+
+def paint_samples(folder: Path, output: Path, device: str | torch.device = "cpu") -> list[str]:
+    """Sample the grid of a model folder's card into a PNG file, and return its prompts; none if no encoder reads text.
+
+    Each prompt has seed 0 and the model's own settings.
+    """
+    cascade = Cascade.from_pretrained(folder, device, "stream", stages=sampled_stages(folder))
+    if prompts := sample_prompts(cascade.encoders):
+        made = cascade(prompts)
+        save_grid(made.images, output, made.settings)
+    return prompts

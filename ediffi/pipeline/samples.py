@@ -1,16 +1,14 @@
-"""The sample grid of a model card: a few prompts, each at seed 0 with the model's own settings."""
+"""The sample grid of a model card: which prompts, from which stages, as one PNG file."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from PIL import Image
 
 from ediffi.hub.config import read_config
 from ediffi.io import png
-from ediffi.pipeline.conditioning import text_encoders, unknown_words
-
-if TYPE_CHECKING:
-    from ediffi.pipeline.cascade import Cascade
+from ediffi.pipeline.conditioning import Encoders, text_encoders, unknown_words
 
 SIDE = 256
 """Largest side of an image in the grid, in pixels; stages with larger images are not sampled."""
@@ -23,7 +21,7 @@ PROMPTS = (
     "a small orange triangle, striped",
 )
 COUNT = 4
-"""Images in the grid: the first prompts whose words the model knows, as far as its encoders can tell."""
+"""Images in the grid."""
 
 
 def sampled_stages(folder: Path) -> list[str]:
@@ -32,20 +30,18 @@ def sampled_stages(folder: Path) -> list[str]:
     return [entry["name"] for entry in stages if entry["resolution"] <= SIDE] or [stages[0]["name"]]
 
 
-def paint_samples(cascade: "Cascade", output: Path) -> list[str]:
-    """Sample the grid and write it to a PNG file.
-
-    Returns:
-        The prompts; none, and no file, if no encoder reads text.
-    """
-    if not text_encoders(cascade.encoders):
+def sample_prompts(encoders: Encoders) -> list[str]:
+    """The first prompts whose words the encoders know, as far as they can tell; none if no encoder reads text."""
+    if not text_encoders(encoders):
         return []
-    known = [prompt for prompt in PROMPTS if not unknown_words(cascade.encoders, prompt)]
-    prompts = (known or list(PROMPTS))[:COUNT]
-    made = cascade(prompts)
-    side = min(SIDE, made.images[0].width)
-    grid = Image.new("RGB", (side * len(prompts), side))
-    for column, image in enumerate(made.images):
+    known = [prompt for prompt in PROMPTS if not unknown_words(encoders, prompt)]
+    return (known or list(PROMPTS))[:COUNT]
+
+
+def save_grid(images: Sequence[Image.Image], path: Path, settings: Mapping[str, Any]) -> None:
+    """Write images of one size side by side, at most `SIDE` pixels each, with the settings that repeat them."""
+    side = min(SIDE, images[0].width)
+    grid = Image.new("RGB", (side * len(images), side))
+    for column, image in enumerate(images):
         grid.paste(image.resize((side, side)), (side * column, 0))
-    png.save(grid, output, made.settings)
-    return prompts
+    png.save(grid, path, settings)

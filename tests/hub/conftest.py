@@ -9,16 +9,10 @@ from huggingface_hub.utils import close_session, disable_progress_bars
 
 from ediffi.hub.publish import PublicationOptions, publication
 from ediffi.hub.upload import Content
-from ediffi.pipeline.cascade import Cascade
-from ediffi.pipeline.samples import paint_samples, sampled_stages
+from ediffi.pipeline.cascade import paint_samples
 from tests.hub.loopback import Hub, serve
 
 REPO = "lab/tiny"
-
-
-def paint(folder: Path, output: Path) -> list[str]:
-    """The sample grid, as `ediffi publish` makes it."""
-    return paint_samples(Cascade.from_pretrained(folder, stages=sampled_stages(folder)), output)
 
 
 @pytest.fixture
@@ -51,7 +45,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def content(model_folder: Path) -> Content:
     """What goes up of the tiny cascade."""
-    with publication(model_folder, PublicationOptions(REPO, "apache-2.0"), paint) as (files, _):
+    with publication(model_folder, PublicationOptions(REPO, "apache-2.0"), paint_samples) as (files, _):
         return {name: file if isinstance(file, bytes) else file.read_bytes() for name, file in files.items()}
 
 

@@ -30,7 +30,7 @@ from ediffi.hub.publish import PublicationOptions, publication
 from ediffi.hub.upload import Content, upload
 from ediffi.io import png
 from ediffi.io.files import sha256
-from ediffi.pipeline.cascade import Cascade
+from ediffi.pipeline.cascade import Cascade, paint_samples
 from ediffi.pipeline.checkpoint import locate
 from ediffi.pipeline.stage import Sampling
 from ediffi.pipeline.trained_stage import TrainedExpert, TrainedStage, save_cascade
@@ -38,7 +38,7 @@ from ediffi.registry import denoisers
 from ediffi.training.checkpoint import describe
 from ediffi.training.finished_run import model_folder as model_folder_of
 from tests.evaluation.evaluations import evaluation
-from tests.hub.conftest import REPO, paint
+from tests.hub.conftest import REPO
 from tests.hub.loopback import Hub, Request
 from tests.world import TINY_BASE
 
@@ -49,7 +49,10 @@ OPTIONS = PublicationOptions(REPO, "apache-2.0")
 @contextmanager
 def of_run(source: Path) -> Iterator[tuple[Content, list[str]]]:
     """The publication of a folder of training, as `ediffi publish` makes it."""
-    with TemporaryDirectory() as beside, publication(model_folder_of(source, Path(beside)), OPTIONS, paint) as found:
+    with (
+        TemporaryDirectory() as beside,
+        publication(model_folder_of(source, Path(beside)), OPTIONS, paint_samples) as found,
+    ):
         yield found
 
 
@@ -333,7 +336,7 @@ def test_an_encoder_of_this_machine_is_refused(model_folder: Path, tmp_path: Pat
     (source / "config.json").write_text(json.dumps(config))
     with (
         pytest.raises(ValueError, match=r"the encoder t5 is read from '/.*' on this machine"),
-        publication(source, OPTIONS, paint),
+        publication(source, OPTIONS, paint_samples),
     ):
         pass
 
@@ -375,7 +378,7 @@ def test_results_go_into_card_and_repository(stage_folder: Path, tmp_path: Path)
     results = evaluation(model="tiny")
     results.write(tmp_path / "judged")
     report.write(results, tmp_path / "judged")
-    with publication(stage_folder, dataclasses.replace(OPTIONS, evaluations=[tmp_path / "judged"]), paint) as (
+    with publication(stage_folder, dataclasses.replace(OPTIONS, evaluations=[tmp_path / "judged"]), paint_samples) as (
         content,
         _,
     ):
@@ -397,11 +400,11 @@ def test_numbers_of_another_model_are_refused(stage_folder: Path, tmp_path: Path
         results.write(tmp_path / "judged")
         order = dataclasses.replace(OPTIONS, evaluations=[tmp_path / "judged"])
         if fits:
-            with publication(stage_folder, order, paint):
+            with publication(stage_folder, order, paint_samples):
                 continue
         with (
             pytest.raises(ValueError, match=r"another model: .* sha256 abababababab"),
-            publication(stage_folder, order, paint),
+            publication(stage_folder, order, paint_samples),
         ):
             pass
 
