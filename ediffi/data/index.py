@@ -11,20 +11,12 @@ from ediffi.io.files import replace
 
 INDEX = "index.json"
 FORMAT = "ediffi-shards-1"
-IDENTITY = ("name", "sha256", "revision", "width", "pooled_width")
-"""What tells one encoder from another."""
+IDENTITY = ("name", "sha256", "revision", "width", "pooled_width")  # what tells one encoder from another
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A shard in an index.
-
-    Attributes:
-        url: a path or URL.
-        samples: complete ones.
-        sha256: of the file.
-        bytes: of the file; None in old indexes.
-    """
+    """A shard in an index: its path or URL, and what a reader can check; `bytes` is None in old indexes."""
 
     url: str
     samples: int
@@ -39,15 +31,10 @@ class Shard:
 
 @dataclass(frozen=True)
 class Index:
-    """The index of a folder of shards.
+    """The index of the folder at `url`: its shards in order, and by source what is known of its encoder (`IDENTITY`,
+    and more).
 
-    Attributes:
-        url: of the index itself.
-        shards: in order.
-        encoders: by source, what is known of the encoder that made the embeddings: "name" in the registry, "sha256" of
-            its folder or "revision" of the Hub, "width", "pooled_width", "dtype" it computed in.
-        dtype: of the embeddings, such as "bfloat16"; None if it is not recorded.
-        content: all of the file.
+    `dtype` of the embeddings ("bfloat16") is None if it is not recorded. `content` is the whole file.
     """
 
     url: str
@@ -68,16 +55,10 @@ class Index:
 
     @classmethod
     def read(cls, folder: Path | str, complete: bool = True) -> "Index":
-        """The index of a folder or URL; shards at a URL are not looked for before they are read.
+        """The index of a folder or URL. If it must be `complete`, a local shard that is missing raises
+        FileNotFoundError.
 
-        Args:
-            folder: a path or URL.
-            complete: every shard must exist.
-
-        Raises:
-            FileNotFoundError: the folder has no index, or a shard is missing.
-            OSError: a URL cannot be read.
-            ValueError: the index has another format, lists no samples, or lists files outside of the folder.
+        FileNotFoundError and ValueError (another format, no samples, a file outside of the folder) name the index.
         """
         url = urls.join(str(folder), INDEX)
         if not urls.exists(url):
@@ -95,40 +76,22 @@ class Index:
 
 
 def write_index(index: Path, shards: list[dict[str, Any]], description: Mapping[str, Any]) -> Path:
-    """Write an index, and return its path.
-
-    Args:
-        index: its path.
-        shards: "file", "samples", "bytes" and "sha256" of each, and what else is known.
-        description: plain JSON values kept in the index (encoders, image size, seed).
-    """
+    """Write an index with one entry a shard (file, samples, bytes, sha256, ...) and more JSON values; returns its path."""
     replace(index, json.dumps({"format": FORMAT, **description, "shards": shards}, indent=1))
     return index
 
 
 def indexed_shards(shards: Sequence[str]) -> dict[str, Shard]:
-    """The shards that an index of ours in their folder lists, by path or URL.
-
-    Raises:
-        ValueError: such an index is broken.
-    """
+    """The shards that an index in their own folder lists, by path or URL; ValueError if such an index is broken."""
     folders = dict.fromkeys(map(urls.parent, shards))
     indexes = [Index.read(folder, complete=False) for folder in folders if _has_index(folder)]
     return {shard.url: shard for index in indexes for shard in index.shards}
 
 
 def check_embeddings(index: Index, expected: Mapping[str, str | Mapping[str, Any]], dtype: str | None = None) -> None:
-    """Make sure that shards hold the embeddings that a training run expects.
+    """Check that shards have the embeddings that training expects: by source, a registry name or some of `IDENTITY`.
 
-    What an old index does not record of an encoder cannot be checked, and passes.
-
-    Args:
-        index: of the shards.
-        expected: by source, the encoder's registry name, or some of `IDENTITY`.
-        dtype: of the embeddings, such as "bfloat16"; None for any.
-
-    Raises:
-        ValueError: a source is missing, or another encoder made it, or the embeddings have another dtype.
+    What an old index does not record passes. ValueError: a source is missing, or an encoder or the dtype differs.
     """
     shards = f"the shards of {urls.redact(index.url)}"
     for source, wanted in expected.items():

@@ -70,11 +70,7 @@ class ShardData(L.LightningDataModule):
 
     @property
     def samples_per_step(self) -> int:
-        """Samples of an optimiser step: batch, processes and accumulation together.
-
-        Raises:
-            ValueError: it is not the `step_size` of the recipe.
-        """
+        """Samples of an optimiser step over all processes and accumulated batches; ValueError if not `step_size`."""
         world_size, accumulated = 1, 1
         if self.trainer is not None:
             world_size, accumulated = self.trainer.world_size, self.trainer.accumulate_grad_batches
@@ -94,9 +90,8 @@ class ShardData(L.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Check the size of a step, and which encoders made the embeddings, before anything runs.
 
-        Raises:
-            ValueError: batches do not make the step; the encoders of training and validation differ, or their
-                embeddings have another width than the network reads.
+        ValueError: batches do not make the step; the encoders of training and validation differ, or their embeddings
+        have another width than the network reads.
         """
         if stage != "fit":
             return
@@ -110,17 +105,11 @@ class ShardData(L.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint records of the data; with the step, it gives the position in the stream."""
-        return {
-            "samples_per_step": self.samples_per_step,
-            "encoders": Index.read(self.folders["train"]).identities,
-        }
+        return {"samples_per_step": self.samples_per_step, "encoders": Index.read(self.folders["train"]).identities}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Check that a step is as large as in the checkpoint, and its embeddings are of the same encoders.
-
-        Raises:
-            ValueError: the step differs, so that the run would repeat or skip samples; or an encoder differs.
-        """
+        """Check that a step is as large as in the checkpoint, and the embeddings are of the same encoders, else
+        ValueError."""
         if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
             return
         if (was := state_dict["samples_per_step"]) != (now := self.samples_per_step):

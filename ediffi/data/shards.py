@@ -30,15 +30,7 @@ from ediffi.registry.types import Embedding
 
 @dataclass(frozen=True)
 class Sample:
-    """One training sample.
-
-    Attributes:
-        key: unique in its dataset.
-        image: RGB.
-        caption: its text.
-        embeddings: unpadded tensors `<source>.tokens` [n, d] and `<source>.pooled` [p].
-        metadata: plain JSON values.
-    """
+    """One training sample; its embeddings are unpadded: `<source>.tokens` [n, d] and `<source>.pooled` [p]."""
 
     key: str
     image: Image.Image
@@ -75,19 +67,9 @@ def collate_embeddings(samples: list[Mapping[str, Tensor]]) -> dict[str, Embeddi
 def write_shards(
     folder: Path, samples: Iterator[Sample], samples_per_shard: int, description: Mapping[str, Any]
 ) -> Path:
-    """Write samples as `00000.tar`, `00001.tar`, ..., then the index.
+    """Write samples as `00000.tar`, `00001.tar`, ..., then the index with `description`; returns the path of the index.
 
-    Args:
-        folder: made if it is missing.
-        samples: consumed once.
-        samples_per_shard: the last shard may hold fewer.
-        description: plain JSON values kept in the index (encoders, image size, seed).
-
-    Returns:
-        The path of the index.
-
-    Raises:
-        FileExistsError: the folder has an index already.
+    FileExistsError: the folder has an index already.
     """
     folder.mkdir(parents=True, exist_ok=True)
     index = folder / INDEX
@@ -101,13 +83,9 @@ def write_shards(
 
 
 def write_tar(path: Path, samples: Iterable[RawSample]) -> dict[str, Any]:
-    """Write undecoded samples as a shard, through `files.replacing`; equal samples make equal bytes.
+    """Write undecoded samples as a shard, through `files.replacing`; returns its "samples", "bytes" and "sha256".
 
-    Returns:
-        "samples", "bytes" and "sha256" of the shard.
-
-    Raises:
-        OSError: it cannot be written.
+    Equal samples make equal bytes. OSError names the path.
     """
     count = 0
     try:
@@ -125,25 +103,13 @@ def write_tar(path: Path, samples: Iterable[RawSample]) -> dict[str, Any]:
 
 
 def read_shard(url: Path | str, tally: Tally | None = None) -> Iterator[RawSample]:
-    """The undecoded samples of a shard that can be trained on, in order.
-
-    Args:
-        url: a path or URL.
-        tally: counts what is read and what is left out.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
+    """The undecoded samples of a shard that can be trained on, in order; `tally` counts what is read and what is left
+    out."""
     return read_samples(str(url), Tally() if tally is None else tally, _reject)
 
 
 def load_shard(shard: Shard) -> list[RawSample]:
-    """All undecoded samples of a shard, checked against its entry in the index.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it has another number of samples, or another hash.
-    """
+    """All undecoded samples of a shard; ValueError if their number or the hash is not that of the index."""
     tally = Tally()
     raw = list(read_shard(shard.url, tally))
     if len(raw) != shard.samples:
@@ -157,11 +123,7 @@ def load_shard(shard: Shard) -> list[RawSample]:
 
 
 def decode(raw: Mapping[str, Any]) -> Sample:
-    """Decode a sample.
-
-    Raises:
-        ValueError: a member does not hold what its suffix says; the message names the sample.
-    """
+    """Decode a sample; ValueError, which names the sample, if a member does not hold what its suffix says."""
     return Sample(raw["__key__"], image_of(raw), caption_of(raw), embeddings_of(raw), metadata_of(raw))
 
 

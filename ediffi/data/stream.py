@@ -32,14 +32,9 @@ Degrade = Callable[[Tensor, np.random.Generator], Tensor]
 
 @dataclass(frozen=True)
 class Batch:
-    """What a stage trains on.
+    """What a stage trains on: images [b, 3, h, w] in [-1, 1], embeddings, and the samples' keys and captions.
 
-    Attributes:
-        images: [b, 3, h, w] in [-1, 1].
-        cond: the embeddings of captions and images.
-        keys: the samples' keys.
-        captions: the samples' captions.
-        index: position of the batch in the stream of its rank; training noise is drawn from it.
+    `index` is the position of the batch in the stream of its rank; training noise is drawn from it.
     """
 
     images: Float[Tensor, "b 3 h w"]
@@ -57,12 +52,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """How an image becomes a training tensor.
-
-    Args:
-        size: the shortest side is averaged down to it and the centre square cut out.
-        crop: side of a random crop of that; None for all of it.
-    """
+    """How an image becomes a training tensor: averaged down and cut to a square of `size`, then a random crop of that."""
 
     size: int
     crop: int | None = None
@@ -76,14 +66,8 @@ class ImageTransform:
 
 
 class Lane:
-    """An endless sequence of samples, read forwards. Its current shard stays in memory, undecoded.
-
-    Args:
-        shards: all shards of the dataset.
-        seed: of the order.
-        number: of this lane, from 0.
-        lanes: how many there are.
-    """
+    """Lane `number` of `lanes`: an endless sequence of samples, read forwards. Its current shard stays in memory,
+    undecoded."""
 
     def __init__(self, shards: list[Shard], seed: int, number: int, lanes: int) -> None:
         self.shards, self.seed, self.number, self.lanes = shards, seed, number, lanes
@@ -111,26 +95,13 @@ class Lane:
 
 
 class ShardStream(IterableDataset[Batch]):
-    """Batches of one process, from batch `start` on, without end.
+    """Batches of one process, from batch `start` on, without end; ValueError if there are fewer shards than lanes.
 
     Batch `i` of rank `r` of `n` holds the samples from position `(i·n + r)·batch_size` on. With `chunk = batch_size`
-    and `lanes` a multiple of processes times workers, every worker reads `lanes / (processes · workers)` lanes that
-    no other worker reads; it keeps one shard of each in memory.
+    and `lanes` a multiple of processes times workers, every worker reads `lanes / (processes · workers)` lanes that no
+    other worker reads; it keeps one shard of each in memory.
 
-    Args:
-        shards: all shards of the dataset.
-        transform: how images become tensors.
-        batch_size: samples a batch.
-        seed: of the order, the crops and the degradation.
-        start: index of the first batch.
-        rank: of this process.
-        world_size: number of processes.
-        lanes: shards that are read side by side.
-        chunk: samples from one lane before the next.
-        degrade: makes low-resolution images, which go into `cond.low_res`; None to leave that to the stage.
-
-    Raises:
-        ValueError: there are fewer shards than lanes, or a size is not positive.
+    `degrade` makes the low-resolution images of `cond.low_res`; None leaves that to the stage.
     """
 
     def __init__(

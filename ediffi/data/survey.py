@@ -23,20 +23,17 @@ SCORES: dict[str, tuple[tuple[str, ...], float]] = {
 """Scores: the metadata fields that may hold one, and the width of its histogram's bins."""
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 READERS = 4
-MAX_COUNTS = 5000
-"""From this many counts on, no new metadata field is counted."""
+MAX_COUNTS = 5000  # from this many counts on, no new metadata field is counted
 
 
 @dataclass
 class Survey:
     """Counts over any number of samples; memory does not grow with them.
 
-    Attributes:
-        tally: samples, bytes and losses.
-        counts: by name and value, how many samples have it: "sides" and "original_sides" (shortest sides, by edge of
-            `SIDES`; the original ones as the metadata record them), "words" of the caption (1000 stands for all longer
-            ones), "fields" of the metadata, and the bins of `SCORES`. By source: "samples", "tokens" and "bytes" of its
-            embeddings; by "kinds SOURCE" their shapes, such as "[n, 768] bfloat16".
+    `counts[name, value]` is how many samples have a value: of "sides" and "original_sides" (shortest sides, by edge of
+    `SIDES`; the original ones as the metadata record them), "words" of the caption (1000 stands for all longer ones),
+    "fields" of the metadata, and the bins of `SCORES`. By source: "samples", "tokens" and "bytes" of its embeddings; by
+    "kinds SOURCE" their shapes, such as "[n, 768] bfloat16".
     """
 
     tally: Tally = field(default_factory=Tally)
@@ -134,11 +131,7 @@ class Survey:
 
 
 def survey(shards: Sequence[str]) -> Survey:
-    """Survey shards, with a progress bar.
-
-    Raises:
-        OSError: one cannot be read.
-    """
+    """Survey shards, with a progress bar."""
     total = Survey()
     with ThreadPoolExecutor(READERS) as pool:
         for one in tqdm(pool.map(_survey_one, shards), total=len(shards), unit="shard", desc="stats", disable=None):

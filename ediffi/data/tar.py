@@ -20,33 +20,19 @@ from ediffi.io.urls import naming_errors, open_binary, redact
 
 IMAGES = ("png", "jpg", "jpeg", "webp")
 SUFFIXES = frozenset({*IMAGES, "npy", "json", "txt", "safetensors"})
-MAX_MEMBER = 256 << 20
-"""Bytes of a member; longer ones are skipped."""
-MAX_HEADER = 64 << 10
-"""Bytes of a member's header with all its extensions; a longer one breaks the tar."""
+MAX_MEMBER = 256 << 20  # bytes of a member; longer ones are skipped
+MAX_HEADER = 64 << 10  # bytes of a member's header with all its extensions; a longer one breaks the tar
 CHUNK = 1 << 20
-MAX_REASONS = 50
-"""Different suffixes that are counted by name."""
+MAX_REASONS = 50  # different suffixes that are counted by name
 
-RawSample = dict[str, Any]
-"""An undecoded sample: bytes by suffix, and its `__key__`."""
+RawSample = dict[str, Any]  # an undecoded sample: bytes by suffix, and its `__key__`
 
-Reject = Callable[[RawSample], str | None]
-"""Why a sample cannot be used ("no caption"), or None."""
+Reject = Callable[[RawSample], str | None]  # why a sample cannot be used ("no caption"), or None
 
 
 @dataclass
 class Tally:
-    """Counts of what was read, of one shard or of many.
-
-    Attributes:
-        samples: complete ones.
-        bytes: of the shards.
-        dropped: samples that were not used, by reason.
-        skipped: members that were not read, by reason.
-        broken: what is damaged in the shards themselves, one sentence each.
-        sha256: of the shard, once it is read to its end; empty for several shards.
-    """
+    """Counts of what was read, of one shard or of many."""
 
     samples: int = 0
     bytes: int = 0
@@ -71,19 +57,11 @@ class Tally:
 
 
 def read_samples(url: str, tally: Tally, reject: Reject) -> Iterator[RawSample]:
-    """The usable samples of a shard, in order, undecoded.
+    """The usable samples of a shard, in order, undecoded; `tally` is complete after the last one.
 
     A sample is complete once the next one begins or the tar has its end mark. So the last sample of a truncated tar is
-    dropped, also where the cut is between two samples: more members could have followed.
-
-    Args:
-        url: a path or URL.
-        tally: counts what is read; complete after the last sample.
-        reject: says why a sample cannot be used.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: the URL is not one to read from.
+    dropped, also where the cut is between two samples: more members could have followed. OSError: the file cannot be
+    read.
     """
     keys: set[str] = set()
     for key, members in groupby(_members(url, tally), key=itemgetter(0)):

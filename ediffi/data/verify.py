@@ -21,14 +21,7 @@ READERS = 4
 
 @dataclass
 class CheckedShard:
-    """A shard that was read to its end.
-
-    Attributes:
-        url: a path or URL.
-        tally: what is in it.
-        problems: one sentence each.
-        has_hash: whether an index lists its hash.
-    """
+    """A shard that was read to its end, and one sentence for each problem; `has_hash`: an index lists its hash."""
 
     url: str
     tally: Tally = field(default_factory=Tally)
@@ -37,12 +30,7 @@ class CheckedShard:
 
 
 def verify(shards: Sequence[str], decode: bool = True) -> Iterator[CheckedShard]:
-    """Check shards, in order, with a progress bar; those beside an index against it.
-
-    Args:
-        shards: paths or URLs.
-        decode: decode every image, caption and tensor as well.
-    """
+    """Check shards, in order, with a progress bar, against the index beside them; `decode` every member as well."""
     known = indexed_shards(shards)
     with ThreadPoolExecutor(READERS) as pool:
         checks = pool.map(lambda url: check_shard(url, known.get(url), decode), shards)
@@ -89,11 +77,7 @@ def damages(raw: RawSample) -> Iterator[str]:
 
 
 def array_of(raw: Mapping[str, Any]) -> np.ndarray:
-    """The array of a sample's `.npy`; an array of objects, which only unpickling could read, is refused.
-
-    Raises:
-        ValueError: it is broken, or such an array.
-    """
+    """The array of a sample's `.npy`. ValueError: it is broken, or holds objects, which only unpickling could read."""
     try:
         array = np.load(io.BytesIO(raw["npy"]), allow_pickle=False)
     except (ValueError, OSError, EOFError, MemoryError, OverflowError, SyntaxError, TypeError) as error:
@@ -106,9 +90,7 @@ def array_of(raw: Mapping[str, Any]) -> np.ndarray:
 def write_folder_index(folder: Path) -> tuple[Path, Tally]:
     """Write an index of the shards in a folder; returns its path, and the counts.
 
-    Raises:
-        FileExistsError: there is one.
-        ValueError: there are no shards, or one is broken.
+    FileExistsError: there is one. ValueError: there are no shards, or one is broken.
     """
     index = folder / INDEX
     if index.exists():

@@ -20,11 +20,7 @@ T = TypeVar("T")
 class DistributedContext:
     """One process of a run; by default the only one.
 
-    Attributes:
-        rank: of the process, from 0.
-        world_size: number of processes.
-        device: on which its networks run.
-        gather: called by every process with a value; returns the values of all, in order of rank.
+    `gather` is called by every process with a value, and returns the values of all, in order of rank.
     """
 
     rank: int = 0
@@ -35,8 +31,7 @@ class DistributedContext:
     def together(self, action: Callable[[], T]) -> T:
         """Run `action` in every process, and return its result only if it succeeded in all of them.
 
-        Raises:
-            ChildProcessError: it failed in another process; a process's own ValueError or OSError is raised as it is.
+        A process's own ValueError or OSError is raised as it is; ChildProcessError: it failed in another process.
         """
         problem: Exception | None = None
         try:
@@ -55,15 +50,9 @@ class DistributedContext:
 def launch(device: str = "cpu", devices: int = 1, num_nodes: int = 1) -> DistributedContext:
     """Start the other processes of a run, each with the same command line, and connect them.
 
-    Under torchrun the processes exist already, and its numbers are used.
-
-    Args:
-        device: "cpu", "cuda", "mps"; with one process, also "cuda:1".
-        devices: processes on each node, one for each device.
-        num_nodes: machines. The command is started on each, with MASTER_ADDR, MASTER_PORT and NODE_RANK set.
-
-    Raises:
-        ValueError: a number is below 1, there are not so many devices of that kind, or torchrun has other numbers.
+    Under torchrun the processes exist already, and its numbers are used. With several nodes, the command is started on
+    each, with MASTER_ADDR, MASTER_PORT and NODE_RANK set. ValueError: there are not so many devices, or torchrun has
+    other numbers.
     """
     for name, value in (("devices", devices), ("num_nodes", num_nodes)):
         if value < 1:

@@ -20,17 +20,11 @@ class BadImageError(ValueError):
 def open_image(
     source: Path | bytes, name: str | None = None, *, exif: bool = False, decode: bool = True
 ) -> Image.Image:
-    """The image in a file, in its own mode; the first frame if it has several.
+    """The image in a file or its content, in its own mode; the first frame if it has several.
 
-    Args:
-        source: a file, or its content.
-        name: what messages call it; the path by default.
-        exif: turn it by its EXIF orientation, as viewers show it. Evaluation leaves pixels as they are stored.
-        decode: load the pixels; False reads the size and other facts from the header only.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        BadImageError: it is empty, not an image, broken, or has more than `MAX_PIXELS` pixels.
+    `name` is what messages call it. `exif` turns it by its EXIF orientation, as viewers show it; evaluation leaves
+    pixels as they are stored. Without `decode`, only the header is read, not the pixels. FileNotFoundError: no such
+    file. BadImageError: empty, no image, broken, or more than `MAX_PIXELS`.
     """
     name = name or (str(source) if isinstance(source, Path) else "the image")
     if isinstance(source, Path) and not source.is_file():
@@ -94,8 +88,7 @@ def square(image: Image.Image, size: int) -> Image.Image:
 def to_tensor(image: Image.Image, size: int) -> Float[Tensor, "3 size size"]:
     """Shortest side to `size` by area averaging, then the centre square (eDiff-I, section 5: resize, centre crop).
 
-    Raises:
-        ValueError: the image is smaller than `size`.
+    ValueError: the image is smaller than `size`.
     """
     _check_size(image, size)
     short = min(image.size)
@@ -109,10 +102,8 @@ def crop_to_tensor(image: Image.Image, size: int, top: int, left: int, crop: int
     """`to_tensor(image, size)[:, top : top + crop, left : left + crop]`, computed from the crop alone: far less work.
 
     Equal where nothing is resized, or by a whole factor. Otherwise rounding may assign a source pixel at the edge of an
-    averaged one differently.
-
-    Raises:
-        ValueError: the image is smaller than `size`, or the crop does not lie in the square of that size.
+    averaged one differently. ValueError: the image is smaller than `size`, or the crop does not lie in the square of
+    it.
     """
     _check_size(image, size)
     if crop < 1 or not (0 <= top <= size - crop and 0 <= left <= size - crop):

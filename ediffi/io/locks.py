@@ -51,16 +51,10 @@ def hold(lock: Path, patience: float = 0.0) -> Iterator[None]:
 
 @contextmanager
 def try_hold(lock: Path, wait: bool = False) -> Iterator[bool]:
-    """Hold a lock file while the block runs, if possible; yields whether it is held.
+    """Hold a lock file while the block runs, if possible, or `wait` for it; yields whether it is held.
 
-    It is not held if another process holds it, or its folder does not exist.
-
-    Args:
-        lock: the file.
-        wait: until no other process holds it.
-
-    Raises:
-        OSError: the file system cannot lock files.
+    It is not held if another process holds it, or its folder does not exist. OSError: the file system cannot lock
+    files.
     """
     file = FileLock(lock, thread_local=False)
     try:

@@ -11,16 +11,7 @@ from ediffi.io.files import replace
 
 
 def write_page(file: Path, template: Path, **values: Any) -> Path:
-    """Write a page; the same values give the same bytes.
-
-    Args:
-        file: the page; its folder is made if it is missing.
-        template: a Jinja2 file that begins with `{% extends "page.html.j2" %}`. Every value is escaped in it.
-        values: of the template's variables.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Write a page from a Jinja2 file that extends "page.html.j2"; the same values, all escaped, give the same bytes."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(

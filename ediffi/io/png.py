@@ -11,16 +11,11 @@ from PIL.PngImagePlugin import PngInfo
 from ediffi.io import files
 from ediffi.io.images import open_image
 
-SETTINGS = "ediffi"
-"""Key of the PNG text field that holds the settings."""
+SETTINGS = "ediffi"  # key of the PNG text field that holds the settings
 
 
 def save(image: Image, path: Path, settings: Mapping[str, Any]) -> None:
-    """Write an image with its settings, through `files.replacing`.
-
-    Raises:
-        OSError: it cannot be written; a file that was at `path` stays.
-    """
+    """Write an image with its settings, through `files.replacing`."""
     info = PngInfo()
     info.add_itxt(SETTINGS, json.dumps(settings, ensure_ascii=False))
     with files.replacing(path) as beside:
@@ -34,12 +29,7 @@ def attach_settings(image: Image, settings: Mapping[str, Any]) -> Image:
 
 
 def settings_of(path: Path) -> dict[str, Any]:
-    """The settings an image was made with.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not an image, or holds no settings.
-    """
+    """The settings an image was made with; ValueError if the file is not an image, or holds no settings."""
     text = getattr(open_image(path, exif=True), "text", {}).get(SETTINGS)
     if text is None:
         raise ValueError(f"{path} holds no settings: ediffi did not make it, or another program saved it again")
@@ -48,11 +38,7 @@ def settings_of(path: Path) -> dict[str, Any]:
 
 
 def check_writable(path: Path) -> None:
-    """Find out before long work whether its output can be written.
-
-    Raises:
-        OSError: the folder is missing or not writable, or `path` is a folder; the message names it.
-    """
+    """Find out before long work whether its output can be written; OSError names the folder or file."""
     if not path.parent.is_dir():
         raise FileNotFoundError(f"the folder of the output does not exist: {path.parent}")
     if path.is_dir():
@@ -65,9 +51,7 @@ def check_writable(path: Path) -> None:
 def numbered(output: Path, count: int) -> list[Path]:
     """`out.png` for one image, `out-0.png`, `out-1.png`, ... for several; checked to be writable.
 
-    Raises:
-        ValueError: `count` is below 1, or `output` does not end in .png.
-        OSError: as `check_writable`.
+    ValueError: `count` is below 1, or `output` does not end in .png.
     """
     if count < 1:
         raise ValueError(f"the number of images must be at least 1, got {count}")

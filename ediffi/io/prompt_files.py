@@ -11,12 +11,7 @@ from typing import Any
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file without its byte-order mark; every line ends in a line feed.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not UTF-8.
-    """
+    """The text of a UTF-8 file without its byte-order mark; every line ends in a line feed. ValueError: not UTF-8."""
     if not path.is_file():
         raise FileNotFoundError(f"no prompt file {path}")
     try:

@@ -25,12 +25,8 @@ _SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]*):(//)?")
 def expand(patterns: Sequence[str]) -> list[str]:
     """The paths and URLs of the shards that patterns name, in order.
 
-    Args:
-        patterns: paths or URLs with braces ("in-{0000..0999}.tar") or wildcards, or folders, whose `.tar` files are
-            taken by name.
-
-    Raises:
-        ValueError: a pattern names nothing, is broken, or cannot be read from; or a shard is named twice.
+    A pattern is a path or URL with braces ("in-{0000..0999}.tar") or wildcards, or a folder, whose `.tar` files are
+    taken by name. ValueError: a pattern names nothing, is broken, or cannot be read from; or a shard is named twice.
     """
     shards: dict[str, None] = {}
     for url in (url for pattern in patterns for url in _expanded(pattern)):
@@ -43,11 +39,8 @@ def expand(patterns: Sequence[str]) -> list[str]:
 
 
 def check(url: str) -> None:
-    """Make sure that a path or URL can only be read.
-
-    Raises:
-        ValueError: it is a command (`pipe:`), a chain of file systems, or has a scheme that is not in `SCHEMES`.
-    """
+    """ValueError if a path or URL is a command (`pipe:`), a chain of file systems, or has a scheme that is not in
+    `SCHEMES`."""
     found = _SCHEME.match(url)
     if found and found[1].lower() == "pipe":
         raise ValueError(f"{url!r} is a command; give a file or a URL")
@@ -81,12 +74,7 @@ def redact(url: str) -> str:
 
 @contextmanager
 def open_binary(url: str) -> Iterator[io.BufferedReader]:
-    """Open a file for reading, from its beginning, with a buffer.
-
-    Raises:
-        OSError: it does not exist or cannot be opened; the message names it.
-        ValueError: as `check`.
-    """
+    """Open a file for reading, from its beginning, with a buffer; OSError names it. ValueError: as `check`."""
     check(url)
     if is_remote(url):
         system, path = _file_system(url)

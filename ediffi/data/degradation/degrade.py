@@ -32,8 +32,7 @@ from ediffi.data.degradation.rounds import (
 )
 
 LEVELS = 256
-PURPOSE = 1
-"""Separates these random numbers from others of the same seed and position."""
+PURPOSE = 1  # separates these random numbers from others of the same seed and position
 
 
 @dataclass(frozen=True)
@@ -78,11 +77,8 @@ class Degradation:
         check_probabilities(strength=self.strength, probability=self.probability, final_sinc=self.final_sinc)
 
     def __call__(self, image: Float[Tensor, "3 H W"], rng: np.random.Generator) -> Float[Tensor, "3 h w"]:
-        """The low-resolution image [3, H // scale, W // scale] of a clean one, both in [-1, 1].
-
-        Raises:
-            ValueError: the image is smaller than `scale`.
-        """
+        """The low-resolution image [3, H // scale, W // scale] of a clean one, both in [-1, 1]; ValueError if too
+        small."""
         if min(image.shape[1:]) < self.scale:
             raise ValueError(
                 f"an image of {image.shape[2]}x{image.shape[1]} is too small to be {self.scale} times smaller"
@@ -127,21 +123,13 @@ def resize(image: Float[Tensor, "c h w"], height: int, width: int, mode: Mode) -
 
 
 def add_noise(
-    image: Float[Tensor, "3 h w"],
-    noise: NoiseKind,
-    level: float,
-    gray: bool,
-    rng: np.random.Generator,
+    image: Float[Tensor, "3 h w"], noise: NoiseKind, level: float, gray: bool, rng: np.random.Generator
 ) -> Float[Tensor, "3 h w"]:
     """Add noise to an image in [0, 1], and clip.
 
-    Args:
-        image: [3, h, w].
-        noise: gaussian: of standard deviation `level / 255`; poisson: `level` times the error of counting up to 256
-            photons, so of standard deviation `level · sqrt(value / 256)`.
-        level: how strong.
-        gray: the same noise in all channels; Poisson noise is then that of the luminance.
-        rng: where it is drawn from.
+    Gaussian noise has the standard deviation `level / 255`. Poisson noise is `level` times the error of counting up to
+    256 photons, so of standard deviation `level · sqrt(value / 256)`. Gray noise is the same in all channels; Poisson
+    noise is then that of the luminance.
     """
     image = image.clamp(0, 1)
     if noise == "gaussian":

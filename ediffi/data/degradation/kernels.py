@@ -21,8 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 KernelKind = Literal["gaussian", "generalized", "plateau", "sinc"]
-SIZES = (7, 9, 11, 13, 15, 17, 19, 21)
-"""Sides of kernels, in pixels; all are equally likely."""
+SIZES = (7, 9, 11, 13, 15, 17, 19, 21)  # sides of kernels, in pixels; all are equally likely
 WIDE = 13
 """From this side on, the cutoff of a sinc may be as low as pi/5: smaller kernels cannot resolve that frequency."""
 

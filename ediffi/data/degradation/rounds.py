@@ -26,8 +26,7 @@ KERNELS: dict[str, tuple[KernelKind, bool]] = {
     "plateau_aniso": ("plateau", False),
 }
 """Name, formula, and whether it is isotropic."""
-PUBLISHED = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)
-"""Probabilities of `KERNELS`."""
+PUBLISHED = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)  # probabilities of `KERNELS`
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,8 @@ from ediffi.data.degradation.rounds import MODES, DrawnRound, NoiseKind
 from ediffi.io import files
 from ediffi.io.images import open_image, rgb, to_images, to_tensor
 
-Cell = tuple[Tensor, str]
-"""An image in [-1, 1], and the text below it."""
-DETAIL = 80
-"""Side, in pixels, of the part of an image on which an operation alone is shown."""
+Cell = tuple[Tensor, str]  # an image in [-1, 1], and the text below it
+DETAIL = 80  # side, in pixels, of the part of an image on which an operation alone is shown
 
 
 def write_sheet(
@@ -31,20 +29,8 @@ def write_sheet(
     draws: int,
     seed: int = 0,
 ) -> None:
-    """Write the sheet as PNG: a row for each image, clean and at each strength, then a detail of the first image.
-
-    Args:
-        images: clean images in [-1, 1].
-        path: of the PNG.
-        degradation: its `strength` is replaced by each of `strengths`, its `probability` by 1.
-        strengths: 0 to 1.
-        draws: how often each image is degraded at each strength.
-        seed: of what is drawn.
-
-    Raises:
-        ValueError: no images, no draws, or a strength is out of its range.
-        OSError: the file cannot be written.
-    """
+    """Write the sheet as PNG: a row for each image in [-1, 1], clean and `draws` times at each of `strengths` (0 to 1),
+    then details of the first image after each operation alone."""
     if not images or draws < 1:
         raise ValueError(f"a sheet needs images and draws, got {len(images)} images and {draws} draws")
     columns = [(0.0, 0)] + [(strength, index) for strength in strengths for index in range(draws)]
@@ -60,12 +46,7 @@ def write_sheet(
 
 
 def read_images(paths: Sequence[Path], size: int) -> list[Float[Tensor, "3 size size"]]:
-    """Images of files, as training sees them.
-
-    Raises:
-        FileNotFoundError: a file does not exist.
-        ValueError: it is not an image, or smaller than `size`.
-    """
+    """Images of files, as training sees them; ValueError for no image, or one smaller than `size`."""
     return [to_tensor(rgb(open_image(path, exif=True)), size) for path in paths]
 
 

@@ -22,28 +22,15 @@ from ediffi.registry.encoders import reads_text
 from ediffi.registry.types import Embedding, Encoder, TextEncoder
 
 READERS = 4
-TOKENIZED = 1024
-"""Captions tokenized at a time, to learn their lengths."""
-SIDE = 224
-"""Side of the images for an encoder without a `size`."""
+TOKENIZED = 1024  # captions tokenized at a time, to learn their lengths
+SIDE = 224  # side of the images for an encoder without a `size`
 
-Tensors = dict[str, Tensor]
-"""Embeddings of a sample, as `embedding_tensors` makes them."""
+Tensors = dict[str, Tensor]  # embeddings of a sample, as `embedding_tensors` makes them
 
 
 @dataclass(frozen=True)
 class Embedder:
-    """Adds embeddings to samples.
-
-    Args:
-        encoders: by source, of captions and images.
-        batch_tokens: padded tokens a batch of captions.
-        batch_images: images a batch.
-        dtype: of the embeddings.
-
-    Raises:
-        ValueError: there are no encoders, or a number is below 1.
-    """
+    """Adds the embeddings of encoders, by source, to samples; ValueError without encoders, or for a number below 1."""
 
     encoders: Mapping[str, Encoder]
     batch_tokens: int = 8192
@@ -100,15 +87,7 @@ class Embedder:
 def encode_captions(
     source: str, encoder: TextEncoder, captions: Sequence[str], batch_tokens: int, dtype: torch.dtype = torch.bfloat16
 ) -> list[Tensors]:
-    """The unpadded embeddings of captions, in their order.
-
-    Args:
-        source: the name of the embeddings.
-        encoder: of texts.
-        captions: any number.
-        batch_tokens: padded tokens a batch, at most, if that is enough for one caption.
-        dtype: of the result.
-    """
+    """The unpadded embeddings of captions, in their order; `batch_tokens` counts padded tokens of a batch."""
     unique = list(dict.fromkeys(captions))
     found: dict[str, Tensors] = {}
     for rows in batches(lengths(encoder, unique), batch_tokens):

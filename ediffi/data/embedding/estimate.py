@@ -18,32 +18,16 @@ from ediffi.data.tar import RawSample, Tally, read_samples
 from ediffi.io import urls
 from ediffi.registry.types import Encoder
 
-MEASURED = 256
-"""Samples that are measured."""
+MEASURED = 256  # samples that are measured
 WARM_UP = 16
-SHARDS_READ = 8
-"""Shards that are searched for samples to measure."""
-SIZED = 64
-"""Remote shards whose size is looked up; the others are taken to be as large."""
-BLOCK, RECORD = 512, 10_240
-"""Bytes: a tar pads members to blocks, and itself to records."""
+SHARDS_READ = 8  # shards that are searched for samples to measure
+SIZED = 64  # remote shards whose size is looked up; the others are taken to be as large
+BLOCK, RECORD = 512, 10_240  # bytes: a tar pads members to blocks, and itself to records
 
 
 @dataclass(frozen=True)
 class EmbeddingEstimate:
-    """What to expect of the shards that are not embedded yet.
-
-    Attributes:
-        shards: how many.
-        source_bytes: of the shards to read.
-        samples: complete ones.
-        measured: samples that the estimate was measured on.
-        media_bytes: of images, captions and metadata in the shards to be written.
-        embedding_bytes: of the embeddings in them.
-        padded_share: the embeddings' bytes, divided by those in float16 and padded to the longest.
-        seconds: of the whole work.
-        processes: that share it.
-    """
+    """What to expect of the shards that are not embedded yet."""
 
     shards: int
     source_bytes: int
@@ -69,11 +53,7 @@ class EmbeddingEstimate:
         ]
 
     def check_space(self, folder: Path) -> None:
-        """Make sure that the output fits into its folder.
-
-        Raises:
-            ValueError: there is less free space than is expected to be written.
-        """
+        """ValueError if less space is free than is expected to be written."""
         wanted, free = self.media_bytes + self.embedding_bytes, free_bytes(folder)
         if wanted > free:
             raise ValueError(
@@ -82,16 +62,9 @@ class EmbeddingEstimate:
 
 
 def estimate(shards: Sequence[str], embedder: Embedder, processes: int = 1) -> EmbeddingEstimate:
-    """Embed the first samples, and extrapolate.
+    """Embed the first samples of the shards that are left, and extrapolate to `processes` that are equally fast.
 
-    Args:
-        shards: the sources that are left to do; at least one.
-        embedder: that will do it.
-        processes: that will share the work, taken to be equally fast; no more than the shards count.
-
-    Raises:
-        OSError: a shard cannot be read.
-        ValueError: none of the first shards has a sample to embed.
+    ValueError: none of the first shards has a sample to embed.
     """
     tally = Tally()
     began = time.perf_counter()

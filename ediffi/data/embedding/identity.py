@@ -28,17 +28,11 @@ FILES = (
 
 
 def named_encoders(names: Sequence[str]) -> dict[str, Part]:
-    """Encoders by source.
+    """Encoders by source, of one model, one YAML file, or registered names.
 
-    Args:
-        names: one model (the shipped "toybox", a folder, or ORG/REPO of the Hub), whose encoders are taken; or one YAML
-            file, with `name` and `arguments` by source, at the top or under `encoder_parts`, as in the recipe of a
-            cascade; or registered names ("t5_xxl"), with "SOURCE=" before a name for another source than its own.
-
-    Raises:
-        FileNotFoundError: no such file or folder.
-        UnknownNameError: an encoder is not registered.
-        ValueError: the YAML names no encoders, or two encoders have the same source.
+    A model is the shipped "toybox", a folder, or ORG/REPO of the Hub. A YAML file has `name` and `arguments` by source,
+    at the top or under `encoder_parts`, as in the recipe of a cascade. Before a registered name ("t5_xxl"), "SOURCE="
+    sets another source than its own. ValueError: the YAML names no encoders, or two encoders have the same source.
     """
     if not names:
         raise ValueError("no encoders; give a model, a YAML file or registered names")
@@ -54,12 +48,8 @@ def named_encoders(names: Sequence[str]) -> dict[str, Part]:
 
 
 def build(parts: Mapping[str, Part], device: str = "cpu") -> dict[str, Encoder]:
-    """The encoders, on a device.
-
-    Raises:
-        FileNotFoundError: the files of one are missing.
-        ValueError: an argument is missing or wrong, or a file is broken.
-    """
+    """The encoders, on a device. FileNotFoundError: files of one are missing. ValueError: a wrong argument, or a broken
+    file."""
     built: dict[str, Encoder] = {}
     for source, part in parts.items():
         try:
@@ -72,12 +62,8 @@ def build(parts: Mapping[str, Part], device: str = "cpu") -> dict[str, Encoder]:
 
 
 def identity(part: Part, encoder: Encoder) -> dict[str, Any]:
-    """What an index records of an encoder.
-
-    Returns:
-        "name", "arguments", "width", "pooled_width" and "dtype"; and of its weights "sha256" of the files in its
-        folder, or the commit of the Hub as "revision", or else "weights", a hash of its parameters.
-    """
+    """What an index records of an encoder: name, arguments, widths and dtype, and of its weights the "sha256" of the
+    files in its folder, or the commit of the Hub as "revision", or else "weights", a hash of its parameters."""
     call = inspect.signature(encoders.REGISTRY.factory(part.name)).bind(**part.arguments)
     call.apply_defaults()
     arguments, (source, revision) = dict(part.arguments), _weights(part.name, call.arguments)

@@ -22,15 +22,10 @@ REQUEST = "request.json"
 
 
 class Ledger:
-    """The records of a folder of shards that is being written. Nothing is written before `begin`.
+    """The records of a folder that will have `count` shards. Nothing is written before `begin`.
 
-    Args:
-        folder: of the finished shards.
-        count: how many shards there will be.
-        request: plain JSON that says what the folder is for; kept in its index.
-
-    Raises:
-        ValueError: the folder is for another request, or holds shards that are not recorded.
+    `request` is plain JSON that says what the folder is for. ValueError: the folder is for another request, or holds
+    shards that are not recorded.
     """
 
     def __init__(self, folder: Path, count: int, request: Mapping[str, Any]) -> None:
@@ -45,12 +40,7 @@ class Ledger:
             self._claim()
 
     def begin(self) -> None:
-        """Make the folder, and write down the request.
-
-        Raises:
-            ValueError: the folder is for another request.
-            OSError: it cannot be written to, or cannot lock files.
-        """
+        """Make the folder, and record the request. ValueError: it is for another one. OSError: it cannot lock files."""
         if not self.is_complete:
             self._records_folder.mkdir(parents=True, exist_ok=True)
             with try_hold(self._records_folder / "request.lock", wait=True):

@@ -32,8 +32,7 @@ from ediffi.io.distributed import DistributedContext
 from ediffi.registry.types import Encoder
 
 DTYPE = "bfloat16"
-PAUSE = 0.5
-"""Seconds before looking again whether another process has finished, or died."""
+PAUSE = 0.5  # seconds before looking again whether another process has finished, or died
 
 logger = logging.getLogger(__name__)
 
@@ -44,15 +43,8 @@ class UnreadableShardError(ValueError):
 
 @dataclass(frozen=True)
 class EmbedRun:
-    """What to embed, with which encoders, into which folder.
-
-    Args:
-        shards: the sources, in order.
-        folder: of the output.
-        parts: the encoders, by source.
-        batch_tokens: see `Embedder`.
-        batch_images: see `Embedder`.
-    """
+    """What to embed, with which encoders by source, into which folder; `batch_tokens` and `batch_images` as in
+    `Embedder`."""
 
     shards: Sequence[str]
     folder: Path
@@ -63,14 +55,8 @@ class EmbedRun:
     def __call__(self, context: DistributedContext, processes: int | None = None, dry_run: bool = False) -> None:
         """Do the share of one process; rank 0 logs the estimate, shows the progress and writes the index.
 
-        Args:
-            context: the process.
-            processes: how many the estimate is for; `context.world_size` by default.
-            dry_run: only log the estimate.
-
-        Raises:
-            OSError: a shard does not exist or cannot be written.
-            ValueError: an encoder or the folder does not fit, or there is nothing to embed, or too little space.
+        `processes` (by default `context.world_size`) is the number that the estimate of a `dry_run` is for. ValueError:
+        an encoder or the folder does not fit, or there is nothing to embed, or too little space.
         """
         missing = [url for url in self.shards if not urls.is_remote(url) and not Path(url).is_file()]
         if missing:
@@ -147,19 +133,10 @@ def work(
     first: int = 0,
     update: Callable[[], None] = lambda: None,
 ) -> None:
-    """Embed shards until all are recorded, by this process or another.
+    """Embed shards until all are recorded, by this process or another; each process begins with another shard, `first`.
 
-    Args:
-        ledger: of the output.
-        shards: the sources, in order.
-        embedder: does it.
-        known: shards whose hash an index lists, by path or URL.
-        first: the shard to begin with, another one for each process.
-        update: called whenever a shard may have been finished.
-
-    Raises:
-        OSError: a shard cannot be written.
-        ValueError: some could not be read; the others are done.
+    `known` are shards whose hash an index lists; `update` is called whenever a shard may have been finished.
+    ValueError: some shards could not be read; the others are done.
     """
     failed: dict[int, str] = {}
 
@@ -192,10 +169,7 @@ def work(
 def embed_shard(url: str, path: Path, embedder: Embedder, known: Shard | None = None) -> dict[str, Any]:
     """Write the shard of one source shard, and return its entry for the index.
 
-    Raises:
-        UnreadableShardError: the source cannot be read.
-        OSError: the shard cannot be written.
-        ValueError: the device has not enough memory.
+    ValueError: the device has not enough memory.
     """
     tally = Tally()
     samples = read_source(url, tally, known)
@@ -209,16 +183,7 @@ def embed_shard(url: str, path: Path, embedder: Embedder, known: Shard | None = 
 
 
 def read_source(url: str, tally: Tally, known: Shard | None = None) -> list[RawSample]:
-    """The samples of a shard that can be embedded.
-
-    Args:
-        url: a path or URL.
-        tally: counts what is read and dropped.
-        known: the shard in the index beside it, to be compared.
-
-    Raises:
-        UnreadableShardError: it cannot be read, or has another hash.
-    """
+    """The samples of a shard that can be embedded; UnreadableShardError if it differs from its index (`known`)."""
     try:
         samples = list(read_samples(url, tally, reject_for_embedding))
     except OSError as error:

@@ -18,20 +18,14 @@ from ediffi.registry.encoders.folder import from_hub, unavailable
 WEIGHTS = "model.safetensors"
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle")
 HIDDEN = (1024, 128, 64, 16)
-LAYERS = (0, 2, 4, 6, 7)
-"""Indices of the five linear layers; between them was dropout, which does nothing here."""
+LAYERS = (0, 2, 4, 6, 7)  # indices of the five linear layers; between them was dropout, which does nothing here
 
 
 def load_head(source: str | Path, revision: str | None = None) -> nn.Sequential:
-    """The head in a safetensors file: `head(embedding [b, d] of length 1) -> score [b, 1]`.
+    """The head of a `.safetensors` file, a folder or a Hub repository: `head(embedding [b, d] of length 1) -> score [b,
+    1]`.
 
-    Args:
-        source: a `.safetensors` file, a folder with a model.safetensors, or "organisation/name" of the Hub.
-        revision: branch, tag or commit of the Hub.
-
-    Raises:
-        FileNotFoundError: the file does not exist, or cannot be downloaded.
-        ValueError: it is a pickle, broken, or holds another network than the two.
+    FileNotFoundError: no such file. ValueError: it is a pickle, broken, or holds another network than the two.
     """
     path = find_head(source, revision)
     try:
@@ -56,7 +50,7 @@ def load_head(source: str | Path, revision: str | None = None) -> nn.Sequential:
 
 
 def find_head(source: str | Path, revision: str | None = None) -> Path:
-    """The file with the weights; arguments and errors as `load_head`."""
+    """The file with the weights; errors as `load_head`."""
     path = Path(source)
     if path.suffix in PICKLES:
         raise ValueError(

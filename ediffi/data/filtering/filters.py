@@ -77,18 +77,11 @@ class Keep:
 
 @dataclass(frozen=True)
 class FilterRun:
-    """A run of the filter.
+    """A run of the filter: the filtered shards go to `output` under their own names; several filters may share
+    `measures`.
 
-    Args:
-        shards: paths or URLs; the filtered shards have the same file names.
-        output: folder of the filtered shards.
-        measures: folder of the measures; several filters may share it.
-        settings: what is measured.
-        keep: what is kept.
-
-    Raises:
-        ValueError: two shards have one name, a threshold is on a score that is neither computed nor in the metadata, or
-            a library is missing.
+    ValueError: two shards have one name, a threshold is on a score that is neither computed nor in the metadata, or a
+    library is missing.
     """
 
     shards: Sequence[str]
@@ -118,9 +111,7 @@ class FilterRun:
     def run(self, context: DistributedContext) -> FilterReport:
         """Measure, judge, write the shards and the index; finished files stay as they are. Returns the total.
 
-        Raises:
-            OSError: a shard cannot be read, or a file not written.
-            ValueError: the folders are of another run, a shard was changed since it was measured, or nothing passes.
+        ValueError: the folders are of another run, a shard was changed since it was measured, or nothing passes.
         """
         scorer = Scorer(self.settings, context.device)
         if context.rank == 0:
@@ -209,12 +200,7 @@ class FilterRun:
 
 
 def read_recipe(path: Path) -> tuple[ScoreSettings, Keep]:
-    """The content of a YAML file with `measuring` and `keep`.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it has another key, or a wrong value.
-    """
+    """The content of a YAML file with `measuring` and `keep`; ValueError for another key or a wrong value."""
     from jsonargparse import ArgumentError, ArgumentParser
 
     if not path.is_file():

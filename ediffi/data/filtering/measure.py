@@ -28,28 +28,12 @@ HEXADECIMAL = 32
 """Digits of a hash that are kept: among a billion images, two share 128 bits with a probability of 1e-21."""
 SCORES = ("alignment", "aesthetic")
 
-Pending = tuple[int, Tensor, str]
-"""A sample without scores: its row, its prepared image [3, s, s], its caption."""
+Pending = tuple[int, Tensor, str]  # A sample without scores: its row, its prepared image [3, s, s], its caption
 
 
 @dataclass
 class Measures:
-    """The samples of a shard, in order; one list for each measure.
-
-    Attributes:
-        source: the shard's path or redacted URL.
-        sha256: of the shard.
-        losses: what reading it left out.
-        keys: of the samples.
-        problems: what is broken, or None.
-        sizes: width and height in pixels, or None where the image is broken.
-        captioned: whether there is a caption.
-        hashes: 32 hexadecimal digits that duplicates share.
-        alignment: cosine of image and caption, or None.
-        aesthetic: score, or None.
-        computed: how many scores were computed here.
-        told: how many scores come from the metadata.
-    """
+    """The samples of a shard, in order; one list for each measure."""
 
     source: str
     sha256: str = ""
@@ -71,17 +55,11 @@ class Measures:
         return np.array([np.nan if value is None else value for value in getattr(self, name)], dtype=float)
 
     def write(self, path: Path) -> None:
-        """Write them as JSON."""
         replace(path, json.dumps({"format": FORMAT, **asdict(self)}, ensure_ascii=False, allow_nan=False))
 
     @classmethod
     def read(cls, path: Path) -> "Measures":
-        """The content of a file that `write` wrote.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it has another format, or is broken.
-        """
+        """The content of a file that `write` wrote; ValueError if it has another format, or is broken."""
         try:
             content = json.loads(path.read_bytes())
             if content.pop("format") != FORMAT:
@@ -96,11 +74,7 @@ class Measures:
 
 
 def measure(url: str, settings: ScoreSettings, scorer: Scorer) -> Measures:
-    """Measure every sample of a shard; a broken sample is noted, and the rest measured.
-
-    Raises:
-        OSError: the shard cannot be read.
-    """
+    """Measure every sample of a shard; a broken sample is noted, and the rest measured."""
     tally = Tally()
     measures = Measures(urls.redact(url))
     pending: list[Pending] = []

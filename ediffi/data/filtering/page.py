@@ -17,11 +17,9 @@ from ediffi.data.tar import Tally, read_samples
 from ediffi.io import files
 
 KEPT, DROPPED = "#2a9d8f", "#c8553d"
-POOL = 2000
-"""Samples that examples are chosen from: the first ones."""
+POOL = 2000  # samples that examples are chosen from: the first ones
 COLUMNS, SIDE = 10, 160
-WIDTH, HISTOGRAM, STRIP = 13.0, 1.9, 2.1
-"""Of the page, and heights of its panels, in inches."""
+WIDTH, HISTOGRAM, STRIP = 13.0, 1.9, 2.1  # of the page, and heights of its panels, in inches
 LABELS = {
     "short_side": "shortest side, pixels",
     "alignment": "alignment, cosine of image and caption",
@@ -39,11 +37,7 @@ class Example:
 
 
 def write_page(path: Path, run: FilterRun, total: FilterReport) -> None:
-    """Write the page as PNG.
-
-    Raises:
-        OSError: a shard cannot be read, or the file not written.
-    """
+    """Write the page as PNG."""
     import matplotlib
 
     matplotlib.use("agg")

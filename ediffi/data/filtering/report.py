@@ -23,20 +23,7 @@ EDGES: Mapping[str, np.ndarray] = {
 
 @dataclass
 class FilterReport:
-    """What a filter did to the samples of a shard.
-
-    Attributes:
-        source: the shard.
-        sha256: of the shard; empty for several.
-        samples: of the shard.
-        kept: how many passed.
-        dropped: how many did not, by the first reason that applies.
-        losses: what reading the shard left out.
-        scores: by score, counts in the bins of `EDGES`: "kept", "dropped".
-        computed: how many scores were computed here, by score.
-        told: how many scores come from the metadata.
-        shard: the entry of the filtered shard in the index; None where nothing passed.
-    """
+    """What a filter did to the samples of a shard, or of several (without `sha256` and `shard`)."""
 
     source: str
     sha256: str = ""
@@ -99,11 +86,7 @@ class FilterReport:
 
     @classmethod
     def read(cls, path: Path) -> "FilterReport":
-        """The content of a file that `write` wrote.
-
-        Raises:
-            ValueError: it has another format, or is broken.
-        """
+        """The content of a file that `write` wrote; ValueError if it has another format, or is broken."""
         try:
             content = json.loads(path.read_bytes())
             if content.pop("format") != FORMAT:

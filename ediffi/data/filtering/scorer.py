@@ -69,13 +69,7 @@ class ScoreSettings:
 class Scorer:
     """Computes the alignment of images with their captions, and their aesthetic scores.
 
-    Args:
-        settings: which parts to load.
-        device: where they run.
-
-    Raises:
-        OSError: a part is missing.
-        ValueError: it is of another kind, or the two encoders or the head are not of one CLIP.
+    ValueError: an encoder is of another kind, or the two encoders or the head are not of one CLIP.
     """
 
     def __init__(self, settings: ScoreSettings, device: str = "cpu") -> None:
@@ -114,12 +108,8 @@ class Scorer:
     def __call__(
         self, images: UInt8[Tensor, "b 3 s s"], captions: Sequence[str]
     ) -> tuple[list[float | None], list[float | None]]:
-        """Alignments (cosines) and aesthetic scores, with None for what is not computed.
-
-        Args:
-            images: as prepared.
-            captions: of the images; an empty one has no alignment.
-        """
+        """Alignments (cosines) and aesthetic scores of prepared images; None where not computed, as for an empty
+        caption."""
         embedded = self.image(images.to(self.device) / 127.5 - 1).tokens[:, 0].float()
         scores: list[float | None] = [None] * len(images) if self.head is None else self.head(embedded)[:, 0].tolist()
         alignments: list[float | None] = [None] * len(images)
