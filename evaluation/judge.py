@@ -30,17 +30,11 @@ SQUARE = "the shortest side to the size, bicubic and antialiased by Pillow; then
 
 @dataclass(frozen=True)
 class Candidate:
-    """Images to judge.
+    """Images to judge: one for each caption of the selection, in order."""
 
-    Attributes:
-        name: of the setting they were made with, "guidance-3".
-        images: one for each caption of the selection, in order.
-        settings: that they were made with, plain JSON; empty if they are not known.
-    """
-
-    name: str
+    name: str  # of the setting they were made with: "guidance-3"
     images: NumberedImages
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)  # plain JSON; empty if they are not known
 
 
 @dataclass(frozen=True)
@@ -67,20 +61,9 @@ class ReferenceImages:
 
 
 class Judge:
-    """A suite with its captions and networks, ready to judge any number of candidates.
+    """A suite with its captions and networks, ready to judge any number of candidates; `cache` is shared by all suites.
 
-    Args:
-        suite: the protocol.
-        dataset: of the suite.
-        items: the selection.
-        cache: folder of reference statistics, shared by all suites.
-        context: of this process; a single process on the CPU by default.
-        clip_score: whether captions are scored.
-        num_workers: processes that decode, for each process that judges.
-
-    Raises:
-        FileNotFoundError: weights cannot be found or downloaded.
-        ValueError: weights are broken or of another network.
+    FileNotFoundError: weights cannot be found or downloaded. ValueError: they are broken or of another network.
     """
 
     def __init__(
@@ -105,14 +88,8 @@ class Judge:
         self.networks = MetricNetworks(self.extractor, scorer if clip_score else None)
 
     def reference(self, statistics: Path | None = None) -> ReferenceStatistics:
-        """The statistics of the dataset's own images: from the cache, or computed by all processes.
-
-        Args:
-            statistics: an .npz of pytorch-fid or clean-fid that is used instead.
-
-        Raises:
-            ValueError: an image is missing or broken, or `statistics` is of another extractor.
-            OSError: a file cannot be read or written.
+        """The statistics of the dataset's own images, cached; or those of `statistics`, an .npz of pytorch-fid or
+        clean-fid.
         """
         if statistics is not None:
             return read_npz(statistics, self.extractor)
@@ -128,15 +105,8 @@ class Judge:
     ) -> Point:
         """Measure a candidate in one pass, shared by all processes, and compare it with the reference.
 
-        Args:
-            candidate: an image for each caption.
-            reference: to compare with.
-            folder: for the rows of the pass; it is resumed.
-            strict: refuse unusual and broken images; otherwise convert or leave them out, and count them.
-
-        Raises:
-            ValueError: there are fewer images than captions, or one is unusual, broken or of another size.
-            OSError: a file cannot be read or written.
+        The rows of the pass are written to `folder`; an interrupted pass is resumed. `strict` refuses unusual and
+        broken images; otherwise they are converted or left out, and counted.
         """
         run = partial(
             measure,

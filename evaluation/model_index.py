@@ -22,14 +22,8 @@ TASK = "text-to-image"
 def eval_results(results: Results, dataset_id: str | None = None) -> "list[EvalResult]":
     """Every finite number of every setting, for a model card's `model-index`.
 
-    The suite is the dataset's configuration. Each number has its guidance scale, NFE and number of images.
-
-    Args:
-        results: the evaluation.
-        dataset_id: the dataset on the Hub, "owner/name"; by default our own name of it, which is no repository.
-
-    Raises:
-        ValueError: `dataset_id` is not of that form.
+    The suite is the dataset's configuration. Each number has its guidance scale, NFE and number of images. `dataset_id`
+    is the dataset on the Hub, "owner/name"; by default our own name of it, which is no repository.
     """
     from huggingface_hub import EvalResult
 
@@ -66,16 +60,8 @@ def entries(
     """The numbers of one setting (`headline`) as entries of `.eval_results/`, one for each task of a leaderboard.
 
     The notes of each entry name the setting, the number of settings and the networks. The Hub shows an entry if it
-    knows `dataset_id` as a benchmark with the entry's task.
-
-    Args:
-        results: the evaluation.
-        dataset_id: the dataset on the Hub, "owner/name"; by default our own name of it, which is no repository.
-        source_url: of the report.
-        date: of the evaluation, in ISO 8601; by default the Hub uses the commit's.
-
-    Raises:
-        ValueError: `dataset_id` is not of that form.
+    knows `dataset_id` (as in `eval_results`) as a benchmark with the entry's task. `source_url` is of the report;
+    `date` is ISO 8601, the commit's by default.
     """
     from huggingface_hub import EvalResultEntry
 
@@ -105,11 +91,7 @@ def write(
     """Write `model-index.yaml` and `.eval_results/<suite>.yaml`; the same arguments give the same bytes.
 
     The first is metadata of a model card (see `huggingface_hub.metadata_update`). The second is copied into the model's
-    repository. For `dataset_id`, `source_url` and `date` see `entries`.
-
-    Raises:
-        ValueError: `dataset_id` is not of the form owner/name, or there is no finite number to publish.
-        OSError: a file cannot be written.
+    repository. ValueError: `dataset_id` is not of the form owner/name, or there is no finite number to publish.
     """
     from huggingface_hub import eval_result_entries_to_yaml
     from huggingface_hub.repocard_data import eval_results_to_model_index

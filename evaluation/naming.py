@@ -97,10 +97,8 @@ def convention(results: Results) -> str:
 
 
 def comparable_to_paper(results: Results) -> bool:
-    """Whether the FID may be compared with the paper's Table 1.
-
-    That takes one image for each of 30,000 captions of COCO 2014, at 256², judged by the Inception that defines FID
-    against the dataset's own images.
+    """Whether the FID has the protocol of the paper's Table 1: one image for each of 30,000 captions of COCO 2014, at
+    256², judged by the Inception that defines FID against the dataset's own images.
     """
     suite, extractor = results.suite, _extractor(results)
     foreign = (results.protocol.get("reference") or {}).get("foreign")

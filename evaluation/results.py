@@ -19,24 +19,15 @@ COMPARED = ("dataset", "selection", "feature_extractor", "clip", "reference", "g
 
 @dataclass(frozen=True)
 class Point:
-    """The numbers of one setting of a model.
+    """The numbers of one setting of a model."""
 
-    Attributes:
-        name: of the setting, "guidance-3"; also of the folder with its images, beside the results.
-        count: number of judged images.
-        metrics: "fid" (in other features than Inception's "frechet_clip", ...), "kid_mean", "kid_std", "precision",
-            "recall", "f_score", "clip_score" (100 times the mean cosine); and what the dataset itself measures, such as
-            "oracle/everything".
-        settings: that the images were made with, plain JSON; "guidance_scale" and "nfe" if they are known. Empty for
-            images of another system.
-        notices: for the reader of the numbers, a sentence each.
-    """
-
-    name: str
-    count: int
-    metrics: Mapping[str, float]
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    notices: Sequence[str] = ()
+    name: str  # "guidance-3"; also of the folder with its images, beside the results
+    count: int  # judged images
+    metrics: Mapping[str, float]  # "fid", "kid_mean", "clip_score", ...; of the dataset: "oracle/everything", ...
+    settings: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # of the images, plain JSON: "guidance_scale", "nfe", ...; empty if not known
+    notices: Sequence[str] = ()  # sentences for the reader of the numbers
 
     @property
     def guidance_scale(self) -> float | None:
@@ -61,20 +52,11 @@ class Point:
 
 @dataclass(frozen=True)
 class Results:
-    """An evaluation of one model by one suite.
-
-    Attributes:
-        model: its name.
-        suite: the suite, as plain JSON: "name", "dataset", "count", ...
-        protocol: "dataset" (what was read), "selection" (sha256, count, seed), "reference" (what its statistics
-            depend on, and the sha256 of that), "feature_extractor" (name, layer, SHA-256 of the weights, resize rule),
-            "clip" (the same), "versions" (of the libraries), "guidance" (the convention in words), "command".
-        points: one for each setting.
-    """
+    """An evaluation of one model by one suite, as plain JSON."""
 
     model: str
-    suite: Mapping[str, Any]
-    protocol: Mapping[str, Any]
+    suite: Mapping[str, Any]  # "name", "dataset", "count", ...
+    protocol: Mapping[str, Any]  # what the numbers depend on, by part: see `Judge.protocol`; and "command"
     points: Sequence[Point]
 
     @property
@@ -98,12 +80,7 @@ class Results:
 
     @classmethod
     def read(cls, folder: Path) -> "Results":
-        """Read `results.json` of a folder; null becomes nan.
-
-        Raises:
-            FileNotFoundError: there is none.
-            ValueError: it is broken, or of another format.
-        """
+        """Read `results.json` of a folder; null becomes nan. ValueError: it is broken, or of another format."""
         path = folder / FILE
         if not path.is_file():
             raise FileNotFoundError(f"no {FILE} in {folder}; `ediffi evaluate` writes it")
@@ -139,9 +116,6 @@ def check_comparable(several: Sequence[Results]) -> None:
 
     Library versions may differ ("versions", and "library" of a network). An evaluation may lack a part, such as the
     CLIP score, if it has no numbers of it.
-
-    Raises:
-        ValueError: they may not; the message names the first field in which two evaluations differ.
     """
     for one, other in combinations(several, 2):
         for mine, theirs in _sections(one, other):

@@ -10,51 +10,28 @@ SHIPPED = Path(__file__).parent / "suites"
 
 @dataclass(frozen=True)
 class ClipChoice:
-    """The CLIP that scores.
-
-    Attributes:
-        model: open_clip's name of the network; the paper scores with ViT-g/14 (section 5).
-        pretrained: open_clip's tag of the weights. Our choice: the paper does not say which of the two.
-        path: a folder with its files, or a repository on the Hub; by default the tag's own repository.
-    """
+    """The CLIP that scores. The paper names the network (section 5); which of its weights is our choice."""
 
     model: str = "ViT-g-14"
-    pretrained: str = "laion2b_s12b_b42k"
-    path: str | None = None
+    pretrained: str = "laion2b_s12b_b42k"  # open_clip's tag of the weights
+    path: str | None = None  # a folder with its files, or a repository on the Hub; the tag's own by default
 
 
 @dataclass(frozen=True)
 class Suite:
-    """A protocol of evaluation.
-
-    Attributes:
-        name: of the suite.
-        about: one line for people.
-        dataset: "coco2014", "visual-genome" or "toybox".
-        count: number of captions, of different images.
-        seed: of the selection and of the images: image k is made with (seed, k).
-        image_size: side of the images, generated and real.
-        guidance_scales: one point for each; the model's own if empty.
-        feature_extractor: computes the features: a name of torch-fidelity's, or "clip" for the CLIP that scores.
-        feature_weights: a file with its weights; the library's own by default.
-        clip: the CLIP that scores.
-        dataset_options: arguments of the dataset, such as {"length": "long"} of Toybox.
-
-    Raises:
-        ValueError: a number is out of range.
-    """
+    """A protocol of evaluation."""
 
     name: str
     dataset: Literal["coco2014", "visual-genome", "toybox"]
-    count: int
-    about: str = ""
-    seed: int = 0
-    image_size: int = 256
-    guidance_scales: Sequence[float] = ()
-    feature_extractor: str = "inception-v3-compat"
-    feature_weights: str | None = None
+    count: int  # captions, of different images
+    about: str = ""  # one line for people
+    seed: int = 0  # of the selection and of the images: image k is made with (seed, k)
+    image_size: int = 256  # side, of generated and real images
+    guidance_scales: Sequence[float] = ()  # one point for each; the model's own if empty
+    feature_extractor: str = "inception-v3-compat"  # a name of torch-fidelity's, or "clip" for the CLIP that scores
+    feature_weights: str | None = None  # a file; the library's own by default
     clip: ClipChoice = ClipChoice()
-    dataset_options: Mapping[str, Any] = field(default_factory=dict)
+    dataset_options: Mapping[str, Any] = field(default_factory=dict)  # such as {"length": "long"} of Toybox
 
     def __post_init__(self) -> None:
         for name, least in (("count", 2), ("seed", 0), ("image_size", 16)):
@@ -84,11 +61,8 @@ def shipped() -> list[str]:
 def read_suite(name: str | Path, **changes: Any) -> Suite:
     """A suite that ships, by its name, or the suite in a YAML file; `changes` that are not None replace its values.
 
-    A `path` of the CLIP and `feature_weights` may be relative to the file.
-
-    Raises:
-        FileNotFoundError: there is no such suite; the message lists those that ship.
-        ValueError: the file is not a suite, or a value is not allowed.
+    A `path` of the CLIP and `feature_weights` may be relative to the file. FileNotFoundError lists the suites that
+    ship.
     """
     from jsonargparse import ArgumentError, ArgumentParser
 

@@ -26,13 +26,9 @@ def settings_hash(settings: Mapping[str, Any]) -> str:
 
 
 def record_settings(folder: Path, settings: Mapping[str, Any]) -> str:
-    """Write the settings of a run into its folder, which must exist; if they are there, check that they are the same.
+    """Write the settings of a run into its folder, which must exist, and return their hash.
 
-    Returns:
-        The settings' hash.
-
-    Raises:
-        ValueError: the folder has other settings (the message lists the differences), or its `run.json` is broken.
+    If the folder has settings, they must be the same: ValueError lists the differences.
     """
     path, wanted = folder / RUN, json.loads(json.dumps(settings))
     digest = settings_hash(wanted)
@@ -70,13 +66,9 @@ def differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
 
 @contextmanager
 def lock(folder: Path, rank: int = 0) -> Iterator[None]:
-    """Hold this rank's lock of a folder while the block runs.
+    """Hold this rank's lock of a folder while the block runs; BlockingIOError names the process that holds it.
 
     Rank 0 first waits, for at most `PATIENCE` seconds, for processes that a killed run left.
-
-    Raises:
-        BlockingIOError: another process holds the lock; the message names it.
-        OSError: the folder cannot be written to.
     """
     with locks.hold(folder / (f".lock-{rank}" if rank else ".lock")):
         if rank == 0:

@@ -14,11 +14,8 @@ from ediffi.io.images import BadImageError, open_image
 
 
 class ImageFolder:
-    """The files `names` of a folder, in order, as `NumberedImages`.
-
-    Args:
-        folder: need not exist before images are written.
-        names: of the files.
+    """The files `names` of a folder, in order, as `NumberedImages`; the folder need not exist before images are
+    written.
     """
 
     layout: Mapping[str, Any] = {"kind": "folder"}
@@ -29,11 +26,7 @@ class ImageFolder:
 
     @classmethod
     def numbered(cls, folder: Path, count: int) -> "ImageFolder":
-        """A folder for `count` images, `00000.png` and following.
-
-        Raises:
-            ValueError: `count` is below 1.
-        """
+        """A folder for `count` images, `00000.png` and following."""
         if count < 1:
             raise ValueError(f"count must be at least 1, got {count}")
         return cls(folder, (f"{index:05d}.png" for index in range(count)))
@@ -73,12 +66,8 @@ class ImageFolder:
     def verify(self, numbers: Sequence[int], settings: str) -> tuple[list[int], int]:
         """The images of a unit that are missing or broken, and how many are broken.
 
-        Args:
-            numbers: of the unit.
-            settings: SHA-256 of the run's settings.
-
-        Raises:
-            ValueError: a whole image was made with other settings, or has another number.
+        `settings` is the SHA-256 of the run's settings. ValueError: a whole image was made with other settings, or has
+        another number.
         """
         missing, broken = [], 0
         for index in numbers:

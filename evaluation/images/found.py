@@ -17,18 +17,10 @@ Match = Literal["name", "index", "key", "order"]
 def find_images(folder: Path, keys: Sequence[str], match: Match = "name") -> ImageFolder | ImageShards:
     """The images of a folder, one for each caption; shards written by `generate` are read by number.
 
-    A file is named by the number of its caption (`7.png`, `00007.jpg`) or by the id of its annotation. With "name" the
-    rule that fits is used. With "order" the files are sorted naturally, `2.png` before `10.png`, and the first ones are
-    used. There may be more files than captions, but not fewer: a metric over fewer images is another metric.
-
-    Args:
-        folder: of .png, .jpg, .webp, .bmp, .gif or .tif files; folders in it are not searched.
-        keys: ids of the captions' annotations, in order.
-        match: see above.
-
-    Raises:
-        NotADirectoryError: there is no such folder.
-        ValueError: the folder has too few images, the wrong ones, or two for one caption.
+    A file is named by the number of its caption (`7.png`, `00007.jpg`) or by the id of its annotation (`keys`, in
+    order). With "name" the rule that fits is used. With "order" the files are sorted naturally, `2.png` before
+    `10.png`, and the first ones are used. There may be more files than captions, but not fewer: a metric over fewer
+    images is another metric. Folders in the folder are not searched.
     """
     if not folder.is_dir():
         raise NotADirectoryError(f"no folder {folder}")

@@ -40,19 +40,12 @@ class Generator(Protocol):
 
 @dataclass(frozen=True)
 class Generated:
-    """What a run did, over all processes.
+    """What a run did, over all processes."""
 
-    Attributes:
-        count: images in the store.
-        made: images that this run made, those in place of broken ones too.
-        broken: images that were broken when the run started.
-        settings: SHA-256 of the run's settings.
-    """
-
-    count: int
-    made: int
-    broken: int
-    settings: str
+    count: int  # images in the store
+    made: int  # by this run, in place of broken ones too
+    broken: int  # when the run started
+    settings: str  # SHA-256 of the run's settings
 
     @property
     def reused(self) -> int:
@@ -65,11 +58,7 @@ class Generated:
 
 
 def open_store(folder: Path, count: int, shard_size: int | None = None) -> Store:
-    """A place for `count` images: PNG files, or shards of `shard_size` images.
-
-    Raises:
-        ValueError: a number is below 1.
-    """
+    """A place for `count` images: PNG files, or shards of `shard_size` images."""
     return ImageFolder.numbered(folder, count) if shard_size is None else ImageShards(folder, count, shard_size)
 
 
@@ -84,21 +73,10 @@ def generate(
     """Generate the missing images of a store, one for each prompt; verify the others.
 
     Units (batches or shards) are dealt to the processes in turn. On a terminal, rank 0 shows a bar over the images of
-    all processes.
+    all processes. `batch_size` is one of the run's settings, since the batch can change the last bits.
 
-    Args:
-        generator: makes the images.
-        prompts: of images 0, 1, ...
-        store: the same for all processes.
-        batch_size: images in a batch. It is one of the run's settings, since the batch can change the last bits.
-        context: of this process; a single process by default.
-
-    Raises:
-        ValueError: a number is out of range; the folder has other settings or other images; the generator returned too
-            few images; an image is missing at the end.
-        BlockingIOError: another run uses the folder.
-        ChildProcessError: another process of this run failed.
-        OSError: the folder cannot be written.
+    ValueError: the folder has other settings or other images, or an image is missing at the end. BlockingIOError:
+    another run uses the folder. ChildProcessError: another process of this run failed.
     """
     context = context or DistributedContext()
     unit = _check(generator, prompts, store, batch_size)

@@ -12,13 +12,7 @@ class NumberedImages(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Image.Image:
-        """The decoded image, in its own mode.
-
-        Raises:
-            IndexError: `index` is not in 0 ... len - 1.
-            FileNotFoundError: the image is missing.
-            BadImageError: the image is broken.
-        """
+        """The decoded image, in its own mode; BadImageError if it is broken, FileNotFoundError if it is missing."""
         ...
 
     def name(self, index: int) -> str:
@@ -31,11 +25,7 @@ class NumberedImages(Protocol):
 
 
 def check_number(index: int, count: int) -> int:
-    """`index`, if it is the number of one of `count` images.
-
-    Raises:
-        IndexError: it is not; negative numbers are refused too.
-    """
+    """`index`, if it is the number of one of `count` images; negative numbers are an IndexError too."""
     if not 0 <= index < count:
         raise IndexError(f"no image {index} among {count}")
     return index

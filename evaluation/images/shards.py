@@ -25,16 +25,9 @@ INDEX = "index.json"
 
 
 class ImageShards:
-    """Images 0 to `count - 1` in shards, as `NumberedImages`.
+    """Images 0 to `count - 1` in shards, as `NumberedImages`; with `first`, only the first so many of them.
 
-    Args:
-        folder: need not exist before images are written.
-        count: images in all shards.
-        shard_size: images in a shard; the last one may hold fewer.
-        first: expose the first so many images only; all by default.
-
-    Raises:
-        ValueError: `count` or `shard_size` is below 1.
+    The folder need not exist before images are written. The last shard may hold fewer than `shard_size` images.
     """
 
     def __init__(self, folder: Path, count: int, shard_size: int, first: int | None = None) -> None:
@@ -50,13 +43,7 @@ class ImageShards:
 
     @classmethod
     def read(cls, folder: Path, first: int | None = None) -> "ImageShards":
-        """The shards that a folder's index lists.
-
-        Raises:
-            FileNotFoundError: there is no index.
-            ValueError: the index is broken or of another format, a shard is missing or has another size, or there are
-                fewer than `first` images.
-        """
+        """The shards that a folder's index lists. ValueError: it is broken, or a shard is missing or not whole."""
         path = folder / INDEX
         try:
             index = json.loads(path.read_text(encoding="utf-8"))
@@ -95,11 +82,7 @@ class ImageShards:
     # Written to by `generate`; the same methods as `ImageFolder`
 
     def unit(self, batch_size: int) -> int:
-        """Images that one process makes and verifies together: a shard.
-
-        Raises:
-            ValueError: batches of this size do not fill a shard.
-        """
+        """Images that one process makes and verifies together: a shard, of whole batches."""
         if self.shard_size % batch_size:
             raise ValueError(f"shard_size must be a multiple of batch_size, got {self.shard_size} and {batch_size}")
         return self.shard_size

@@ -41,17 +41,9 @@ def encode(image: Image.Image, stamp: Stamp) -> bytes:
 
 
 def stamp_of(source: Path | bytes, name: str | None = None) -> Stamp | None:
-    """The stamp of an intact PNG file; None if the file has no stamp.
+    """The stamp of an intact PNG file; None if the file has no stamp. BadImageError: it is truncated or damaged.
 
     Pixels are not decoded, which makes this fast: each chunk of a PNG file has a CRC-32.
-
-    Args:
-        source: a file, or its content.
-        name: the file's name in messages; its path by default.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        BadImageError: the file is truncated, damaged, or no PNG file.
     """
     content = source if isinstance(source, bytes) else source.read_bytes()
     try:
@@ -70,13 +62,7 @@ def stamp_of(source: Path | bytes, name: str | None = None) -> Stamp | None:
 
 
 def check(source: Path | bytes, name: str, stamp: Stamp) -> None:
-    """Check that a PNG file is intact and has this stamp; `name` stands for it in messages.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        BadImageError: the file is truncated, damaged, or no PNG file.
-        ValueError: it is another image: of other settings, with another number, or from another program.
-    """
+    """Check that a PNG file is intact (BadImageError) and has this stamp (ValueError); `name` is for messages."""
     found = stamp_of(source, name)
     if found == stamp:
         return

@@ -25,22 +25,13 @@ MODEL, PRETRAINED = "ViT-g-14", "laion2b_s12b_b42k"
 
 @dataclass(frozen=True)
 class ClipScorer:
-    """An open_clip model that compares images with captions, in float32.
-
-    Attributes:
-        model: of open_clip, frozen.
-        tokenizer: of open_clip; it truncates a long caption and keeps the end token.
-        transform: open_clip's own preparation of an image.
-        width: of the joint embedding space of texts and images.
-        protocol: plain JSON values: "name", "weights" (SHA-256 of their file), "resize" (in words), "library".
-        device: where it runs.
-    """
+    """An open_clip model that compares images with captions, in float32, frozen."""
 
     model: Any
-    tokenizer: Any
+    tokenizer: Any  # open_clip's; it truncates a long caption and keeps the end token
     transform: Callable[[Image.Image], Tensor]
-    width: int
-    protocol: Mapping[str, Any]
+    width: int  # of the joint embedding space of texts and images
+    protocol: Mapping[str, Any]  # "name", "weights" (SHA-256 of their file), "resize" (in words), "library"
     device: torch.device
 
     def prepare(self, image: Image.Image) -> Float32[Tensor, "3 s s"]:
@@ -67,11 +58,7 @@ class ClipScorer:
             return pool_text(self.model, text_states(self.model, ids[:, : mask.shape[1]]), mask).float().cpu()
 
     def scores(self, embeddings: Float32[Tensor, "b p"], captions: Sequence[str]) -> Float32[Tensor, " b"]:
-        """100 times the cosine of each image's embedding, of any length, and its caption's.
-
-        Raises:
-            ValueError: images and captions differ in number.
-        """
+        """100 times the cosine of each image's embedding, of any length, and its caption's."""
         if len(embeddings) != len(captions):
             raise ValueError(f"there are {len(captions)} captions for {len(embeddings)} images")
         return 100 * (functional.normalize(embeddings, dim=1) * self.embed_captions(captions)).sum(1)
@@ -84,19 +71,11 @@ def load_scorer(
     revision: str | None = None,
     device: str | torch.device = "cpu",
 ) -> ClipScorer:
-    """The CLIP that scores: open_clip's `name` with its weights `pretrained`, or the one in a folder.
+    """The CLIP that scores: open_clip's network `name` with its weights `pretrained`.
 
-    Args:
-        name: open_clip's name of the network.
-        pretrained: open_clip's tag of the weights.
-        path: a folder with open_clip_config.json and open_clip_model.safetensors, which replaces name and tag; or a
-            folder or Hub repository with the weights only.
-        revision: branch, tag or commit on the Hub.
-        device: where it runs.
-
-    Raises:
-        FileNotFoundError: the weights cannot be found or downloaded.
-        ValueError: open_clip knows no such tag, or a file is broken.
+    `path` is a folder with open_clip_config.json and open_clip_model.safetensors, which replaces name and tag; or a
+    folder or Hub repository with the weights only. FileNotFoundError: no weights; ValueError: no such tag, or a broken
+    file.
     """
     import open_clip
     from open_clip.transform import PreprocessCfg, image_transform_v2

@@ -25,49 +25,27 @@ Decoded = tuple[int, tuple[Tensor, ...], list[float]]
 
 @dataclass(frozen=True)
 class DecodedBatch:
-    """A block of consecutive images.
+    """A block of consecutive images."""
 
-    Attributes:
-        start: number of the first one.
-        states: of each image, see `ediffi.evaluation.metrics.rows`.
-        prepared: for each network, its input for the images that are not broken.
-        measured: what was measured of these images, [b, k].
-    """
-
-    start: int
-    states: np.ndarray
-    prepared: tuple[Tensor, ...]
-    measured: np.ndarray
+    start: int  # number of the first one
+    states: np.ndarray  # of each image, see `ediffi.evaluation.metrics.rows`
+    prepared: tuple[Tensor, ...]  # for each network, its input for the images that are not broken
+    measured: np.ndarray  # what was measured of these images, [b, k]
 
 
 @dataclass(frozen=True)
 class ImageDecoder:
-    """Decodes and checks an image, and prepares it for each network: a dataset for torch's DataLoader.
-
-    Attributes:
-        images: to decode.
-        strict: refuse unusual and broken images, instead of converting or leaving them out.
-        size: width and height that every image must have; None for any.
-        prepares: one for each network.
-        measure: what else is measured of an image.
-        fields: names of what `measure` returns.
-    """
+    """Decodes and checks an image, and prepares it for each network: a dataset for torch's DataLoader."""
 
     images: NumberedImages
-    strict: bool
-    size: tuple[int, int] | None = None
-    prepares: Sequence[Prepare] = ()
+    strict: bool  # refuse unusual and broken images, instead of converting or leaving them out
+    size: tuple[int, int] | None = None  # width and height that every image must have; None for any
+    prepares: Sequence[Prepare] = ()  # one for each network
     measure: Measure | None = None
-    fields: Sequence[str] = ()
+    fields: Sequence[str] = ()  # names of what `measure` returns
 
     def image(self, index: int) -> tuple[Image.Image, int] | None:
-        """The image as 8-bit RGB, and its state; None if it is broken and that is allowed.
-
-        Raises:
-            BadImageError: it is broken or unusual.
-            FileNotFoundError: it is missing.
-            ValueError: its size differs from the others'.
-        """
+        """The image as 8-bit RGB, and its state; None if it is broken and `strict` is false."""
         try:
             image = self.images[index]
             odd = oddity(image)
@@ -112,11 +90,7 @@ class ImageDecoder:
 
 
 def first_image(decoder: ImageDecoder) -> tuple[int, Image.Image]:
-    """The number of the first image that is not broken, and the image.
-
-    Raises:
-        ValueError: there is none, or a broken one is before it and that is not allowed.
-    """
+    """The number of the first image that is not broken, and the image; ValueError if there is none."""
     for index in range(len(decoder)):
         if found := decoder.image(index):
             return index, found[0]
@@ -126,18 +100,7 @@ def first_image(decoder: ImageDecoder) -> tuple[int, Image.Image]:
 def batches(
     decoder: ImageDecoder, blocks: Sequence[range], num_workers: int, pin_memory: bool
 ) -> Iterator[DecodedBatch]:
-    """Decode blocks of consecutive images, in order; inside `worker_deaths`.
-
-    Args:
-        decoder: for one image.
-        blocks: numbers of the images.
-        num_workers: processes that decode; 0 for this one.
-        pin_memory: for a GPU.
-
-    Raises:
-        ValueError: the decoder's first error.
-        OSError: an image is missing, or a process died.
-    """
+    """Decode blocks of consecutive images, in order; inside `worker_deaths`."""
     loader: DataLoader[Any] = DataLoader(
         decoder,  # type: ignore[arg-type]  # it has a length and items, as a Dataset has
         batch_sampler=[list(block) for block in blocks],
@@ -164,11 +127,7 @@ def batches(
 
 @contextmanager
 def worker_deaths() -> Iterator[None]:
-    """Report a process of the loader that died; torch raises its RuntimeError anywhere in the main process.
-
-    Raises:
-        OSError: a process of the loader died.
-    """
+    """Report a process of the loader that died; torch raises its RuntimeError anywhere in the main process."""
     try:
         yield
     except RuntimeError as error:

@@ -56,14 +56,6 @@ class FidelityFeatures:
     Batch normalisation is folded into the convolutions, and on a CPU their weights are channels-last: two thirds of the
     library's own time, and features that differ by less than 1e-6 of the largest. On a GPU convolutions are full
     float32 and deterministic, without TF32 or autocast, so that FID does not depend on the device.
-
-    Attributes:
-        extractor: torch-fidelity's module.
-        name: torch-fidelity's name of it.
-        layer: torch-fidelity's name of the layer.
-        width: length of a row.
-        protocol: see `FeatureExtractor`.
-        device: where it runs.
     """
 
     extractor: nn.Module
@@ -119,22 +111,13 @@ class ClipFeatures:
 
 
 def load_extractor(
-    name: str = DEFAULT,
-    layer: str | None = None,
-    weights: str | Path | None = None,
-    device: str | torch.device = "cpu",
+    name: str = DEFAULT, layer: str | None = None, weights: str | Path | None = None, device: str | torch.device = "cpu"
 ) -> FidelityFeatures:
     """One of torch-fidelity's feature extractors; only tensors are unpickled, and no code is downloaded.
 
-    Args:
-        name: "inception-v3-compat", "vgg16", "clip-vit-b-32", "dinov2-vit-l-14", ...
-        layer: one of its layers; torch-fidelity's choice for FID by default.
-        weights: a file, .safetensors or .pth; by default the library's own, see `weights_file`.
-        device: where it runs.
-
-    Raises:
-        FileNotFoundError: the weights cannot be found or downloaded; the message says what to download.
-        ValueError: torch-fidelity has no such extractor or layer, or the file is broken or of another network.
+    `layer` is torch-fidelity's choice for FID by default. `weights` is a .safetensors or .pth file, see `weights_file`.
+    FileNotFoundError says what to download. ValueError: no such extractor or layer, or a file that is broken or of
+    another network.
     """
     from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 

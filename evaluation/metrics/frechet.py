@@ -10,14 +10,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean and scatter of rows, by the pairwise update of Chan, Golub and LeVeque (1979).
+    """Mean [d] and scatter [d, d], the sum of (row - mean)(row - mean)ᵀ: pairwise update of Chan, Golub and LeVeque
+    (1979).
 
     Each batch is centred on its own mean before it is squared, so that a large mean costs no digits.
-
-    Attributes:
-        count: number of rows.
-        mean: of the rows.
-        scatter: sum over the rows of (row - mean)(row - mean)ᵀ.
     """
 
     count: int
@@ -39,11 +35,7 @@ class Moments:
         return self.merge(Moments(len(rows), torch.from_numpy(mean), torch.from_numpy(rows.T @ rows)))
 
     def merge(self, other: "Moments") -> "Moments":
-        """The moments of both sets of rows.
-
-        Raises:
-            ValueError: the rows differ in length.
-        """
+        """The moments of both sets of rows."""
         if len(other.mean) != len(self.mean):
             raise ValueError(f"moments of rows of {len(self.mean)} and {len(other.mean)} numbers cannot be merged")
         if not self.count or not other.count:
@@ -56,11 +48,7 @@ class Moments:
 
     @property
     def cov(self) -> Float64[Tensor, "d d"]:
-        """The unbiased covariance: scatter / (count - 1).
-
-        Raises:
-            ValueError: fewer than two rows.
-        """
+        """The unbiased covariance: scatter / (count - 1). ValueError: fewer than two rows."""
         if self.count < 2:
             raise ValueError(f"a covariance needs at least 2 rows, got {self.count}")
         return self.scatter / (self.count - 1)
@@ -75,9 +63,7 @@ def frechet_distance(
     """|mean1 - mean2|² + tr(cov1 + cov2 - 2 (cov1 cov2)^½) (Dowson and Landau, 1982; FID: arXiv 1706.08500, eq. 6).
 
     The matrix root is not computed, only its trace: see `trace_of_root`. A negative result of rounding becomes 0.
-
-    Raises:
-        ValueError: a value is not finite.
+    ValueError: a value is not finite.
     """
     for name, part in {"mean1": mean1, "cov1": cov1, "mean2": mean2, "cov2": cov2}.items():
         if not part.isfinite().all():

@@ -14,9 +14,6 @@ def kid(generated: Float[Tensor, "n d"], real: Float[Tensor, "m d"], subset: int
 
     Unlike FID it is not biased by the number of images. With fewer images than `subset`, each subset is all of them,
     and the spread over subsets is meaningless: it is nan. Subsets are drawn by torch-fidelity with its default seed.
-
-    Raises:
-        ValueError: fewer than two rows.
     """
     from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
 

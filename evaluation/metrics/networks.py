@@ -18,10 +18,7 @@ def network(name: str, layer: str, file: Path) -> nn.Module:
     """torch-fidelity's feature extractor `name`, in float32, frozen, in evaluation mode.
 
     It takes images, uint8 [b, 3, h, w], resizes them as TensorFlow 1 does, and returns a tuple with the features of
-    `layer` [b, d], float32.
-
-    Raises:
-        ValueError: the file holds the weights of another network, or is broken.
+    `layer` [b, d], float32. ValueError: the file holds the weights of another network, or is broken.
     """
     tensors = read_tensors(file)
     build = _clip if name.startswith("clip-") else _dinov2 if name in DINOV2 else _convolutional

@@ -30,12 +30,7 @@ from ediffi.io.distributed import DistributedContext
 
 @dataclass(frozen=True)
 class MetricNetworks:
-    """The networks that see the images.
-
-    Attributes:
-        extractor: computes features; None for none.
-        clip: scores captions; None for none. If the extractor is the same CLIP, its image tower runs once.
-    """
+    """The networks that see the images. If the extractor is the CLIP that scores, its image tower runs once."""
 
     extractor: FeatureExtractor | None = None
     clip: ClipScorer | None = None
@@ -75,21 +70,9 @@ def measure(
     number of processes nor on which of them wrote it. Rows that are there are kept. All processes must see the folder.
     They do not wait for each other: wait for all of them before the rows are read.
 
-    Args:
-        images: all of one size.
-        folder: of this pass; created if it is missing.
-        networks: see the images.
-        captions: of the images, if a CLIP scores.
-        measure: what else is measured of an image: the same names for each, nan where one does not apply.
-        strict: refuse an unusual or broken image; otherwise convert or leave it out, and count it.
-        batch_size: images in a batch.
-        num_workers: processes that decode.
-        context: of this process; a single process by default.
-
-    Raises:
-        ValueError: there are no images, a number is out of range, images and captions differ in number, sizes differ,
-            an image is broken or unusual, features are not finite, or the folder holds rows of something else.
-        FileNotFoundError: an image is missing.
+    `captions` are needed if a CLIP scores. `measure` returns the same names for each image, nan where one does not
+    apply. `strict` refuses unusual and broken images; otherwise they are converted or left out, and counted. ValueError
+    names the image or the setting that is wrong.
     """
     context = context or DistributedContext()
     if batch_size < 1 or num_workers < 0:

@@ -12,10 +12,7 @@ def precision_recall(generated: Float[Tensor, "n d"], real: Float[Tensor, "m d"]
     """The share of generated images near real ones, the reverse, and their harmonic mean.
 
     Near is within an image's distance to its third neighbour in its own set. Returns "precision", "recall" and
-    "f_score", 0 to 1.
-
-    Raises:
-        ValueError: fewer than four rows, so that there is no third neighbour.
+    "f_score", 0 to 1. ValueError: fewer than four rows, so that there is no third neighbour.
     """
     from torch_fidelity.metric_prc import prc_features_to_metric
 

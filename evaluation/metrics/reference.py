@@ -30,28 +30,16 @@ NOTE, MOMENTS, FEATURES = "reference.json", "reference.safetensors", "features.n
 
 @dataclass(frozen=True)
 class ReferenceStatistics:
-    """Real images, as features.
-
-    Attributes:
-        mean: of the features.
-        cov: of the features, unbiased.
-        count: number of images; None if it is not known.
-        file: the features, for KID, precision and recall; None if there are none.
-        protocol: plain JSON values: the key, its "sha256", and whether others computed the statistics ("foreign").
-    """
+    """Mean, unbiased covariance and features of real images."""
 
     mean: Float64[Tensor, " d"]
     cov: Float64[Tensor, "d d"]
-    count: int | None
-    file: Path | None
-    protocol: Mapping[str, Any]
+    count: int | None  # images; None if it is not known
+    file: Path | None  # the features, for KID, precision and recall; None if there are none
+    protocol: Mapping[str, Any]  # the key, its "sha256", and whether others computed the statistics ("foreign")
 
     def features(self) -> Float32[Tensor, "n d"]:
-        """The features, mapped from disk.
-
-        Raises:
-            ValueError: there are none.
-        """
+        """The features, mapped from disk."""
         if self.file is None:
             raise ValueError("these reference statistics have a mean and a covariance, and no features")
         return torch.from_numpy(np.load(self.file, mmap_mode="c"))
@@ -83,20 +71,10 @@ def reference_statistics(
     context: DistributedContext | None = None,
     **options: Any,
 ) -> ReferenceStatistics:
-    """The statistics of real images: from the cache, or computed by all processes of the run.
+    """The statistics of real images, all of one size: from the cache, or computed by all processes of the run.
 
-    Args:
-        images: the real ones, all of one size; broken ones are refused.
-        extractor: computes the features.
-        cache: folder of all statistics.
-        preparation: how the dataset made the images square: rule and size.
-        context: of this process; a single process by default.
-        options: `batch_size` and `num_workers` of `measure`.
-
-    Raises:
-        ValueError: an error of `measure`, or a file in the cache is broken.
-        OSError: a file cannot be read or written.
-        ChildProcessError: another process of the run failed.
+    `preparation` says how the dataset made the images square. `options` are `batch_size` and `num_workers` of
+    `measure`.
     """
     context = context or DistributedContext()
     key = reference_key(images, extractor, preparation)
@@ -114,9 +92,7 @@ def reference_statistics(
 def read_reference(folder: Path, key: Mapping[str, Any]) -> ReferenceStatistics:
     """The statistics in a folder of the cache; computed from its rows if that is not done yet.
 
-    Raises:
-        FileNotFoundError: there are neither statistics nor rows.
-        ValueError: they have another key, a file was changed, or rows are missing.
+    ValueError: they have another key, a file was changed, or rows are missing.
     """
     note = folder / NOTE
     if not note.is_file():
@@ -152,10 +128,6 @@ def read_npz(path: Path, extractor: FeatureExtractor) -> ReferenceStatistics:
     """Statistics from elsewhere: an .npz with `mu` [d] and `sigma` [d, d], as pytorch-fid and clean-fid write them.
 
     How their images were selected and resized is not known, which the protocol says ("foreign").
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is broken, or its width is not the extractor's.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no file {str(path)!r} with reference statistics")

@@ -35,23 +35,14 @@ CHUNK = 1024
 
 @dataclass(frozen=True)
 class PassLayout:
-    """What a folder of rows depends on, and what it holds.
+    """What a folder of rows depends on, and what it holds."""
 
-    Attributes:
-        key: what the rows depend on, plain JSON values; a folder with another key is refused.
-        count: number of images.
-        size: width and height of every image.
-        width: length of a row of features; 0 without features.
-        scored: whether captions are scored.
-        fields: names of what the dataset measures.
-    """
-
-    key: Mapping[str, Any]
+    key: Mapping[str, Any]  # what the rows depend on, plain JSON; a folder with another key is refused
     count: int
-    size: tuple[int, int]
-    width: int = 0
-    scored: bool = False
-    fields: Sequence[str] = ()
+    size: tuple[int, int]  # width and height of every image
+    width: int = 0  # length of a row of features; 0 without features
+    scored: bool = False  # whether captions are scored
+    fields: Sequence[str] = ()  # names of what the dataset measures
 
     @property
     def columns(self) -> dict[str, tuple[type, tuple[int, ...]]]:
@@ -74,11 +65,7 @@ class RowFiles:
     layout: PassLayout
 
     def read(self, name: str) -> np.ndarray:
-        """All rows of a file, mapped from disk.
-
-        Raises:
-            ValueError: the file is missing or broken.
-        """
+        """All rows of a file, mapped from disk."""
         path = self.folder / f"{name}.npy"
         try:
             return np.load(path, mmap_mode="c")  # copy on write, for torch, which wants arrays that can be written
@@ -102,8 +89,7 @@ class RowFiles:
 def open_rows(folder: Path, layout: PassLayout) -> RowFiles:
     """The files of a folder, which is created if it is missing; many processes may call it at once.
 
-    Raises:
-        ValueError: the folder has rows with another key.
+    ValueError: the folder has rows with another key.
     """
     found = read_layout(folder)
     if found is None:
@@ -134,11 +120,7 @@ def _create(folder: Path, layout: PassLayout) -> None:
 
 
 def read_layout(folder: Path) -> PassLayout | None:
-    """The layout of a folder of rows; None if there are none.
-
-    Raises:
-        ValueError: its pass.json is broken.
-    """
+    """The layout of a folder of rows; None if there are none."""
     path = folder / FILE
     if not path.is_file():
         return None
@@ -153,34 +135,21 @@ def read_layout(folder: Path) -> PassLayout | None:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of a finished pass.
-
-    Attributes:
-        files: where they are stored.
-        indices: numbers of the images, in order, without the broken ones.
-        odd: how many images of each unusual kind were converted.
-        broken: numbers of the broken images.
-    """
+    """The rows of a finished pass."""
 
     files: RowFiles
-    indices: np.ndarray
-    odd: Mapping[str, int] = field(default_factory=dict)
-    broken: Sequence[int] = ()
+    indices: np.ndarray  # of the images, in order, without the broken ones
+    odd: Mapping[str, int] = field(default_factory=dict)  # how many images of each unusual kind were converted
+    broken: Sequence[int] = ()  # indices of the broken images
 
     def __len__(self) -> int:
         return len(self.indices)
 
     @classmethod
     def read(cls, folder: Path, wanted: int | None = None) -> "Rows":
-        """The rows in a folder.
+        """The rows of a finished pass: of the first `wanted` images that are not broken, or of all of them.
 
-        Args:
-            folder: of the pass.
-            wanted: take this many images, the first ones that are not broken; all of them by default.
-
-        Raises:
-            FileNotFoundError: there is no pass.
-            ValueError: the pass is not finished, or fewer than `wanted` images are not broken.
+        ValueError: the pass is not finished, or fewer than `wanted` images are not broken.
         """
         layout = read_layout(folder)
         if layout is None:

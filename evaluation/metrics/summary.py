@@ -16,12 +16,8 @@ FEW = 2048
 
 @dataclass(frozen=True)
 class Summary:
-    """Metrics and notices.
-
-    Attributes:
-        metrics: the Fréchet distance under its name (see `frechet_name`); "kid_mean", "kid_std", "precision", "recall",
-            "f_score" in the same features; "clip_score"; and what the dataset itself measures.
-        notices: a sentence each.
+    """Metrics by name (see `frechet_name`, `kid`, `precision_recall`, `clip_score`, and the dataset's own), and
+    notices.
     """
 
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -43,16 +39,10 @@ def frechet_name(extractor: FeatureExtractor) -> str:
 def summarise(
     rows: Rows, extractor: FeatureExtractor | None = None, reference: ReferenceStatistics | None = None
 ) -> Summary:
-    """Metrics and notices of measured images.
+    """Metrics and notices of generated images; without a reference nothing is compared.
 
-    Args:
-        rows: of the generated images.
-        extractor: that computed their features; None for none.
-        reference: of the real images; without it nothing is compared. KID, precision and recall need its features,
-            and precision and recall need four images.
-
-    Raises:
-        ValueError: the reference is of another extractor.
+    KID, precision and recall need the reference's features; precision and recall need four images. ValueError: the
+    reference is of another extractor.
     """
     metrics: dict[str, float] = {}
     notices = [f"{count} images were {kind} and were converted to 8-bit RGB" for kind, count in rows.odd.items()]

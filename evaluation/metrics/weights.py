@@ -18,16 +18,11 @@ OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
 def weights_file(name: str, path: str | Path | None = None) -> Path:
-    """The file with an extractor's weights.
+    """The file with an extractor's weights: `path`, or the one in torch.hub's cache ("clip-*" and "dinov2-*": the Hub's
+    cache).
 
-    Args:
-        name: one of torch-fidelity's extractors.
-        path: the file. By default it is looked up in torch.hub's cache ("clip-*" and "dinov2-*": the Hub's cache), and
-            downloaded if it is not there, except with HF_HUB_OFFLINE=1.
-
-    Raises:
-        FileNotFoundError: it cannot be found or downloaded; the message says what to download.
-        ValueError: the cached file does not have its hash.
+    It is downloaded if it is not there, except with HF_HUB_OFFLINE=1. FileNotFoundError says what to download.
+    ValueError: the cached file does not have its hash.
     """
     if path is not None:
         if not Path(path).is_file():
@@ -39,8 +34,7 @@ def weights_file(name: str, path: str | Path | None = None) -> Path:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a weights file: a .safetensors file, or one that `torch.load(weights_only=True)` reads.
 
-    Raises:
-        ValueError: it is broken, holds more than tensors, or holds code, as a TorchScript archive does.
+    ValueError: it is broken, holds more than tensors, or holds code, as a TorchScript archive does.
     """
     import torch
     from safetensors import SafetensorError
@@ -94,11 +88,7 @@ def _from_torch_hub(name: str) -> Path:
 
 
 def open_clip_name(name: str) -> str:
-    """open_clip's name of the network of a "clip-*" extractor: "clip-vit-b-32" is ViT-B-32.
-
-    Raises:
-        ValueError: torch-fidelity has no such extractor.
-    """
+    """open_clip's name of the network of a "clip-*" extractor: "clip-vit-b-32" is ViT-B-32."""
     from torch_fidelity.feature_extractor_clip import MODEL_METADATA
 
     if name not in MODEL_METADATA:

@@ -38,25 +38,14 @@ _PARTS = {
 
 
 class DatasetSection(NamedTuple):
-    """A dataset on the page.
-
-    Attributes:
-        title: its name.
-        headlines: the best numbers.
-        figure: the `<svg>` element; empty without matplotlib.
-        about: the figure in a sentence, or why there is none.
-        distance: name of the Fréchet distance.
-        several: whether there are several models.
-        table: all settings.
-        bars: what the dataset measures.
-    """
+    """A dataset on the page."""
 
     title: str
     headlines: Sequence[Headline]
-    figure: str
-    about: str
-    distance: str
-    several: bool
+    figure: str  # the `<svg>` element; empty without matplotlib
+    about: str  # the figure in a sentence, or why there is none
+    distance: str  # name of the Fréchet distance
+    several: bool  # whether there are several models
     table: MetricTable
     bars: Sequence[BarTable]
 
@@ -69,15 +58,7 @@ def write(
 ) -> Path:
     """Write `report.html` of an evaluation; without matplotlib it has no figure, and says so.
 
-    Args:
-        results: the evaluation.
-        folder: of the page.
-        samples: images of each point, by the point's name.
-        command: that was run, a text or a list of arguments.
-
-    Raises:
-        ValueError: `samples` names a point that the results do not have.
-        OSError: the file cannot be written.
+    `samples` are images of each point, by the point's name. `command` was run: a text or a list of arguments.
     """
     titles, samples = {point.name: point.title for point in results.points}, samples or {}
     if unknown := [name for name in samples if name not in titles]:
@@ -90,18 +71,8 @@ def write(
 def compare(folders: Sequence[Path], file: Path, command: str | Sequence[str] = "") -> Path:
     """Write one page on the evaluations in several folders, with a figure and a table for each dataset.
 
-    Models of one name are distinguished by their folders.
-
-    Args:
-        folders: each with a `results.json`.
-        file: the page.
-        command: that was run, a text or a list of arguments.
-
-    Raises:
-        FileNotFoundError: a folder has no results.
-        ValueError: fewer than two folders, one folder twice, broken results, or different protocols on one dataset; the
-            message says which field differs.
-        OSError: the file cannot be written.
+    Models of one name are distinguished by their folders. ValueError: fewer than two folders, one folder twice, broken
+    results, or different protocols on one dataset; the message says which field differs.
     """
     if len(folders) < 2:
         raise ValueError(f"a comparison needs at least two folders, got {len(folders)}")

@@ -14,14 +14,7 @@ SIDE = 192
 
 
 class ReportSample(NamedTuple):
-    """An image to show, of any size.
-
-    Attributes:
-        caption: its prompt.
-        image: the image.
-        verdict: of the dataset, in a few words.
-        right: whether the verdict is good; None if it is neither.
-    """
+    """An image to show, of any size, with the dataset's verdict; `right` is None if it is neither right nor wrong."""
 
     caption: str
     image: Image.Image
@@ -40,13 +33,7 @@ class EmbeddedSample(NamedTuple):
 
 
 class SampleGrid(NamedTuple):
-    """Images of several settings.
-
-    Attributes:
-        settings: their names.
-        rows: a caption and its image of each setting, if all settings have the same captions.
-        cards: otherwise, or with one setting: the images of each setting.
-    """
+    """Images of several settings: rows by caption if all settings have the same captions, else cards by setting."""
 
     settings: Sequence[str]
     rows: Sequence[tuple[str, Sequence[EmbeddedSample]]]
@@ -54,13 +41,10 @@ class SampleGrid(NamedTuple):
 
 
 def judged_sample(caption: str, image: Image.Image, measured: Mapping[str, float]) -> ReportSample:
-    """A sample with the verdict of the dataset: "right", or "wrong: shape, colour".
+    """A sample with the verdict of the dataset's `measure`: "right", or "wrong: shape, colour".
 
-    Args:
-        caption: the prompt.
-        image: the image.
-        measured: from the dataset's `measure`: 1 is right, less is wrong, nan is ignored. Names that begin with
-            "everything" summarise the others and are not repeated.
+    Of the measured values 1 is right, less is wrong, nan is ignored. Names that begin with "everything" summarise the
+    others and are not repeated.
     """
     fields = {name.rpartition("/")[2]: value for name, value in measured.items() if math.isfinite(value)}
     fields = {name: value for name, value in fields.items() if not name.startswith("everything")}

@@ -10,21 +10,13 @@ ORDER = ("kid_mean", "precision", "recall", "f_score", "clip_score")
 
 
 class Cell(NamedTuple):
-    """A number of a table.
+    """A number of a table."""
 
-    Attributes:
-        text: the digits for people.
-        value: all digits; empty if there is no number.
-        best: whether it is the best of several.
-        spread: "± 0.0001", or empty.
-        percent: length of its bar, if it has one.
-    """
-
-    text: str
-    value: str = ""
+    text: str  # the digits for people
+    value: str = ""  # all digits; empty if there is no number
     best: bool = False
-    spread: str = ""
-    percent: float | None = None
+    spread: str = ""  # "± 0.0001", or empty
+    percent: float | None = None  # length of its bar, if it has one
 
 
 class MetricTable(NamedTuple):

@@ -35,12 +35,9 @@ def dodge(heights: Sequence[float], gap: float) -> list[float]:
 def place(
     texts: Sequence[tuple[float, float, str]], lines: Sequence[Sequence[tuple[float, float]]], size: float
 ) -> list[tuple[float, float]]:
-    """Offsets of texts' centres from their points: each text covers least of the lines and of earlier texts.
+    """Offsets of texts' centres from their points (x, y, text): each covers least of the lines and of earlier texts.
 
-    Args:
-        texts: x, y and the text of each point, in pixels.
-        lines: through the points, in pixels.
-        size: of the letters, in pixels.
+    All in pixels; `size` is of the letters.
     """
     crowd = [np.linspace(a, b, 48) for line in lines for a, b in pairwise(line)]
     crowd += [np.repeat([[x, y]], 12, axis=0) for x, y, _ in texts]

@@ -12,27 +12,16 @@ FigureKind = Literal["curve", "guidance", "bars", "nothing"]
 
 @dataclass(frozen=True)
 class FigurePlan:
-    """What a figure shows.
+    """What a figure shows."""
 
-    Attributes:
-        kind: "curve" of distance over CLIP score; "guidance", a metric over guidance scale; "bars"; or "nothing".
-        metric: on the y axis, or the length of the bars.
-        paper: whether the paper's numbers are drawn too.
-        left_out: "model, guidance 3: why" of each point that is not drawn.
-    """
-
-    kind: FigureKind
-    metric: str = "fid"
-    paper: bool = False
-    left_out: Sequence[str] = ()
+    kind: FigureKind  # "curve": distance over CLIP score; "guidance": a metric over guidance scale
+    metric: str = "fid"  # on the y axis, or the length of the bars
+    paper: bool = False  # whether the paper's numbers are drawn too
+    left_out: Sequence[str] = ()  # "model, guidance 3: why" of each point that is not drawn
 
 
 def plan(several: Sequence[Results]) -> FigurePlan:
-    """What the figure of some evaluations of one dataset shows.
-
-    Raises:
-        ValueError: there are none, or they cannot be compared.
-    """
+    """What the figure of some evaluations of one dataset shows."""
     if not several:
         raise ValueError("a figure needs at least one evaluation, got none")
     check_comparable(several)

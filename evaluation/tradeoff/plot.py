@@ -28,9 +28,7 @@ class MatplotlibMissing(ValueError):
 def draw(several: Sequence[Results], path: Path) -> None:
     """Draw evaluations of one dataset into a PNG or SVG file; the same evaluations give the same bytes.
 
-    Raises:
-        ValueError: the name has another suffix, the evaluations cannot be compared, or matplotlib is not installed.
-        OSError: the file cannot be written.
+    ValueError: the name has another suffix, the evaluations cannot be compared, or matplotlib is not installed.
     """
     kind = path.suffix.lower().removeprefix(".")
     if kind not in ("png", "svg"):
@@ -46,12 +44,7 @@ def draw(several: Sequence[Results], path: Path) -> None:
 def svg(several: Sequence[Results], prefix: str) -> str:
     """The figure as an `<svg>` element for a page, which may scale it and set its colours (see `VARIABLES`).
 
-    Args:
-        several: evaluations of one dataset.
-        prefix: begins its ids, so that a page may have several figures.
-
-    Raises:
-        ValueError: the evaluations cannot be compared, or matplotlib is not installed.
+    `prefix` begins its ids, so that a page may have several figures.
     """
     file = io.StringIO()
     with _style():
