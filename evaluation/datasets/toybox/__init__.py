@@ -8,7 +8,7 @@ Example:
 """
 
 from ediffi.evaluation.datasets.toybox.caption import NAMEABLE, Caption, Length, caption, prompts, tokens, vocabulary
-from ediffi.evaluation.datasets.toybox.oracle import DetectedObject, Reading, read
+from ediffi.evaluation.datasets.toybox.oracle import DetectedObject, Reading, Score, accuracy, read, score
 from ediffi.evaluation.datasets.toybox.render import render
 from ediffi.evaluation.datasets.toybox.scene import (
     BACKGROUNDS,
@@ -23,7 +23,6 @@ from ediffi.evaluation.datasets.toybox.scene import (
     held_out,
     sample_scene,
 )
-from ediffi.evaluation.datasets.toybox.scoring import Score, accuracy, score
 
 # fmt: off
 __all__ = [

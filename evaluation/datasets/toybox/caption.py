@@ -36,16 +36,9 @@ class Caption:
 def caption(
     scene: Scene, rng: np.random.Generator, length: Length = "short", naming: Mapping[str, float] = NAMEABLE
 ) -> Caption:
-    """A random wording of a scene, in lower case.
+    """A random wording of a scene, in lower case: one phrase of 3 to 40 words, or sentences of 35 to 65 words in all.
 
-    Args:
-        scene: the scene to describe.
-        rng: the source of all randomness.
-        length: "short" is one phrase of 3 to 40 words, "long" several sentences of 35 to 65 words.
-        naming: the probability of naming each optional attribute.
-
-    Raises:
-        ValueError: `length` is neither.
+    `naming` has the probability of naming each optional attribute.
     """
     if length not in ("short", "long"):
         raise ValueError(f"length is {length!r}; allowed: 'short', 'long'")
@@ -60,9 +53,6 @@ def prompts(seed: int, count: int, split: Split = "test", length: Length = "shor
     """Scenes with captions, with 1, 2, 3, 1, 2, 3, ... objects: a pure function of its arguments.
 
     Pair i depends on (seed, split, length, i) only, so a longer list begins with the shorter one.
-
-    Raises:
-        ValueError: `count` is negative, or `split` or `length` is not an allowed value.
     """
     if count < 0:
         raise ValueError(f"count is {count}; allowed: 0 or more")
@@ -103,9 +93,10 @@ def _short(scene: Scene, named: frozenset[str], rng: np.random.Generator) -> str
     text = _fill(_choice(relations, rng), **dict(zip("abc", things, strict=False)))
     style = _choice(phrases.STYLED, rng) if "style" in named else "{x}"
     background = _choice(phrases.ON_BACKGROUND, rng) if "background" in named else "{x}"
+    backgrounds = phrases.BACKGROUND_WORDS[scene.background]
     # "a striped picture of X on a pink background" but "X on a pink background, striped": a prefix goes on first.
     for template in (style, background) if style.endswith("{x}") else (background, style):
-        text = _fill(template, x=text, style=scene.style, background=_background_word(scene, rng))
+        text = _fill(template, x=text, style=scene.style, background=_choice(backgrounds, rng))
     return text
 
 
@@ -116,7 +107,7 @@ def _long(scene: Scene, named: frozenset[str], rng: np.random.Generator) -> str:
         sentences.append(_fill(template, where=where, x=_noun_phrase(thing, named, rng)))
     if "background" in named:
         template = _choice(phrases.BACKGROUND_SENTENCES, rng)
-        sentences.append(_fill(template, background=_background_word(scene, rng)))
+        sentences.append(_fill(template, background=_choice(phrases.BACKGROUND_WORDS[scene.background], rng)))
     if "style" in named:
         sentences.append(_choice(phrases.STYLE_SENTENCES[scene.style], rng))
     fillers = _fillers(scene, rng)
@@ -144,10 +135,6 @@ def _noun_phrase(thing: Object, named: frozenset[str], rng: np.random.Generator)
     template = phrases.NOUN_PHRASES[int(rng.random() < 0.2)]
     size = _choice(phrases.SIZE_WORDS[thing.size], rng) if "size" in named else ""
     return _fill(template, size=size, colour=thing.colour, shape=thing.shape)
-
-
-def _background_word(scene: Scene, rng: np.random.Generator) -> str:
-    return _choice(phrases.BACKGROUND_WORDS[scene.background], rng)
 
 
 def _choice(options: tuple[str, ...], rng: np.random.Generator) -> str:

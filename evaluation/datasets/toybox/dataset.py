@@ -10,22 +10,13 @@ from PIL import Image
 
 from ediffi.evaluation.datasets.captioned import CaptionedImage
 from ediffi.evaluation.datasets.toybox.caption import Length, prompts
-from ediffi.evaluation.datasets.toybox.oracle import read
+from ediffi.evaluation.datasets.toybox.oracle import read, score
 from ediffi.evaluation.datasets.toybox.render import render
 from ediffi.evaluation.datasets.toybox.scene import COUNTS
-from ediffi.evaluation.datasets.toybox.scoring import score
 
 
 class Toybox:
-    """Captions of held-out scenes of one to three objects, whose attribute combinations training never sees.
-
-    Args:
-        length: of the captions, "short" or "long".
-        size: number of scenes to select from.
-
-    Raises:
-        ValueError: `length` is neither.
-    """
+    """`size` held-out scenes of one to three objects, whose attribute combinations training never sees."""
 
     def __init__(self, length: Length = "short", size: int = 5_000) -> None:
         cases = _cached_prompts(0, size, "test", length)
@@ -51,9 +42,6 @@ class Toybox:
         """The oracle's score: "oracle/shape", ... is 1 if all objects are right, nan if the caption does not name it.
 
         "oracle/everything" is 1 if all is right, and "oracle/everything, 2 objects" the same for scenes of two objects.
-
-        Raises:
-            ValueError: the image is smaller than the oracle can read.
         """
         scene, caption = self._cases[item.key]
         fields = asdict(score(scene, caption, read(np.asarray(image.convert("RGB")))))

@@ -1,4 +1,4 @@
-"""The oracle: reads the scene from an image.
+"""The oracle: reads the scene from an image, and scores whether the image shows what a caption names.
 
 Analysis by synthesis. The background is the palette colour nearest to the median of the border; the connected regions
 that differ from it are the objects; each is explained by the template (shape, style, size, colour, place) of the least
@@ -10,7 +10,7 @@ with the region gives it for every template, place and colour at once.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import combinations, permutations, product
 from typing import Final, NamedTuple
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from ediffi.evaluation.datasets.toybox.caption import Caption
 from ediffi.evaluation.datasets.toybox.render import Floats, draw
 from ediffi.evaluation.datasets.toybox.scene import (
     BACKGROUNDS,
@@ -31,6 +32,7 @@ from ediffi.evaluation.datasets.toybox.scene import (
     STYLES,
     Object,
     Placed,
+    Scene,
     layouts_of,
     radius,
 )
@@ -75,18 +77,11 @@ class DetectedObject:
 
 @dataclass(frozen=True)
 class Reading:
-    """What the oracle reads from an image.
+    """What the oracle reads from an image; None where it is none of Toybox's values."""
 
-    Attributes:
-        objects: in layout order, or from top to bottom where `layout` is None.
-        layout: a key of `LAYOUTS`, or None: no object, too many, or a placement that is none of them.
-        style: the style of every object, or None: they differ, one is unknown, or there is no object.
-        background: a key of `BACKGROUNDS`, or None.
-    """
-
-    objects: tuple[DetectedObject, ...]
-    layout: str | None
-    style: str | None
+    objects: tuple[DetectedObject, ...]  # in layout order, or from top to bottom where `layout` is None
+    layout: str | None  # None for no object, too many, or a placement that is none of `LAYOUTS`
+    style: str | None  # of every object; None where they differ, one is unknown, or there is no object
     background: str | None
 
 
@@ -107,14 +102,9 @@ class _Bank(NamedTuple):
 
 
 def read(image: NDArray[np.uint8]) -> Reading:
-    """Read the scene from one image.
+    """Read the scene from one image, [s, s, 3] RGB, 0 to 255; s from 16 to 1024, else a ValueError.
 
-    Args:
-        image: [s, s, 3] RGB, 0 to 255, s from 16 to 1024. Meant for 64 and more; at 16 about 1 in 16 of the renderer's
-            images is misread.
-
-    Raises:
-        ValueError: `image` has another shape or dtype.
+    Meant for s of 64 and more; at 16 about 1 in 16 of the renderer's images is misread.
     """
     pixels = _at_working_side(image)
     border = np.median(np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]), axis=0).astype(np.float32)
@@ -136,8 +126,7 @@ def _at_working_side(image: NDArray[np.uint8]) -> Floats:
     if side % WORKING_SIDE == 0:
         factor = side // WORKING_SIDE
         boxes = image.reshape(WORKING_SIDE, factor, WORKING_SIDE, factor, 3)
-        mean: Floats = boxes.mean(axis=(1, 3), dtype=np.float32)
-        return mean
+        return np.asarray(boxes.mean(axis=(1, 3), dtype=np.float32))
     rule = Image.Resampling.BOX if side > WORKING_SIDE else Image.Resampling.BICUBIC
     return np.asarray(Image.fromarray(image).resize((WORKING_SIDE, WORKING_SIDE), rule), np.float32)
 
@@ -218,8 +207,7 @@ def _explained_energy(bank: _Bank, windows: Floats, border: Floats) -> Floats:
     products = (bank.coverages @ windows).reshape(len(bank.gram), 3, len(SHIFTS), 3)
     linear = np.einsum("tlsc,klc->stk", products, paints, optimize=True)
     quadratic = np.einsum("tlm,klc,kmc->tk", bank.gram, paints, paints, optimize=True)
-    explained: Floats = 2 * linear - quadratic
-    return explained
+    return np.asarray(2 * linear - quadratic)
 
 
 @cache
@@ -255,3 +243,61 @@ def _arranged(detected: Sequence[DetectedObject], layout: str) -> bool:
         if not (dx > abs(dy) if slot.y == other_slot.y else dy > abs(dx)):
             return False
     return True
+
+
+@dataclass(frozen=True)
+class Score:
+    """Whether an image is right, field by field; None where the caption does not name the field.
+
+    `shape`, `colour`, `size`, `style` are True only if every object is right, `everything` only if no field is False.
+    """
+
+    background: bool | None
+    count: bool
+    layout: bool | None
+    shape: bool
+    colour: bool
+    size: bool | None
+    style: bool | None
+    everything: bool
+
+
+def score(scene: Scene, caption: Caption, reading: Reading) -> Score:
+    """Compare a reading with what `caption` says of `scene`.
+
+    Objects are matched by place: each to the slot of the scene's layout that it is nearest to, one object a slot. Where
+    the caption does not name the layout, the match with the most right attributes counts. With a wrong count nothing
+    can be matched, and shape, colour, size, style and layout are all wrong.
+    """
+    right = len(reading.objects) == len(scene.objects)
+    match = by_slot(reading.objects, scene.layout) if right and "layout" in caption.named else _likest(scene, reading)
+    pairs = list(zip(scene.objects, match, strict=True)) if right else []
+    fields: dict[str, bool | None] = {
+        "background": reading.background == scene.background,
+        "count": right,
+        "layout": right and reading.layout == scene.layout,
+        "shape": right and all(thing.shape == detected.shape for thing, detected in pairs),
+        "colour": right and all(thing.colour == detected.colour for thing, detected in pairs),
+        "size": right and all(thing.size == detected.size for thing, detected in pairs),
+        "style": right and reading.style == scene.style,
+    }
+    for name in {"background", "layout", "size", "style"} - caption.named:
+        fields[name] = None
+    return Score(**fields, everything=all(value is not False for value in fields.values()))  # type: ignore[arg-type]
+
+
+def _likest(scene: Scene, reading: Reading) -> Sequence[DetectedObject]:
+    """The detected objects in the order in which most of their attributes are those of the scene."""
+
+    def total(order: Sequence[DetectedObject]) -> int:
+        pairs = zip(scene.objects, order, strict=False)
+        return sum((a.shape == b.shape) + (a.colour == b.colour) + (a.size == b.size) for a, b in pairs)
+
+    return max(permutations(reading.objects), key=total)
+
+
+def accuracy(scores: Sequence[Score]) -> dict[str, float]:
+    """Mean of each field over the scores that have it, 0 to 1; nan where none has."""
+    rows = [asdict(one) for one in scores]
+    columns = {name: [row[name] for row in rows if row[name] is not None] for name in Score.__dataclass_fields__}
+    return {name: float(np.mean(values)) if values else float("nan") for name, values in columns.items()}

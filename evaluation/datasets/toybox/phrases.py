@@ -70,16 +70,8 @@ COUNT_SENTENCES: Final[dict[int, tuple[str, ...]]] = {
     2: ("the picture has two objects.", "there are two objects in the picture.", "the picture shows two shapes."),
     3: ("the picture has three objects.", "there are three objects in the picture.", "the picture shows three shapes."),
 }
-PLACES: Final[dict[str, str]] = {
-    "middle": "in the middle",
-    "left": "on the left",
-    "right": "on the right",
-    "top": "at the top",
-    "bottom": "at the bottom",
-    "top left": "at the top left",
-    "top right": "at the top right",
-    "bottom left": "at the bottom left",
-    "bottom right": "at the bottom right",
+PLACES: Final[dict[str, str]] = {"middle": "in the middle", "left": "on the left", "right": "on the right"} | {
+    place: f"at the {place}" for place in ("top", "bottom", "top left", "top right", "bottom left", "bottom right")
 }
 PLACE_SENTENCES: Final = ("{where} is {x}.", "{where} there is {x}.", "the object {where} is {x}.", "{x} is {where}.")
 BACKGROUND_SENTENCES: Final = (
@@ -88,21 +80,12 @@ BACKGROUND_SENTENCES: Final = (
     "the picture has {an} {background} background.",
 )
 STYLE_SENTENCES: Final[dict[str, tuple[str, ...]]] = {
-    "flat": (
-        "every object is drawn in flat style.",
-        "the style is flat.",
-        "every object is flat, of one plain colour.",
-    ),
-    "outlined": (
-        "every object is drawn in outlined style.",
-        "the style is outlined.",
-        "every object is drawn with a thick black outline.",
-    ),
-    "striped": (
-        "every object is drawn in striped style.",
-        "the style is striped.",
-        "every object is drawn with white stripes.",
-    ),
+    style: (f"every object is drawn in {style} style.", f"the style is {style}.", f"every object is {look}.")
+    for style, look in {
+        "flat": "flat, of one plain colour",
+        "outlined": "drawn with a thick black outline",
+        "striped": "drawn with white stripes",
+    }.items()
 }
 RELATION_SENTENCES: Final[dict[str, tuple[str, ...]]] = {
     "alone": (),

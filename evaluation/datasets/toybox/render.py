@@ -23,8 +23,6 @@ CROSS_ARM: Final = 0.46
 """Half the thickness of the arms of the cross, in radii."""
 FINE: Final = 64
 """Images are drawn with at least this many pixels a side."""
-MIN_SIZE: Final = 8
-MAX_SIZE: Final = 1024
 
 
 class Layers(NamedTuple):
@@ -41,13 +39,9 @@ class Layers(NamedTuple):
 
 
 def render(scene: Scene, size: int) -> NDArray[np.uint8]:
-    """The anti-aliased image of a scene, [size, size, 3] RGB, 0 to 255.
-
-    Raises:
-        ValueError: `size` is not from 8 to 1024.
-    """
-    if not MIN_SIZE <= size <= MAX_SIZE:
-        raise ValueError(f"size is {size}; allowed: {MIN_SIZE} to {MAX_SIZE}")
+    """The anti-aliased image of a scene, [size, size, 3] RGB, 0 to 255; `size` is from 8 to 1024."""
+    if not 8 <= size <= 1024:
+        raise ValueError(f"size is {size}; allowed: 8 to 1024")
     factor = -(-FINE // size)
     fine = size * factor
     centres = ((np.arange(fine) + 0.5) / fine).astype(np.float32)
@@ -66,15 +60,10 @@ def render(scene: Scene, size: int) -> NDArray[np.uint8]:
 
 
 def draw(placed: Placed, style: str, num_objects: int, rows: Floats, columns: Floats, size: int) -> Layers:
-    """The layers of one object on a grid of pixels.
+    """The layers [h, w] of one object on a grid of pixels.
 
-    Args:
-        placed: the object, its centre and its radius (frame units).
-        style: one of `STYLES`.
-        num_objects: how many objects the scene has: the stripes of a single object are wider.
-        rows: [h] y of the pixel centres, frame units.
-        columns: [w] x of the pixel centres, frame units.
-        size: pixels in a side of the frame; it sets the width of the edges.
+    `rows` [h] and `columns` [w] are y and x of the pixel centres in frame units. `size` is the side of the frame in
+    pixels and sets the width of the edges. The stripes of the only object of a scene are wider.
     """
     x, y = columns[None, :] - np.float32(placed.x), rows[:, None] - np.float32(placed.y)
     distance = _distance(placed.object.shape, x, y, placed.radius)

@@ -97,24 +97,13 @@ class Placed(NamedTuple):
 
 @dataclass(frozen=True)
 class Scene:
-    """The content of an image.
+    """The content of an image: 1 to 3 objects, no two of the same shape and colour; ValueError for any other."""
 
-    Attributes:
-        objects: 1 to 3 in layout order (left before right, above before below), no two of the same shape and colour.
-        layout: a key of `LAYOUTS` with one slot for each object.
-        style: one of `STYLES`, shared by all objects.
-        background: a key of `BACKGROUNDS`.
-        offsets: (dx, dy) of each object from the centre of its slot, within +-`JITTER`.
-
-    Raises:
-        ValueError: an attribute is not an allowed value, or two attributes contradict each other.
-    """
-
-    objects: tuple[Object, ...]
-    layout: str
-    style: str
-    background: str
-    offsets: tuple[tuple[float, float], ...]
+    objects: tuple[Object, ...]  # in layout order: left before right, above before below
+    layout: str  # a key of `LAYOUTS` with one slot for each object
+    style: str  # one of `STYLES`, shared by all objects
+    background: str  # a key of `BACKGROUNDS`
+    offsets: tuple[tuple[float, float], ...]  # (dx, dy) of each object from the centre of its slot, within +-`JITTER`
 
     def __post_init__(self) -> None:
         _check("layout", self.layout, LAYOUTS)
@@ -172,13 +161,7 @@ def held_out(scene: Scene) -> bool:
 def sample_scene(rng: np.random.Generator, split: Split = "train", num_objects: int | None = None) -> Scene:
     """A random scene: every attribute uniform and independent, given the split and that no two objects are alike.
 
-    Args:
-        rng: the source of all randomness.
-        split: "train" gives only scenes that are not held out, "test" only held-out ones.
-        num_objects: 1, 2 or 3; None draws it uniformly.
-
-    Raises:
-        ValueError: `split` or `num_objects` is not an allowed value.
+    "test" gives only held-out scenes, "train" only others. Without `num_objects`, 1 to 3 are drawn uniformly.
     """
     _check("split", split, ("train", "test"))
     if num_objects is None:
