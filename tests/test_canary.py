@@ -23,10 +23,9 @@ from ediffi.data.filtering.aesthetic import load_head
 from ediffi.data.tar import Tally, read_samples
 from ediffi.data.verify import array_of, check_shard
 from ediffi.diffusion.noise import ROOT, Interval, LogNormal
-from ediffi.evaluation.metrics.networks import network
+from ediffi.evaluation.metrics.networks import network, read_tensors
 from ediffi.evaluation.metrics.reference import ReferenceStatistics, read_npz
 from ediffi.evaluation.metrics.rows import PassLayout, Rows, open_rows
-from ediffi.evaluation.metrics.weights import read_tensors
 from ediffi.pipeline.cascade import Cascade
 from ediffi.pipeline.checkpoint import Residency
 from ediffi.pipeline.stage import Sampling

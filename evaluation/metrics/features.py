@@ -12,8 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ediffi.evaluation.metrics.clip_score import ClipScorer
-from ediffi.evaluation.metrics.networks import network
-from ediffi.evaluation.metrics.weights import weights_file
+from ediffi.evaluation.metrics.networks import network, weights_file
 from ediffi.io.files import sha256
 
 DEFAULT = "inception-v3-compat"

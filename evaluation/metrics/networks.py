@@ -1,17 +1,117 @@
-"""torch-fidelity's networks with given weights: nothing that it would download is unpickled or imported."""
+"""torch-fidelity's networks and their weights: only tensors are unpickled, and no code is downloaded."""
 
 import io
+import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ediffi.evaluation.metrics.weights import DINOV2, open_clip_name, read_tensors
+from ediffi.io.files import sha256
+from ediffi.registry.encoders.clip_files import PINNED, WEIGHTS
+from ediffi.registry.encoders.folder import from_hub
 
+DINOV2 = {f"dinov2-vit-{size[0]}-14": f"vit_{size}_patch14_dinov2" for size in ("small", "base", "large", "giant")}
+"""Names of torch-fidelity's DINOv2 extractors and of the same networks in timm."""
+OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 PATCHES = 16
 """DINOv2 reads 224² images in 16 x 16 patches of 14²."""
+
+
+def weights_file(name: str, path: str | Path | None = None) -> Path:
+    """The file with an extractor's weights: `path`, or the one in torch.hub's cache ("clip-*", "dinov2-*": the Hub's).
+
+    It is downloaded if it is not there, except with HF_HUB_OFFLINE=1. FileNotFoundError says what to download.
+    ValueError: the cached file does not have its hash.
+    """
+    if path is not None:
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"no file {str(path)!r} with weights of {name}")
+        return Path(path)
+    source, find = _hub_file(name) if name.startswith(("clip-", "dinov2-")) else _torch_hub_file(name)
+    try:
+        return find()
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split()).split(". ")[0].rstrip(".")[:160]
+        advice = f"download {source} and give the file as feature_weights"
+        raise FileNotFoundError(f"no weights of {name} ({reason}): {advice}") from None
+
+
+def _torch_hub_file(name: str) -> tuple[str, Callable[[], Path]]:
+    """The URL in the library that defines the network, whose end has the file's hash; and what finds the file."""
+    if name == "vgg16":
+        from torchvision.models import VGG16_Weights
+
+        url = str(VGG16_Weights.IMAGENET1K_V1.url)
+    else:
+        from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+
+        url = str(URL_INCEPTION_V3)
+    cache = Path(torch.hub.get_dir()) / "checkpoints"
+    file = cache / url.rpartition("/")[2]
+    match = re.search(r"-([0-9a-f]{8,})\.", file.name)
+    prefix = match[1] if match else ""
+
+    def find() -> Path:
+        for known in (file, cache / file.name.replace("weights-", "pt_")):  # the latter is pytorch-fid's, the same file
+            if known.is_file():
+                if not sha256(known).startswith(prefix):
+                    raise ValueError(f"{str(known)!r} is damaged: its SHA-256 does not begin with {prefix}")
+                return known
+        for variable in OFFLINE:
+            if os.environ.get(variable, "").lower() in {"1", "true", "yes", "on"}:
+                raise OSError(f"{variable} is set")
+        cache.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(file), hash_prefix=prefix)
+        return file
+
+    return url, find
+
+
+def _hub_file(name: str) -> tuple[str, Callable[[], Path]]:
+    """The same weights as safetensors on the Hub, in words; and what finds the file, offline in the Hub's cache."""
+    if name in DINOV2:
+        import timm
+
+        repository, file = str(timm.get_pretrained_cfg_value(DINOV2[name], "hf_hub_id")), "model.safetensors"
+    else:
+        import open_clip
+
+        config = open_clip.get_pretrained_cfg(_open_clip_name(name), "openai")
+        repository, file = config["hf_hub"].rstrip("/"), WEIGHTS
+
+    def find() -> Path:
+        found = from_hub(repository, PINNED.get(repository), [file]) / file
+        if not found.is_file():
+            raise OSError(f"the Hub's {repository} has no {file}")
+        return found
+
+    return f"{file} of the Hub's {repository}", find
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a weights file: a .safetensors file, or one that `torch.load(weights_only=True)` reads.
+
+    ValueError: it is broken, holds more than tensors, or holds code, as a TorchScript archive does.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except SafetensorError as error:
+        raise ValueError(f"{str(path)!r} is truncated or not a safetensors file ({error})") from None
+    except Exception as error:  # the unpickler and the archive reader raise many types at foreign files
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise ValueError(f"{str(path)!r} cannot be read as a file of tensors only ({reason})") from None
+    if not isinstance(content, dict) or not all(isinstance(part, Tensor) for part in content.values()):
+        raise ValueError(f"{str(path)!r} must hold a dictionary of tensors and nothing else")
+    return dict(content)
 
 
 def network(name: str, layer: str, file: Path) -> nn.Module:
@@ -50,7 +150,7 @@ def _clip(name: str, layer: str, tensors: dict[str, Tensor], file: Path) -> nn.M
     from torch_fidelity.feature_extractor_clip import FeatureExtractorCLIP, build_model
 
     with torch.device("meta"):
-        wanted = open_clip.CLIP(**open_clip.get_model_config(open_clip_name(name))).state_dict()
+        wanted = open_clip.CLIP(**open_clip.get_model_config(_open_clip_name(name))).state_dict()
     _check(name, file, tensors, {key: part for key, part in wanted.items() if not key.endswith("attn_mask")})
     extractor = _without_constructor(FeatureExtractorCLIP, name, layer)
     extractor.model = build_model(dict(tensors), torch.float32)
@@ -110,3 +210,12 @@ def _check(name: str, file: Path, tensors: dict[str, Tensor], wanted: dict[str, 
 
 def _mismatch(name: str, file: Path, reason: str) -> ValueError:
     return ValueError(f"{str(file)!r} holds no weights of {name}: {' '.join(reason.split())[:160]}")
+
+
+def _open_clip_name(name: str) -> str:
+    """open_clip's name of the network: "clip-vit-b-32" is ViT-B-32."""
+    from torch_fidelity.feature_extractor_clip import MODEL_METADATA
+
+    if name not in MODEL_METADATA:
+        raise ValueError(f"no feature extractor {name!r}; there are {', '.join(MODEL_METADATA)}")
+    return str(MODEL_METADATA[name]["filename"]).replace("px", "")

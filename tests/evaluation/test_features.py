@@ -21,11 +21,11 @@ from torchvision.models import inception_v3, resnet18, vgg16
 from ediffi.evaluation.images.folder import ImageFolder
 from ediffi.evaluation.metrics import networks
 from ediffi.evaluation.metrics.features import FidelityFeatures, load_extractor
+from ediffi.evaluation.metrics.networks import read_tensors
 from ediffi.evaluation.metrics.passes import MetricNetworks, measure
 from ediffi.evaluation.metrics.reference import reference_statistics
 from ediffi.evaluation.metrics.rows import Rows
 from ediffi.evaluation.metrics.summary import frechet_name, summarise
-from ediffi.evaluation.metrics.weights import read_tensors
 from ediffi.io.files import sha256
 
 INCEPTION = "inception-v3-compat"
