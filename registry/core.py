@@ -20,7 +20,6 @@ Factory = TypeVar("Factory", bound=Callable[..., Any])
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 """Matches the name of a repository on the Hub: "organisation/name"."""
 DISTRIBUTION = "ediffi"
-"""The distribution that this package belongs to."""
 
 
 class UnknownNameError(ValueError):
@@ -58,11 +57,7 @@ class Registry(Generic[T]):
         self._plugins_loaded = False
 
     def register(self, factory: Factory) -> Factory:
-        """Register `factory` under its own name, and return it unchanged.
-
-        Raises:
-            ValueError: another factory has the name.
-        """
+        """Register `factory` under its own name and return it unchanged; ValueError where another has the name."""
         name = factory.__name__
         taken = self._factories.get(name)
         if taken is not None and taken is not factory:
@@ -71,11 +66,7 @@ class Registry(Generic[T]):
         return factory
 
     def factory(self, name: str) -> Callable[..., T]:
-        """The factory registered under `name`.
-
-        Raises:
-            UnknownNameError: no such name; the message lists the near ones.
-        """
+        """The factory registered under `name`; UnknownNameError lists the near names."""
         self._load_plugins()
         if name not in self._factories:
             raise UnknownNameError.among(self._factories, self.kind.removesuffix("s"), name)
@@ -90,9 +81,8 @@ class Registry(Generic[T]):
         """
         factory = self.factory(name)
         parameters = inspect.signature(factory).parameters
-        takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         unknown = [key for key in overrides if key not in parameters]
-        if unknown and not takes_any:
+        if unknown and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
             raise ValueError(f"{name} takes no argument {unknown[0]!r}; it takes {', '.join(parameters) or 'none'}")
         return factory(**overrides)
 
@@ -120,7 +110,7 @@ class Registry(Generic[T]):
         return self._distributions.get(name, DISTRIBUTION if package == __name__.partition(".")[0] else package)
 
     def needs(self, name: str) -> str:
-        """What the factory needs, as its signature tells: files, the Hub, or nothing ("").
+        """Source of the weights, as the signature tells: files, the Hub, or nothing ("").
 
         A `path` without a default means files of the user; a default "organisation/name" is a repository of the Hub; a
         `revision` means that the Hub is read by default.
@@ -157,20 +147,13 @@ class Registry(Generic[T]):
 
 
 def variant(
-    parent: Callable[P, T], *, without: Sequence[str] = (), **defaults: Any
+    parent: Callable[P, Any], *, without: Sequence[str] = (), **defaults: Any
 ) -> Callable[[Callable[..., T]], Callable[P, T]]:
     """Decorate a factory `def NAME(**arguments)` that takes the arguments of `parent`, with other defaults.
 
-    The decorated factory has the signature of `parent`, for `inspect`, for recipes and for type checkers. Its body gets
-    all arguments, the defaults among them, by name.
-
-    Args:
-        parent: the factory whose signature is taken.
-        without: arguments of `parent` that the variant does not have.
-        defaults: by argument.
-
-    Raises:
-        TypeError: `parent` has no such argument.
+    The decorated factory has the signature of `parent`, for `inspect`, for recipes and for type checkers, except for
+    the arguments `without`, and its descriptions of them. Its body gets all arguments, the defaults among them, by
+    name. TypeError where `parent` has no such argument.
     """
     parameters = dict(inspect.signature(parent).parameters)
     if unknown := [name for name in (*defaults, *without) if name not in parameters]:
@@ -188,6 +171,11 @@ def variant(
 
         build.__annotations__ = {p.name: p.annotation for p in kept} | {"return": signature.return_annotation}
         vars(build)["__signature__"] = signature
+        described = (inspect.getdoc(parent) or "").partition("\nArgs:\n")[2].partition("\n\n")[0]
+        lines = re.findall(r"^    (\w+):(.*\n?(?:     .*\n?)*)", described, re.MULTILINE)
+        if lines:
+            kept_lines = [f"    {name}:{text.rstrip()}" for name, text in lines if name not in without]
+            build.__doc__ = "\n".join([inspect.getdoc(factory) or "", "", "Args:", *kept_lines])
         return build
 
     return decorate

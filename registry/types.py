@@ -6,16 +6,35 @@ images; `images` clean images in [-1, 1]; `denoised` an estimate of the clean im
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+T = TypeVar("T", bound="Tensors")
+
 
 @dataclass(frozen=True)
-class Embedding:
+class Tensors:
+    """A dataclass of tensors [b, ...], of mappings of them, of other `Tensors`, and of None."""
+
+    def apply(self: T, function: Callable[[Tensor], Tensor]) -> T:
+        """Apply `function` to each tensor."""
+        return replace(self, **{field.name: _applied(function, getattr(self, field.name)) for field in fields(self)})
+
+
+def _applied(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _applied(function, part) for name, part in value.items()}
+    if isinstance(value, Tensors):
+        return value.apply(function)
+    return None if value is None else function(value)
+
+
+@dataclass(frozen=True)
+class Embedding(Tensors):
     """The output of one encoder for a batch.
 
     Attributes:
@@ -30,12 +49,6 @@ class Embedding:
     pooled: Float[Tensor, "b p"] | None = None
     weight: Float[Tensor, "b n"] | None = None
 
-    def apply(self, function: Callable[[Tensor], Tensor]) -> "Embedding":
-        """Apply `function` to each tensor."""
-        return Embedding(
-            function(self.tokens), function(self.mask), _maybe(function, self.pooled), _maybe(function, self.weight)
-        )
-
     def drop(self, dropped: Bool[Tensor, " b"]) -> "Embedding":
         """Zero the whole embedding of each sample where `dropped` (eDiff-I, section 4.2).
 
@@ -43,10 +56,7 @@ class Embedding:
         null token takes the attention.
         """
 
-        def zero(tensor: Tensor) -> Tensor:
-            return tensor.masked_fill(dropped.view(-1, *[1] * (tensor.ndim - 1)), 0)
-
-        return self.apply(zero)
+        return self.apply(lambda tensor: tensor.masked_fill(dropped.view(-1, *[1] * (tensor.ndim - 1)), 0))
 
     @staticmethod
     def cat(parts: "list[Embedding]") -> "Embedding":
@@ -56,16 +66,14 @@ class Embedding:
         def join(tensors: list[Tensor]) -> Tensor:
             return torch.cat([pad_to(tensor, length, dim=1) for tensor in tensors])
 
-        has_pooled = parts[0].pooled is not None
-        pooled = torch.cat([part.pooled for part in parts if part.pooled is not None]) if has_pooled else None
-        weight = None
+        pooled, weight = _cat([part.pooled for part in parts]), None
         if any(part.weight is not None for part in parts):
             weight = join([torch.ones_like(p.tokens[..., 0]) if p.weight is None else p.weight for p in parts])
         return Embedding(join([part.tokens for part in parts]), join([part.mask for part in parts]), pooled, weight)
 
 
 @dataclass(frozen=True)
-class Paint:
+class Paint(Tensors):
     """Paint-with-words for a batch: regions of the image, and the tokens that belong in each (eDiff-I, section 4.3).
 
     Attributes:
@@ -78,18 +86,11 @@ class Paint:
     tokens: Mapping[str, Float[Tensor, "b r n"]]
     strength: Float[Tensor, " b"]
 
-    def apply(self, function: Callable[[Tensor], Tensor]) -> "Paint":
-        """Apply `function` to each tensor."""
-        tokens = {name: function(tensor) for name, tensor in self.tokens.items()}
-        return Paint(function(self.areas), tokens, function(self.strength))
-
     @staticmethod
     def cat(parts: "list[tuple[Paint | None, int]]", lengths: Mapping[str, int]) -> "Paint | None":
-        """Concatenate along the batch, tokens padded to `lengths`.
+        """Concatenate along the batch; a part is a paint, or None (strength 0), and its batch size.
 
-        Args:
-            parts: each with its batch size; None is a part without paint, which gets strength 0.
-            lengths: tokens of each source.
+        The tokens of each source are padded to its length in `lengths`.
         """
         present = [paint for paint, _ in parts if paint is not None]
         if not present:
@@ -112,7 +113,7 @@ class Paint:
 
 
 @dataclass(frozen=True)
-class Conditioning:
+class Conditioning(Tensors):
     """Contract 3: everything that a denoiser gets besides noisy images; one value from the encoders to the last layer.
 
     Attributes:
@@ -126,12 +127,6 @@ class Conditioning:
     low_res: Float[Tensor, "b 3 h w"] | None = None
     aug_level: Float[Tensor, " b"] | None = None
     paint: Paint | None = None
-
-    def apply(self, function: Callable[[Tensor], Tensor]) -> "Conditioning":
-        """Apply `function` to each tensor."""
-        sources = {name: embedding.apply(function) for name, embedding in self.sources.items()}
-        paint = None if self.paint is None else self.paint.apply(function)
-        return Conditioning(sources, _maybe(function, self.low_res), _maybe(function, self.aug_level), paint)
 
     def to(self, *args: Any, **kwargs: Any) -> "Conditioning":
         """Move to a device or a floating dtype, as `Tensor.to`; masks stay boolean."""
@@ -152,9 +147,7 @@ class Conditioning:
 
     def null(self) -> "Conditioning":
         """All sources dropped: the unconditional input of classifier-free guidance. The low-resolution images stay."""
-        sources = {
-            name: embedding.drop(torch.ones_like(embedding.mask[:, 0])) for name, embedding in self.sources.items()
-        }
+        sources = {name: source.drop(torch.ones_like(source.mask[:, 0])) for name, source in self.sources.items()}
         return replace(self, sources=sources, paint=None)
 
     def with_low_res(self, low_res: Float[Tensor, "b 3 h w"], aug_level: Float[Tensor, " b"]) -> "Conditioning":
@@ -165,23 +158,18 @@ class Conditioning:
     def cat(parts: "list[Conditioning]") -> "Conditioning":
         """Concatenate along the batch, so that the conditional and unconditional halves of guidance are one call.
 
-        Raises:
-            ValueError: the parts do not have the same sources.
+        ValueError if the parts do not have the same sources.
         """
         names = set(parts[0].sources)
         if any(set(part.sources) != names for part in parts):
             raise ValueError(f"cannot join conditionings of different sources: {[sorted(p.sources) for p in parts]}")
 
-        def join(tensors: list[Tensor | None]) -> Tensor | None:
-            present = [tensor for tensor in tensors if tensor is not None]
-            return torch.cat(present) if present else None
-
         sources = {name: Embedding.cat([part.sources[name] for part in parts]) for name in parts[0].sources}
         lengths = {name: source.tokens.shape[1] for name, source in sources.items()}
         return Conditioning(
             sources,
-            join([part.low_res for part in parts]),
-            join([part.aug_level for part in parts]),
+            _cat([part.low_res for part in parts]),
+            _cat([part.aug_level for part in parts]),
             Paint.cat([(part.paint, part.batch_size) for part in parts], lengths),
         )
 
@@ -192,15 +180,16 @@ class Conditioning:
         return len((tensors or [torch.empty(0) if self.low_res is None else self.low_res])[0])
 
 
+def _cat(tensors: list[Tensor | None]) -> Tensor | None:
+    present = [tensor for tensor in tensors if tensor is not None]
+    return torch.cat(present) if present else None
+
+
 def pad_to(tensor: Tensor, length: int, dim: int) -> Tensor:
     """Append zeros along `dim`, up to `length`."""
     missing = list(tensor.shape)
     missing[dim] = length - tensor.shape[dim]
     return tensor if not missing[dim] else torch.cat([tensor, tensor.new_zeros(missing)], dim)
-
-
-def _maybe(function: Callable[[Tensor], Tensor], tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else function(tensor)
 
 
 @runtime_checkable
@@ -226,28 +215,20 @@ Generators = torch.Generator | list[torch.Generator] | None
 
 @dataclass(frozen=True)
 class SamplerState:
-    """What a callback gets after a step.
+    """A sampler's state after a step, for its callback."""
 
-    Attributes:
-        step: index of the finished step, from 0.
-        num_steps: steps of the schedule.
-        sigma: noise level at which the step began.
-        x: [b, c, h, w] the images after the step, still noisy.
-        denoised: [b, c, h, w] the last estimate of the clean images.
-    """
-
-    step: int
+    step: int  # from 0
     num_steps: int
-    sigma: float
-    x: Tensor
-    denoised: Tensor
+    sigma: float  # noise level at which the step began
+    x: Tensor  # [b, c, h, w] the images after the step, still noisy
+    denoised: Tensor  # [b, c, h, w] the last estimate of the clean images
 
 
 @runtime_checkable
 class Sampler(Protocol):
     """Contract 2: solve the probability-flow ODE (or the SDE) from `x` at `sigmas[0]` down to `sigmas[-1] == 0`.
 
-    A pure function without text, guidance or experts. It calls `denoise` with the sigma of each evaluation: a
+    A pure function without text, guidance or experts. It calls `denoise` with the sigma of each evaluation, since a
     Runge-Kutta stage between two grid points must reach the expert of that noise level.
     """
 

@@ -6,7 +6,7 @@ Each factory returns a `Preconditioned` network: `denoiser(x, sigma, cond) -> de
       class_path: ediffi.registry.denoisers.unet_toybox
       init_args: {channels: 96}
 
-A plug-in's denoiser has such a path too, whatever package it comes from.
+A plug-in's denoiser has such a path too, in any package.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -82,18 +82,9 @@ def unet_base64(
         pooled: width of the pooled embedding of each source that feeds the global path.
     """
     embedding = ConditionEmbedding(4 * channels, context_width, tokens, pooled)
-    network = UNet(
-        embedding,
-        channels=channels,
-        channel_mults=channel_mults,
-        num_res_blocks=num_res_blocks,
-        attention_levels=attention_levels,
-        head_channels=head_channels,
-        dropout=dropout,
-        norm_groups=norm_groups,
-        gradient_checkpointing=gradient_checkpointing,
-    )
-    return Preconditioned(network, sigma_data)
+    levels = channel_mults, num_res_blocks, attention_levels
+    unet = UNet(embedding, channels, *levels, head_channels, norm_groups, dropout, gradient_checkpointing)
+    return Preconditioned(unet, sigma_data)
 
 
 @register
@@ -101,12 +92,11 @@ def unet_base64(
 def unet_adm64(**arguments: Any) -> Preconditioned:
     """The published ADM-64 with cross-attention added: a trunk to fine-tune (`ediffi convert`).
 
-    Sizes are those of guided-diffusion's 64x64 model; arguments as `unet_base64`.
+    Sizes are those of guided-diffusion's 64x64 model.
     """
     network = unet_base64(**arguments).network
-    noise = network.get_submodule("embedding.noise")
-    assert isinstance(noise, nn.Sequential)
-    noise[0] = Sinusoids(arguments["channels"])
+    # guided-diffusion embeds the step by other waves than ours; its weights expect them
+    network.set_submodule("embedding.noise.0", Sinusoids(arguments["channels"]))
     return Preconditioned(network, scaling=IDDPM())
 
 
@@ -115,7 +105,7 @@ def unet_adm64(**arguments: Any) -> Preconditioned:
     unet_base64, channels=64, channel_mults=(1, 2), num_res_blocks=1, attention_levels=(1,), norm_groups=4, **TOYBOX
 )
 def unet_toybox(**arguments: Any) -> Preconditioned:
-    """`unet_base64` at Toybox size: 16² images, minutes of CPU. Arguments as there."""
+    """`unet_base64` at Toybox size: 16² images, minutes of CPU."""
     return unet_base64(**arguments)
 
 
@@ -155,28 +145,15 @@ def efficient_sr256(
         pooled: width of the pooled embedding of each source that feeds the global path.
     """
     embedding = ConditionEmbedding(4 * channels, context_width, tokens, pooled, super_resolution=True)
-    network = EfficientUNet(
-        embedding,
-        channels=channels,
-        channel_mults=channel_mults,
-        num_res_blocks=num_res_blocks,
-        self_attention_levels=self_attention_levels,
-        cross_attention_levels=cross_attention_levels,
-        head_channels=head_channels,
-        norm_groups=norm_groups,
-        patch_size=patch_size,
-        gradient_checkpointing=gradient_checkpointing,
-    )
-    return Preconditioned(network, sigma_data, residual)
+    levels = channel_mults, num_res_blocks, self_attention_levels, cross_attention_levels
+    unet = EfficientUNet(embedding, channels, *levels, head_channels, norm_groups, patch_size, gradient_checkpointing)
+    return Preconditioned(unet, sigma_data, residual)
 
 
 @register
 @variant(efficient_sr256, without=["self_attention_levels"], channel_mults=(1, 2, 4, 4))
 def efficient_sr1024(**arguments: Any) -> Preconditioned:
-    """The last stage of the paper: 256² to 1024², trained on 256² crops, hence without self-attention.
-
-    Arguments as `efficient_sr256`.
-    """
+    """The last stage of the paper: 256² to 1024², trained on 256² crops, hence without self-attention."""
     return efficient_sr256(self_attention_levels=(), **arguments)
 
 
@@ -191,12 +168,12 @@ def efficient_sr1024(**arguments: Any) -> Preconditioned:
     **TOYBOX_SR,
 )
 def efficient_toybox64(**arguments: Any) -> Preconditioned:
-    """`efficient_sr256` at Toybox size, 16² to 64². Arguments as there."""
+    """`efficient_sr256` at Toybox size, 16² to 64²."""
     return efficient_sr256(**arguments)
 
 
 @register
 @variant(efficient_sr1024, channels=32, norm_groups=4, num_res_blocks=(1, 1, 2), sigma_data=0.1, **TOYBOX_SR)
 def efficient_toybox256(**arguments: Any) -> Preconditioned:
-    """`efficient_sr1024` at Toybox size, 64² to 256², trained on crops. Arguments as there."""
+    """`efficient_sr1024` at Toybox size, 64² to 256², trained on crops."""
     return efficient_sr1024(**arguments)

@@ -16,8 +16,12 @@ from torch import Tensor, nn
 from ediffi.registry.denoisers.layers import Block
 from ediffi.registry.denoisers.unet import UNet
 
+NOT_ADM = "these are not the weights of an ADM of this size"
 STEPS = 1000
 """Steps of the diffusion that the published networks were trained on."""
+RESIDUAL = {"norm1": "in_layers.0", "conv1": "in_layers.2", "scale_shift": "emb_layers.1"}
+RESIDUAL |= {"norm2": "out_layers.0", "conv2": "out_layers.3", "skip": "skip_connection"}
+"""Layers of a residual block, here and in ADM."""
 AttentionOrder = Literal["new", "legacy"]
 
 
@@ -78,27 +82,20 @@ def from_adm(weights: Mapping[str, Tensor], network: UNet, attention: AttentionO
     The parts that ADM does not have begin without effect: cross-attention, whose last layer starts at zero in
     `network`, and the pooled embeddings, whose projections become zero. The class embeddings of a class-conditional ADM
     are replaced by their mean, added to the time embedding. Of an output that also predicts a variance, only the noise
-    is kept.
-
-    Args:
-        weights: state dict of the published network ("input_blocks.3.0.in_layers.0.weight", ...).
-        network: a `UNet` of the same sizes, whose noise features are `Sinusoids`.
-        attention: order of q, k and v in the published qkv: "new" (ADM-64) one after the other, "legacy" by head.
-
-    Raises:
-        ValueError: a tensor is missing, left over, or of another shape; the message names it.
+    is kept. `attention` is the order of q, k and v in the published qkv: "new" (ADM-64) one after the other, "legacy"
+    by head. ValueError names a tensor that is missing, left over, or of another shape.
     """
     left, state = dict(weights), network.state_dict()
 
     def take(theirs: str) -> Tensor:
         if theirs not in left:
-            raise ValueError(f"these are not the weights of an ADM of this size: they have no {theirs!r}")
+            raise ValueError(f"{NOT_ADM}: they have no {theirs!r}")
         return left.pop(theirs).float()
 
     def put(ours: str, value: Tensor) -> None:
         if state[ours].shape != value.shape:
-            shapes = f"{list(value.shape)} where {list(state[ours].shape)} is wanted, for {ours!r}"
-            raise ValueError(f"these are not the weights of an ADM of this size: a tensor is {shapes}")
+            wanted = list(state[ours].shape)
+            raise ValueError(f"{NOT_ADM}: a tensor is {list(value.shape)} where {wanted} is wanted, for {ours!r}")
         state[ours] = value
 
     for kind in ("weight", "bias"):
@@ -110,8 +107,10 @@ def from_adm(weights: Mapping[str, Tensor], network: UNet, attention: AttentionO
     labels = left.pop("label_emb.weight").float().mean(0) if "label_emb.weight" in left else 0.0
     put("embedding.mix.0.bias", take("time_embed.2.bias") + labels)
     for ours, block, theirs in _places(network):
-        for mine, yours in _residual_names(block):
-            put(f"{ours}.residual.{mine}", take(f"{theirs}.{yours}"))
+        for mine, yours in RESIDUAL.items():
+            for kind in ("weight", "bias"):
+                if mine != "skip" or isinstance(block.residual.skip, nn.Conv2d):
+                    put(f"{ours}.residual.{mine}.{kind}", take(f"{theirs}.{yours}.{kind}"))
         if block.self_attention is not None:
             stem, _, place = theirs.rpartition(".")
             for mine, yours in {"norm": "norm", "to_qkv": "qkv", "out": "proj_out"}.items():
@@ -125,7 +124,7 @@ def from_adm(weights: Mapping[str, Tensor], network: UNet, attention: AttentionO
         if name.startswith("embedding.pooled."):
             state[name] = torch.zeros_like(state[name])
     if left:
-        raise ValueError(f"these are not the weights of an ADM of this size: {next(iter(left))!r} is left over")
+        raise ValueError(f"{NOT_ADM}: {next(iter(left))!r} is left over")
     return state
 
 
@@ -141,16 +140,6 @@ def _places(network: UNet) -> Iterator[tuple[str, Block, str]]:
             index, parts = index + 1, 0
         yield f"up.{place}", block, f"output_blocks.{index}.{parts}"
         parts += 1 + (block.self_attention is not None)
-
-
-def _residual_names(block: Block) -> Iterator[tuple[str, str]]:
-    names = {"norm1": "in_layers.0", "conv1": "in_layers.2", "scale_shift": "emb_layers.1"}
-    names |= {"norm2": "out_layers.0", "conv2": "out_layers.3"}
-    if isinstance(block.residual.skip, nn.Conv2d):
-        names["skip"] = "skip_connection"
-    for ours, theirs in names.items():
-        yield f"{ours}.weight", f"{theirs}.weight"
-        yield f"{ours}.bias", f"{theirs}.bias"
 
 
 def _blocks(modules: nn.ModuleList) -> list[Block]:

@@ -13,17 +13,11 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class PaintedKeys:
-    """Paint-with-words (eDiff-I, section 4.3) for all keys of a context.
+    """Paint-with-words (eDiff-I, section 4.3) for all keys of a context."""
 
-    Attributes:
-        areas: [b, r, h, w] share of each pixel that a region covers, 0 to 1; layers resize it to their own resolution.
-        keys: [b, r, k] weight of key k in region r.
-        strength: [b] `w'·log(1+sigma)`; 0 leaves a sample unpainted.
-    """
-
-    areas: Float[Tensor, "b r h w"]
-    keys: Float[Tensor, "b r k"]
-    strength: Float[Tensor, " b"]
+    areas: Float[Tensor, "b r h w"]  # share of each pixel that a region covers, 0 to 1, at any resolution
+    keys: Float[Tensor, "b r k"]  # weight of key k in region r
+    strength: Float[Tensor, " b"]  # `w'·log(1+sigma)`; 0 leaves a sample unpainted
 
     def __getitem__(self, rows: slice) -> "PaintedKeys":
         """The paint of some samples of the batch."""
@@ -41,16 +35,10 @@ class PaintedKeys:
 
 @dataclass(frozen=True)
 class Context:
-    """What cross-attention attends to.
+    """The keys and values of cross-attention."""
 
-    Attributes:
-        tokens: [b, k, width] the learned null token and the tokens of all sources, in one width.
-        bias: [b, 1, 1, k] added to the scores: log of a token's weight (0 for weight 1), -inf for padding.
-        paint: None without paint-with-words.
-    """
-
-    tokens: Float[Tensor, "b k width"]
-    bias: Float[Tensor, "b 1 1 k"]
+    tokens: Float[Tensor, "b k width"]  # the learned null token and the tokens of all sources, in one width
+    bias: Float[Tensor, "b 1 1 k"]  # added to the scores: log of a token's weight (0 for weight 1), -inf for padding
     paint: PaintedKeys | None = None
 
 
@@ -107,10 +95,7 @@ def _heads_to_pixels(x: Float[Tensor, "b m q d"], height: int, width: int) -> Fl
 
 
 class SelfAttention(nn.Module):
-    """Residual attention of every pixel to every pixel of its image (ADM, Dhariwal & Nichol 2021).
-
-    `head_channels` divides `channels`, and so does `norm_groups`.
-    """
+    """Residual attention of every pixel to every pixel of its image (ADM, Dhariwal & Nichol 2021)."""
 
     def __init__(self, channels: int, head_channels: int, norm_groups: int = 32) -> None:
         super().__init__()
@@ -126,10 +111,7 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Residual attention of every pixel to the tokens of the context (eDiff-I, section 4.1: after self-attention).
-
-    `head_channels` divides `channels`, and so does `norm_groups`.
-    """
+    """Residual attention of every pixel to the tokens of the context (eDiff-I, section 4.1: after self-attention)."""
 
     def __init__(self, channels: int, context_width: int, head_channels: int, norm_groups: int = 32) -> None:
         super().__init__()

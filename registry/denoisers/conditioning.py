@@ -69,11 +69,7 @@ class ConditionEmbedding(nn.Module):
         self.null_token = nn.Parameter(torch.randn(1, 1, context_width) * context_width**-0.5)
 
     def forward(self, c_noise: Float[Tensor, " b"], cond: Conditioning) -> tuple[Float[Tensor, "b width"], Context]:
-        """The global embedding [b, width] and the context.
-
-        Raises:
-            ValueError: the aug_level is missing in super-resolution, or a global source has no pooled embedding.
-        """
+        """The global embedding [b, width] and the context; ValueError where `cond` lacks an input."""
         embedding = self.noise(c_noise)
         if self.augmentation is not None:
             if cond.aug_level is None:
@@ -112,9 +108,6 @@ def _bias(source: Embedding) -> Float[Tensor, "b n"]:
 
 def _painted(paint: Paint, sources: Mapping[str, Embedding]) -> PaintedKeys:
     """The paint with its tokens in the order of the context's keys: the null token, then the sources."""
-    batch, regions = paint.areas.shape[:2]
-    keys = [paint.areas.new_zeros(batch, regions, 1)]
-    for name, source in sources.items():
-        none = paint.areas.new_zeros(batch, regions, source.tokens.shape[1])
-        keys.append(paint.tokens.get(name, none))
-    return PaintedKeys(paint.areas, torch.cat(keys, dim=2), paint.strength)
+    none = paint.areas.new_zeros(*paint.areas.shape[:2], 1)
+    keys = [paint.tokens.get(name, none.expand(-1, -1, one.tokens.shape[1])) for name, one in sources.items()]
+    return PaintedKeys(paint.areas, torch.cat([none, *keys], dim=2), paint.strength)

@@ -27,9 +27,6 @@ class EfficientUNet(nn.Module):
 
     `embedding` builds the global embedding and the cross-attention context. Encoder and decoder each have
     `num_res_blocks`; the last block of a level attends. Other arguments: `ediffi.registry.denoisers.efficient_sr256`.
-
-    Raises:
-        ValueError: as many block counts as channel multiples are needed.
     """
 
     def __init__(
@@ -38,37 +35,27 @@ class EfficientUNet(nn.Module):
         channels: int,
         channel_mults: Sequence[int],
         num_res_blocks: Sequence[int],
-        self_attention_levels: Sequence[int] = (),
-        cross_attention_levels: Sequence[int] = (),
-        head_channels: int = 64,
-        norm_groups: int = 32,
-        patch_size: int = 1,
-        gradient_checkpointing: bool = False,
+        self_attention_levels: Sequence[int],
+        cross_attention_levels: Sequence[int],
+        head_channels: int,
+        norm_groups: int,
+        patch_size: int,
+        gradient_checkpointing: bool,
     ) -> None:
         super().__init__()
         if len(channel_mults) != len(num_res_blocks):
-            raise ValueError(
-                f"num_res_blocks {tuple(num_res_blocks)} and channel_mults {tuple(channel_mults)} must be equally long"
-            )
+            raise ValueError(f"num_res_blocks {num_res_blocks} and channel_mults {channel_mults} must be equally long")
         self.embedding = embedding
         self.patch_size = patch_size
         self.gradient_checkpointing = gradient_checkpointing
 
         def level_blocks(level: int, channels_in: int, takes_skip: bool) -> nn.ModuleList:
-            width, last = widths[level], num_res_blocks[level] - 1
-            return nn.ModuleList(
-                Block(
-                    channels_in if index == 0 else width,
-                    width,
-                    embedding,
-                    head_channels,
-                    norm_groups,
-                    self_attention=index == last and level in self_attention_levels,
-                    cross_attention=index == last and level in cross_attention_levels,
-                    takes_skip=takes_skip and index == 0,
-                )
-                for index in range(last + 1)
-            )
+            blocks, width, last = nn.ModuleList(), widths[level], num_res_blocks[level] - 1
+            for i in range(last + 1):
+                attention = i == last and level in self_attention_levels, i == last and level in cross_attention_levels
+                sizes = channels_in if i == 0 else width, width, embedding, head_channels, norm_groups
+                blocks.append(Block(*sizes, *attention, takes_skip=takes_skip and i == 0))
+            return blocks
 
         widths = [channels * mult for mult in channel_mults]
         levels = range(len(widths))
@@ -83,26 +70,22 @@ class EfficientUNet(nn.Module):
     def forward(
         self, x: Float[Tensor, "b 3 h w"], c_noise: Float[Tensor, " b"], cond: Conditioning
     ) -> Float[Tensor, "b 3 h w"]:
-        """The raw output [b, 3, h, w]; h and w are multiples of `patch_size·2^(levels-1)`.
-
-        Raises:
-            ValueError: `cond.low_res` is missing.
-        """
+        """The raw output [b, 3, h, w]; h and w are multiples of `patch_size·2^(levels-1)`."""
         if cond.low_res is None:
             raise ValueError("a super-resolution denoiser needs cond.low_res, and it is None")
         low_res = upsample(cond.low_res, (x.shape[-2], x.shape[-1])).to(x.dtype)
-        told = (*self.embedding(c_noise, cond), self.gradient_checkpointing)
+        inputs = (*self.embedding(c_noise, cond), self.gradient_checkpointing)
         h = F.pixel_unshuffle(torch.cat([x, low_res], dim=1), self.patch_size)
         h = self.stem(h.contiguous(memory_format=torch.channels_last))
         skips = []
         for level, blocks in enumerate(self.down):
             h = h if level == 0 else self.halving[level - 1](h)
             for block in blocks.children():
-                h = run(block, h, *told)
+                h = run(block, h, *inputs)
             skips.append(h)
         for level in reversed(range(len(self.up))):
             h = torch.cat([h, skips.pop() / math.sqrt(2)], dim=1)
             for block in self.up[level].children():
-                h = run(block, h, *told)
+                h = run(block, h, *inputs)
             h = h if level == 0 else F.interpolate(self.doubling[level - 1](h), scale_factor=2.0, mode="nearest")
         return F.pixel_shuffle(self.out(F.silu(self.norm(h))), self.patch_size)

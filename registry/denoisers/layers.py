@@ -24,7 +24,7 @@ def resample(x: Float[Tensor, "b c h w"], how: Resample | None) -> Float[Tensor,
 class ResidualBlock(nn.Module):
     """Norm, SiLU, 3x3 convolution, twice; the global embedding scales and shifts the second norm (ADM).
 
-    `how` changes the resolution inside the block, on both branches; `dropout` acts before the second convolution.
+    `how` changes the resolution inside the block, on both branches.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class ResidualBlock(nn.Module):
         self.skip = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Float[Tensor, "b c h w"], embedding: Float[Tensor, "b width"]) -> Float[Tensor, "b out H W"]:
-        """Features [b, out_channels, H, W]; H and W are halved or doubled where `how` says so."""
+        """Features [b, out_channels, H, W]."""
         h = self.conv1(resample(F.silu(self.norm1(x)), self.how))
         scale, shift = self.scale_shift(embedding)[:, :, None, None].chunk(2, dim=1)
         h = F.silu(self.norm2(h) * (1 + scale) + shift)
@@ -68,9 +68,9 @@ class Block(nn.Module):
         embedding: ConditionEmbedding,
         head_channels: int,
         norm_groups: int,
-        *,
         self_attention: bool = False,
         cross_attention: bool = False,
+        *,
         how: Resample | None = None,
         dropout: float = 0.0,
         takes_skip: bool = False,
@@ -78,11 +78,9 @@ class Block(nn.Module):
         super().__init__()
         self.residual = ResidualBlock(in_channels, out_channels, embedding.width, how, dropout, norm_groups)
         self.self_attention = SelfAttention(out_channels, head_channels, norm_groups) if self_attention else None
-        self.cross_attention = (
-            CrossAttention(out_channels, embedding.context_width, head_channels, norm_groups)
-            if cross_attention
-            else None
-        )
+        self.cross_attention = None
+        if cross_attention:
+            self.cross_attention = CrossAttention(out_channels, embedding.context_width, head_channels, norm_groups)
         self.takes_skip = takes_skip
 
     def forward(

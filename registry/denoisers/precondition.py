@@ -1,6 +1,7 @@
 """EDM preconditioning: a raw network becomes a denoiser (Karras et al. 2022, table 1)."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -19,21 +20,13 @@ Scaling = Callable[[Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]
 """A column of EDM's table 1, around the raw network: sigma [b] -> c_skip, c_out, c_in, c_noise, each [b]."""
 
 
-class EDM:
-    """`c_skip = d²/(s² + d²)`, `c_out = s·d/sqrt(s² + d²)`, `c_in = 1/sqrt(s² + d²)`, `c_noise = ln(s)/4`, s = sigma.
+def edm(sigma: Float[Tensor, " b"], sigma_data: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`c_skip = d²/(s² + d²)`, `c_out = s·d/sqrt(s² + d²)`, `c_in = 1/sqrt(s² + d²)`, `c_noise = ln(s)/4`.
 
-    Args:
-        sigma_data: d, the standard deviation of the clean data.
+    s = `sigma`; d = `sigma_data`, the standard deviation of the clean data.
     """
-
-    def __init__(self, sigma_data: float) -> None:
-        self.sigma_data = sigma_data
-
-    def __call__(self, sigma: Float[Tensor, " b"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """c_skip, c_out, c_in and c_noise, [b] each."""
-        variance = sigma.square() + self.sigma_data**2
-        c_skip, c_out = self.sigma_data**2 / variance, sigma * self.sigma_data / variance.sqrt()
-        return c_skip, c_out, 1 / variance.sqrt(), sigma.log() / 4
+    variance = sigma.square() + sigma_data**2
+    return sigma_data**2 / variance, sigma * sigma_data / variance.sqrt(), 1 / variance.sqrt(), sigma.log() / 4
 
 
 class Preconditioned(nn.Module):
@@ -48,9 +41,6 @@ class Preconditioned(nn.Module):
         sigma_data: standard deviation of the clean data (or of the residual); 0.5 in EDM for photographs.
         residual: predict the residual over the upsampled `cond.low_res`.
         scaling: another column of the table than EDM's own, for networks trained elsewhere.
-
-    Raises:
-        ValueError: `sigma_data` is not positive.
     """
 
     def __init__(
@@ -62,7 +52,7 @@ class Preconditioned(nn.Module):
         self.network = network
         self.sigma_data = sigma_data
         self.residual = residual
-        self.scaling = scaling or EDM(sigma_data)
+        self.scaling = scaling or partial(edm, sigma_data=sigma_data)
 
     def forward(
         self, x: Float[Tensor, "b 3 h w"], sigma: Float[Tensor, " b"], cond: Conditioning
@@ -72,7 +62,11 @@ class Preconditioned(nn.Module):
         # float32: in bfloat16 the noise levels of neighbouring steps round to one number
         *scales, c_noise = self.scaling(sigma.to(precise))
         c_skip, c_out, c_in = (scale.view(-1, 1, 1, 1) for scale in scales)
-        mean = self._mean(x, cond)
+        mean = None
+        if self.residual:
+            if cond.low_res is None:
+                raise ValueError("a residual denoiser needs cond.low_res, and it is None")
+            mean = upsample(cond.low_res, (x.shape[-2], x.shape[-1]))
         centred = x if mean is None else x - mean
         denoised = c_skip * centred + c_out * self.network(c_in * centred, c_noise, cond).to(precise)
         return denoised if mean is None else mean + denoised
@@ -80,10 +74,3 @@ class Preconditioned(nn.Module):
     def loss_weight(self, sigma: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         """`lambda(sigma) = 1/c_out²`, which makes the loss of an untrained network 1 at every noise level."""
         return self.scaling(sigma)[1].square().reciprocal()
-
-    def _mean(self, x: Tensor, cond: Conditioning) -> Tensor | None:
-        if not self.residual:
-            return None
-        if cond.low_res is None:
-            raise ValueError("a residual denoiser needs cond.low_res, and it is None")
-        return upsample(cond.low_res, (x.shape[-2], x.shape[-1]))

@@ -22,9 +22,6 @@ class UNet(nn.Module):
 
     `embedding` builds the global embedding and the cross-attention context. The decoder has one residual block a level
     more than the encoder; the middle always has attention. Other arguments: `ediffi.registry.denoisers.unet_base64`.
-
-    Raises:
-        ValueError: a level of `attention_levels` does not exist.
     """
 
     def __init__(
@@ -34,10 +31,10 @@ class UNet(nn.Module):
         channel_mults: Sequence[int],
         num_res_blocks: int,
         attention_levels: Sequence[int],
-        head_channels: int = 64,
-        dropout: float = 0.0,
-        norm_groups: int = 32,
-        gradient_checkpointing: bool = False,
+        head_channels: int,
+        norm_groups: int,
+        dropout: float,
+        gradient_checkpointing: bool,
     ) -> None:
         super().__init__()
         if unknown := [level for level in attention_levels if level not in range(len(channel_mults))]:
@@ -46,10 +43,8 @@ class UNet(nn.Module):
         self.gradient_checkpointing = gradient_checkpointing
 
         def block(channels_in: int, channels_out: int, attention: bool = False, **rest: Any) -> Block:
-            on: dict[str, Any] = {"self_attention": attention, "cross_attention": attention}
-            return Block(
-                channels_in, channels_out, embedding, head_channels, norm_groups, dropout=dropout, **on, **rest
-            )
+            sizes = channels_in, channels_out, embedding, head_channels, norm_groups
+            return Block(*sizes, self_attention=attention, cross_attention=attention, dropout=dropout, **rest)
 
         widths = [channels * mult for mult in channel_mults]
         self.stem = nn.Conv2d(3, widths[0], 3, padding=1)
@@ -77,15 +72,15 @@ class UNet(nn.Module):
         self, x: Float[Tensor, "b 3 h w"], c_noise: Float[Tensor, " b"], cond: Conditioning
     ) -> Float[Tensor, "b 3 h w"]:
         """The raw output [b, 3, h, w]; h and w are multiples of `2^(levels-1)`."""
-        told = (*self.embedding(c_noise, cond), self.gradient_checkpointing)
+        inputs = (*self.embedding(c_noise, cond), self.gradient_checkpointing)
         h = self.stem(x.contiguous(memory_format=torch.channels_last))
         skips = [h]
         for block in self.down:
-            h = run(block, h, *told)
+            h = run(block, h, *inputs)
             skips.append(h)
         for block in self.middle:
-            h = run(block, h, *told)
+            h = run(block, h, *inputs)
         for block in self.up:
             h = torch.cat([h, skips.pop()], dim=1) if block.takes_skip else h
-            h = run(block, h, *told)
+            h = run(block, h, *inputs)
         return self.out(F.silu(self.norm(h)))
