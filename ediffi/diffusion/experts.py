@@ -17,12 +17,12 @@ class Expert:
     """An expert without its weights.
 
     Attributes:
-        region: the noise it owns.
+        interval: the noise it owns.
         parent: the node whose weights it started from; None if it started at random.
         steps: optimiser steps of its own training.
     """
 
-    region: NoiseInterval
+    interval: NoiseInterval
     parent: NoiseInterval | None = None
     steps: int = 0
 
@@ -48,9 +48,9 @@ class ExpertTree(nn.Module):
         super().__init__()
         if len(experts) != len(denoisers):
             raise ValueError(f"{len(experts)} experts need as many networks, got {len(denoisers)}")
-        check_partition([expert.region for expert in experts])
+        check_partition([expert.interval for expert in experts])
         self.noise, self.experts, self.denoisers = noise, tuple(experts), denoisers
-        owned = sorted((low, index) for index, e in enumerate(experts) for low, _ in noise.bounds(e.region))
+        owned = sorted((low, index) for index, e in enumerate(experts) for low, _ in noise.bounds(e.interval))
         self._edges = torch.tensor([low for low, _ in owned[1:]], dtype=torch.float64)
         self._owners = torch.tensor([index for _, index in owned])
 

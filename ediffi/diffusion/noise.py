@@ -109,7 +109,7 @@ ROOT = Interval(0, 0)
 """All noise."""
 
 
-def region_from(content: Any) -> NoiseInterval:
+def interval_from(content: Any) -> NoiseInterval:
     """The interval that `dataclasses.asdict` turned into `content`, as in a checkpoint or in `config.json`.
 
     Raises:

@@ -129,7 +129,7 @@ def load_stage(
     if dtype not in (None, torch.float32, *HALF):
         raise ValueError(f"torch_dtype must be None, torch.float32, torch.float16 or torch.bfloat16, got {dtype}")
     rows = listed_experts(entry)
-    check_partition([row.expert.region for row in rows])
+    check_partition([row.expert.interval for row in rows])
     files = [verified_file(folder, row) for row in rows]
     network = build_denoiser(Part(**entry["denoiser"])).eval().requires_grad_(False)
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -158,11 +158,11 @@ def load_expert(model: str | Path, stage: str, region: NoiseInterval, denoiser: 
         ValueError: there is no such stage or expert, or the file is broken or of another network.
     """
     folder, entry = find_stage(model, stage)
-    rows = [row for row in listed_experts(entry) if contains(row.expert.region, region)]
+    rows = [row for row in listed_experts(entry) if contains(row.expert.interval, region)]
     if not rows:
         raise ValueError(f"no expert of stage {stage!r} of {folder} owns all of {region}")
     load_weights(denoiser, verified_file(folder, rows[0]))
-    return rows[0].expert.region
+    return rows[0].expert.interval
 
 
 def build_denoiser(part: Part) -> nn.Module:

@@ -91,12 +91,12 @@ def expert_noise(stages: Sequence[StageNoise], path: Path) -> None:
         for axes, (name, noise, experts, sigmas) in zip(rows[:, 0], stages, strict=True):
             ends = (noise.mean - 4 * noise.std, noise.mean + 4 * noise.std)  # of ln sigma
             for index, expert in enumerate(experts):
-                for bounds in noise.bounds(expert.region):
+                for bounds in noise.bounds(expert.interval):
                     with np.errstate(divide="ignore"):
                         low, high = np.log(bounds).clip(*ends)
                     x = np.linspace(low, high, 200)
                     density = np.exp(-0.5 * ((x - noise.mean) / noise.std) ** 2)
-                    style = {"color": f"C{index}", "alpha": 0.75, "linewidth": 0, "label": str(expert.region)}
+                    style = {"color": f"C{index}", "alpha": 0.75, "linewidth": 0, "label": str(expert.interval)}
                     axes.fill_between(np.exp(x), density, **style)
             below = np.full(len(sigmas) - 1, -0.06)
             axes.plot(sigmas[:-1], below, "|", color="black", markersize=6, label="sampler's steps")

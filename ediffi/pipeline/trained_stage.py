@@ -129,10 +129,10 @@ def _trained_again(folder: Path, entry: Mapping[str, Any], stage: Stage) -> Trai
     tree = expert_tree(stage.denoiser)
     if tree is None:
         raise ValueError(f"stage {stage.name!r} is a {type(stage.denoiser).__name__}; only an ExpertTree can be saved")
-    files = {row.expert.region: verified_file(folder, row) for row in listed_experts(entry)}
+    files = {row.expert.interval: verified_file(folder, row) for row in listed_experts(entry)}
     experts = []
     for index, expert in enumerate(tree.experts):
-        file = files.get(expert.region)
+        file = files.get(expert.interval)
         if file is not None and (isinstance(tree.denoisers, StreamedDenoisers) or _equal(file, tree.denoisers[index])):
             experts.append(TrainedExpert(expert, file))
         else:
@@ -176,15 +176,14 @@ def _write(
 
 def _write_stage(folder: Path, stage: TrainedStage) -> dict[str, Any]:
     """Write the experts' files into `folder`, and return the stage's entry."""
-    experts = sorted(stage.experts, key=lambda trained: trained.expert.region.spans)
-    check_partition([trained.expert.region for trained in experts])
+    experts = sorted(stage.experts, key=lambda trained: trained.expert.interval.spans)
+    check_partition([trained.expert.interval for trained in experts])
     rows = []
     for trained in experts:
-        known = dataclasses.asdict(trained.expert)
-        label = f"-{trained.expert.region.label}" if len(experts) > 1 else ""
+        label = f"-{trained.expert.interval.label}" if len(experts) > 1 else ""
         path = folder / f"{stage.name}{label}.safetensors"
         _write_weights(path, trained.weights)
-        rows.append({"interval": known.pop("region"), **known, "file": path.name, "sha256": sha256(path)})
+        rows.append({**dataclasses.asdict(trained.expert), "file": path.name, "sha256": sha256(path)})
     return dataclasses.asdict(dataclasses.replace(stage, experts=())) | {"experts": rows}
 
 

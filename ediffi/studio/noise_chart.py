@@ -36,9 +36,9 @@ class NoiseChart:
         bands = [ExpertBand(0, "", 0.0, 1.0)]
         if self.tree is not None:
             bands = [
-                ExpertBand(index, str(expert.region), self.position(high), self.position(low))
+                ExpertBand(index, str(expert.interval), self.position(high), self.position(low))
                 for index, expert in enumerate(self.tree.experts)
-                for low, high in self.tree.noise.bounds(expert.region)
+                for low, high in self.tree.noise.bounds(expert.interval)
             ]
         self.bands = sorted((band for band in bands if band.left < band.right), key=lambda band: band.left)
 

@@ -87,7 +87,7 @@ def test_clones_equal_the_trunk_with_one_network_call_per_evaluation(trunk: Expe
     assert sum(expert.calls for expert in eight.denoisers) == sampling.nfe
     assert sum(expert.calls > 0 for expert in eight.denoisers) >= 6
     for expert, known in zip(eight.denoisers, eight.experts, strict=True):
-        spans = NOISE.bounds(known.region)
+        spans = NOISE.bounds(known.interval)
         assert all(any(low <= sigma < high for low, high in spans) for sigma in expert.sigmas)
 
 

@@ -18,8 +18,8 @@ from ediffi.diffusion.noise import (
     NoiseInterval,
     check_partition,
     contains,
+    interval_from,
     overlap,
-    region_from,
 )
 
 NOISE = LogNormal(-1.2, 1.2)
@@ -168,10 +168,10 @@ def test_regions_come_back_from_plain_values(region: NoiseInterval) -> None:
     import dataclasses
     import json
 
-    assert region_from(json.loads(json.dumps(dataclasses.asdict(region)))) == region
+    assert interval_from(json.loads(json.dumps(dataclasses.asdict(region)))) == region
 
 
 @pytest.mark.parametrize("content", [{"level": 1}, {"without": 3}, {"nothing": 1}, {"without": [], "level": 1}, 7])
 def test_what_is_no_region_is_refused(content: object) -> None:
     with pytest.raises(ValueError, match="interval"):
-        region_from(content)
+        interval_from(content)

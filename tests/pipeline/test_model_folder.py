@@ -65,7 +65,7 @@ def cond() -> Conditioning:
 
 def test_experts_come_back_as_they_were(saved: Path) -> None:
     tree = load_cascade(saved).stages[0].denoiser
-    assert [expert.region for expert in tree.experts] == [LOW, MIDDLE, HIGH]
+    assert [expert.interval for expert in tree.experts] == [LOW, MIDDLE, HIGH]
     assert [(expert.parent, expert.steps) for expert in tree.experts] == [(ROOT, 41), (ROOT, 42), (ROOT, 40)]
     for denoiser, seed in zip(tree.denoisers, (1, 2, 0), strict=True):
         for key, value in state(seed).items():
