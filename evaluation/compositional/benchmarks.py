@@ -1,30 +1,34 @@
-"""The compositional benchmarks: images per prompt, readers, folders, and the commands that score them."""
+"""The compositional benchmarks: images per prompt, readers, the files their scripts read, and the scoring commands."""
 
+import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from ediffi.evaluation.compositional import layouts, prompts
-from ediffi.evaluation.compositional.layouts import ExportLayout
-from ediffi.evaluation.compositional.prompts import BenchmarkPrompt, PromptSet
+from ediffi.evaluation.compositional import prompts as readers
+from ediffi.evaluation.compositional.prompts import STYLES, BenchmarkPrompt, PromptSet
 from ediffi.registry.core import UnknownNameError
 
 
+@dataclass(frozen=True)
+class ExportLayout:
+    """Files of an export, as paths with "/" in its folder."""
+
+    images: Sequence[str]  # of image k; the suffix says the format
+    texts: Mapping[str, str] = field(default_factory=dict)  # contents of the other files
+    folders: Sequence[str] = ("",)  # those that belong to the export alone; "" is its whole folder
+    siblings: Sequence[str] = ()  # further allowed entries of the folder, where it does not belong to the export alone
+
+
 class Benchmark(NamedTuple):
-    """A benchmark whose authors' scripts score the images.
+    """A benchmark whose authors' scripts score the images."""
 
-    Attributes:
-        images_per_prompt: how many images of each prompt its protocol has.
-        read: reads a prompt file.
-        layout: the files of an export.
-        scoring: the commands that score an export, from its folder and the prompt file.
-    """
-
-    images_per_prompt: int
-    read: Callable[[Path], list[BenchmarkPrompt]]
+    images_per_prompt: int  # of its protocol
+    read: Callable[[Path], list[BenchmarkPrompt]]  # reads a prompt file
     layout: Callable[[Sequence[BenchmarkPrompt], int], ExportLayout]
-    scoring: Callable[[Path, Path], str]
+    scoring: Callable[[Path, Path], str]  # the commands that score an export, from its folder and the prompt file
 
 
 def find_benchmark(name: str) -> Benchmark:
@@ -35,28 +39,93 @@ def find_benchmark(name: str) -> Benchmark:
 
 
 def read_prompt_set(name: str, path: Path, images_per_prompt: int | None = None) -> PromptSet:
-    """The prompts in a benchmark's prompt file, as a dataset.
+    """The prompts in a benchmark's prompt file (of HPSv2 also the folder of its four), as a dataset.
 
-    Args:
-        name: of the benchmark.
-        path: its prompt file; of HPSv2 also the folder of its four.
-        images_per_prompt: by default the number of the benchmark's protocol.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: there is no such benchmark, or the file is not a prompt file of it.
+    `images_per_prompt` is that of the benchmark's protocol by default. ValueError names what is no prompt file of it.
     """
     benchmark = find_benchmark(name)
     count = benchmark.images_per_prompt if images_per_prompt is None else images_per_prompt
-    return PromptSet(name, benchmark.read(path), count)
+    if not (prompts := benchmark.read(path)):
+        raise ValueError(f"{path} has no prompts")
+    return PromptSet(name, prompts, count)
+
+
+def geneval(prompts: Sequence[BenchmarkPrompt], images_per_prompt: int) -> ExportLayout:
+    """`00000/metadata.jsonl` and `00000/samples/0000.png`, ... for the prompt in row 0.
+
+    djghosh13/geneval, README.md (image generation) and evaluation/evaluate_images.py, which visits each folder whose
+    name is all digits, reads one JSON object, and takes each numbered .png. The README calls `grid.png` optional; no
+    script reads it, and it is not written.
+    """
+    images = [f"{row:05d}/samples/{k:04d}.png" for row in range(len(prompts)) for k in range(images_per_prompt)]
+    texts = {f"{row:05d}/metadata.jsonl": json.dumps(prompt.metadata) for row, prompt in enumerate(prompts)}
+    return ExportLayout(images, texts)
+
+
+def t2i_compbench(prompts: Sequence[BenchmarkPrompt], images_per_prompt: int) -> ExportLayout:
+    """`samples/<prompt>_000012.png`, numbered through all prompts.
+
+    Karine-Huang/T2I-CompBench, Readme.md (evaluation) and GORS_finetune/inference_eval.py. The scripts list `samples`,
+    so nothing else is written there; they take the part before the first "_" as the prompt (BLIPvqa_eval/BLIP_vqa.py,
+    CLIPScore_eval/CLIP_similarity.py), the part between the first two as the number (UniDet_eval), and cut at the first
+    ".png" (UniDet_eval/numeracy_eval.py). 3_in_1_eval/3_in_1.py expects ten images a prompt. A prompt that such names
+    cannot carry is a ValueError.
+    """
+    names = []
+    for row, prompt in enumerate(prompts):
+        for k in range(row * images_per_prompt, (row + 1) * images_per_prompt):
+            names.append(f"{prompt.text}_{k:06d}.png")
+        if problem := _not_a_name(prompt.text, names[-1]):
+            what = f"prompt {row} ({prompt.text[:60]!r})"
+            raise ValueError(f"{what} {problem}, and T2I-CompBench reads prompts from file names")
+    return ExportLayout([f"samples/{name}" for name in names])
+
+
+def _not_a_name(text: str, name: str) -> str | None:
+    """Why the scripts could not read a prompt back from its file's name; None if they can."""
+    for mark in ("/", "_", ".png"):
+        if mark in text:
+            return f'has "{mark}" in it'
+    if any(ord(character) < 32 or ord(character) == 127 for character in text):
+        return "has a control character in it"
+    if (length := len(name.encode())) > 255:  # the limit of common file systems
+        return f"makes a file name of {length} bytes, more than 255"
+    return None
+
+
+def hpsv2(prompts: Sequence[BenchmarkPrompt], images_per_prompt: int = 1) -> ExportLayout:
+    """`anime/00000.jpg` for the first prompt of `anime.json`.
+
+    tgxs002/HPSv2, README.md (custom evaluation) and hpsv2/evaluation.py, which takes every entry of the folder for a
+    style, and looks for the number of each prompt. There the images are saved as JPEG at Pillow's default quality, and
+    the published numbers are of such images; so they are here. The file names allow only one image of each prompt.
+    """
+    if images_per_prompt != 1:
+        raise ValueError(f"HPSv2 takes 1 image of each prompt, got images_per_prompt {images_per_prompt}")
+    images = [f"{prompt.metadata['style']}/{prompt.metadata['row']:05d}.jpg" for prompt in prompts]
+    folders = list(dict.fromkeys(str(prompt.metadata["style"]) for prompt in prompts))
+    return ExportLayout(images, folders=folders, siblings=STYLES)
+
+
+def partiprompts(prompts: Sequence[BenchmarkPrompt], images_per_prompt: int = 1) -> ExportLayout:
+    """`00000.png`, ... and `metadata.jsonl` with the file name, prompt, category, challenge and note of each.
+
+    google-research/parti is a list of prompts without a script that reads images. Our choice: the folder that Hugging
+    Face's `datasets` reads as "imagefolder".
+    """
+    each = [prompt for prompt in prompts for _ in range(images_per_prompt)]
+    rows = [{"file_name": f"{k:05d}.png", "prompt": one.text, **one.metadata} for k, one in enumerate(each)]
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    return ExportLayout([row["file_name"] for row in rows], {"metadata.jsonl": lines})
 
 
 def _score_geneval(output: Path, file: Path) -> str:
     """djghosh13/geneval, README.md (evaluation)."""
+    images = shlex.quote(str(output.resolve()))
     return (
         "in a checkout of djghosh13/geneval with its environment (it needs a GPU):\n"
         "  ./evaluation/download_models.sh DETECTOR/\n"
-        f"  python evaluation/evaluate_images.py {_quoted(output)} --outfile results.jsonl --model-path DETECTOR\n"
+        f"  python evaluation/evaluate_images.py {images} --outfile results.jsonl --model-path DETECTOR\n"
         "  python evaluation/summary_scores.py results.jsonl"
     )
 
@@ -87,12 +156,11 @@ end, with which 3D_spatial_eval.py fails."""
 def _score_t2i_compbench(output: Path, file: Path) -> str:
     """The commands of the category that the prompt file is named after, `color_val.txt`; of all if there is none."""
     found = [category for category in SCRIPTS if f"{file.stem}_".startswith(f"{category}_")]
-    lines = [
-        "in a checkout of Karine-Huang/T2I-CompBench with its environment (it needs a GPU; weights: see its Readme.md):"
-    ]
+    checkout = "in a checkout of Karine-Huang/T2I-CompBench with its environment"
+    lines = [f"{checkout} (it needs a GPU; weights: see its Readme.md):"]
     for category in found or SCRIPTS:
         lines += [] if found else [f"  # if the prompts are of the category {category}"]
-        lines += [f"  {command.format(_quoted(output))}" for command in SCRIPTS[category]]
+        lines += [f"  {command.format(shlex.quote(str(output.resolve())))}" for command in SCRIPTS[category]]
     return "\n".join(lines)
 
 
@@ -111,14 +179,10 @@ def _score_partiprompts(output: Path, file: Path) -> str:
     return f"ask people: PartiPrompts has no script. This loads the folder:\n  python -c {shlex.quote(call)}"
 
 
-def _quoted(path: Path) -> str:
-    return shlex.quote(str(path.resolve()))
-
-
 # The numbers of images are from GenEval's README, T2I-CompBench's Readme and HPSv2's file names; PartiPrompts has none.
 BENCHMARKS: Mapping[str, Benchmark] = {
-    "geneval": Benchmark(4, prompts.read_geneval, layouts.geneval, _score_geneval),
-    "t2i-compbench": Benchmark(10, prompts.read_t2i_compbench, layouts.t2i_compbench, _score_t2i_compbench),
-    "hpsv2": Benchmark(1, prompts.read_hpsv2, layouts.hpsv2, _score_hpsv2),
-    "partiprompts": Benchmark(1, prompts.read_partiprompts, layouts.partiprompts, _score_partiprompts),
+    "geneval": Benchmark(4, readers.read_geneval, geneval, _score_geneval),
+    "t2i-compbench": Benchmark(10, readers.read_t2i_compbench, t2i_compbench, _score_t2i_compbench),
+    "hpsv2": Benchmark(1, readers.read_hpsv2, hpsv2, _score_hpsv2),
+    "partiprompts": Benchmark(1, readers.read_partiprompts, partiprompts, _score_partiprompts),
 }

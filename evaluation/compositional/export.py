@@ -12,8 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ediffi.evaluation.compositional.benchmarks import find_benchmark, read_prompt_set
-from ediffi.evaluation.compositional.layouts import ExportLayout
+from ediffi.evaluation.compositional.benchmarks import ExportLayout, find_benchmark, read_prompt_set
 from ediffi.evaluation.images import claim, stamp
 from ediffi.evaluation.images.folder import ImageFolder
 from ediffi.evaluation.images.found import SUFFIXES, find_images
@@ -47,28 +46,14 @@ def export(name: str, images: Path, prompts: Path, output: Path, images_per_prom
     that counts instead: then the images may be in any order.
 
     An image file of the layout's format is hard-linked, or copied where the file system cannot link. Others are decoded
-    and written in that format.
-
-    Args:
-        name: of the benchmark: "geneval", "t2i-compbench", "hpsv2" or "partiprompts".
-        images: folder of numbered images, or of shards.
-        prompts: the benchmark's prompt file.
-        output: folder of the export; new, or of the same export.
-        images_per_prompt: by default the number of the benchmark's protocol.
-
-    Raises:
-        OSError: a file or folder is missing, or cannot be written.
-        BlockingIOError: another export is writing to `output`.
-        ValueError: the number of images is wrong, they are of other prompts, one is broken or not plain 8-bit, a prompt
-            does not fit the layout, `prompts` is not a prompt file of the benchmark, or `output` is another folder.
+    and written in that format. BlockingIOError: another export is writing to `output`. ValueError says which image,
+    prompt or file does not fit the benchmark.
     """
     benchmark, prompt_set = find_benchmark(name), read_prompt_set(name, prompts, images_per_prompt)
     items = prompt_set.items()
     if (count := _count(images)) != len(items):
-        raise ValueError(
-            f"{name} needs {len(items)} images, {prompt_set.images_per_prompt} of each of {len(prompt_set.prompts)} "
-            f"prompts, and {images} has {count}"
-        )
+        each = f"{prompt_set.images_per_prompt} of each of {len(prompt_set.prompts)} prompts"
+        raise ValueError(f"{name} needs {len(items)} images, {each}, and {images} has {count}")
     found = find_images(images, [item.key for item in items])
     order = _order([item.caption for item in items], images / claim.RUN)
     layout = benchmark.layout(prompt_set.prompts, prompt_set.images_per_prompt)
@@ -94,7 +79,6 @@ def export(name: str, images: Path, prompts: Path, output: Path, images_per_prom
 
 
 def _count(folder: Path) -> int:
-    """The number of images in a folder."""
     if not folder.is_dir():
         raise NotADirectoryError(f"no folder {folder}")
     if (folder / INDEX).exists():
@@ -110,10 +94,8 @@ def _order(wanted: Sequence[str], run: Path) -> list[int]:
         return list(range(len(wanted)))
     there, needed = Counter(recorded), Counter(wanted)
     if differing := list(((there - needed) or (needed - there)).elements()):
-        raise ValueError(
-            f"according to its {run.name}, {run.parent} has images of {len(recorded)} other prompts than the "
-            f"{len(wanted)} of the benchmark: they differ in {differing[0][:60]!r}"
-        )
+        counts = f"{len(recorded)} other prompts than the {len(wanted)} of the benchmark"
+        raise ValueError(f"{run} records images of {counts}: they differ in {differing[0][:60]!r}")
     places: dict[str, deque[int]] = defaultdict(deque)
     for number, text in enumerate(recorded):
         places[text].append(number)

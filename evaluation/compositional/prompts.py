@@ -22,35 +22,19 @@ _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
 @dataclass(frozen=True)
 class BenchmarkPrompt:
-    """A prompt of a benchmark.
+    """A prompt of a benchmark."""
 
-    Attributes:
-        text: as in the file, white space included.
-        metadata: the file's other values for it, plain JSON.
-    """
-
-    text: str
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    text: str  # as in the file, white space included
+    metadata: Mapping[str, Any] = field(default_factory=dict)  # the file's other values for it, plain JSON
 
 
 class PromptSet:
     """A benchmark's prompts, each for `images_per_prompt` images: image k is of prompt k // images_per_prompt.
 
-    Args:
-        name: of the benchmark.
-        prompts: in the order of its file; the same text may occur twice.
-        images_per_prompt: how many images the benchmark needs of each.
-
-    Attributes:
-        protocol: the number of prompts and images of each, and a hash of the prompts; plain JSON.
-
-    Raises:
-        ValueError: there are no prompts, or `images_per_prompt` is below 1.
+    `prompts` are in the order of the benchmark's file; the same text may occur twice.
     """
 
     def __init__(self, name: str, prompts: Sequence[BenchmarkPrompt], images_per_prompt: int = 1) -> None:
-        if not prompts:
-            raise ValueError(f"{name} has no prompts")
         if images_per_prompt < 1:
             raise ValueError(f"images_per_prompt must be at least 1, got {images_per_prompt}")
         self.name, self.prompts, self.images_per_prompt = name, list(prompts), images_per_prompt
@@ -73,10 +57,6 @@ def read_geneval(path: Path) -> list[BenchmarkPrompt]:
     """GenEval's `evaluation_metadata.jsonl`: "prompt", "tag" and "include" in each line (djghosh13/geneval, prompts/).
 
     The metadata is the whole object, which `evaluation/evaluate_images.py` needs.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a line is no such object, or there are none; the message names it.
     """
     prompts = []
     for where, line in prompt_files.read_lines(path):
@@ -92,54 +72,37 @@ def read_t2i_compbench(path: Path) -> list[BenchmarkPrompt]:
 
     Karine-Huang/T2I-CompBench, GORS_finetune/inference_eval.py, which splits lines as `str.splitlines` does; the files
     are in examples/dataset/, one a category.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a line is empty, or there are none.
     """
     prompts = []
     for number, line in enumerate(prompt_files.read_text(path).splitlines(), start=1):
         text = prompt_files.check_text(line.split("\t")[0], f"{path}, line {number}")
         prompts.append(BenchmarkPrompt(text, {"category": path.stem}))
-    return _not_empty(prompts, path)
+    return prompts
 
 
 def read_hpsv2(path: Path) -> list[BenchmarkPrompt]:
     """HPSv2's prompts: a JSON list of texts for each style (tgxs002/HPSv2, hpsv2/evaluation.py).
 
-    The files are in https://huggingface.co/datasets/zhwang/HPDv2, benchmark/.
-
-    Args:
-        path: `anime.json`, `concept-art.json`, `paintings.json` or `photo.json`; or the folder with these four, which
-            are then read in this order.
-
-    Raises:
-        FileNotFoundError: there is no such file, or a folder lacks one.
-        ValueError: its name is no style, it is no list of texts, or a text is empty.
+    The files are in https://huggingface.co/datasets/zhwang/HPDv2, benchmark/. `path` is the file of a style, as
+    `anime.json`, or the folder with all of them, which are then read in the order of `STYLES`.
     """
     if path.is_dir():
         return [prompt for style in STYLES for prompt in read_hpsv2(path / f"{style}.json")]
     if path.suffix != ".json" or path.stem not in STYLES:
         raise ValueError(f"{path} must be named after its style: {', '.join(f'{style}.json' for style in STYLES)}")
     texts = prompt_files.parse_json(prompt_files.read_text(path), str(path))
-    if not isinstance(texts, list):
-        raise ValueError(f"{path} is not a list of prompts")
-    prompts = [
+    if not isinstance(texts, list) or not texts:
+        raise ValueError(f"{path} has no prompts, or is not a list of prompts")
+    return [
         BenchmarkPrompt(prompt_files.check_text(text, f"{path}, prompt {row}"), {"style": path.stem, "row": row})
         for row, text in enumerate(texts)
     ]
-    return _not_empty(prompts, path)
 
 
 def read_partiprompts(path: Path) -> list[BenchmarkPrompt]:
     """PartiPrompts: tab-separated, a header of `COLUMNS`, and quotes that are text (google-research/parti).
 
     Quotes are not removed: a prompt that begins with a quoted word would lose its quotes.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the columns are others, a line has too few or too many, a prompt is empty, or a field was quoted by
-            a spreadsheet.
     """
     lines = [line for _, line in prompt_files.read_lines(path)]
     try:
@@ -158,7 +121,7 @@ def read_partiprompts(path: Path) -> list[BenchmarkPrompt]:
             raise ValueError(f"{where}: quoted as spreadsheets do; in the published file quotes are text")
         metadata = dict(zip(("category", "challenge", "note"), row[1:], strict=True))
         prompts.append(BenchmarkPrompt(prompt_files.check_text(row[0], where), metadata))
-    return _not_empty(prompts, path)
+    return prompts
 
 
 def _is_include(value: Any) -> bool:
@@ -167,9 +130,3 @@ def _is_include(value: Any) -> bool:
         isinstance(item, dict) and isinstance(item.get("class"), str) and isinstance(item.get("count"), int)
         for item in value
     )
-
-
-def _not_empty(prompts: list[BenchmarkPrompt], path: Path) -> list[BenchmarkPrompt]:
-    if not prompts:
-        raise ValueError(f"{path} has no prompts")
-    return prompts

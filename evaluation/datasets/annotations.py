@@ -9,12 +9,7 @@ from tqdm import tqdm
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is not valid JSON.
-    """
+    """The content of a JSON file; ValueError names a file that is not valid JSON."""
     try:
         return json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
@@ -25,10 +20,7 @@ def stream(path: Path) -> Iterator[Any]:
     """The elements of the list in a JSON file, one after the other, with a progress bar.
 
     Memory contains one element at a time: all of Visual Genome's region descriptions would take more than 3 GB.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is not valid JSON, or not a list; or ijson is not installed.
+    ValueError names a file that is not valid JSON, or not a list.
     """
     try:
         import ijson
@@ -65,10 +57,9 @@ def integer(entry: dict[str, Any], key: str, what: str, least: int | None = 0) -
 
 
 def tidy(text: str, what: str) -> str:
-    """A text without white space around it, and with one space for any within it; `what` names it in the message.
+    """A text without white space around it, and with one space for any within it.
 
-    Raises:
-        ValueError: it has a lone surrogate, half a character, which no text encoder can read.
+    ValueError calls it `what` if it has a lone surrogate, which no text encoder can read.
     """
     try:
         text.encode()

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -14,76 +15,49 @@ from ediffi.io.images import BadImageError, open_image, rgb, square
 
 
 class CaptionedImage(NamedTuple):
-    """A caption and the image it describes.
+    """A caption and the image it describes."""
 
-    Attributes:
-        key: id of the annotation, unique in its dataset.
-        caption: the prompt.
-        image_id: id of the image; several captions may share one.
-    """
-
-    key: str
+    key: str  # id of the annotation, unique in its dataset
     caption: str
-    image_id: str
+    image_id: str  # several captions may share one
 
 
 @runtime_checkable
 class CaptionDataset(Protocol):
-    """A dataset that models are evaluated on.
-
-    Attributes:
-        name: "coco2014", "visual-genome", "toybox".
-        protocol: plain JSON values: what was read, and by which rules; files, counts, what was left out.
-    """
+    """A dataset that models are evaluated on."""
 
     name: str
-    protocol: Mapping[str, Any]
+    protocol: Mapping[str, Any]  # JSON values: what was read, and by which rules; files, counts, what was left out
 
     def items(self) -> Sequence[CaptionedImage]:
         """Every caption."""
         ...
 
     def reference(self, item: CaptionedImage, size: int) -> Image.Image:
-        """The item's image: RGB, the centre square, `size` pixels a side.
-
-        Raises:
-            ValueError: the image is missing or broken.
-        """
+        """The item's image: RGB, the centre square, `size` pixels a side; ValueError if it is missing or broken."""
         ...
 
     def measure(self, item: CaptionedImage, image: Image.Image) -> Mapping[str, float]:
-        """The dataset's own measures of an image generated from the caption, 0 to 1; nan where one does not apply.
-
-        Empty for photographs. Toybox's oracle reads the image.
-        """
+        """The dataset's own measures of an image generated from the caption, 0 to 1; nan where one does not apply."""
         ...
 
 
+@dataclass(eq=False)
 class PhotographDataset:
     """A `CaptionDataset` of photographs in files, without measures.
 
-    Args:
-        name: of the dataset.
-        protocol: see `CaptionDataset`.
-        items: every caption.
-        shapes: (width, height) of each photograph by `image_id`, as in the annotations.
-        path: the file of an `image_id`.
+    `shapes` has the (width, height) of each photograph by `image_id`, as in the annotations; `path` gives its file.
     """
 
-    def __init__(
-        self,
-        name: str,
-        protocol: Mapping[str, Any],
-        items: Sequence[CaptionedImage],
-        shapes: Mapping[str, tuple[int, int]],
-        path: Callable[[str], Path],
-    ) -> None:
-        self.name, self.protocol, self.shapes, self.path = name, protocol, shapes, path
-        self._items = items
+    name: str
+    protocol: Mapping[str, Any]
+    captions: Sequence[CaptionedImage]
+    shapes: Mapping[str, tuple[int, int]]
+    path: Callable[[str], Path]
 
     def items(self) -> Sequence[CaptionedImage]:
         """Every caption."""
-        return self._items
+        return self.captions
 
     def reference(self, item: CaptionedImage, size: int) -> Image.Image:
         """The item's photograph, see `CaptionDataset`; raises BadImageError if it is missing or broken."""
@@ -103,20 +77,14 @@ def select(items: Sequence[CaptionedImage], count: int, seed: int = 0) -> list[C
     Items are ordered by the SHA-256 of "seed:key"; an image is represented by the first of its captions, and the first
     `count` images are taken. So a selection of 5,000 begins a selection of 30,000. Our choice: the paper says "30K
     random captions", and no two of the same image keep the reference set as large as the generated one.
-
-    Raises:
-        ValueError: fewer than `count` images, `count` below 1, or a key that stands for two items.
     """
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
     times = Counter(item.key for item in items)
     if twice := sorted(key for key, number in times.items() if number > 1):
-        raise ValueError(
-            f"of {len(times)} annotation ids {len(twice)} stand for several captions, the first is {twice[0]!r}"
-        )
-    ordered = sorted(items, key=lambda item: hashlib.sha256(f"{seed}:{item.key}".encode()).digest())
+        raise ValueError(f"{len(twice)} annotation ids stand for several captions, the first is {twice[0]!r}")
     first: dict[str, CaptionedImage] = {}
-    for item in ordered:
+    for item in sorted(items, key=lambda item: hashlib.sha256(f"{seed}:{item.key}".encode()).digest()):
         first.setdefault(item.image_id, item)
     if len(first) < count:
         raise ValueError(f"count is {count}, and there are captions of only {len(first)} different images")

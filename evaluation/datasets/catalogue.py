@@ -26,41 +26,21 @@ ODD_SHARE: Final = 1 / 1000
 
 @dataclass(frozen=True)
 class Archive:
-    """A zip file of a dataset.
-
-    Attributes:
-        url: its address.
-        unpacks: the needed file or folder in it, relative to the folder of the dataset.
-        size: in bytes, if it is known.
-        sha256: as a hexadecimal number, if it is known.
-    """
+    """A zip file of a dataset; `size` in bytes and the hash are None where they are unknown."""
 
     url: str
-    unpacks: str
+    unpacks: str  # the needed file or folder in it, relative to the folder of the dataset
     size: int | None = None
     sha256: str | None = None
-
-    @property
-    def name(self) -> str:
-        """The file's name."""
-        return self.url.rsplit("/", 1)[1]
 
 
 @dataclass(frozen=True)
 class PublishedDataset:
-    """A dataset as its authors published it.
-
-    Attributes:
-        title: its name in messages.
-        archives: its files.
-        read: opens it in a folder.
-        images: how many it has.
-        captions: how many it has, if that is known.
-    """
+    """A dataset as its authors published it; `captions` is None where their number is unknown."""
 
     title: str
     archives: Sequence[Archive]
-    read: Callable[[Path], PhotographDataset]
+    read: Callable[[Path], PhotographDataset]  # opens it in a folder
     images: int
     captions: int | None = None
 
@@ -119,26 +99,15 @@ PUBLISHED: Final[Mapping[str, PublishedDataset]] = {
 }
 
 
-def default_root(name: str) -> Path:
-    """The folder of a dataset if none is given: "data/coco2014"."""
-    return Path("data") / name
-
-
 def open_dataset(name: str, root: Path | None = None, options: Mapping[str, Any] | None = None) -> CaptionDataset:
-    """Open a dataset.
+    """Open "coco2014", "visual-genome" or "toybox", from the folder `root` or else data/NAME; Toybox has no files.
 
-    Args:
-        name: "coco2014", "visual-genome" or "toybox".
-        root: its folder; `default_root(name)` by default. Toybox has none.
-        options: further arguments: of `Toybox`, `open_coco` or `open_visual_genome`.
-
-    Raises:
-        ValueError: there is no such dataset, it takes no such option, or its files are broken.
-        OSError: a file is missing or cannot be read.
+    `options` are further arguments of `Toybox`, `open_coco` or `open_visual_genome`. OSError or ValueError says which
+    file is missing or broken, or which option is wrong.
     """
     from ediffi.evaluation.datasets.toybox.dataset import Toybox
 
-    folder = root or default_root(name)
+    folder = root or Path("data") / name
     openers: dict[str, Callable[..., CaptionDataset]] = {
         "coco2014": functools.partial(coco.open_coco, folder),
         "visual-genome": functools.partial(visual_genome.open_visual_genome, folder),
@@ -153,19 +122,13 @@ def open_dataset(name: str, root: Path | None = None, options: Mapping[str, Any]
 
 
 def prepare(name: str, root: Path | None = None, thorough: bool = False) -> Preparation:
-    """Check which files of a dataset are in a folder, and say what to download.
+    """Check which files of "coco2014" or "visual-genome" are in `root`, data/NAME by default; say what to download.
 
-    Args:
-        name: "coco2014" or "visual-genome".
-        root: the folder, which need not exist; `default_root(name)` by default.
-        thorough: also decode every image, and compute the hashes of archives that have to be unpacked: minutes.
-
-    Raises:
-        ValueError: there is no such dataset, or `root` is a file.
+    `thorough`: also decode every image, and compute the hashes of archives that have to be unpacked: minutes.
     """
     if name not in PUBLISHED:
         raise ValueError(f"no dataset {name!r} to prepare; allowed: {', '.join(PUBLISHED)}")
-    return check(PUBLISHED[name], root or default_root(name), thorough)
+    return check(PUBLISHED[name], root or Path("data") / name, thorough)
 
 
 def check(dataset: PublishedDataset, root: Path, thorough: bool = False) -> Preparation:
@@ -216,15 +179,12 @@ def _is_unpacked(archive: Archive, root: Path) -> bool:
 
 def _how_to_get(archive: Archive, root: Path, thorough: bool) -> list[str]:
     """Commands that download and unpack an archive, as far as they are needed."""
-    here = root / archive.name
+    here = root / Path(archive.url).name
     known = "" if archive.size is None else f", {archive.size:,} bytes"
     hashed = "" if archive.sha256 is None else f", sha256 {archive.sha256}"
     place, unpack = shlex.quote(str(here)), f"    unzip -o {shlex.quote(str(here))} -d {shlex.quote(str(root))}"
-    fetch = [
-        f"  download: {archive.url}{known}{hashed}",
-        f"    curl --create-dirs -L -C - -o {place} {archive.url}",
-        unpack,
-    ]
+    curl = f"    curl --create-dirs -L -C - -o {place} {archive.url}"
+    fetch = [f"  download: {archive.url}{known}{hashed}", curl, unpack]
     if not here.is_file():
         return fetch
     size = here.stat().st_size

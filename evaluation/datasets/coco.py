@@ -18,12 +18,7 @@ def open_coco(root: Path) -> PhotographDataset:
     Every caption is an item: its key is the annotation's id, its `image_id` the file name. White space around a caption
     is dropped and any within it becomes one space; nothing else is changed. Blank captions are left out.
 
-    Args:
-        root: has `val2014/`, and `captions_val2014.json` in `annotations/` (as in the official archives) or directly.
-
-    Raises:
-        OSError: a file is missing or cannot be read.
-        ValueError: the annotations are broken, of another kind, or contradict themselves.
+    `root` has `val2014/`, and `captions_val2014.json` in `annotations/` (as in the official archives) or directly.
     """
     annotations = find_captions(root)
     missing = FILE if annotations is None else FOLDER

@@ -40,17 +40,9 @@ class Photograph(NamedTuple):
 def open_visual_genome(root: Path, exclude_coco: bool = True, words: float = WORDS) -> PhotographDataset:
     """The photographs of Visual Genome, "visual-genome", each with one caption that `join` makes of its regions.
 
-    An item's key is the photograph's id, its `image_id` the file name. Both are independent of the file's folder.
-
-    Args:
-        root: has `region_descriptions.json`, `image_data.json`, `VG_100K/` and `VG_100K_2/`, as the archives unpack.
-        exclude_coco: whether photographs with a `coco_id` are left out: about half, and enough remain. Our choice: so
-            the numbers are zero-shot also for a model that was trained on COCO.
-        words: target number of words of a caption.
-
-    Raises:
-        OSError: a file is missing or cannot be read.
-        ValueError: a file is broken, of another kind, or two files contradict each other; `words` is below 1.
+    An item's key is the photograph's id, its `image_id` the file name. `root` has `region_descriptions.json`,
+    `image_data.json`, `VG_100K/` and `VG_100K_2/`, as the archives unpack. `exclude_coco` leaves out the photographs
+    with a `coco_id`, about half: so the numbers are zero-shot also for a model that was trained on COCO (our choice).
     """
     if not words >= 1:
         raise ValueError(f"words must be at least 1, got {words}")
@@ -58,9 +50,7 @@ def open_visual_genome(root: Path, exclude_coco: bool = True, words: float = WOR
     if not any((root / name).is_dir() for name in FOLDERS):
         missing.append(" and ".join(FOLDERS))
     if missing:
-        raise FileNotFoundError(
-            f"no {missing[0]} in {root}; `ediffi evaluate prepare visual-genome` says where to get it"
-        )
+        raise FileNotFoundError(f"no {missing[0]} in {root}; `ediffi evaluate prepare visual-genome` says where it is")
     known = _photographs(root / IMAGES)
     corrupt = CORRUPT & known.keys()
     kept = {key: one for key, one in known.items() if key not in corrupt and not (exclude_coco and one.in_coco)}
@@ -81,8 +71,7 @@ def open_visual_genome(root: Path, exclude_coco: bool = True, words: float = WOR
         "caption_rule": f"distinct phrases, largest regions first, a sentence each, nearest to {words:g} words",
     }
 
-    def path(image_id: str) -> Path:
-        """The file of a photograph: in the folder of its url, or else in the other."""
+    def path(image_id: str) -> Path:  # in the folder of its url, or else in the other
         own = kept[int(Path(image_id).stem)].folder
         paths = [root / folder / image_id for folder in sorted(FOLDERS, key=lambda folder: folder != own)]
         return next((path for path in paths if path.is_file()), paths[0])
@@ -96,10 +85,7 @@ def join(regions: Iterable[RegionDescription], words: float = WORDS) -> str:
 
     The largest box comes first, of equal ones the smaller id. A phrase is skipped if one before it has all of its words
     (whatever their case). Phrases are added while that brings the number of words nearer to `words`; the first is
-    always taken. Each becomes a sentence: a capital first letter, a full stop. White space separates words.
-
-    Returns:
-        The caption; empty if no region has a phrase.
+    always taken. Each becomes a sentence: a capital first letter, a full stop. Empty if no region has a phrase.
     """
     sentences: list[str] = []
     used: list[set[str]] = []

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ediffi.evaluation.compositional import layouts
+from ediffi.evaluation.compositional import benchmarks
 from ediffi.evaluation.compositional.benchmarks import BENCHMARKS, SCRIPTS, find_benchmark, read_prompt_set
 from ediffi.evaluation.compositional.export import export
 from ediffi.evaluation.compositional.prompts import (
@@ -314,7 +314,7 @@ def test_a_killed_export_goes_on(tmp_path: Path, name: str) -> None:
     count = len(read_prompt_set(name, prompts).items())
     pictures, out = paint(tmp_path / "pictures", count), tmp_path / "out"
     command = [sys.executable, "-c", KILLED, name, *map(str, (pictures, prompts, out))]
-    root = Path(layouts.__file__).parents[2]
+    root = Path(benchmarks.__file__).parents[2]
     assert subprocess.run(command, cwd=root).returncode == -signal.SIGKILL
     os.link(pictures / "00000.png", out / first_room(name) / ".part")  # what a kill between link and rename leaves
     done = export(name, pictures, prompts, out)
@@ -415,7 +415,7 @@ def test_bad_pictures_are_named(tmp_path: Path, spoil: Callable[[Path], object],
 )
 def test_prompts_that_no_file_name_can_carry_are_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ValueError, match=f"^prompt 1 .*{message}, and T2I-CompBench reads prompts from file names$"):
-        layouts.t2i_compbench([BenchmarkPrompt("fine"), BenchmarkPrompt(text)], 1)
+        benchmarks.t2i_compbench([BenchmarkPrompt("fine"), BenchmarkPrompt(text)], 1)
     if "\x0b" not in text:  # where the benchmark's script ends a line
         (tmp_path / "color.txt").write_text(text, encoding="utf-8")
         with pytest.raises(ValueError, match=message):
