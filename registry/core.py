@@ -151,8 +151,8 @@ def variant(
 ) -> Callable[[Callable[..., T]], Callable[P, T]]:
     """Decorate a factory `def NAME(**arguments)` that takes the arguments of `parent`, with other defaults.
 
-    The decorated factory has the signature of `parent`, for `inspect`, for recipes and for type checkers, except for
-    the arguments `without`, and its descriptions of them. Its body gets all arguments, the defaults among them, by
+    The decorated factory has the signature of `parent` except for the arguments `without`, for `inspect`, for recipes
+    and for type checkers, and the sections of its docstring. Its body gets all arguments, the defaults among them, by
     name. TypeError where `parent` has no such argument.
     """
     parameters = dict(inspect.signature(parent).parameters)
@@ -171,11 +171,10 @@ def variant(
 
         build.__annotations__ = {p.name: p.annotation for p in kept} | {"return": signature.return_annotation}
         vars(build)["__signature__"] = signature
-        described = (inspect.getdoc(parent) or "").partition("\nArgs:\n")[2].partition("\n\n")[0]
-        lines = re.findall(r"^    (\w+):(.*\n?(?:     .*\n?)*)", described, re.MULTILINE)
-        if lines:
-            kept_lines = [f"    {name}:{text.rstrip()}" for name, text in lines if name not in without]
-            build.__doc__ = "\n".join([inspect.getdoc(factory) or "", "", "Args:", *kept_lines])
+        if sections := (inspect.getdoc(parent) or "").partition("\nArgs:\n")[2]:
+            for name in without:
+                sections = re.sub(rf"^    {name}:.*\n(     .*\n)*", "", sections, flags=re.MULTILINE)
+            build.__doc__ = f"{inspect.getdoc(factory)}\n\nArgs:\n{sections}"
         return build
 
     return decorate

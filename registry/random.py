@@ -25,12 +25,7 @@ def generators(seed: int, indices: Iterable[int]) -> list[torch.Generator]:
     makes index to torch seed one to one, so no two images of a run ever share their noise; two runs of n images with
     different seeds share some with probability n / 2^31.
 
-    Args:
-        seed: of the run, at least 0, of any size.
-        indices: number of each image in the run, from 0 to 2^32 - 1.
-
-    Raises:
-        ValueError: a negative seed, or an index out of range.
+    `seed` is at least 0, of any size; an index is the number of an image in the run, from 0 to 2^32 - 1.
     """
     if seed < 0:
         raise ValueError(f"seed is {seed}; it must be at least 0")
@@ -44,18 +39,12 @@ def generators(seed: int, indices: Iterable[int]) -> list[torch.Generator]:
 
 
 def randn(
-    shape: Sequence[int],
-    generator: Generators,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    shape: Sequence[int], generator: Generators, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Tensor:
     """Standard normal noise of `shape`; with a list of generators, row k comes from generator k.
 
     Drawn on the generator's own device, then moved. Our choice: always drawn in float32 and then cast, because torch
     draws other numbers in other dtypes, and an image should not change with the precision it is sampled in.
-
-    Raises:
-        ValueError: a list of generators whose length is not `shape[0]`.
     """
     if not isinstance(generator, list):
         origin = "cpu" if generator is None else generator.device

@@ -200,7 +200,6 @@ class Denoiser(Protocol):
         self, x: Float[Tensor, "b c h w"], sigma: Float[Tensor, " b"], cond: Conditioning
     ) -> Float[Tensor, "b c h w"]:
         """Denoised images [b, 3, h, w] for noisy `x` at noise levels `sigma` [b]."""
-        ...
 
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
@@ -242,11 +241,9 @@ class Sampler(Protocol):
         callback: Callback | None = None,
     ) -> Float[Tensor, "b c h w"]:
         """The clean images."""
-        ...
 
     def nfe(self, num_steps: int) -> int:
         """Network calls of a schedule of `num_steps` steps."""
-        ...
 
 
 @runtime_checkable
@@ -255,7 +252,6 @@ class Encoder(Protocol):
 
     def __call__(self, inputs: Any) -> Embedding:
         """Encode a list of texts, or images [b, 3, h, w] in [-1, 1]."""
-        ...
 
 
 @runtime_checkable
@@ -264,16 +260,12 @@ class TextEncoder(Encoder, Protocol):
 
     def tokenize(self, texts: Sequence[str]) -> tuple[Int[Tensor, "b n"], Bool[Tensor, "b n"]]:
         """Token ids and mask, as long as the embedding's."""
-        ...
 
     def token_range(self, text: str, start: int, end: int) -> range:
         """Positions of the tokens that cover characters [start, end) of a text."""
-        ...
 
     def token_strings(self, text: str) -> list[str]:
         """Each token as a readable string."""
-        ...
 
     def truncated_text(self, text: str) -> str:
         """The end of a too long text, which the encoder does not read; "" if it reads all."""
-        ...

@@ -10,11 +10,11 @@ has to be known before it is built, its factory declares: `encoders.spec("t5_xxl
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
-from ediffi.registry.core import Registry
+from ediffi.registry.core import Registry, variant
 from ediffi.registry.encoders.clip import ClipImageEncoder, ClipTextEncoder, clip_sizes
 from ediffi.registry.encoders.clip_files import PINNED, hub_repository, load_clip, load_clip_named
 from ediffi.registry.encoders.spec import EncoderSizes, EncoderSpec, declares
@@ -31,14 +31,10 @@ REGISTRY: Registry[Encoder] = Registry("encoders")
 names, create, describe, register = REGISTRY.names, REGISTRY.create, REGISTRY.describe, REGISTRY.register
 
 # Dropout: eDiff-I, section 4.2.
-T5_SPEC = EncoderSpec(
-    "t5", "text", PAPER_TOKENS, caption_tokens=20, dropout=0.25, sizes=lambda path, **_: t5_sizes(path)
-)
-CLIP_TEXT_SPEC = EncoderSpec(
-    "clip_text", "text", 77, caption_tokens=18, dropout=0.2, sizes=lambda path, **_: clip_sizes("text", path)
-)
+T5_SPEC = EncoderSpec("t5", "text", PAPER_TOKENS, 20, dropout=0.25, sizes=lambda path, **_: t5_sizes(path))
+CLIP_TEXT_SPEC = EncoderSpec("clip_text", "text", 77, 18, dropout=0.2, sizes=lambda path, **_: clip_sizes("text", path))
 CLIP_IMAGE_SPEC = EncoderSpec(
-    "clip_image", "image", 1, caption_tokens=1, dropout=0.9, sizes=lambda path, **_: clip_sizes("image", path)
+    "clip_image", "image", 1, 1, dropout=0.9, sizes=lambda path, **_: clip_sizes("image", path)
 )
 
 
@@ -52,11 +48,7 @@ L14_IMAGE_SPEC = replace(CLIP_IMAGE_SPEC, weights=_l14_weights)
 
 
 def spec(name: str) -> EncoderSpec:
-    """The declaration of the encoder `name`; one without a declaration has the default lengths, which are T5's.
-
-    Raises:
-        UnknownNameError: no such encoder.
-    """
+    """The declaration of the encoder `name`; one without a declaration has the default lengths, which are T5's."""
     declared: EncoderSpec = getattr(REGISTRY.factory(name), "spec", EncoderSpec(name))
     return declared
 
@@ -137,17 +129,10 @@ def clip_text(path: str) -> ClipTextEncoder:
 
 @register
 @declares(CLIP_IMAGE_SPEC)
-def clip_image(path: str) -> ClipImageEncoder:
-    """The image tower of a CLIP from a local folder; shares the model with `clip_text` of the same folder.
-
-    Args:
-        path: folder with open_clip_config.json, open_clip_model.safetensors and the tokenizer, as open_clip reads them.
-
-    Raises:
-        FileNotFoundError: the folder or one of its files is missing.
-        ValueError: a file of the folder is broken.
-    """
-    return ClipImageEncoder.of(load_clip(path)[0])
+@variant(clip_text)
+def clip_image(**arguments: Any) -> ClipImageEncoder:
+    """The image tower of a CLIP from a local folder; shares the model with `clip_text` of the same folder."""
+    return ClipImageEncoder(load_clip(arguments["path"])[0])
 
 
 @register
@@ -172,20 +157,10 @@ def clip_l14_text(pretrained: str = "openai", path: str | None = None, revision:
 
 @register
 @declares(L14_IMAGE_SPEC)
-def clip_l14_image(
-    pretrained: str = "openai", path: str | None = None, revision: str | None = None
-) -> ClipImageEncoder:
+@variant(clip_l14_text)
+def clip_l14_image(**arguments: Any) -> ClipImageEncoder:
     """The image tower of CLIP ViT-L/14, the paper's encoder (eDiff-I, section 4.2): one token of width 768.
 
     Shares the model with `clip_l14_text` of the same arguments.
-
-    Args:
-        pretrained: open_clip's tag of the weights.
-        path: a local folder with them, or "organisation/name" of the Hub; by default the tag's repository.
-        revision: branch, tag or commit of the Hub; by default a pinned commit for OpenAI's, the newest for others.
-
-    Raises:
-        FileNotFoundError: the weights are not cached and cannot be downloaded, or the folder is incomplete.
-        ValueError: a file is broken, or open_clip has no such tag.
     """
-    return ClipImageEncoder.of(load_clip_named("ViT-L-14", pretrained, path, revision)[0])
+    return ClipImageEncoder(load_clip_named("ViT-L-14", **arguments)[0])

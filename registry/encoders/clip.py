@@ -5,6 +5,7 @@ width of the space that texts and images share.
 """
 
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,17 +14,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ediffi.registry.encoders import clip_tokens
 from ediffi.registry.encoders.clip_files import CONFIG, is_local, load_clip
 from ediffi.registry.encoders.folder import check_folder, read_json
-from ediffi.registry.encoders.spans import covering, first_split, safe_split
-from ediffi.registry.encoders.spec import EncoderSizes, on_meta
+from ediffi.registry.encoders.spans import Offsets, covering, decode_tokens, first_split, safe_split
+from ediffi.registry.encoders.spec import EncoderSizes, Frozen, on_meta, text_list
 from ediffi.registry.types import Embedding
 
 __all__ = ["ClipImageEncoder", "ClipTextEncoder", "load_clip", "pool_text", "text_states"]
 
 
-class ClipTextEncoder(nn.Module):
+class ClipTextEncoder(Frozen):
     """The text tower of a CLIP, frozen.
 
     Our choices, where the paper is silent: tokens are the last hidden states after the final layer norm (not the
@@ -31,42 +31,27 @@ class ClipTextEncoder(nn.Module):
     so that texts and images have one scale.
 
     Args:
-        model: an open_clip `CLIP` (or `CustomTextCLIP`) whose text tower is causal.
+        model: an open_clip `CLIP` (or `CustomTextCLIP`) whose text tower is causal; ValueError for another.
         tokenizer: its open_clip tokenizer: texts -> ids [b, context length], end token kept when a text is truncated.
-
-    Attributes:
-        max_tokens: longer texts are truncated to this many tokens, begin and end token included.
-        begin: tokens before the text's own: 1 if the tokenizer has a begin token.
-
-    Raises:
-        ValueError: the text tower is not causal: its values would depend on the padding.
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any) -> None:
         super().__init__()
         self.model = model.requires_grad_(False)
         self.tokenizer = tokenizer
-        self.end_token = clip_tokens.end_token(tokenizer)
-        self.begin = self.tokenize([""])[0].shape[1] - 1
+        # open_clip's own byte-pair encoding (`SimpleTokenizer`), or a wrapped tokenizer of transformers
+        self.own = hasattr(tokenizer, "byte_decoder")
+        self.end_token = int(tokenizer.eot_token_id if self.own else tokenizer.tokenizer.eos_token_id)
+        self.begin = self.tokenize([""])[0].shape[1] - 1  # 1 if the tokenizer has a begin token
         tower = _text_tower(model)
         self.width = int(tower.ln_final.weight.shape[0])
         self.max_tokens = int(tower.positional_embedding.shape[0])
         self.pooled_width: int | None = _project(model, torch.zeros(1, self.width)).shape[-1]
         self.eval()
 
-    def train(self, mode: bool = True) -> "ClipTextEncoder":
-        """Stay in evaluation mode: the encoder is frozen."""
-        return super().train(False)
-
     def tokenize(self, texts: Sequence[str]) -> tuple[Int[Tensor, "b n"], Bool[Tensor, "b n"]]:
-        """Token ids and mask, padded to the longest of `texts`; the mask is True up to and including the end token.
-
-        Raises:
-            ValueError: no texts, or one string instead of a list of them.
-        """
-        if isinstance(texts, str) or not texts:
-            raise ValueError(f"expected a list of at least one text, not {texts!r}")
-        ids = self.tokenizer(list(texts))
+        """Token ids and mask, padded to the longest of `texts`; the mask is True up to and including the end token."""
+        ids = self.tokenizer(text_list(texts))
         end = (ids == self.end_token).int().argmax(1)
         mask = torch.arange(ids.shape[1]) <= end.unsqueeze(1)
         longest = int(end.max()) + 1
@@ -81,25 +66,45 @@ class ClipTextEncoder(nn.Module):
         if start >= end:
             return range(0, 0)
         low, high = safe_split(text, start, -1, self._length), safe_split(text, end, 1, self._length)
-        offsets = clip_tokens.offsets(self.tokenizer, text)[: self._seen(text)]
-        return covering([(0, 0)] * self.begin + offsets, self._length(text[:low]), self._length(text[:high]))
+        offsets = [(0, 0)] * self.begin + self._offsets(text)[: self._seen(text)]
+        return covering(offsets, self._length(text[:low]), self._length(text[:high]))
 
     def token_strings(self, text: str) -> list[str]:
-        """Each token of `tokenize([text])` as readable text."""
-        return clip_tokens.token_strings(self.tokenizer, self.tokenize([text])[0][0].tolist())
+        """Each token of `tokenize([text])` as readable text; half a character is the replacement character."""
+        ids = self.tokenize([text])[0][0].tolist()
+        if not self.own:
+            return decode_tokens(self.tokenizer.tokenizer, ids)
+        strings = []
+        for token in ids:
+            piece = self.tokenizer.decoder[token].removesuffix("</w>")
+            special = token in self.tokenizer.all_special_ids
+            letters = piece if special else bytes(map(self.tokenizer.byte_decoder.get, piece)).decode(errors="replace")
+            strings.append(letters)
+        return strings
 
     def truncated_text(self, text: str) -> str:
         """The end of a too long text, which the encoder does not read; "" if it reads all."""
-        offsets, seen = clip_tokens.offsets(self.tokenizer, text), self._seen(text)
+        offsets, seen = self._offsets(text), self._seen(text)
         return text[first_split(text, offsets[seen][0], self._length) :].strip() if len(offsets) > seen else ""
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """The precision it computes in."""
-        return next(self.model.parameters()).dtype
+    # The tokenizers clean a text before they split it, and do not say where in the text a token comes from. But of the
+    # cleaned text they drop only white space. So lengths are measured in cleaned text without white space: in bytes for
+    # open_clip's own tokenizer, in characters for those of transformers.
 
     def _length(self, part: str) -> int:
-        return clip_tokens.length(self.tokenizer, part)
+        solid = "".join(self.tokenizer.clean_fn(part).split())
+        return len(solid.encode()) if self.own else len(solid)
+
+    def _offsets(self, text: str) -> Offsets:
+        """[start, end) of each token of a whole text, not truncated, without begin and end token."""
+        tokenizer = self.tokenizer
+        if self.own:
+            widths = (len(tokenizer.decoder[token].removesuffix("</w>")) for token in tokenizer.encode(text))
+            return list(pairwise(accumulate(widths, initial=0)))
+        cleaned = tokenizer.clean_fn(text)
+        encoded = tokenizer.tokenizer(cleaned, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        solid = list(accumulate((not character.isspace() for character in cleaned), initial=0))
+        return [(solid[start], solid[end]) for start, end in encoded["offset_mapping"]]
 
     def _seen(self, text: str) -> int:
         """Tokens of a text that are read, without the begin and the end token."""
@@ -108,62 +113,37 @@ class ClipTextEncoder(nn.Module):
     @torch.no_grad()
     def forward(self, texts: Sequence[str]) -> Embedding:
         """Encode texts: tokens [b, n, d], zero where the mask is False, and pooled [b, p] of length 1."""
-        device = next(self.model.parameters()).device
-        ids, mask = (tensor.to(device) for tensor in self.tokenize(texts))
+        ids, mask = (tensor.to(self.device) for tensor in self.tokenize(texts))
         states = text_states(self.model, ids)
-        pooled = pool_text(self.model, states, mask)
-        return Embedding(states * mask.unsqueeze(-1).to(states.dtype), mask, pooled)
+        return Embedding(states * mask.unsqueeze(-1).to(states.dtype), mask, pool_text(self.model, states, mask))
 
 
-class ClipImageEncoder(nn.Module):
-    """The image tower of a CLIP, frozen: one vector an image, both its only token and its pooled vector.
+class ClipImageEncoder(Frozen):
+    """The image tower of an open_clip `CLIP`, frozen: one vector an image, its only token and its pooled vector.
 
     Our choice: the vector has length 1, as the pooled vector of `ClipTextEncoder`.
-
-    Args:
-        model: an open_clip `CLIP`.
-        size: side of the square images that the tower takes.
-        mean: of each channel, for images in [0, 1]; it is subtracted.
-        std: of each channel; the rest is divided by it.
     """
 
     max_tokens = 1
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: Any, size: int, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model: Any = model.requires_grad_(False)
-        self.size = size
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        settings = model.visual.preprocess_cfg
+        size = settings["size"]
+        self.size = int(size if isinstance(size, int) else size[0])  # the side of the square images of the tower
+        self.register_buffer("mean", torch.tensor(settings["mean"]).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(settings["std"]).view(3, 1, 1), persistent=False)
         self.width = int(model.visual.output_dim)
         self.pooled_width: int | None = self.width
         self.eval()
-
-    @classmethod
-    def of(cls, model: Any) -> "ClipImageEncoder":
-        """The encoder for a model that open_clip has loaded: size, mean and std are the model's own."""
-        settings = model.visual.preprocess_cfg
-        size = settings["size"]
-        return cls(model, size if isinstance(size, int) else size[0], settings["mean"], settings["std"])
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The precision it computes in."""
-        return next(self.model.visual.parameters()).dtype
-
-    def train(self, mode: bool = True) -> "ClipImageEncoder":
-        """Stay in evaluation mode: the encoder is frozen."""
-        return super().train(False)
 
     def prepare(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 s s"]:
         """Images in [-1, 1] for the tower: resized, cropped to the central square and normalised.
 
         The shorter side is resized to `size`, bicubic and antialiased, as in CLIP's own preprocessing.
-
-        Raises:
-            ValueError: not a batch of images with three channels.
         """
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"expected images [b, 3, h, w] in [-1, 1], not a tensor of shape {list(images.shape)}")
@@ -179,33 +159,25 @@ class ClipImageEncoder(nn.Module):
     @torch.no_grad()
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Embedding:
         """Encode images [b, 3, h, w] in [-1, 1] of any size: tokens [b, 1, p], mask True, pooled [b, p]."""
-        device = next(self.model.visual.parameters()).device
-        features = self.model.encode_image(self.prepare(images.to(device)).to(self.dtype), normalize=True)
-        mask = torch.ones(len(features), 1, dtype=torch.bool, device=features.device)
-        return Embedding(features.unsqueeze(1), mask, features)
+        features = self.model.encode_image(self.prepare(images.to(self.device)).to(self.dtype), normalize=True)
+        return Embedding(features[:, None], torch.ones_like(features[:, :1], dtype=torch.bool), features)
 
 
-def clip_sizes(reads: Literal["text", "image"], path: str | None = None, name: str = "ViT-L-14") -> EncoderSizes:
+def clip_sizes(reads: Literal["text", "image"], path: str | None = None) -> EncoderSizes:
     """Sizes of one tower of a CLIP with its projection; the scale of the logits belongs to neither tower.
 
-    Args:
-        reads: which tower.
-        path: a local folder with open_clip_config.json; None, or a name on the Hub, for open_clip's own network `name`.
-        name: see `path`.
-
-    Raises:
-        FileNotFoundError: the folder or its open_clip_config.json is missing.
-        ValueError: the config is broken.
+    The sizes of ViT-L-14, or of the open_clip_config.json in `path` if that is a local folder; FileNotFoundError if it
+    is missing, ValueError if it is broken.
     """
     import open_clip
 
-    settings: Any = open_clip.get_model_config(name)
+    settings: Any = open_clip.get_model_config("ViT-L-14")
     if path is not None and is_local(path):
         check_folder(Path(path), [CONFIG], "a CLIP")
         settings = read_json(Path(path) / CONFIG).get("model_cfg")
     settings = dict(settings or {})
     kind = open_clip.CustomTextCLIP if settings.pop("custom_text", False) else open_clip.CLIP
-    model = on_meta(path or name, lambda: kind(**settings))
+    model = on_meta(path or "ViT-L-14", lambda: kind(**settings))
     parameters = sum(
         parameter.numel()
         for key, parameter in model.named_parameters()
@@ -221,13 +193,9 @@ def text_states(model: nn.Module, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n
     """Last hidden states of the text tower, after the final layer norm.
 
     open_clip's own `encode_text` needs all 77 positions; a causal tower gives the same values on the first `n` of them,
-    for less work.
-
-    Raises:
-        ValueError: the tower is not causal.
+    for less work. ValueError if the tower is not causal.
     """
-    tower = _text_tower(model)
-    length = ids.shape[1]
+    tower, length = _text_tower(model), ids.shape[1]
     embedded = tower.token_embedding(ids) + tower.positional_embedding[:length]
     dtype = tower.transformer.get_cast_dtype()
     return tower.ln_final(tower.transformer(embedded.to(dtype), attn_mask=tower.attn_mask[:length, :length]))

@@ -18,18 +18,22 @@ def load_clip(folder: str | Path) -> tuple[nn.Module, Any]:
     """The open_clip model and tokenizer of a local folder; cached, so that both encoders of a folder share the model.
 
     The folder has open_clip_config.json (`model_cfg`, `preprocess_cfg`), open_clip_model.safetensors and, if the config
-    names an `hf_tokenizer_name`, the tokenizer's files. Nothing is downloaded and no code is loaded.
-
-    Raises:
-        FileNotFoundError: the folder or one of its files is missing.
-        ValueError: a file is broken, or the text tower would have to be downloaded.
+    names an `hf_tokenizer_name`, the tokenizer's files. Nothing is downloaded and no code is loaded. FileNotFoundError
+    names a missing file; ValueError a broken one, or a text tower that would have to be downloaded.
     """
     path = Path(folder)
-    wanted = [CONFIG, WEIGHTS]
-    check_folder(path, wanted, "a CLIP")
-    own_tokenizer = bool(_text_settings(path / CONFIG).get("hf_tokenizer_name"))
-    check_folder(path, [*wanted, *WANTED_TOKENIZER] if own_tokenizer else wanted, "a CLIP")
-    return _load_folder(str(path.resolve()), own_tokenizer, _written(path))
+    check_folder(path, [CONFIG, WEIGHTS], "a CLIP")
+    model = read_json(path / CONFIG).get("model_cfg")
+    text = model.get("text_cfg") if isinstance(model, dict) else None
+    if not isinstance(text, dict):
+        raise ValueError(
+            f"{str(path / CONFIG)!r} is not the config of an open_clip model: no model_cfg with a text_cfg"
+        )
+    if tower := text.get("hf_model_name"):
+        raise ValueError(f"{str(path / CONFIG)!r} asks for the text tower {tower!r}, which is not in the folder")
+    if own_tokenizer := bool(text.get("hf_tokenizer_name")):
+        check_folder(path, WANTED_TOKENIZER, "the tokenizer of this CLIP")
+    return _load(f"local-dir:{path.resolve()}", own_tokenizer, None, None, _written(path))
 
 
 def load_clip_named(
@@ -40,16 +44,9 @@ def load_clip_named(
     Not by open_clip's own download, which takes the newest commit and possibly a pickle, and builds ViT-L-14 with
     another activation (GELU) than OpenAI's weights were trained with (QuickGELU), with only a warning.
 
-    Args:
-        name: open_clip's name of the network.
-        pretrained: open_clip's tag of the weights; also sets the activation and how images are normalised.
-        path: folder with the weights, or "organisation/name" of the Hub; by default the tag's repository. An
-            open_clip_config.json beside the weights replaces the settings of name and tag.
-        revision: branch, tag or commit of the Hub; by default the one in `PINNED`, if any.
-
-    Raises:
-        FileNotFoundError: the weights are not cached and cannot be downloaded, or a file is missing.
-        ValueError: open_clip has no such tag, or a file is broken.
+    `path` is a folder with the weights, or "organisation/name" of the Hub; by default the tag's repository. An
+    open_clip_config.json beside the weights replaces the settings of name and tag. `revision` is by default the one in
+    `PINNED`, if any. FileNotFoundError if the weights are missing; ValueError for an unknown tag or a broken file.
     """
     import open_clip
 
@@ -61,7 +58,7 @@ def load_clip_named(
     if path and (folder / CONFIG).is_file():
         return load_clip(folder)
     check_folder(folder, [WEIGHTS], "a CLIP")
-    return _load_named(name, pretrained, str(folder / WEIGHTS), _written(folder))
+    return _load(name, False, pretrained, str(folder / WEIGHTS), _written(folder))
 
 
 def hub_repository(name: str, pretrained: str) -> str:
@@ -92,42 +89,17 @@ def _written(folder: Path) -> tuple[int, int]:
     return status.st_mtime_ns, status.st_ino
 
 
-@lru_cache(maxsize=1)
-def _load_folder(folder: str, own_tokenizer: bool, written: tuple[int, int]) -> tuple[nn.Module, Any]:
+@lru_cache(maxsize=2)
+def _load(
+    source: str, own_tokenizer: bool, tag: str | None, weights: str | None, written: tuple[int, int]
+) -> tuple[nn.Module, Any]:
     import open_clip
 
-    source = f"local-dir:{folder}"
-    model, _, _ = open_clip.create_model_and_transforms(source)
+    options: dict[str, Any] = {}
+    if tag is not None:
+        settings = open_clip.get_pretrained_cfg(source, tag)
+        options = {"pretrained": weights, "force_quick_gelu": bool(settings.get("quick_gelu"))}
+        options |= {f"image_{key}": settings[key] for key in ("mean", "std", "interpolation", "resize_mode")}
+    model, _, _ = open_clip.create_model_and_transforms(source, **options)
     safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False} if own_tokenizer else {}
     return model.eval().requires_grad_(False), open_clip.get_tokenizer(source, **safe)
-
-
-@lru_cache(maxsize=1)
-def _load_named(name: str, pretrained: str, weights: str, written: tuple[int, int]) -> tuple[nn.Module, Any]:
-    import open_clip
-
-    settings = open_clip.get_pretrained_cfg(name, pretrained)
-    model, _, _ = open_clip.create_model_and_transforms(
-        name,
-        pretrained=weights,
-        force_quick_gelu=bool(settings.get("quick_gelu")),
-        image_mean=settings["mean"],
-        image_std=settings["std"],
-        image_interpolation=settings["interpolation"],
-        image_resize_mode=settings["resize_mode"],
-    )
-    return model.eval().requires_grad_(False), open_clip.get_tokenizer(name)
-
-
-def _text_settings(config: Path) -> dict[str, Any]:
-    model = read_json(config).get("model_cfg")
-    text = model.get("text_cfg") if isinstance(model, dict) else None
-    if not isinstance(text, dict):
-        raise ValueError(
-            f"{str(config)!r} has no model_cfg with a text_cfg: it is not the config of an open_clip model"
-        )
-    if text.get("hf_model_name"):
-        raise ValueError(
-            f"{str(config)!r} asks for the text tower {text['hf_model_name']!r}, which is not in the folder"
-        )
-    return text

@@ -1,6 +1,6 @@
-"""What the rest of the package knows of an encoder without building it: its factory declares an `EncoderSpec`."""
+"""What all encoders share: the declaration by which the package knows one without building it, and frozen weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -12,17 +12,11 @@ Factory = TypeVar("Factory", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class EncoderSizes:
-    """Sizes that follow from a factory's arguments, known without loading weights.
+    """Sizes that follow from a factory's arguments, known without loading weights."""
 
-    Attributes:
-        parameters: how many it has.
-        width: width of a token.
-        pooled_width: width of the pooled embedding; None if there is none.
-    """
-
-    parameters: int
-    width: int
-    pooled_width: int | None = None
+    parameters: int  # number of them
+    width: int  # of a token
+    pooled_width: int | None = None  # of the pooled embedding; None if there is none
 
 
 @dataclass(frozen=True)
@@ -50,7 +44,7 @@ class EncoderSpec:
 
 
 def declares(spec: EncoderSpec) -> Callable[[Factory], Factory]:
-    """Decorate the factory of an encoder with its declaration, which `spec_of` reads."""
+    """Decorate the factory of an encoder with its declaration, which `ediffi.registry.encoders.spec` reads."""
 
     def decorate(factory: Factory) -> Factory:
         vars(factory)["spec"] = spec
@@ -60,13 +54,34 @@ def declares(spec: EncoderSpec) -> Callable[[Factory], Factory]:
 
 
 def on_meta(name: str, build: Callable[[], nn.Module]) -> Any:
-    """The module that `build` makes on the meta device: it has shapes, and takes no memory.
-
-    Raises:
-        ValueError: it cannot be built; the message begins with `name`.
-    """
+    """The module that `build` makes on the meta device: it has shapes, and takes no memory; ValueError has `name`."""
     try:
         with torch.device("meta"):
             return build()
     except Exception as error:  # each library has its own for a config that it cannot build
         raise ValueError(f"the config of {name} cannot be built: {type(error).__name__}: {error}") from error
+
+
+class Frozen(nn.Module):
+    """A network of an encoder: its weights get no gradients, and it stays in evaluation mode."""
+
+    def train(self, mode: bool = True) -> "Frozen":
+        """Stay in evaluation mode."""
+        return super().train(False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision it computes in."""
+        return next(self.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next(self.parameters()).device
+
+
+def text_list(texts: Sequence[str]) -> list[str]:
+    """The texts; ValueError for none, and for one string, whose letters would count as texts."""
+    if isinstance(texts, str) or not texts:
+        raise ValueError(f"expected a list of at least one text, not {texts!r}")
+    return list(texts)

@@ -10,19 +10,12 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from ediffi.registry.core import HUB_ID
-from ediffi.registry.encoders.folder import (
-    WANTED_TOKENIZER,
-    check_folder,
-    from_hub,
-    read_json,
-    shards,
-    unavailable,
-)
+from ediffi.registry.encoders.folder import WANTED_TOKENIZER, check_folder, from_hub, read_json, unavailable
 from ediffi.registry.encoders.spans import covering, decode_tokens, without_space
-from ediffi.registry.encoders.spec import EncoderSizes, on_meta
+from ediffi.registry.encoders.spec import EncoderSizes, Frozen, on_meta, text_list
 from ediffi.registry.types import Embedding
 
 PAPER_TOKENS = 113
@@ -36,20 +29,16 @@ XXL_CONFIG |= {"vocab_size": 32128, "feed_forward_proj": "gated-gelu"}
 _WEIGHTS, _INDEX, _SENTENCEPIECE = "model.safetensors", "model.safetensors.index.json", "spiece.model"
 
 
-class T5TextEncoder(nn.Module):
+class T5TextEncoder(Frozen):
     """The encoder half of a T5, frozen.
 
     Args:
         model: a `transformers.T5EncoderModel`.
         tokenizer: its tokenizer; must append the end token and know how to pad.
-        max_tokens: longer texts are truncated to this many tokens, the end token included.
-
-    Raises:
-        ValueError: `max_tokens` is below 2 (a word and the end token).
+        max_tokens: longer texts are truncated to this many tokens, the end token included; at least 2.
     """
 
-    pooled_width: int | None = None
-    """eDiff-I uses no pooled T5 vector."""
+    pooled_width: int | None = None  # eDiff-I uses no pooled T5 vector
 
     def __init__(self, model: Any, tokenizer: Any, max_tokens: int = PAPER_TOKENS) -> None:
         super().__init__()
@@ -69,17 +58,10 @@ class T5TextEncoder(nn.Module):
         revision: str | None = None,
         dtype: torch.dtype | None = None,
     ) -> "T5TextEncoder":
-        """Load a folder, or a model of the Hub, with transformers' loaders, from safetensors only.
+        """Load a folder, or "organisation/name" of the Hub at `revision`, from safetensors only.
 
-        Args:
-            path_or_id: a folder (a `Path`, or a string that is one), or "organisation/name" of the Hub.
-            max_tokens: see the class.
-            revision: branch, tag or commit, for the Hub.
-            dtype: precision to compute in; None means float32, whatever the file is stored in.
-
-        Raises:
-            FileNotFoundError: the folder or one of its files is missing, or the Hub's model is unavailable.
-            ValueError: a file of the folder is broken.
+        `dtype` None means float32, in any precision of the file. FileNotFoundError if a file or the Hub's model is
+        missing; ValueError if a file is broken.
         """
         from transformers import AutoTokenizer, T5EncoderModel
 
@@ -93,21 +75,10 @@ class T5TextEncoder(nn.Module):
             model = T5EncoderModel.from_pretrained(folder, dtype=dtype or torch.float32, use_safetensors=True, **safe)
         return cls(model, tokenizer, max_tokens)
 
-    def train(self, mode: bool = True) -> "T5TextEncoder":
-        """Stay in evaluation mode: the encoder is frozen."""
-        return super().train(False)
-
     def tokenize(self, texts: Sequence[str]) -> tuple[Int[Tensor, "b n"], Bool[Tensor, "b n"]]:
-        """Token ids and mask, padded to the longest of `texts`; a too long text is truncated before its end token.
-
-        Raises:
-            ValueError: no texts, or one string instead of a list of them.
-        """
-        if isinstance(texts, str) or not texts:
-            raise ValueError(f"expected a list of at least one text, not {texts!r}")
-        encoded = self.tokenizer(
-            list(texts), padding="longest", truncation=True, max_length=self.max_tokens, return_tensors="pt"
-        )
+        """Token ids and mask, padded to the longest of `texts`; a too long text is truncated before its end token."""
+        fit: dict[str, Any] = {"padding": "longest", "truncation": True, "max_length": self.max_tokens}
+        encoded = self.tokenizer(text_list(texts), **fit, return_tensors="pt")
         return encoded["input_ids"], encoded["attention_mask"].bool()
 
     def token_range(self, text: str, start: int, end: int) -> range:
@@ -125,29 +96,23 @@ class T5TextEncoder(nn.Module):
 
     def truncated_text(self, text: str) -> str:
         """The end of a too long text, which the encoder does not read; "" if it reads all."""
-        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        offsets = encoded["offset_mapping"]
+        offsets = self._encoded(text)["offset_mapping"]
         kept = self.max_tokens - 1  # and the end token
         return text[offsets[kept][0] :].strip() if len(offsets) > kept else ""
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """The precision it computes in."""
-        return next(self.model.parameters()).dtype
-
     def unknown_words(self, text: str) -> list[str]:
         """Words of a text that are not in the vocabulary, in order, without repeats; T5 reads `<unk>` for each."""
-        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        encoded, unknown = self._encoded(text), self.tokenizer.unk_token_id
         spans = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
-        return list(
-            dict.fromkeys(text[start:end] for token, (start, end) in spans if token == self.tokenizer.unk_token_id)
-        )
+        return list(dict.fromkeys(text[start:end] for token, (start, end) in spans if token == unknown))
+
+    def _encoded(self, text: str) -> Any:
+        return self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
 
     @torch.no_grad()
     def forward(self, texts: Sequence[str]) -> Embedding:
         """Encode texts: tokens [b, n, d], zero where the mask is False, so that no value depends on the batch."""
-        device = next(self.model.parameters()).device
-        ids, mask = (tensor.to(device) for tensor in self.tokenize(texts))
+        ids, mask = (tensor.to(self.device) for tensor in self.tokenize(texts))
         states = self.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
         return Embedding(states * mask.unsqueeze(-1).to(states.dtype), mask)
 
@@ -155,9 +120,7 @@ class T5TextEncoder(nn.Module):
 def t5_sizes(path: str) -> EncoderSizes:
     """Sizes of the encoder half of a T5, from the config of a local folder, or of T5-XXL by its name on the Hub.
 
-    Raises:
-        FileNotFoundError: the folder or its config.json is missing.
-        ValueError: the config is broken.
+    FileNotFoundError if there is no config.json; ValueError if it is broken.
     """
     from transformers import T5Config, T5EncoderModel
 
@@ -172,10 +135,15 @@ def t5_sizes(path: str) -> EncoderSizes:
 
 def _wanted(folder: Path) -> list[str]:
     """Files of a T5 folder: weights in one file or in shards, and a tokenizer of transformers or sentencepiece."""
-    sharded = (folder / _INDEX).is_file() and not (folder / _WEIGHTS).is_file()
+    weights = [_WEIGHTS]
+    if (folder / _INDEX).is_file() and not (folder / _WEIGHTS).is_file():
+        listed = read_json(folder / _INDEX).get("weight_map")
+        shards = sorted({str(name) for name in listed.values()}) if isinstance(listed, dict) else []
+        if not shards or not all(name.endswith(".safetensors") for name in shards):
+            raise ValueError(f"{str(folder / _INDEX)!r} should list shards of weights, all of them .safetensors files")
+        weights = [_INDEX, *shards]
     bare = (folder / _SENTENCEPIECE).is_file() and not (folder / WANTED_TOKENIZER[0]).is_file()
-    tokenizer = [_SENTENCEPIECE, *WANTED_TOKENIZER[1:]] if bare else WANTED_TOKENIZER
-    return ["config.json", *(shards(folder, _INDEX) if sharded else [_WEIGHTS]), *tokenizer]
+    return ["config.json", *weights, _SENTENCEPIECE if bare else WANTED_TOKENIZER[0], *WANTED_TOKENIZER[1:]]
 
 
 def _fetch(repository: str, revision: str | None) -> Path:

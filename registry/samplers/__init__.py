@@ -8,8 +8,9 @@ Grids are in `ediffi.registry.samplers.schedules`, the paper's own settings in `
 """
 
 import math
+from typing import Any
 
-from ediffi.registry.core import Registry
+from ediffi.registry.core import Registry, variant
 from ediffi.registry.samplers.multistep import AdamsVariable, Deis, DeisVariable, DPMpp2M, ExpAdams
 from ediffi.registry.samplers.runge_kutta import EULER, HEUN, KUTTA3, Churn, RungeKutta
 from ediffi.registry.samplers.solver import Solver
@@ -33,16 +34,10 @@ def euler(s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = math.inf, s
 
 
 @register
-def heun(s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = math.inf, s_noise: float = 1.0) -> Solver:
-    """Heun's method, with EDM's churn (EDM, algorithms 1 and 2): order 2, 2n - 1 network calls for n steps.
-
-    Args:
-        s_churn: how much noise is added over the whole run; 0 is the deterministic ODE.
-        s_tmin: lowest noise level at which noise is added.
-        s_tmax: highest noise level at which noise is added.
-        s_noise: factor on the standard deviation of the added noise, about 1.
-    """
-    return Solver(RungeKutta(HEUN, Churn(s_churn, s_tmin, s_tmax, s_noise)))
+@variant(euler)
+def heun(**churn: Any) -> Solver:
+    """Heun's method, with EDM's churn (EDM, algorithms 1 and 2): order 2, 2n - 1 network calls for n steps."""
+    return Solver(RungeKutta(HEUN, Churn(**churn)))
 
 
 @register

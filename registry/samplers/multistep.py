@@ -22,28 +22,19 @@ AdamsVariable = Literal["vp_time", "log_sigma"]
 """What the interpolating polynomial is a polynomial in."""
 
 MAX_ORDER = 3
-DEIS_VARIABLES: dict[DeisVariable, Callable[[Array], Array]] = {"log_rho": np.log, "rho": np.asarray}
-ADAMS_VARIABLES: dict[AdamsVariable, Callable[[Array], Array]] = {"vp_time": time_of, "log_sigma": np.log}
+Scale = Callable[[Array], Array]
+DEIS_VARIABLES: dict[DeisVariable, Scale] = {"log_rho": np.log, "rho": np.asarray}
+ADAMS_VARIABLES: dict[AdamsVariable, Scale] = {"vp_time": time_of, "log_sigma": np.log}
 
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(64)
 
 
-def integrals(
-    sigmas: Sequence[float],
-    span: tuple[float, float],
-    variable: Callable[[Array], Array],
-    kernel: Callable[[Array], Array],
-) -> list[float]:
+def integrals(sigmas: Sequence[float], span: tuple[float, float], variable: Scale, kernel: Scale) -> list[float]:
     """w_j = integral over log sigma of kernel(sigma) prod_{k != j} (v(sigma) - v(s_k)) / (v(s_j) - v(s_k)).
 
-    By Gauss-Legendre quadrature in log sigma with 64 nodes, in float64, exact to rounding. Closed forms, where there
-    are any, lose digits for short steps, where they subtract nearly equal numbers.
-
-    Args:
-        sigmas: s_j, the levels of the known evaluations; the weights are in this order.
-        span: levels where the integral begins and ends, above 0.
-        variable: v, in which the polynomial is a polynomial.
-        kernel: factor of the polynomial.
+    s_j are `sigmas`, v is `variable`; the integral is over `span`. By Gauss-Legendre quadrature in log sigma with 64
+    nodes, in float64, exact to rounding. Closed forms, where there are any, lose digits for short steps, where they
+    subtract nearly equal numbers.
     """
     half = np.log(span[1] / span[0]) / 2
     sigma = span[0] * np.exp(half * (1 + NODES))
@@ -88,14 +79,8 @@ class Deis:
     and 3. diffusers' `DEISMultistepScheduler(solver_order=2 or 3)` is order 2 or 3, from 15 steps on.
 
     From a sigma_max far above the data, where eps is nearly constant, order 3 converges as order 3 (measured from 80);
-    from sigma 3 the first step, an Euler step, leaves order 2.
-
-    Args:
-        order: evaluations combined, 1 to 3.
-        variable: the polynomial is in log rho or in rho; in rho, it is k-diffusion's `sample_lms`.
-
-    Raises:
-        ValueError: an argument out of range.
+    from sigma 3 the first step, an Euler step, leaves order 2. The polynomial is in `variable`; in "rho", this is
+    k-diffusion's `sample_lms`.
     """
 
     order: int
@@ -167,14 +152,6 @@ class ExpAdams:
     of one degree more, and the step is taken again with it before the next begins; what was evaluated stays
     (Adams-Bashforth-Moulton in PEC mode; UniC in UniPC). That raises the order by one and costs no call. A callback
     sees the predictor's images, those that were evaluated.
-
-    Args:
-        order: evaluations that the predictor combines, 1 to 3; the order of convergence without the corrector.
-        variable: the polynomial is in VP time or in log sigma.
-        corrector: take each step again with the evaluation at its end.
-
-    Raises:
-        ValueError: an argument out of range.
     """
 
     order: int

@@ -20,18 +20,10 @@ StageKind = Literal["base", "super_resolution"]
 
 @dataclass(frozen=True)
 class Preset:
-    """A sampler and its grid, as names and numbers that JSON can hold.
-
-    Attributes:
-        sampler: name in the registry of samplers.
-        num_steps: steps of the grid, the closing one to 0 among them.
-        rho: exponent of the grid.
-        arguments: the sampler's own arguments.
-        grid: name of the grid.
-    """
+    """A sampler and its grid, as names and numbers that JSON can hold."""
 
     sampler: str
-    num_steps: int
+    num_steps: int  # of the grid, the closing step to 0 among them
     rho: float
     arguments: Mapping[str, Any] = field(default_factory=dict)
     grid: Grid = "karras"
@@ -44,11 +36,7 @@ PRESETS: Mapping[str, Mapping[StageKind, Preset]] = {
 
 
 def preset(name: str, kind: StageKind) -> Preset:
-    """The preset called `name` for a stage of this kind.
-
-    Raises:
-        UnknownNameError: no such preset or kind (a ValueError); the message lists the near ones.
-    """
+    """The preset called `name` for a stage of this kind; UnknownNameError (a ValueError) lists the near names."""
     if name not in PRESETS:
         raise UnknownNameError.among(PRESETS, "sampler preset", name)
     if kind not in PRESETS[name]:

@@ -16,17 +16,11 @@ from ediffi.registry.types import Generators
 
 @dataclass(frozen=True)
 class Tableau:
-    """The coefficients of an explicit Runge-Kutta method, in Butcher's notation.
+    """The coefficients of an explicit Runge-Kutta method, in Butcher's notation."""
 
-    Attributes:
-        c: where each stage is evaluated: 0 is the beginning of the step, 1 its end.
-        a: for each stage, the weights of the slopes before it.
-        b: weights of the slopes in the step itself.
-    """
-
-    c: tuple[float, ...]
-    a: tuple[tuple[float, ...], ...]
-    b: tuple[float, ...]
+    c: tuple[float, ...]  # where each stage is evaluated: 0 is the beginning of the step, 1 its end
+    a: tuple[tuple[float, ...], ...]  # for each stage, the weights of the slopes before it
+    b: tuple[float, ...]  # weights of the slopes in the step itself
 
 
 EULER = Tableau(c=(0.0,), a=((),), b=(1.0,))
@@ -40,9 +34,6 @@ class Churn:
 
     gamma = min(S_churn / N, sqrt(2) - 1) where S_tmin <= sigma <= S_tmax, else 0 (EDM, algorithm 2; N steps, n standard
     normal). S_churn = 0 is the deterministic ODE.
-
-    Raises:
-        ValueError: an argument out of range.
     """
 
     s_churn: float = 0.0
@@ -74,12 +65,8 @@ class Churn:
 class RungeKutta:
     """x_next = x + h sum_j b_j d_j, d_j = (x_j - D(x_j; sigma_j)) / sigma_j, h = sigma_next - sigma.
 
-    EDM, algorithm 2, is this with Heun's tableau; DEIS calls the family rho-RK. The step to sigma = 0 is an Euler step,
-    which gives the denoised image itself.
-
-    Args:
-        tableau: which method.
-        churn: noise added before each step.
+    EDM, algorithm 2, is this with Heun's tableau. The step to sigma = 0 is an Euler step, which gives the denoised
+    image itself.
     """
 
     tableau: Tableau

@@ -20,9 +20,7 @@ Grid = Literal["karras", "vp_time"]
 
 Array = npt.NDArray[np.float64]
 
-BETA_MIN, BETA_MAX = 0.1, 20.0
-"""Of Song et al."""
-
+BETA_MIN, BETA_MAX = 0.1, 20.0  # of Song et al.
 SLOPE = BETA_MAX - BETA_MIN
 
 
@@ -41,40 +39,26 @@ def sigma_of(time: Array) -> Array:
 
 
 def karras(
-    num_steps: int,
-    sigma_min: float,
-    sigma_max: float,
-    rho: float = 7.0,
-    dtype: torch.dtype = torch.float32,
+    num_steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0, dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, " s"]:
     """sigma_i = (sigma_max^(1/rho) + i/(n-1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho, i < n; sigma_n = 0.
 
     EDM, eq. 5. `rho` bends the grid: 1 is uniform in sigma, the larger the denser at low noise. The grid matters more
-    than the solver. One step is [sigma_max, 0].
+    than the solver. One step is [sigma_max, 0]. The [num_steps + 1] levels are computed in float64.
 
     Args:
         num_steps: n, at least 1; the last of the n steps goes from `sigma_min` to 0.
         sigma_min: last noise level before 0, above 0 (EDM: 0.002).
         sigma_max: first noise level, above `sigma_min` (EDM: 80).
         rho: exponent of the grid, above 0 (EDM: 7).
-        dtype: floating dtype of the result; the grid is computed in float64.
-
-    Returns:
-        The [num_steps + 1] decreasing noise levels, the last exactly 0.
-
-    Raises:
-        ValueError: an argument out of range.
+        dtype: floating dtype of the result.
     """
     _check(num_steps, sigma_min, sigma_max, rho)
     return _closed(_uniform(num_steps, sigma_max, sigma_min, rho), sigma_min, sigma_max, dtype)
 
 
 def vp_time(
-    num_steps: int,
-    sigma_min: float,
-    sigma_max: float,
-    rho: float = 3.0,
-    dtype: torch.dtype = torch.float32,
+    num_steps: int, sigma_min: float, sigma_max: float, rho: float = 3.0, dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, " s"]:
     """sigma_i = sigma(t_i), t_i^(1/rho) uniform from t(sigma_max) to t(sigma_min), i < n; sigma_n = 0.
 

@@ -29,11 +29,9 @@ class Method(Protocol):
     @property
     def stages(self) -> int:
         """Network calls of each step but the last, to sigma = 0, which has one."""
-        ...
 
     def start(self, num_steps: int, generator: Generators) -> Step:
         """The step function of one run of `num_steps` steps; it holds the history of the run."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -55,11 +53,7 @@ class Solver:
         generator: Generators = None,
         callback: Callback | None = None,
     ) -> Float[Tensor, " b *shape"]:
-        """The clean images; `generator` is drawn from by methods that add noise.
-
-        Raises:
-            ValueError: `sigmas` is not a decreasing grid that ends in 0.
-        """
+        """The clean images; methods that add noise draw it from `generator`. ValueError for `sigmas` as `levels`."""
         grid = levels(sigmas)
         dtype = torch.promote_types(x.dtype, torch.float32)
 
@@ -82,8 +76,7 @@ class Solver:
 def levels(sigmas: Float[Tensor, " s"]) -> list[float]:
     """The grid as Python floats, so that coefficients are computed in float64.
 
-    Raises:
-        ValueError: `sigmas` is not a finite, strictly decreasing grid of at least two levels that ends in 0.
+    ValueError unless `sigmas` is a finite, strictly decreasing grid of at least two levels that ends in 0.
     """
     grid = [float(sigma) for sigma in sigmas.tolist()] if sigmas.ndim == 1 else []
     if len(grid) < 2 or not grid[0] < float("inf") or grid[-1] != 0 or any(not a > b for a, b in pairwise(grid)):
