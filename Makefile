@@ -12,13 +12,13 @@ demo: $(VENV)/.installed  ## paint one picture
 	$(VENV)/bin/ediffi sample "$(PROMPT)" -o demo.png
 
 test: $(VENV)/.installed-test  ## the tests CI runs
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n auto --maxprocesses 8
 
 check: $(VENV)/.installed-dev  ## format, lint, types, tests
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n auto --maxprocesses 8
 
 docs: $(VENV)/.installed-docs  ## the site, into build/site
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict

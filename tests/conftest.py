@@ -18,7 +18,7 @@ from tests.world import model_folder, recipe, shard_folder, shards  # noqa: E402
 
 settings.register_profile("house", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("house")
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # tests run in parallel (-n); threads of several processes would wait for each other
 
 
 @pytest.fixture(autouse=True)
