@@ -19,7 +19,7 @@ import yaml
 
 from ediffi import cli
 from ediffi.cli.fit import QUIET
-from ediffi.data.filtering.aesthetic import load_head
+from ediffi.data.filtering.scorer import load_head
 from ediffi.data.tar import Tally, read_samples
 from ediffi.data.verify import array_of, check_shard
 from ediffi.diffusion.noise import ROOT, Interval, LogNormal
@@ -31,7 +31,7 @@ from ediffi.pipeline.checkpoint import Residency
 from ediffi.pipeline.stage import Sampling
 from ediffi.registry import denoisers, encoders
 from ediffi.training import checkpoint as checkpoints
-from ediffi.training.atomic_checkpoint import AtomicCheckpointIO
+from ediffi.training.callbacks.run_directory import AtomicCheckpointIO
 from ediffi.training.convert import convert, convert_adm
 from ediffi.training.finished_run import read_run
 from ediffi.training.growth.compose import StageRecipe, trained_stage

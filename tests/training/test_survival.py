@@ -23,8 +23,8 @@ from filelock import FileLock
 from ediffi.cli import main
 from ediffi.cli.fit import QUIET
 from ediffi.io import locks
-from ediffi.training.atomic_checkpoint import AtomicCheckpointIO
 from ediffi.training.callbacks import run_directory
+from ediffi.training.callbacks.run_directory import AtomicCheckpointIO
 from ediffi.training.callbacks.sharded_ema import prepare_sharding
 from ediffi.training.finished_run import LOCK
 from tests.training import forked

@@ -3,8 +3,7 @@
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
@@ -22,15 +21,8 @@ LISTED = 8
 """Samples that a message lists."""
 
 
-@dataclass(frozen=True)
-class SampleLosses:
-    """The losses of a batch, sample by sample, to explain a loss that is not finite.
-
-    Attributes:
-        keys: of the samples.
-        sigma: [b] noise levels.
-        losses: [b] weighted losses.
-    """
+class SampleLosses(NamedTuple):
+    """Keys, noise levels and weighted losses of a batch, to explain a loss that is not finite."""
 
     keys: Sequence[str]
     sigma: Float[Tensor, " b"]
@@ -53,11 +45,8 @@ class SkipNonFinite(L.Callback):
     Under 16-mixed precision only the loss is checked: there the gradient scaler handles gradients that are not finite.
 
     Args:
-        go_back_after: skipped steps in a row after which the last checkpoint is loaded.
-        end_after: skipped steps in a row after which the run ends.
-
-    Raises:
-        ValueError: not 1 <= go_back_after <= end_after.
+        go_back_after: skipped steps in a row after which the last checkpoint is loaded; at least 1.
+        end_after: skipped steps in a row after which the run ends; at least `go_back_after`.
     """
 
     def __init__(self, go_back_after: int = 3, end_after: int = 10) -> None:
@@ -91,9 +80,7 @@ class SkipNonFinite(L.Callback):
             if isinstance(callback, WeightAveraging | ShardedEMA):  # as if it had averaged this step already
                 callback.load_state_dict({"latest_update_step": trainer.global_step + 1})
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any) -> None:
         """Mark a skipped step as saved, so that `ModelCheckpoint` leaves it out; go back or end after a row of them."""
         skipped, self._skipped = self._skipped, False
         if not skipped:

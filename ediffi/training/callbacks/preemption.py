@@ -37,9 +37,7 @@ class PreemptionCheckpoint(L.Callback):
         """Agree with the other processes: the signal may have reached one of them only."""
         self._stopping = trainer.strategy.reduce_boolean_decision(self._signalled, all=False)
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any) -> None:
         """Save and end the run; a skipped step is not saved (see `SkipNonFinite`)."""
         if self._stopping:
             callbacks = trainer.callbacks  # type: ignore[attr-defined]
@@ -48,7 +46,7 @@ class PreemptionCheckpoint(L.Callback):
             self._stop(trainer)
 
     def on_validation_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any
     ) -> None:
         """End the run if its last step is saved."""
         saved = trainer.state.fn == "fit" and self._saved_at == trainer.global_step
@@ -61,7 +59,6 @@ class PreemptionCheckpoint(L.Callback):
             self._save(trainer)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Note the step."""
         self._saved_at = trainer.global_step
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:

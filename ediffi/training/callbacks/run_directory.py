@@ -1,18 +1,62 @@
 """The directory of a run: one run at a time writes to it, and its checkpoints are complete files."""
 
+import os
 import shutil
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import lightning as L
+import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.strategies import FSDPStrategy
 
-from ediffi.io import locks
-from ediffi.training.atomic_checkpoint import AtomicCheckpointIO
+from ediffi.io import files, locks, pickles
 from ediffi.training.callbacks.sharded_ema import ShardedEMA
 from ediffi.training.finished_run import LOCK
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place, waits for the disk, and renames it into place.
+
+    Lightning writes into memory and the system's temporary directory, and copies from there: a kill or a full disk in
+    between would cut the last good checkpoint. Remote paths (s3://...) are left to Lightning; object stores replace
+    whole objects.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        """The file at `path` stays as it is until the new one is on the disk; an OSError leaves no part of that."""
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        place = Path(path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with files.replacing(place) as beside, beside.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+        except (OSError, RuntimeError) as error:
+            cause = error.__context__ if isinstance(error, RuntimeError) else error  # torch hides the system's error
+            if isinstance(cause, OSError):
+                raise OSError(cause.errno, cause.strerror, str(place)) from error
+            raise
+        folder = os.open(place.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # or the rename itself may be lost with the power
+        finally:
+            os.close(folder)
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Callable[..., Any] | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Load tensors and plain values onto the CPU; ValueError if the file is broken or contains code."""
+        if "://" not in str(path):
+            content: dict[str, Any] = pickles.read(Path(path))
+            return content
+        return super().load_checkpoint(path, map_location or "cpu", weights_only=True)  # type: ignore[arg-type]
 
 
 class RunDirectory(L.Callback):
@@ -29,11 +73,7 @@ class RunDirectory(L.Callback):
         self._lock = ExitStack()
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Take the lock.
-
-        Raises:
-            BlockingIOError: another run has it, or the directory cannot be written to.
-        """
+        """Take the lock; BlockingIOError if another run has it, or the directory cannot be written to."""
         if stage != "fit":
             return
         refusal = trainer.strategy.broadcast(self._acquire(trainer) if trainer.is_global_zero else "")
@@ -43,11 +83,7 @@ class RunDirectory(L.Callback):
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Compare the free disk space with the size of the checkpoints.
-
-        Raises:
-            ValueError: there is too little.
-        """
+        """ValueError if there is too little disk space for the checkpoints."""
         refusal = trainer.strategy.broadcast(missing_space(trainer, pl_module) if trainer.is_global_zero else "")
         if refusal:
             raise ValueError(refusal)
@@ -57,7 +93,6 @@ class RunDirectory(L.Callback):
         self._lock.close()
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Release the lock."""
         self._lock.close()
 
     def _acquire(self, trainer: L.Trainer) -> str:

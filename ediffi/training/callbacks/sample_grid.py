@@ -25,11 +25,8 @@ class SampleGrid(L.Callback):
 
     Args:
         sampling: sampling options.
-        num_images: columns of the grid.
+        num_images: columns of the grid, at least 1.
         seed: of the noise; the same at every validation.
-
-    Raises:
-        ValueError: `num_images` is below 1.
     """
 
     def __init__(self, sampling: Sampling, num_images: int = 8, seed: int = 0) -> None:
@@ -38,13 +35,7 @@ class SampleGrid(L.Callback):
         self.sampling, self.num_images, self.seed = sampling, num_images, seed
 
     def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int, *args: Any
     ) -> None:
         """Log the grid as the image "samples", and its captions as a text."""
         logged = any(isinstance(logger, TensorBoardLogger | WandbLogger) for logger in trainer.loggers)

@@ -14,11 +14,8 @@ class ScheduleBar(ProgressBar):
 
     Args:
         node: label of the bar.
-        before: steps of the nodes before this one.
+        before: steps of the nodes before this one; 0 <= before < total.
         total: steps of the whole schedule.
-
-    Raises:
-        ValueError: not 0 <= before < total.
     """
 
     def __init__(self, node: str, before: int, total: int) -> None:
@@ -34,14 +31,10 @@ class ScheduleBar(ProgressBar):
         self._enabled = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Open the bar at the step of the schedule."""
         done = self.before + trainer.global_step
         self._bar = tqdm(total=self.total, initial=done, desc=self.node, unit="step", disable=not self._enabled)
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Move to the step of the trainer."""
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any) -> None:
         if self._bar is not None and (moved := self.before + trainer.global_step - self._bar.n):
             if trainer.global_step % SHOW_LOSS_EVERY == 0:
                 loss = trainer.callback_metrics.get("train/loss")
@@ -49,6 +42,5 @@ class ScheduleBar(ProgressBar):
             self._bar.update(moved)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Close the bar."""
         if self._bar is not None:
             self._bar.close()

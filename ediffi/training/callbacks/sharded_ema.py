@@ -18,10 +18,7 @@ class ShardedEMA(L.Callback):
     weights), so a run may change from one callback to the other.
 
     Args:
-        decay: of the average, per step.
-
-    Raises:
-        ValueError: `decay` is not in [0, 1).
+        decay: of the average, per step; in [0, 1).
     """
 
     def __init__(self, decay: float = 0.999) -> None:
@@ -32,7 +29,6 @@ class ShardedEMA(L.Callback):
         self._updated = 0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Start without an average."""
         self._average = []
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -42,9 +38,7 @@ class ShardedEMA(L.Callback):
         self._average = [average.to(weight) for average, weight in zip(averages, weights, strict=True)]
 
     @torch.no_grad()
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any) -> None:
         """Average after an optimiser step; the first weights are copied, as torch's `AveragedModel` does."""
         if trainer.global_step <= self._updated:  # a batch that is accumulated, or a skipped step
             return
@@ -55,11 +49,9 @@ class ShardedEMA(L.Callback):
         self._updated = trainer.global_step
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Validate the average."""
         self._swap(trainer)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Continue training with the weights."""
         self._swap(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -68,11 +60,9 @@ class ShardedEMA(L.Callback):
         self._average = []
 
     def state_dict(self) -> dict[str, Any]:
-        """The step of the last update."""
         return {"latest_update_step": self._updated}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Resume after that step."""
         self._updated = state_dict["latest_update_step"]
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -125,18 +115,12 @@ def local_tensors(module: nn.Module) -> list[Tensor]:
 
 
 def prepare_sharding(trainer: L.Trainer, module: L.LightningModule) -> None:
-    """Check the recipe against a strategy that shards the weights, and fit a stage to fsdp.
-
-    Raises:
-        ValueError: the average or the format of checkpoints does not go with shards.
-    """
+    """Fit a stage to fsdp; ValueError if the recipe's average or format of checkpoints does not go with shards."""
     if not isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy):
         return
     if any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks):  # type: ignore[attr-defined]
-        raise ValueError(
-            "EMAWeightAveraging cannot average weights that fsdp shards, since it copies them before; use "
-            f"{ShardedEMA.__module__}.{ShardedEMA.__name__} with the same decay, or train with ddp"
-        )
+        ours = f"use {ShardedEMA.__module__}.{ShardedEMA.__name__} with the same decay, or train with ddp"
+        raise ValueError(f"EMAWeightAveraging cannot average weights that fsdp shards; {ours}")
     if getattr(trainer.strategy, "_state_dict_type", "full") != "full":
         raise ValueError("state_dict_type of fsdp must be full, since a checkpoint is one file; got sharded")
     if isinstance(trainer.strategy, FSDPStrategy):

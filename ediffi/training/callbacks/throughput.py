@@ -20,10 +20,7 @@ class Throughput(L.Callback):
         self._samples = self._logged_at = 0
         self._ended: float | None = None
 
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int
-    ) -> None:
-        """End the wait for a batch."""
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any) -> None:
         self._started = time.perf_counter()
         if self._ended is not None:
             self._waited += self._started - self._ended
@@ -31,7 +28,6 @@ class Throughput(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """Start the wait for the next batch."""
         waited_for = self._ended is not None  # not so for the first batch after a break
         self._ended = time.perf_counter()
         if waited_for:
@@ -45,9 +41,7 @@ class Throughput(L.Callback):
             self._logged_at, self._waited, self._worked, self._samples = step, 0.0, 0.0, 0
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start a break."""
         self._ended = None
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Start a break."""
         self._ended = None
