@@ -17,21 +17,13 @@ GROUP = 8
 class StreamedDenoisers(nn.Module):
     """A sequence of denoisers of one architecture, with one of them in memory; same bits as resident ones.
 
-    Indexing copies a memory-mapped file into the network, unless its weights are the current ones. Meanwhile a thread
-    reads the next file into the page cache: sampling goes from high to low noise, so that is the previous index.
-
-    Args:
-        network: the architecture; its weights are overwritten.
-        files: safetensors files from low to high noise.
-
-    Raises:
-        ValueError: there is no file.
+    Indexing copies one of `files`, which are from low to high noise, into `network`, unless its weights are the current
+    ones. A thread then reads the next file into the page cache: sampling goes from high to low noise, so that is the
+    previous index.
     """
 
     def __init__(self, network: nn.Module, files: Sequence[Path]) -> None:
         super().__init__()
-        if not files:
-            raise ValueError("at least one file of weights is needed")
         self.network, self.files = network, tuple(files)
         self._current: int | None = None
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch")
@@ -47,7 +39,7 @@ class StreamedDenoisers(nn.Module):
                 self._prefetched.result()
             load_weights(self.network, self.files[index])
             self._current = index
-            self._prefetched = self._reader.submit(_read, self.files[index - 1])
+            self._prefetched = self._reader.submit(_read, self.files[index - 1])  # after the first, the next image's
         return self.network
 
 
@@ -55,17 +47,16 @@ class StreamedDenoisers(nn.Module):
 def load_weights(network: nn.Module, path: Path) -> None:
     """Copy a memory-mapped safetensors file into a network, with no second copy of all weights in memory.
 
-    Raises:
-        ValueError: the file is broken, or its tensors are not the network's.
+    ValueError if the file is broken, or its tensors are not those of the network; it names the first such tensor.
     """
+    state = network.state_dict()
+    keys, wanted = list(state), {key: list(tensor.shape) for key, tensor in state.items()}
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            state = network.state_dict()
-            if set(file.keys()) != set(state) or any(
-                list(t.shape) != file.get_slice(k).get_shape() for k, t in state.items()
-            ):
-                raise ValueError(f"{path} has the weights of another network")
-        keys = list(state)
+            found = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118  (not a dict)
+        if wrong := [key for key in wanted | found if wanted.get(key) != found.get(key)]:
+            shapes = f"{found.get(wrong[0], 'none')} in the file, {wanted.get(wrong[0], 'none')} in the network"
+            raise ValueError(f"{path} has the weights of another network: the shape of {wrong[0]!r} is {shapes}")
         for first in range(0, len(keys), GROUP):  # a mapping counts as memory, page by page, until it is closed
             with safetensors.safe_open(path, framework="pt") as file:
                 for key in keys[first : first + GROUP]:
@@ -75,7 +66,6 @@ def load_weights(network: nn.Module, path: Path) -> None:
 
 
 def _read(path: Path) -> None:
-    """Read a file once, so that it is in the page cache."""
     buffer = bytearray(CHUNK)
     with path.open("rb", buffering=0) as file:
         while file.readinto(buffer):
@@ -83,11 +73,7 @@ def _read(path: Path) -> None:
 
 
 def parameters(path: Path) -> int:
-    """The number of parameters in a safetensors file, from its header.
-
-    Raises:
-        ValueError: the file is broken.
-    """
+    """The number of parameters in a safetensors file, from its header; ValueError if the file is broken."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             return sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118  (not a dict)

@@ -11,6 +11,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from jsonargparse import ArgumentError, ArgumentParser
 from torch import Tensor
 
 from ediffi.io import files, pickles
@@ -25,30 +26,16 @@ WRAPPED = "state_dict"
 ADM = "unet_adm64"
 SEED = 0
 """Of the layers that the published network does not have."""
-Weights = dict[str, Tensor]
 METADATA = "ediffi"
 """Key of the safetensors metadata that describes, in JSON, what the weights are of."""
 
 
 def convert(source: Path, output: Path, key: str | None = None) -> int:
-    """Write the weights of a file as safetensors, unchanged; of a checkpoint of ours, the averaged ones.
+    """Write the weights of a file of `torch.save` as safetensors, unchanged, and return the number of parameters.
 
-    Args:
-        source: a file of `torch.save`.
-        output: a `.safetensors` file that does not exist.
-        key: the entry of the file that has the weights, if it has more.
-
-    Returns:
-        The number of parameters written.
-
-    Raises:
-        FileNotFoundError: there is no `source`.
-        FileExistsError: `output` exists.
-        ValueError: `source` is broken, contains code, or has no weights under `key`.
+    Of a checkpoint of ours, they are the averaged ones. `key` is the entry of the file that has the weights.
     """
-    _check_output(output)
-    content = _read(source)
-    record: dict[str, Any] = {}
+    content, record = _read(source, output), {}
     if key is None and isinstance(content, Mapping) and checkpoints.KEY in content:
         try:
             trained = checkpoints.parse(content)
@@ -64,40 +51,24 @@ def convert(source: Path, output: Path, key: str | None = None) -> int:
 
 
 def convert_adm(
-    source: Path,
-    output: Path,
-    arguments: Mapping[str, Any],
-    attention: AttentionOrder = "new",
-    key: str | None = None,
+    source: Path, output: Path, arguments: Mapping[str, Any], attention: AttentionOrder = "new", key: str | None = None
 ) -> int:
     """Write a published ADM as the whole state of `unet_adm64`, for `start: {weights: ...}` in a recipe.
 
-    The layers that it does not have are drawn from a fixed seed, and have no effect at first; see `from_adm`.
-
-    Args:
-        source: a state dict in guided-diffusion's layout, of `torch.save` or as safetensors.
-        output: a `.safetensors` file that does not exist.
-        arguments: of `unet_adm64`, where they are not its defaults.
-        attention: the order of q, k and v in the published qkv, see `from_adm`.
-        key: the entry of the file that has the weights, if it has more.
-
-    Returns:
-        The number of parameters written.
-
-    Raises:
-        FileNotFoundError: there is no `source`.
-        FileExistsError: `output` exists.
-        ValueError: `source` is broken, contains code, or is not an ADM of this size, or an argument is wrong.
+    `source` is a state dict in guided-diffusion's layout, `arguments` are those of `unet_adm64` that are not its
+    defaults. The layers that it does not have are drawn from a fixed seed, and have no effect at first; see `from_adm`.
     """
-    _check_output(output)
-    weights = _weights(source, _read(source), key)
-    values = _adm_arguments(arguments)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
-        try:
+    weights = _weights(source, _read(source, output), key)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_function_arguments(denoisers.REGISTRY.factory(ADM))
+    try:
+        values = parser.parse_object(dict(arguments)).as_dict()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(SEED)
             network = denoisers.create(ADM, **values).get_submodule("network")
-        except (RuntimeError, ValueError) as error:  # RuntimeError is torch's, of a size that cannot be
-            raise ValueError(f"there is no {ADM} with {json.dumps(dict(arguments))}: {error}") from None
+    except (ArgumentError, RuntimeError, ValueError) as error:  # RuntimeError is torch's, of a size that cannot be
+        cause = " ".join(str(error).split())
+        raise ValueError(f"there is no {ADM} with {json.dumps(dict(arguments))}: {cause}") from None
     assert isinstance(network, UNet)
     try:
         fitted = from_adm(weights, network, attention)
@@ -107,26 +78,12 @@ def convert_adm(
     return _write(output, {f"network.{name}": tensor for name, tensor in fitted.items()}, record)
 
 
-def _adm_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """All arguments of `unet_adm64`, parsed to the types of its signature."""
-    from jsonargparse import ArgumentError, ArgumentParser
-
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_function_arguments(denoisers.REGISTRY.factory(ADM))
-    try:
-        return dict(parser.parse_object(dict(arguments)).as_dict())
-    except ArgumentError as error:
-        raise ValueError(f"arguments of {ADM}: {' '.join(str(error).split())}") from None
-
-
-def _check_output(output: Path) -> None:
+def _read(source: Path, output: Path) -> Any:
+    """The content of a file, if `output` can be written."""
     if output.suffix != ENDING:
         raise ValueError(f"output must end in {ENDING}, got {output}")
     if output.exists():
         raise FileExistsError(f"{output} exists already; choose another name or remove it")
-
-
-def _read(source: Path) -> Any:
     if source.suffix != ENDING:
         return pickles.read(source)
     try:
@@ -135,7 +92,7 @@ def _read(source: Path) -> Any:
         raise ValueError(f"{source} is not a safetensors file: {error}") from None
 
 
-def _weights(source: Path, content: Any, key: str | None) -> Weights:
+def _weights(source: Path, content: Any, key: str | None) -> dict[str, Tensor]:
     """The weights by name in the content of a file."""
     if not isinstance(content, Mapping):
         raise ValueError(f"{source} holds a {type(content).__name__}, not weights by name")
@@ -155,10 +112,20 @@ def _weights(source: Path, content: Any, key: str | None) -> Weights:
     return dict(chosen)
 
 
-def _write(output: Path, weights: Weights, record: Mapping[str, Any]) -> int:
-    """Write a safetensors file; mapped tensors go from file to file without a copy in memory."""
+def _write(output: Path, weights: Mapping[str, Tensor], record: Mapping[str, Any]) -> int:
+    """Write a safetensors file; mapped tensors go from file to file without a copy in memory.
+
+    safetensors wants each tensor contiguous and in memory of its own, so tied ones are written twice.
+    """
     metadata = {METADATA: json.dumps(record)} if record else {"format": "pt"}  # one entry: the order of more is random
-    plain = _plain(output, weights)
+    plain, storages = {}, set()
+    for name, tensor in weights.items():
+        if tensor.layout is not torch.strided or tensor.is_quantized:
+            raise ValueError(f"{output} cannot hold {name!r}, a sparse or quantised tensor")
+        tensor = tensor.detach().contiguous()
+        storage = tensor.untyped_storage().data_ptr()
+        plain[name] = tensor.clone() if storage in storages else tensor
+        storages.add(storage)
     try:
         with files.replacing(output) as beside:
             safetensors.torch.save_file(plain, beside, metadata)
@@ -168,16 +135,3 @@ def _write(output: Path, weights: Weights, record: Mapping[str, Any]) -> int:
     except safetensors.SafetensorError as error:
         raise OSError(f"{output} could not be written: {error}") from None
     return sum(tensor.numel() for tensor in plain.values())
-
-
-def _plain(output: Path, weights: Weights) -> Weights:
-    """Each tensor contiguous and in memory of its own, as safetensors requires; tied ones are written twice."""
-    plain, storages = {}, set()
-    for name, tensor in weights.items():
-        if tensor.layout is not torch.strided or tensor.is_quantized:
-            raise ValueError(f"{output} cannot hold {name!r}, a sparse or quantised tensor")
-        tensor = tensor.detach().contiguous()
-        storage = tensor.untyped_storage().data_ptr()
-        plain[name] = tensor.clone() if storage in storages else tensor
-        storages.add(storage)
-    return plain

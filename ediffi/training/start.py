@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import safetensors
-from torch import nn
 
-from ediffi.diffusion.noise import NoiseInterval, contains, region_from
+from ediffi.diffusion.noise import NoiseInterval, contains, interval_from
 from ediffi.diffusion.streaming import load_weights
 from ediffi.pipeline.checkpoint import load_expert
 from ediffi.training import checkpoint as checkpoints
@@ -25,13 +24,9 @@ class InitialWeights:
     Args:
         checkpoint: a training checkpoint; its averaged weights are taken.
         model: instead, a cascade: the shipped "toybox", a folder, or ORG/REPO of the Hub.
-        stage: of `model`; the expert that owns the run's noise is taken.
+        stage: of `model`, and with it; the expert that owns the run's noise is taken.
         weights: instead, a safetensors file of the whole denoiser, as `ediffi convert` writes it.
         lora: train a low-rank adapter instead of all weights.
-
-    Raises:
-        ValueError: more than one of `checkpoint`, `model` and `weights` is given, or one of `model` and `stage` without
-            the other.
     """
 
     checkpoint: Path | None = None
@@ -49,14 +44,11 @@ class InitialWeights:
     def __call__(self, module: DiffusionStage) -> None:
         """Load the parent's weights into a stage, record the parent, and add the adapter.
 
-        Raises:
-            FileNotFoundError: the checkpoint, the model or the weights are missing.
-            ValueError: they are broken, of another architecture, or no expert of them owns all of the stage's noise.
+        ValueError if the weights are broken, of another architecture, or of noise that does not contain the stage's.
         """
         if self.checkpoint is not None:
             _load_checkpoint(self.checkpoint, module)
         elif self.weights is not None:
-            _check_tensors(self.weights, module.denoiser)
             module.parent = _recorded_interval(self.weights)
             _check_noise(self.weights, module.parent, module.region)
             load_weights(module.denoiser, self.weights)
@@ -70,8 +62,8 @@ class InitialWeights:
 def _load_checkpoint(path: Path, module: DiffusionStage) -> None:
     """Load the averaged weights of a checkpoint, an adapter merged into them, and record the parent."""
     trained = checkpoints.read(path)
-    _check_noise(path, trained.expert.region, module.region)
-    module.parent = trained.expert.region
+    _check_noise(path, trained.expert.interval, module.region)
+    module.parent = trained.expert.interval
     weights = trained.weights
     try:
         if trained.lora is not None:
@@ -86,33 +78,17 @@ def _check_noise(path: Path, parent: NoiseInterval | None, region: NoiseInterval
         raise ValueError(f"{path} was trained on noise {parent}, which does not contain {region}")
 
 
-def _check_tensors(path: Path, denoiser: nn.Module) -> None:
-    """Compare the names and shapes in a safetensors file with those of a denoiser, before it is loaded."""
+def _recorded_interval(path: Path) -> NoiseInterval | None:
+    """The noise that weights were trained on, if `ediffi convert` has recorded it."""
     if not path.is_file():
         raise FileNotFoundError(f"there are no weights {path} to start from")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118  (not a dict)
+            metadata = (file.metadata() or {}).get(METADATA, "{}")
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file ({error}); ediffi convert makes one of others") from None
-    for name, tensor in denoiser.state_dict().items():
-        if name not in found:
-            raise ValueError(f"{path} does not fit the denoiser: it has no tensor {name!r}")
-        if found[name] != list(tensor.shape):
-            raise ValueError(
-                f"{path} does not fit the denoiser: {name!r} has shape {found[name]}, expected {list(tensor.shape)}"
-            )
-        del found[name]
-    if found:
-        raise ValueError(f"{path} does not fit the denoiser, which has no tensor {min(found)!r}")
-
-
-def _recorded_interval(path: Path) -> NoiseInterval | None:
-    """The noise that weights were trained on, if `ediffi convert` has recorded it."""
-    with safetensors.safe_open(path, framework="pt") as file:
-        text = (file.metadata() or {}).get(METADATA, "{}")
     try:
-        record = json.loads(text)
-        return region_from(record["interval"]) if "interval" in record else None
+        record = json.loads(metadata)
+        return interval_from(record["interval"]) if "interval" in record else None
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} records a broken noise interval: {error}") from None
