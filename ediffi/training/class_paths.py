@@ -1,8 +1,12 @@
-"""Class paths that recipes and runs of earlier versions contain, and where those classes are now."""
+"""Recipes as text: class paths that earlier versions wrote, and where those classes are now."""
 
 import logging
 import re
 from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
 
 logger = logging.getLogger(__name__)
 
@@ -22,12 +26,7 @@ MOVED = {
 
 
 def current(text: str, warn: bool = False) -> str:
-    """The YAML, or word of a command line, with every class path as it is now.
-
-    Args:
-        text: read as text, so that a path is found wherever it stands.
-        warn: log a warning about each class that has moved, once a process.
-    """
+    """YAML, or a word of a command line, with every class path as it is now; `warn` logs each move once a process."""
     for old, new in MOVED.items():
         if old in text:
             text = text.replace(old, new)
@@ -39,3 +38,14 @@ def current(text: str, warn: bool = False) -> str:
 @cache
 def _warn(old: str, new: str) -> None:
     logger.warning(f"{old} has moved: write {new} in the recipe")
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The settings of a recipe, with current class paths; ValueError if it is no YAML or no mapping."""
+    try:
+        content = yaml.safe_load(current(path.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is no recipe: it is a {type(content).__name__}, not settings by name")
+    return content

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import SaveConfigCallback
 
@@ -18,15 +17,8 @@ from ediffi.training.finished_run import RECIPE
 LAST = "last"
 TOTAL_STEPS = "model.lr_scheduler.init_args.total_steps"
 """Length of the learning rate's schedule; None is the length of the run."""
-FREE = (
-    "data.val",
-    "data.val_batches",
-    "data.num_workers",
-    "data.batch_size",
-    "data.step_size",
-    "model.compile",
-    "model.denoiser.init_args.gradient_checkpointing",
-)
+FREE = {"data.val", "data.val_batches", "data.num_workers", "data.batch_size", "data.step_size"}
+FREE |= {"model.compile", "model.denoiser.init_args.gradient_checkpointing"}
 """Settings that may change when a run is resumed: they change neither the samples nor the loss of a step."""
 FIXED = ("model.", "data.", "start.", "seed_everything", "trainer.precision", "trainer.gradient_clip_", "average")
 """Beginnings of the settings that may not."""
@@ -37,11 +29,10 @@ class SaveRecipe(SaveConfigCallback):
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Write it before training; validation leaves it as it is."""
-        if stage != "fit":
-            return
-        place = Path(trainer.default_root_dir) / RECIPE
-        place.parent.mkdir(parents=True, exist_ok=True)
-        files.replace(place, self.parser.dump(self.config, skip_none=False))
+        if stage == "fit":
+            place = Path(trainer.default_root_dir) / RECIPE
+            place.parent.mkdir(parents=True, exist_ok=True)
+            files.replace(place, self.parser.dump(self.config, skip_none=False))
 
 
 def last_checkpoint(trainer: L.Trainer) -> Path | None:
@@ -58,15 +49,8 @@ def find_checkpoint(
 ) -> tuple[str | None, int]:
     """The checkpoint that a run resumes from, and its step; None and 0 to start.
 
-    Args:
-        trainer: of the run.
-        recipe: its settings, with all defaults.
-        ckpt_path: of the command line: a path; "last"; or None, which is the last checkpoint if there is one, provided
-            that the recipe is the one that the run started with.
-
-    Raises:
-        FileNotFoundError: "last", and there is none.
-        ValueError: the run directory is of another recipe, or its checkpoint is broken.
+    `ckpt_path` is a path; "last"; or None: the last checkpoint if there is one, and the run started with this `recipe`.
+    ValueError if it started with another one.
     """
     last = last_checkpoint(trainer)
     if ckpt_path is not None and ckpt_path != LAST:
@@ -81,29 +65,16 @@ def find_checkpoint(
 
 
 def check_same_recipe(folder: Path, recipe: Mapping[str, Any]) -> None:
-    """Make sure that the run in a directory started with this recipe.
-
-    Raises:
-        ValueError: it started with another, or its recipe is not known.
-    """
+    """Make sure that the run in a directory started with this recipe; ValueError names the first changed setting."""
+    advice = f"train into another directory, or pass --ckpt_path {LAST} to resume the run with this recipe"
     try:
-        started = yaml.safe_load(class_paths.current((folder / RECIPE).read_text()))
-    except (OSError, yaml.YAMLError):
-        started = None
-    if not isinstance(started, dict):
-        raise ValueError(
-            f"{folder} has a checkpoint but no {RECIPE} with its recipe; pass --ckpt_path {LAST} to resume it with "
-            "this recipe, or train into another directory"
-        )
+        started = class_paths.read_recipe(folder / RECIPE)
+    except (OSError, ValueError):
+        raise ValueError(f"{folder} has a checkpoint but no {RECIPE} with its recipe; {advice}") from None
     old, new = dict(settings(started)), dict(settings(recipe))
-    changed = [key for key, value in old.items() if key in new and new[key] != value]
-    if changed:
-        key = changed[0]
-        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-        raise ValueError(
-            f"{folder} has a run with {key} {old[key]}, this recipe has {new[key]}{more}; train into another "
-            f"directory, or pass --ckpt_path {LAST} to resume the run with this recipe"
-        )
+    if changed := [key for key, value in old.items() if key in new and new[key] != value]:
+        key, more = changed[0], f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        raise ValueError(f"{folder} has a run with {key} {old[key]}, this recipe has {new[key]}{more}; {advice}")
 
 
 def settings(recipe: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -60,7 +60,7 @@ def grown(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_leaves_become_a_stage_that_knows_its_tree(grown: Path) -> None:
     tree = load_cascade(grown / "stage").stages[0].denoiser
-    assert [(e.region, e.parent, e.steps) for e in tree.experts] == [
+    assert [(e.interval, e.parent, e.steps) for e in tree.experts] == [
         (Interval(1, 0), ROOT, 2),
         (Interval(1, 1), ROOT, 4),
     ]
@@ -273,7 +273,7 @@ def test_a_broken_checkpoint_is_named(grown: Path, tmp_path: Path) -> None:
 
 
 def regions(model: Path) -> list[NoiseInterval]:
-    return [expert.region for expert in load_cascade(model).stages[0].denoiser.experts]
+    return [expert.interval for expert in load_cascade(model).stages[0].denoiser.experts]
 
 
 @pytest.mark.parametrize("rank", [0, 2], ids=["full", "lora"])
@@ -316,7 +316,7 @@ def test_one_expert_of_a_published_ensemble_is_fine_tuned(
 def test_runs_compose_without_a_schedule(grown: Path, tmp_path: Path) -> None:
     runs = [grown / "1-1", grown / "1-0"]
     stage = trained_stage(StageRecipe("base", 16, runs))
-    assert [trained.expert.region for trained in stage.experts] == [Interval(1, 1), Interval(1, 0)]
+    assert [trained.expert.interval for trained in stage.experts] == [Interval(1, 1), Interval(1, 0)]
     again = trained_stage(StageRecipe("renamed", 16, grown / "stage"))
     assert (again.name, len(again.experts)) == ("renamed", 2)
     with pytest.raises(ValueError, match="has no run to compose it of"):

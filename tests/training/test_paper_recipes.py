@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from ediffi.cli import main, recipes
-from ediffi.diffusion.noise import ROOT, Complement, Interval, region_from
+from ediffi.diffusion.noise import ROOT, Complement, Interval, interval_from
 from ediffi.pipeline.stage import Sampling
 from ediffi.training.growth.grow import node_settings
 from ediffi.training.growth.schedule import GrowthNode, GrowthSchedule
@@ -63,7 +63,7 @@ def batch(config: dict[str, Any]) -> int:
 def schedule(name: str, output: Path) -> GrowthSchedule:
     nodes = [
         GrowthNode(
-            region_from(node["interval"]), node["steps"], region_from(node["parent"]) if "parent" in node else None
+            interval_from(node["interval"]), node["steps"], interval_from(node["parent"]) if "parent" in node else None
         )
         for node in content(name)["nodes"]
     ]
@@ -161,7 +161,7 @@ def test_every_node_is_one_process_group_that_saves_its_last_step(
     growth, plan = content(name), schedule(name, tmp_path)
     recipe = yaml.safe_load((TOP / growth["recipe"]).read_text())
     for node in plan.nodes:
-        settings = node_settings(recipe, node, plan.run(node), plan.start(node), growth.get("overrides", {}))
+        settings = node_settings(recipe, plan, node, growth.get("overrides"))
         (tmp_path / "node.yaml").write_text(yaml.safe_dump(settings))
     config = printed(["fit", "--config", str(tmp_path / "node.yaml")], capsys)
     trainer = config["trainer"]

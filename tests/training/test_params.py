@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from ediffi.cli import main, recipes
-from ediffi.cli.params import readable
+from ediffi.cli.plan import readable
 from ediffi.diffusion.experts import Expert
 from ediffi.diffusion.noise import Interval, LogNormal
 from ediffi.hub.config import Part

@@ -135,7 +135,7 @@ def test_the_paper_s_recipes_say_what_table_7_says(
     assert (job.samples, job.checkpointing, job.low_precision, job.sharded) == (2048, True, True, False)
 
 
-def test_memory_adds_up() -> None:
+def test_memory_adds_up(tmp_path: Path) -> None:
     job = plan.read(path_of("paper/base64"))
     parts = plan.memory(job, COUNTED, 256, 8, checkpointing=False)
     assert parts == {
@@ -149,8 +149,11 @@ def test_memory_adds_up() -> None:
     }
     assert plan.memory(job, COUNTED, 1, 8, checkpointing=True)["activations"] == 8e7
     assert "buckets of ddp" not in plan.memory(job, COUNTED, 1, 8, checkpointing=True)
-    job.settings["trainer"]["strategy"] = "fsdp"
-    assert plan.memory(job, COUNTED, 4, 8, checkpointing=False)["Adam's two moments"] == 2e9
+    recipe = yaml.safe_load(path_of("paper/base64").read_text())
+    recipe["trainer"]["strategy"] = "fsdp"
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
+    sharded = plan.read(tmp_path / "r.yaml")
+    assert plan.memory(sharded, COUNTED, 4, 8, checkpointing=False)["Adam's two moments"] == 2e9
 
 
 def test_a_step_is_dealt_to_the_devices() -> None:

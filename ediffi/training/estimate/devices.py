@@ -1,19 +1,12 @@
 """Accelerators by name: memory and peak speed in bfloat16 without sparsity, from their makers' datasheets."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ediffi.registry.core import UnknownNameError
 
 
-@dataclass(frozen=True)
-class Accelerator:
-    """An accelerator.
-
-    Attributes:
-        title: name of the maker.
-        memory: bytes.
-        peak: floating-point operations a second in bfloat16 with float32 sums; float16 where there is no bfloat16.
-    """
+class Accelerator(NamedTuple):
+    """Its memory in bytes, its peak in operations a second: bfloat16 (float16 where there is none), float32 sums."""
 
     title: str
     memory: float
@@ -38,11 +31,7 @@ DEVICES = {
 
 
 def device(name: str) -> Accelerator:
-    """The accelerator of that name.
-
-    Raises:
-        UnknownNameError: there is none; the message lists the near names.
-    """
+    """The accelerator of that name; UnknownNameError lists the near names."""
     if name not in DEVICES:
         raise UnknownNameError.among(DEVICES, "device type", name)
     return DEVICES[name]

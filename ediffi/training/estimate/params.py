@@ -11,39 +11,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from ediffi.hub.config import Part
 from ediffi.registry import encoders
 from ediffi.registry.denoisers.precondition import Preconditioned
-from ediffi.training import class_paths
+from ediffi.training.class_paths import read_recipe
 from ediffi.training.growth.compose import compose
-from ediffi.training.growth.grow import grow, node_settings
+from ediffi.training.growth.grow import FIT, grow, node_settings, read_node_recipe
 from ediffi.training.growth.schedule import GrowthSchedule
 
 PARTS = {"embedding": "embedding", "stem": "stem", "halving": "down", "down": "down", "middle": "middle", "up": "up"}
 PARTS |= {"doubling": "up", "norm": "out", "out": "out"}
 """The modules of our U-Nets in the order they run, and the part that each is counted as."""
-FIT = {"model", "data", "trainer"}
-"""Keys of a recipe of `ediffi fit`."""
 
 
 @dataclass(frozen=True)
 class NetworkParameters:
-    """Sizes of the networks that a recipe trains: one, or experts of one architecture.
+    """Sizes of the networks that a recipe trains: one, or experts of one architecture."""
 
-    Attributes:
-        denoiser: registry name.
-        parts: parameters of one network, by part.
-        experts: the noise intervals of the experts; empty for a single network.
-        run: run directory, or folder of the grown stage; None if the recipe does not name it.
-    """
-
-    denoiser: str
-    parts: Mapping[str, int]
-    experts: Sequence[str] = ()
-    run: Path | None = None
+    denoiser: str  # registry name
+    parts: Mapping[str, int]  # parameters of one network, by part
+    experts: Sequence[str] = ()  # their noise intervals; empty for a single network
+    run: Path | None = None  # run directory, or folder of the grown stage; None if the recipe does not name it
 
     @property
     def each(self) -> int:
@@ -58,13 +48,7 @@ class NetworkParameters:
 
 @dataclass(frozen=True)
 class EncoderParameters:
-    """Sizes of the encoders of a cascade.
-
-    Attributes:
-        texts: names and parameters of text encoders.
-        images: names and parameters of image encoders.
-        runs: the run directories of each stage.
-    """
+    """Names and parameters of the encoders of a cascade, and the run directories of each of its stages."""
 
     texts: Sequence[tuple[str, int]]
     images: Sequence[tuple[str, int]]
@@ -79,15 +63,10 @@ class EncoderParameters:
 def count(path: Path) -> NetworkParameters | EncoderParameters:
     """Count what a recipe builds; its keys say of which kind it is.
 
-    Args:
-        path: the recipe. Paths in it are relative to the working directory, as for the commands; the recipe of the
-            nodes of a growth schedule may also be in the schedule's folder.
-
-    Raises:
-        FileNotFoundError: the recipe, or a recipe, model or encoder that it names, is missing.
-        ValueError: it is no YAML or no recipe, or a name or a value in it is wrong.
+    Paths in it are relative to the working directory, as for the commands; the recipe of the nodes of a growth schedule
+    may also be in the schedule's folder.
     """
-    content = _read(path)
+    content = read_recipe(path)
     if {"recipe", "nodes"} <= content.keys():
         return _grown(path, content)
     if {"stages", "encoder_parts"} <= content.keys():
@@ -103,16 +82,8 @@ def count(path: Path) -> NetworkParameters | EncoderParameters:
 
 
 def read_training(path: Path) -> tuple[dict[str, Any], list[tuple[str, int]]]:
-    """The settings of a training recipe, and name and steps of each run of a growth schedule; none for one run.
-
-    Args:
-        path: a recipe of `ediffi fit`, or a growth schedule, of which the settings of the last leaf are returned.
-
-    Raises:
-        FileNotFoundError: the recipe of a schedule's nodes is missing.
-        ValueError: it is neither, or a value in it is wrong.
-    """
-    content = _read(path)
+    """The settings of a training recipe, or of the last leaf of a growth schedule with name and steps of each run."""
+    content = read_recipe(path)
     if {"recipe", "nodes"} <= content.keys():
         _, schedule, leaves = _schedule(path, content)
         return leaves[-1], [(str(node.interval), node.steps) for node in schedule.nodes]
@@ -122,25 +93,11 @@ def read_training(path: Path) -> tuple[dict[str, Any], list[tuple[str, int]]]:
 
 
 def build_denoiser(path: Path, denoiser: Any) -> tuple[str, Preconditioned]:
-    """The registry name of a recipe's denoiser, and the denoiser; without weights under `torch.device("meta")`.
-
-    Raises:
-        ValueError: its name or an argument is wrong.
-    """
+    """The registry name of a recipe's denoiser, and the denoiser; without weights under `torch.device("meta")`."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--denoiser", type=Preconditioned, required=True)
     values, built = _typed(path, parser, {"denoiser": denoiser})
     return values.denoiser.class_path.rpartition(".")[2], built.denoiser
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(class_paths.current(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML: {error}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is no recipe: it is a {type(content).__name__}, not settings by name")
-    return content
 
 
 def _typed(path: Path, parser: ArgumentParser, content: dict[str, Any]) -> tuple[Namespace, Namespace]:
@@ -167,12 +124,11 @@ def _network(path: Path, denoiser: Any) -> tuple[str, dict[str, int]]:
 def _grown(path: Path, content: dict[str, Any]) -> NetworkParameters:
     """The leaves of a growth schedule, and the experts that are kept of its trunk."""
     recipe, schedule, leaves = _schedule(path, content)
-    networks = []
-    for leaf, settings in zip(schedule.leaves, leaves, strict=True):
-        networks.append(_network(recipe, settings["model"].get("denoiser")))
-        if networks[-1] != networks[0]:
+    networks = [_network(recipe, settings["model"].get("denoiser")) for settings in leaves]
+    for leaf, network in zip(schedule.leaves, networks, strict=True):
+        if network != networks[0]:
             raise ValueError(f"{path} gives node {leaf.interval} another network than the others; experts share one")
-    regions = [leaf.interval for leaf in schedule.leaves] + [one.expert.region for one in schedule.kept()]
+    regions = [leaf.interval for leaf in schedule.leaves] + [one.expert.interval for one in schedule.kept()]
     experts = [str(region) for region in sorted(regions, key=lambda region: region.spans)]
     return NetworkParameters(*networks[0], experts if len(experts) > 1 else (), schedule.output / "stage")
 
@@ -183,17 +139,10 @@ def _schedule(path: Path, content: dict[str, Any]) -> tuple[Path, GrowthSchedule
     parser.add_function_arguments(grow, skip={"run_node"})
     _, values = _typed(path, parser, content)
     schedule = GrowthSchedule(values.output, values.nodes, values.trunk)
-    recipe = values.recipe if values.recipe.is_file() else path.parent / values.recipe.name
-    if not recipe.is_file():
-        raise FileNotFoundError(f"the recipe of the nodes of {path} does not exist: {values.recipe}")
-    settings = _read(recipe)
-    if not settings.keys() >= FIT:
-        raise ValueError(f"{recipe} is not a recipe of ediffi fit: it needs model, data and trainer")
-    leaves = []
-    for leaf in schedule.leaves:
-        overrides = {**(values.overrides or {}), **leaf.overrides}
-        leaves.append(node_settings(settings, leaf, schedule.run(leaf), schedule.start(leaf), overrides))
-    return recipe, schedule, leaves
+    beside = path.parent / values.recipe.name
+    recipe = beside if beside.is_file() and not values.recipe.is_file() else values.recipe
+    shared = read_node_recipe(recipe)
+    return recipe, schedule, [node_settings(shared, schedule, leaf, values.overrides) for leaf in schedule.leaves]
 
 
 def _encoders(path: Path, content: dict[str, Any]) -> EncoderParameters:
@@ -216,13 +165,11 @@ def _encoder(part: Part, files: Path | None) -> int:
     except TypeError as error:
         raise ValueError(f"encoder {part.name}: {error}") from None
     bound.apply_defaults()
-    sizes = encoders.spec(part.name).sizes
-    if sizes is None:
+    if (sizes := encoders.spec(part.name).sizes) is None:
         raise ValueError(f"encoder {part.name} declares no sizes, and cannot be counted without loading it")
     arguments = dict(bound.arguments)
-    if arguments.get("path") is not None:
-        # The `encoders/` of a composed cascade are a copy of `encoder_files`, and not there yet.
-        first, _, rest = str(arguments["path"]).partition("/")
-        if files is not None and first == "encoders":
-            arguments["path"] = str(files / rest)
+    # The `encoders/` of a composed cascade are a copy of `encoder_files`, and not there yet.
+    first, _, rest = str(arguments.get("path")).partition("/")
+    if files is not None and first == "encoders":
+        arguments["path"] = str(files / rest)
     return sizes(**arguments).parameters

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -25,91 +25,41 @@ ASPECT = 4 / 3
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """A training run as its recipe describes it, or all runs of a growth schedule.
+    """A training run as its recipe describes it, or all runs of a growth schedule."""
 
-    Attributes:
-        denoiser: its registry name.
-        settings: of `ediffi fit`.
-        steps: name and steps of each run.
-        samples: of a step, over all devices.
-        devices: number of devices.
-        batch_size: samples that a device computes at a time.
-    """
-
-    denoiser: str
-    settings: Mapping[str, Any]
-    steps: Sequence[tuple[str, int]]
-    samples: int
+    denoiser: str  # registry name
+    settings: Mapping[str, Any]  # of `ediffi fit`
+    steps: Sequence[tuple[str, int]]  # name and steps of each run
+    samples: int  # of a step, over all devices
     devices: int
-    batch_size: int
+    batch_size: int  # samples that a device computes at a time
+    size: int  # side of the images that the network is trained on
+    low_res: int | None  # side of the low-resolution images; None in a base stage
+    low_precision: bool  # trains in bfloat16 or float16
+    sharded: bool  # the devices share weights, gradients and optimiser state out among them
+    averaged: bool  # an average (EMA) of the weights is computed
+    checkpointing: bool  # the backward pass computes activations again
 
     @property
     def all_steps(self) -> int:
         """Steps of all runs."""
         return sum(steps for _, steps in self.steps)
 
-    @property
-    def size(self) -> int:
-        """Side of the images that the network is trained on."""
-        return int(self.settings["data"].get("crop_size") or self.settings["data"]["image_size"])
 
-    @property
-    def low_res(self) -> int | None:
-        """Side of the low-resolution images; None in a base stage."""
-        low_res = self.settings["model"].get("low_res")
-        return None if low_res is None else self.size // int(low_res.get("scale", 4))
-
-    @property
-    def low_precision(self) -> bool:
-        """Whether it trains in bfloat16 or float16."""
-        return "16" in str(self.settings["trainer"].get("precision", ""))
-
-    @property
-    def sharded(self) -> bool:
-        """Whether the devices share weights, gradients and optimiser state out among them."""
-        return "fsdp" in str(self.settings["trainer"].get("strategy", "")).lower()
-
-    @property
-    def averaged(self) -> bool:
-        """Whether an average (EMA) of the weights is computed."""
-        callbacks = self.settings["trainer"].get("callbacks") or []
-        return any(str(callback.get("class_path")).endswith(AVERAGES) for callback in callbacks)
-
-    @property
-    def checkpointing(self) -> bool:
-        """Whether the backward pass computes activations again."""
-        arguments = self.settings["model"]["denoiser"].get("init_args") or {}
-        return bool(arguments.get("gradient_checkpointing", False))
-
-
-@dataclass(frozen=True)
-class NetworkCost:
-    """Size of a network, and the cost of training it on one sample.
-
-    Attributes:
-        parameters: their number.
-        plain: a step.
-        checkpointed: a step with activation checkpointing; as `plain` for a network without this option.
-        image: bytes of the image of a sample in the shards.
-        embeddings: bytes of its embeddings.
-    """
+class NetworkCost(NamedTuple):
+    """Size of a network, and the cost of training it on one sample."""
 
     parameters: int
-    plain: Workload
-    checkpointed: Workload
-    image: float
-    embeddings: float
+    plain: Workload  # a step
+    checkpointed: Workload  # a step with activation checkpointing; as `plain` for a network without this option
+    image: float  # bytes of the image in the shards
+    embeddings: float  # bytes of its embeddings
 
 
 def read(path: Path) -> TrainingPlan:
-    """Read a recipe of `ediffi fit` or of `ediffi grow`.
-
-    Raises:
-        FileNotFoundError: the recipe, or the one of its nodes, is missing.
-        ValueError: it is neither, or has no number of steps.
-    """
+    """Read a recipe of `ediffi fit` or of `ediffi grow`; ValueError if it is neither, or has no number of steps."""
     settings, steps = params.read_training(path)
-    trainer, data = settings["trainer"], settings["data"]
+    trainer, data, model = settings["trainer"], settings["data"], settings["model"]
     if "image_size" not in data:
         raise ValueError(f"{path} has no data.image_size; a recipe that only changes another one cannot be planned")
     steps = steps or [("all noise", int(trainer.get("max_steps") or -1))]
@@ -117,18 +67,26 @@ def read(path: Path) -> TrainingPlan:
         raise ValueError(f"{path} has no number of steps: set trainer.max_steps")
     devices, nodes = trainer.get("devices", 1), int(trainer.get("num_nodes") or 1)
     each = len(devices) if isinstance(devices, list) else int(devices) if str(devices).isdigit() else 1
-    batch = int(data.get("batch_size", 128))
-    samples = batch * each * nodes * int(trainer.get("accumulate_grad_batches") or 1)
-    name = str(settings["model"]["denoiser"]["class_path"]).rpartition(".")[2]
-    return TrainingPlan(name, settings, steps, samples, each * nodes, batch)
+    batch, size = int(data.get("batch_size", 128)), int(data.get("crop_size") or data["image_size"])
+    low_res, callbacks = model.get("low_res"), trainer.get("callbacks") or []
+    return TrainingPlan(
+        str(model["denoiser"]["class_path"]).rpartition(".")[2],
+        settings,
+        steps,
+        samples=batch * each * nodes * int(trainer.get("accumulate_grad_batches") or 1),
+        devices=each * nodes,
+        batch_size=batch,
+        size=size,
+        low_res=None if low_res is None else size // int(low_res.get("scale", 4)),
+        low_precision="16" in str(trainer.get("precision", "")),
+        sharded="fsdp" in str(trainer.get("strategy", "")).lower(),
+        averaged=any(str(callback.get("class_path")).endswith(AVERAGES) for callback in callbacks),
+        checkpointing=bool((model["denoiser"].get("init_args") or {}).get("gradient_checkpointing", False)),
+    )
 
 
 def network_cost(path: Path, plan: TrainingPlan) -> NetworkCost:
-    """Count the network of a recipe without checkpointing and with it.
-
-    Raises:
-        ValueError: the network cannot be built, or not run without data.
-    """
+    """Count the network of a recipe without checkpointing and with it; ValueError if it cannot run without data."""
     with torch.device("meta"):
         _, denoiser = params.build_denoiser(path, plan.settings["model"]["denoiser"])
     workloads = []
@@ -168,11 +126,7 @@ def memory(
 
 
 def accumulation(plan: TrainingPlan, devices: int, batch_size: int) -> int:
-    """Number of batches on each device that make a step of as many samples as the recipe's.
-
-    Raises:
-        ValueError: it is not a whole number.
-    """
+    """Batches on each device that make a step of the recipe's samples; ValueError if that is no whole number."""
     accumulated, rest = divmod(plan.samples, devices * batch_size)
     if rest or not accumulated:
         raise ValueError(

@@ -7,8 +7,7 @@ with attention that stores no scores, as the kernels of GPUs do. This takes seco
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -29,34 +28,24 @@ HIGH = (F.group_norm, F.layer_norm, F.softmax, torch.softmax, Tensor.softmax)
 """What it computes in float32."""
 
 
-@dataclass(frozen=True)
-class Workload:
-    """The cost of training on one image.
+class Workload(NamedTuple):
+    """The cost of training on one image."""
 
-    Attributes:
-        step: floating-point operations of a training step, with those that checkpointing repeats.
-        activations: bytes that a step needs besides weights, gradients and optimiser state.
-    """
-
-    step: int
-    activations: int
+    step: int  # floating-point operations of a training step, with those that checkpointing repeats
+    activations: int  # bytes that a step needs besides weights, gradients and optimiser state
 
 
 def count(denoiser: nn.Module, size: int, low_res: int | None, low_precision: bool = True) -> Workload:
-    """Count one training step of a denoiser.
+    """Count a training step of a denoiser on the meta device, whose gradients are dropped from now on.
 
-    Args:
-        denoiser: on the meta device; its gradients are dropped from now on.
-        size: side of its images in pixels.
-        low_res: side of the low-resolution images; None for a base stage.
-        low_precision: train with bf16-mixed; in float32 otherwise.
+    `size` and `low_res` are the sides of its images in pixels; `low_precision` is bf16-mixed.
     """
     for parameter in denoiser.parameters():
         parameter.register_post_accumulate_grad_hook(_drop_gradient)
     with FlopCounterMode(display=False) as counter, _as_on_gpus(low_precision) as gpu:
         loss_of(denoiser, 1, size, low_res).backward()
     peaks = []
-    for batch in (1, 2):
+    for batch in (1, 2):  # in the difference, what does not grow with the batch cancels: bfloat16 copies of weights
         with _PeakMemory() as memory, _as_on_gpus(low_precision):
             loss_of(denoiser, batch, size, low_res).backward()
         peaks.append(memory.peak)
@@ -80,11 +69,10 @@ def _conditioning(denoiser: nn.Module, batch: int, low_res: int | None, device: 
             torch.ones(batch, length, dtype=torch.bool, device=device),
             torch.zeros(batch, pooled[name], device=device) if name in pooled else None,
         )
-    cond = Conditioning(sources)
     if low_res is None:
-        return cond
-    images = torch.zeros(batch, 3, low_res, low_res, device=device)
-    return cond.with_low_res(images, torch.full((batch,), 0.1, device=device))
+        return Conditioning(sources)
+    images, aug_level = torch.zeros(batch, 3, low_res, low_res, device=device), torch.full((batch,), 0.1, device=device)
+    return Conditioning(sources).with_low_res(images, aug_level)
 
 
 def embedding_widths(denoiser: nn.Module) -> tuple[dict[str, int], dict[str, int]]:
@@ -92,8 +80,8 @@ def embedding_widths(denoiser: nn.Module) -> tuple[dict[str, int], dict[str, int
     found = next((module for module in denoiser.modules() if isinstance(module, ConditionEmbedding)), None)
     if found is None:
         return {}, {}
-    tokens: Mapping[str, Any] = dict(found.tokens.items())
-    pooled: Mapping[str, Any] = dict(found.pooled.items())
+    tokens: dict[str, Any] = dict(found.tokens.items())
+    pooled: dict[str, Any] = dict(found.pooled.items())
     return {k: v[0].in_features for k, v in tokens.items()}, {k: v.in_features for k, v in pooled.items()}
 
 
@@ -134,30 +122,27 @@ class _AsOnGpus(TorchFunctionMode):
     ) -> Any:
         kwargs = dict(kwargs or {})
         if func is F.scaled_dot_product_attention:
-            return _Attention.apply(self._count, *args[:3])
+            return _Attention.apply(self, *args[:3])
         dtype = torch.bfloat16 if func in LOW else torch.float32 if func in HIGH else None
         if self.low_precision and dtype is not None:
             args, kwargs = tree_map_only(Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t, (args, kwargs))
         return func(*args, **kwargs)
-
-    def _count(self, flops: int) -> None:
-        self.attention_flops += flops
 
 
 class _Attention(torch.autograd.Function):
     """The shapes of attention, and the operations of its kernels: two matrix products forwards, five backwards."""
 
     @staticmethod
-    def forward(ctx: Any, count: Callable[[int], None], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def forward(ctx: Any, mode: _AsOnGpus, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         out = q.new_empty(*q.shape[:3], v.shape[3])
         ctx.save_for_backward(q, k, v, out)
-        ctx.count, ctx.product = count, 2 * q.numel() * k.shape[2]
-        count(2 * ctx.product)
+        ctx.mode, ctx.product = mode, 2 * q.numel() * k.shape[2]
+        mode.attention_flops += 2 * ctx.product
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        ctx.count(5 * ctx.product)
+        ctx.mode.attention_flops += 5 * ctx.product
         q, k, v, _ = ctx.saved_tensors
         return None, torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
 

@@ -5,13 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ediffi.diffusion.noise import LogNormal
 from ediffi.hub.config import Part, read_config
 from ediffi.hub.finding import CONFIG
 from ediffi.pipeline.stage import Sampling
 from ediffi.pipeline.trained_stage import TrainedExpert, TrainedStage, read_trained_stage, save_cascade
 from ediffi.registry import encoders
-from ediffi.training.finished_run import FinishedRun, read_run
+from ediffi.training.finished_run import read_run
 
 TRAINING_ONLY = ("dropout", "gradient_checkpointing")
 """Arguments of denoisers that may differ between the experts of a stage."""
@@ -44,25 +43,16 @@ def compose(
     encoder_parts: Mapping[str, Part],
     encoder_files: Path | None = None,
 ) -> Path:
-    """Write a cascade folder from training runs: EMA weights, registry names, sampling settings.
-
-    Raises:
-        FileNotFoundError: a run has no config or no checkpoint.
-        FileExistsError: `output` exists.
-        UnknownNameError: an encoder is not registered.
-        ValueError: the denoiser of a run is not registered, or the experts of a stage do not partition the noise.
-    """
+    """Write a cascade folder from training runs: EMA weights, registry names, sampling settings."""
     for part in encoder_parts.values():
-        encoders.REGISTRY.factory(part.name)
+        encoders.REGISTRY.factory(part.name)  # UnknownNameError before any weights are read
     return save_cascade(output, name, encoder_parts, encoder_files, [trained_stage(stage) for stage in stages])
 
 
 def trained_stage(stage: StageRecipe, kept: Sequence[TrainedExpert] = ()) -> TrainedStage:
     """The stage of a recipe, from its runs and experts that are `kept` as they are, or from a model folder.
 
-    Raises:
-        FileNotFoundError: a run has no config or no checkpoint.
-        ValueError: the runs are missing or broken, or differ in architecture or training noise.
+    ValueError if the runs differ in architecture or training noise.
     """
     if isinstance(stage.run, Path) and (stage.run / CONFIG).is_file():
         several = len(read_config(stage.run)["stages"]) > 1
@@ -73,24 +63,14 @@ def trained_stage(stage: StageRecipe, kept: Sequence[TrainedExpert] = ()) -> Tra
         if not runs:
             raise ValueError(f"stage {stage.name!r} has no run to compose it of")
         trained = [read_run(run) for run in runs]
-        part, noise = _shared(trained, runs)
+        part, noise = trained[0].denoiser, trained[0].noise
+        for run, other in zip(runs, trained, strict=True):
+            if _architecture(other.denoiser) != _architecture(part):
+                raise ValueError(f"{run} trained another network than {runs[0]}; the experts of a stage share one")
+            if other.noise != noise:
+                raise ValueError(f"{run} has training noise {other.noise}, {runs[0]} has {noise}; experts share it")
         experts = [*(run.expert for run in trained), *kept]
     return TrainedStage(stage.name, stage.resolution, part, noise, experts, stage.sampling, stage.aug_level)
-
-
-def _shared(trained: Sequence[FinishedRun], runs: Sequence[Path]) -> tuple[Part, LogNormal]:
-    """The denoiser and the training noise that the experts of a stage share."""
-    first = trained[0]
-    for run, other in zip(runs, trained, strict=True):
-        if _architecture(other.denoiser) != _architecture(first.denoiser):
-            raise ValueError(
-                f"{run} trained another network than {runs[0]}; the experts of a stage share one architecture"
-            )
-        if other.noise != first.noise:
-            raise ValueError(
-                f"{run} has the training noise {other.noise}, {runs[0]} has {first.noise}; experts share it"
-            )
-    return first.denoiser, first.noise
 
 
 def _architecture(part: Part) -> tuple[str, dict[str, Any]]:

@@ -20,11 +20,13 @@ from typing import Any
 import yaml
 
 from ediffi.pipeline.trained_stage import save_cascade
-from ediffi.training import class_paths
+from ediffi.training.class_paths import read_recipe
 from ediffi.training.growth.compose import StageRecipe, trained_stage
 from ediffi.training.growth.schedule import GrowthNode, GrowthSchedule, TrunkStage
 
 logger = logging.getLogger(__name__)
+FIT = {"model", "data", "trainer"}
+"""Keys of a recipe of `ediffi fit`."""
 SCHEDULE_BAR = "ediffi.training.callbacks.schedule_bar.ScheduleBar"
 RunNode = Callable[[Sequence[str]], int]
 """Runs `ediffi` with these arguments and returns its exit code."""
@@ -40,7 +42,7 @@ def grow(
     plan: bool = False,
     run_node: RunNode | None = None,
 ) -> Path | None:
-    """Run a growth schedule and compose its leaves to a stage: `output/stage`, a model folder of one stage.
+    """Run a growth schedule and compose its leaves to `output/stage`, a model folder of one stage.
 
     The leaves are the nodes that are no node's parent. Experts of a published trunk whose noise no leaf trains on are
     copied byte for byte: so one expert of an ensemble can be fine-tuned alone.
@@ -59,21 +61,18 @@ def grow(
         The folder of the stage; None if only planned, and on all machines but the first (`NODE_RANK`).
 
     Raises:
-        FileNotFoundError: the recipe or the trunk is missing.
         ValueError: the schedule is no tree, its leaves overlap or leave a gap, or a directory has another node's run.
         ChildProcessError: a node failed; the same command resumes it from its last checkpoint.
     """
-    schedule = GrowthSchedule(output, nodes, trunk)
-    shared = _read_recipe(recipe)
+    schedule, shared = GrowthSchedule(output, nodes, trunk), read_node_recipe(recipe)
     before, total = 0, sum(node.steps for node in nodes)
     for number, node in enumerate(nodes, 1):
         label, done = f"{node.interval}, node {number} of {len(nodes)}", schedule.steps_done(node)
         state = "done" if done == node.steps else f"at step {done}" if done else "to do"
         logger.info("%s: %d steps from %s, %s", label, node.steps, node.parent or trunk or "random weights", state)
         if not plan and done < node.steps:
-            changes = {**(overrides or {}), **node.overrides}
-            settings = node_settings(shared, node, schedule.run(node), schedule.start(node), changes)
-            if settings["trainer"].get("enable_progress_bar") is not False:
+            settings = node_settings(shared, schedule, node, overrides)
+            if settings["trainer"].get("enable_progress_bar") is not False:  # one bar over all nodes
                 bar = {"node": label, "before": before, "total": total}
                 settings["trainer"].setdefault("callbacks", []).append({"class_path": SCHEDULE_BAR, "init_args": bar})
             words = ["fit", "--config", str(_write_recipe(schedule.run(node), settings))]
@@ -91,18 +90,14 @@ def grow(
 
 
 def node_settings(
-    recipe: Mapping[str, Any], node: GrowthNode, run: Path, start: Mapping[str, Any], overrides: Mapping[str, Any]
+    recipe: Mapping[str, Any], schedule: GrowthSchedule, node: GrowthNode, overrides: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """The settings of `ediffi fit` for a node: the recipe with its noise, steps, first weights and directories.
-
-    Raises:
-        ValueError: an override names nothing in the recipe, or the last step would not be saved.
-    """
-    settings = copy.deepcopy(dict(recipe))
+    """The settings of `ediffi fit` for a node: the recipe with its noise, steps, first weights and directories."""
+    settings, run = copy.deepcopy(dict(recipe)), schedule.run(node)
     settings["model"]["interval"] = dataclasses.asdict(node.interval)
-    for name, value in overrides.items():
+    for name, value in {**(overrides or {}), **node.overrides}.items():
         _set(settings, name, value)
-    settings["start"] = {**settings.get("start", {}), **start}
+    settings["start"] = {**settings.get("start", {}), **schedule.start(node)}
     trainer = settings["trainer"]
     trainer |= {"max_steps": node.steps, "default_root_dir": str(run)}
     scheduler = (settings["model"].get("lr_scheduler") or {}).get("init_args", {})
@@ -117,10 +112,8 @@ def node_settings(
     for saver in savers:
         saver["dirpath"] = str(run / "checkpoints")
         if node.steps % (every := saver.get("every_n_train_steps", 1)):
-            raise ValueError(
-                f"steps of node {node.interval} must be a multiple of the recipe's every_n_train_steps ({every}), or "
-                f"the last ones would not be saved; got {node.steps}"
-            )
+            rule = f"must be a multiple of the recipe's every_n_train_steps ({every}), or the last ones are not saved"
+            raise ValueError(f"steps of node {node.interval} {rule}; got {node.steps}")
     return settings
 
 
@@ -135,22 +128,18 @@ def _set(settings: Any, name: str, value: Any) -> None:
         raise ValueError(f"override {name!r} is not in the recipe") from None
 
 
-def _read_recipe(path: Path) -> dict[str, Any]:
+def read_node_recipe(path: Path) -> dict[str, Any]:
+    """The recipe of `ediffi fit` that trains the nodes."""
     if not path.is_file():
-        raise FileNotFoundError(
-            f"the recipe of the nodes does not exist: {path} (ediffi recipes cp copies those that ship)"
-        )
-    try:
-        recipe = yaml.safe_load(class_paths.current(path.read_text()))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {error}") from None
-    if not isinstance(recipe, dict) or not {"model", "data", "trainer"} <= set(recipe):
+        raise FileNotFoundError(f"the recipe of the nodes does not exist: {path} (ediffi recipes cp copies one)")
+    recipe = read_recipe(path)
+    if not recipe.keys() >= FIT:
         raise ValueError(f"{path} is not a recipe of ediffi fit: it needs model, data and trainer")
     return recipe
 
 
 def _write_recipe(run: Path, settings: Mapping[str, Any]) -> Path:
-    """Write `node.yaml` under a name of this process, then rename: several machines write it, and one may read it."""
+    """Write `node.yaml` under a name of this process, then rename it: several machines write and read it."""
     run.mkdir(parents=True, exist_ok=True)
     path, scratch = run / "node.yaml", run / f"node-{socket.gethostname()}-{os.getpid()}.tmp"
     scratch.write_text(yaml.safe_dump(settings, sort_keys=False))

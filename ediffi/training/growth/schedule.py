@@ -42,40 +42,34 @@ class TrunkStage:
 
 
 class GrowthSchedule:
-    """The nodes of a growth schedule and their run directories.
+    """The nodes of a growth schedule, parents first, and their run directories; ValueError if they are no tree.
 
-    Args:
-        output: folder of the run directories.
-        nodes: parents first.
-        trunk: published stage that nodes without a parent start from.
-
-    Raises:
-        ValueError: a node is there twice, a parent does not come before its child or does not own all of its noise,
-            steps are not positive, or the leaves and what is kept of the trunk overlap or leave a gap.
+    The leaves and what is kept of the trunk must own all noise, each part once.
     """
 
     def __init__(self, output: Path, nodes: Sequence[GrowthNode], trunk: TrunkStage | None) -> None:
         self.output, self.nodes, self.trunk = output, nodes, trunk
         known: list[NoiseInterval] = []
         for node in nodes:
+            parent = f"the parent {node.parent} of node {node.interval}"
             if node.interval in known:
                 raise ValueError(f"the schedule has node {node.interval} twice")
             if node.parent is not None and node.parent not in known:
-                raise ValueError(f"the parent {node.parent} of node {node.interval} is not among the nodes before it")
+                raise ValueError(f"{parent} is not among the nodes before it")
             if node.parent is not None and not contains(node.parent, node.interval):
-                raise ValueError(f"the parent {node.parent} of node {node.interval} does not own all of its noise")
+                raise ValueError(f"{parent} does not own all of its noise")
             if node.steps < 1:
                 raise ValueError(f"steps of node {node.interval} must be at least 1, got {node.steps}")
             known.append(node.interval)
         self.leaves = [node for node in nodes if node.interval not in {other.parent for other in nodes}]
-        check_partition([node.interval for node in self.leaves] + [trained.expert.region for trained in self.kept()])
+        check_partition([node.interval for node in self.leaves] + [trained.expert.interval for trained in self.kept()])
 
     def kept(self) -> list[TrainedExpert]:
         """The experts of the trunk whose noise no leaf trains on."""
         if self.trunk is None:
             return []
         experts = read_trained_stage(self.trunk.model, self.trunk.stage).experts
-        return [one for one in experts if not any(overlap(one.expert.region, leaf.interval) for leaf in self.leaves)]
+        return [one for one in experts if not any(overlap(one.expert.interval, leaf.interval) for leaf in self.leaves)]
 
     def run(self, node: GrowthNode) -> Path:
         """The run directory of a node."""
@@ -93,20 +87,14 @@ class GrowthSchedule:
         return {} if self.trunk is None else asdict(self.trunk)
 
     def steps_done(self, node: GrowthNode) -> int:
-        """The step that the run of a node has reached.
-
-        Raises:
-            ValueError: the run is of another node, or has more steps than the schedule.
-        """
+        """The step that the run of a node has reached; ValueError if it is another node's, or has too many steps."""
         checkpoint = self.checkpoint(node)
         if not checkpoint.is_file():
             return 0
         expert = checkpoints.read(checkpoint).expert
-        if expert.region != node.interval or (node.parent is not None and expert.parent != node.parent):
-            raise ValueError(
-                f"{checkpoint} is of node {expert.region} grown from {expert.parent}, the schedule has {node.interval} "
-                f"from {node.parent}; remove that run or choose another output"
-            )
+        if expert.interval != node.interval or (node.parent is not None and expert.parent != node.parent):
+            asked = f"the schedule has {node.interval} from {node.parent}; remove that run or choose another output"
+            raise ValueError(f"{checkpoint} is of node {expert.interval} grown from {expert.parent}, {asked}")
         if expert.steps > node.steps:
             raise ValueError(f"{checkpoint} has {expert.steps} steps, the schedule has {node.steps}; remove that run")
         return expert.steps
