@@ -1,8 +1,7 @@
 """Run directories of `ediffi fit`: the expert that a run trained, and what `ediffi publish` takes from it."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import yaml
 
@@ -33,12 +32,7 @@ class FinishedRun(NamedTuple):
 
 
 def read_run(run: Path) -> FinishedRun:
-    """The averaged weights of a run, an adapter merged into them.
-
-    Raises:
-        FileNotFoundError: the directory has no recipe or no checkpoint.
-        ValueError: its denoiser is not registered, or its checkpoint is broken.
-    """
+    """The averaged weights of a run, an adapter merged into them; ValueError if its denoiser is not registered."""
     for path in (run / RECIPE, run / LAST):
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing; is the run finished?")
@@ -57,9 +51,7 @@ def read_run(run: Path) -> FinishedRun:
 def model_folder(source: Path, scratch: Path) -> Path:
     """The model folder to publish: `source`, its folder `stage`, or one written into `scratch` from a training run.
 
-    Raises:
-        FileNotFoundError: it is none of them.
-        ValueError: a training runs in it, or has not reached its last step, or a file is incomplete.
+    ValueError if the training has not ended, or a file is incomplete.
     """
     if not source.is_dir():
         raise FileNotFoundError(f"{source} is not a directory; pass a model folder or the directory of a training run")
@@ -74,20 +66,15 @@ def model_folder(source: Path, scratch: Path) -> Path:
     if (place / CONFIG).is_file():
         return place
     if not (place / RECIPE).is_file():
-        raise FileNotFoundError(
-            f"{source} is neither a model folder ({CONFIG}) nor the directory of a training run ({RECIPE})"
-        )
-    return save_cascade(scratch / place.resolve().name, place.resolve().name, {}, None, [finished_stage(place)])
+        raise FileNotFoundError(f"{source} is neither a model folder ({CONFIG}) nor a run directory ({RECIPE})")
+    stage = finished_stage(place)
+    return save_cascade(scratch / stage.name, stage.name, {}, None, [stage])
 
 
 def finished_stage(run: Path) -> TrainedStage:
     """The stage that a run trained, named after its directory, with the sampling options of its `SampleGrid`.
 
     A super-resolution stage gets `aug_level` 0, as in those grids.
-
-    Raises:
-        FileNotFoundError: the directory has no recipe or no checkpoint.
-        ValueError: the run has not reached its last step, or a file is broken.
     """
     expert, part, noise = read_run(run)
     config = yaml.safe_load((run / RECIPE).read_text(encoding="utf-8"))
@@ -96,10 +83,7 @@ def finished_stage(run: Path) -> TrainedStage:
         raise ValueError(f"{run} is at step {expert.expert.steps} of {last}: run the same `ediffi fit` command again")
     aug_level = None if config["model"].get("low_res") is None else 0.0
     name, size = run.resolve().name, int(config["data"]["image_size"])
-    return TrainedStage(name, size, part, noise, [expert], _sampling(config), aug_level)
-
-
-def _sampling(config: Mapping[str, Any]) -> Sampling:
     callbacks = [c for c in config["trainer"].get("callbacks") or [] if isinstance(c, dict)]
     options = [c["init_args"]["sampling"] for c in callbacks if c.get("class_path", "").endswith(".SampleGrid")]
-    return Sampling(**options[0]) if options else Sampling()
+    sampling = Sampling(**options[0]) if options else Sampling()
+    return TrainedStage(name, size, part, noise, [expert], sampling, aug_level)

@@ -48,14 +48,11 @@ class DiffusionStage(L.LightningModule):
         noise: distribution of the training noise.
         interval: part of the noise to train on; by default the checkpoint's, or all noise.
         low_res: degrades the low-resolution input of super-resolution, and adds its noise; None for the base stage.
-        dropout: probability of dropping each source, each independently (eDiff-I, section 4.2).
+        dropout: probability in [0, 1] of dropping each source, each independently (eDiff-I, section 4.2).
         optimizer: from the parameters to the optimiser; AdamW of table 7 by default.
         lr_scheduler: from the optimiser to its schedule, stepped after each step; None for a constant rate.
         seed: of noise, dropout and degradation.
         compile: run the network through `torch.compile`; the names in its checkpoints stay.
-
-    Raises:
-        ValueError: a probability is not in [0, 1].
     """
 
     def __init__(
@@ -74,7 +71,7 @@ class DiffusionStage(L.LightningModule):
         for name, probability in dropout.items():
             if not 0 <= probability <= 1:
                 raise ValueError(f"dropout of {name} must be in [0, 1], got {probability}")
-        self.denoiser = denoiser.to(memory_format=torch.channels_last)
+        self.denoiser = denoiser.to(memory_format=torch.channels_last)  # the fast layout of convolutions on GPUs
         self.noise, self.interval, self.low_res, self.dropout, self.seed = noise, interval, low_res, dropout, seed
         self.parent: NoiseInterval | None = None
         self.lora: Lora | None = None
@@ -83,7 +80,7 @@ class DiffusionStage(L.LightningModule):
         """What `SkipNonFinite` reads and clears at each optimiser step."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "DiffusionStage":
-        """Copy without the trainer, as the averaging callbacks do.
+        """Copy without the trainer, for the averaging callbacks.
 
         What makes the optimiser is shared: LightningCLI's refers to the trainer, which cannot be copied once it has
         started processes.
@@ -99,11 +96,7 @@ class DiffusionStage(L.LightningModule):
         return self.interval or ROOT
 
     def setup(self, stage: str) -> None:
-        """Check that the recipe goes with a strategy that shards weights.
-
-        Raises:
-            ValueError: it does not.
-        """
+        """Check that the recipe goes with a strategy that shards weights; ValueError if it does not."""
         if stage == "fit":
             prepare_sharding(self.trainer, self)
 
@@ -112,28 +105,19 @@ class DiffusionStage(L.LightningModule):
         checkpoint[checkpoints.KEY] = checkpoints.describe(self.noise, self.region, self.parent, self.lora)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take interval and parent from the checkpoint.
-
-        Raises:
-            ValueError: the recipe has another interval.
-        """
+        """Take interval and parent from the checkpoint; ValueError if the recipe has another interval."""
         trained = checkpoints.parse({"state_dict": {}, **checkpoint})  # fsdp removes the weights first
-        if self.interval not in (None, trained.expert.region):
-            raise ValueError(f"the checkpoint is of noise {trained.expert.region}, this run of {self.interval}")
-        self.interval, self.parent = trained.expert.region, trained.expert.parent
+        if self.interval not in (None, trained.expert.interval):
+            raise ValueError(f"the checkpoint is of noise {trained.expert.interval}, this run of {self.interval}")
+        self.interval, self.parent = trained.expert.interval, trained.expert.parent
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser, and its schedule in steps."""
         optimizer = self._optimizer(self.parameters())
         if self._lr_scheduler is None:
             return optimizer
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {
-                "scheduler": over(self._lr_scheduler, optimizer, self.trainer.max_steps),
-                "interval": "step",
-            },
-        }
+        schedule = over(self._lr_scheduler, optimizer, self.trainer.max_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_callbacks(self) -> list[L.Callback]:
         """Add `SkipNonFinite` with its defaults, unless the recipe has one."""
@@ -168,6 +152,7 @@ class DiffusionStage(L.LightningModule):
         """Noise levels, on the CPU, and weighted losses, on the device of the images."""
         if self.low_res is not None or cond.low_res is not None:
             cond = cond.with_low_res(*low_resolution(self.low_res, images, cond.low_res, generators))
+        # On the CPU, whose generators draw the same numbers on every machine.
         sigma = torch.cat([self.noise.sample(1, generator, self.region) for generator in generators])
         noise = randn(images.shape, generators, images.device)
         return sigma, weighted_losses(self.denoiser, images, noise, sigma.to(images.device), cond)
@@ -185,5 +170,5 @@ class DiffusionStage(L.LightningModule):
         """One generator a sample, from the seed and its position in the run; others in training than in validation."""
         size = len(batch.images)
         world_size, rank = (self.trainer.world_size, self.trainer.global_rank) if self._trainer else (1, 0)
-        first = (batch.index * world_size + rank) * size
+        first = (batch.index * world_size + rank) * size  # processes take turns, batch by batch
         return generators(2 * self.seed + training, (position % STATES for position in range(first, first + size)))

@@ -13,10 +13,7 @@ class Lora:
 
     Args:
         rank: of the update; 0 trains all weights, without an adapter.
-        alpha: scale of the update, in multiples of 1/rank.
-
-    Raises:
-        ValueError: `rank` is negative, or `alpha` is not positive.
+        alpha: scale of the update, in multiples of 1/rank; positive.
     """
 
     rank: int = 0
@@ -30,11 +27,7 @@ class Lora:
 
 
 def add(denoiser: nn.Module, lora: Lora) -> None:
-    """Put adapters on a denoiser, in place, and freeze everything else; its output does not change yet.
-
-    Raises:
-        ValueError: peft is not installed.
-    """
+    """Put adapters on a denoiser, in place, and freeze everything else; its output does not change yet, as B is 0."""
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ModuleNotFoundError as error:
@@ -47,10 +40,7 @@ def add(denoiser: nn.Module, lora: Lora) -> None:
 def merged(denoiser: nn.Module, lora: Lora, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights of a denoiser with its adapters merged into them.
 
-    Args:
-        denoiser: the architecture without adapters; changed in place.
-        lora: the adapter that it was trained with.
-        weights: the state of the denoiser with adapters.
+    `denoiser` is the architecture without adapters, changed in place; `weights` the state with adapters.
     """
     from peft.tuners.lora import LoraLayer
 

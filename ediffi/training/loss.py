@@ -44,7 +44,7 @@ def drop_sources(
     cond: Conditioning, dropout: Mapping[str, float], generators: Sequence[torch.Generator]
 ) -> Conditioning:
     """Drop each source of each sample with its own probability, independently; a source without one is kept."""
-    names = sorted(cond.sources)
+    names = sorted(cond.sources)  # so that the draws of a sample do not depend on the order in its shard
     drawn = torch.stack([torch.rand(len(names), generator=generator) for generator in generators])
     for name, draws in zip(names, drawn.T, strict=True):
         cond = cond.drop(name, (draws < dropout.get(name, 0.0)).to(cond.sources[name].mask.device))
@@ -59,14 +59,8 @@ def low_resolution(
 ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, " b"]]:
     """The noisy low-resolution images of a batch and their noise levels [b], each from its own generator.
 
-    Args:
-        low_res: degrades images, and says how noisy the result is.
-        images: the training images.
-        given: low-resolution images of the dataset, degraded already; None to make them from `images`.
-        generators: one an image.
-
-    Raises:
-        ValueError: `given` comes without `low_res`, or has another size than its `scale` says.
+    `given` are low-resolution images of the dataset, degraded already; None to make them from `images`. ValueError if
+    they come without `low_res`, which says how noisy they become, or have another size than its `scale` says.
     """
     if low_res is None:
         raise ValueError("the dataset has low-resolution images, and the stage has no low_res that says how noisy")
@@ -75,10 +69,9 @@ def low_resolution(
         return torch.cat([image for image, _ in made]), torch.cat([level for _, level in made])
     size = [side // low_res.scale for side in images.shape[2:]]
     if list(given.shape[2:]) != size:
-        raise ValueError(
-            f"the dataset has low-resolution images of {given.shape[3]}x{given.shape[2]}, and the stage enlarges "
-            f"{size[1]}x{size[0]} (scale {low_res.scale})"
-        )
+        expected = f"{size[1]}x{size[0]} (scale {low_res.scale})"
+        found = f"{given.shape[3]}x{given.shape[2]}"
+        raise ValueError(f"the dataset has low-resolution images of {found}, and the stage enlarges {expected}")
     level = low_res.max_aug_level * torch.cat([torch.rand(1, generator=generator) for generator in generators])
     noise = randn(given.shape, list(generators), given.device)
     level = level.to(given.device)

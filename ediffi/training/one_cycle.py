@@ -20,9 +20,6 @@ class OneCycle(OneCycleLR):
         pct_start: share of the steps that go up.
         div_factor: the highest rate over the first one.
         final_div_factor: the first rate over the last one.
-
-    Raises:
-        ValueError: `total_steps` is missing, or a value is out of range.
     """
 
     def __init__(
@@ -35,27 +32,16 @@ class OneCycle(OneCycleLR):
         final_div_factor: float = 1e4,
     ) -> None:
         highest = [group["lr"] if max_lr is None else max_lr for group in optimizer.param_groups]
-        super().__init__(
-            optimizer,
-            highest,
-            total_steps,
-            pct_start=pct_start,
-            cycle_momentum=False,
-            div_factor=div_factor,
-            final_div_factor=final_div_factor,
-        )
+        # The momentum stays: the paper's betas are constant (table 7).
+        shape: dict[str, Any] = {"div_factor": div_factor, "final_div_factor": final_div_factor}
+        super().__init__(optimizer, highest, total_steps, pct_start=pct_start, cycle_momentum=False, **shape)
 
 
 def over(schedule: Any, optimizer: Optimizer, max_steps: int) -> LRScheduler:
     """The schedule of a run; its `total_steps`, if it has any and the recipe gives none, are those of the run.
 
-    Args:
-        schedule: from the optimiser to its schedule; from YAML a `partial` with the recipe's arguments.
-        optimizer: of the run.
-        max_steps: of the run; -1 for no end.
-
-    Raises:
-        ValueError: the schedule ends before the run, or the run has no end.
+    From YAML, `schedule` is a `partial` with the recipe's arguments. ValueError if it ends before the run, or if the
+    run has no end.
     """
     given = schedule.keywords if isinstance(schedule, partial) else {}
     if given.get("total_steps", 0) is None and given.get("epochs") is None:
