@@ -7,11 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 import ediffi
 from ediffi.evaluation.results import flattened
 from ediffi.io.files import replace
+from ediffi.io.locks import try_hold
 from reproduction.budget import Budget
 from reproduction.outcome import Outcome
 
@@ -59,7 +58,7 @@ class ReproductionDirectory:
 
     def lock(self, name: str) -> AbstractContextManager[Any]:
         """A lock on `name` between processes; entering it waits."""
-        return FileLock(self.path("locks", f"{name}.lock"))
+        return try_hold(self.path("locks", f"{name}.lock"), wait=True)
 
     def _check_settings(self, wanted: dict[str, Any]) -> None:
         place = self.folder / SETTINGS

@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from ediffi.io.images import open_image
 from ediffi.io.page import data_uri, write_page
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -32,5 +31,4 @@ def write(results: Mapping[str, Any], missing: Sequence[str], figures: Path, fil
 
 def embedded(path: Path) -> str:
     """A PNG as a data URI, with a palette: a third of the bytes."""
-    with Image.open(path) as image:
-        return data_uri(image.convert("RGB").quantize(COLOURS), "png")
+    return data_uri(open_image(path).convert("RGB").quantize(COLOURS), "png")

@@ -31,10 +31,10 @@ class Shard:
 
 @dataclass(frozen=True)
 class Index:
-    """The index of the folder at `url`: its shards in order, and by source what is known of its encoder (`IDENTITY`,
-    and more).
+    """The index at `url`: its shards in order, and by source what is known of its encoder (at least `IDENTITY`, if
+    recorded).
 
-    `dtype` of the embeddings ("bfloat16") is None if it is not recorded. `content` is the whole file.
+    `dtype` is that of the embeddings ("bfloat16"), if recorded; `content` is the whole file.
     """
 
     url: str
@@ -55,17 +55,14 @@ class Index:
 
     @classmethod
     def read(cls, folder: Path | str, complete: bool = True) -> "Index":
-        """The index of a folder or URL. If it must be `complete`, a local shard that is missing raises
-        FileNotFoundError.
+        """The index of a folder or URL; if it must be `complete`, a missing local shard raises FileNotFoundError.
 
-        FileNotFoundError and ValueError (another format, no samples, a file outside of the folder) name the index.
+        ValueError: another format, no samples, or a file outside of the folder. A URL is not asked for its shards.
         """
         url = urls.join(str(folder), INDEX)
         if not urls.exists(url):
-            raise FileNotFoundError(
-                f"no {INDEX} in {urls.redact(str(folder))}: write the shards first (ediffi embed, or ediffi toybox "
-                "shards for a try), or an index of those that are there (ediffi data index)"
-            )
+            ways = "write the shards first (ediffi embed, ediffi toybox shards), or their index (ediffi data index)"
+            raise FileNotFoundError(f"no {INDEX} in {urls.redact(str(folder))}: {ways}")
         index = _parsed(urls.read_bytes(url), str(folder), url)
         for shard in index.shards:
             if complete and not urls.is_remote(shard.url) and not shard.path.is_file():
@@ -76,7 +73,7 @@ class Index:
 
 
 def write_index(index: Path, shards: list[dict[str, Any]], description: Mapping[str, Any]) -> Path:
-    """Write an index with one entry a shard (file, samples, bytes, sha256, ...) and more JSON values; returns its path."""
+    """Write an index with an entry for each shard (file, samples, bytes, sha256, ...) and more JSON values."""
     replace(index, json.dumps({"format": FORMAT, **description, "shards": shards}, indent=1))
     return index
 
@@ -93,7 +90,7 @@ def check_embeddings(index: Index, expected: Mapping[str, str | Mapping[str, Any
 
     What an old index does not record passes. ValueError: a source is missing, or an encoder or the dtype differs.
     """
-    shards = f"the shards of {urls.redact(index.url)}"
+    shards, advice = f"the shards of {urls.redact(index.url)}", "embed the images again (ediffi embed)"
     for source, wanted in expected.items():
         found = index.encoders.get(source)
         if found is None:
@@ -101,15 +98,10 @@ def check_embeddings(index: Index, expected: Mapping[str, str | Mapping[str, Any
             raise ValueError(f"{shards} have no embeddings {source!r}; they have {there}")
         for what, value in ({"name": wanted} if isinstance(wanted, str) else wanted).items():
             if found.get(what, value) != value:
-                raise ValueError(
-                    f"the embeddings {source!r} in {shards} are of another encoder: {what} {found[what]!r}, where "
-                    f"{value!r} is expected; embed the images again (ediffi embed)"
-                )
+                differs = f"{what} {found[what]!r}, where {value!r} is expected"
+                raise ValueError(f"the embeddings {source!r} in {shards} are of another encoder: {differs}; {advice}")
     if dtype is not None and index.dtype not in (None, dtype):
-        raise ValueError(
-            f"the embeddings in {shards} are {index.dtype}, and {dtype} is expected; embed the images again "
-            "(ediffi embed)"
-        )
+        raise ValueError(f"the embeddings in {shards} are {index.dtype}, and {dtype} is expected; {advice}")
 
 
 def _has_index(folder: str) -> bool:

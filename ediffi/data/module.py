@@ -36,9 +36,6 @@ class ShardData(L.LightningDataModule):
         lanes: shards read side by side; a multiple of processes times workers saves reading them more than once.
         chunk: samples from one lane before the next; best the batch_size, and then left as it is.
         degradation: of the low-resolution images, in the loader; None for the stage's own `low_res`.
-
-    Raises:
-        ValueError: a size or a count is not positive.
     """
 
     def __init__(
@@ -57,8 +54,8 @@ class ShardData(L.LightningDataModule):
         degradation: Degradation | None = None,
     ) -> None:
         super().__init__()
-        positive = {"image_size": image_size, "batch_size": batch_size, "val_batches": val_batches, "lanes": lanes}
-        for name, value in (positive | {"chunk": chunk}).items():
+        sizes = {"image_size": image_size, "batch_size": batch_size, "val_batches": val_batches}
+        for name, value in {**sizes, "lanes": lanes, "chunk": chunk}.items():
             if value <= 0:
                 raise ValueError(f"{name} must be positive, got {value}")
         if crop_size is not None and not 0 < crop_size <= image_size:
@@ -76,15 +73,12 @@ class ShardData(L.LightningDataModule):
             world_size, accumulated = self.trainer.world_size, self.trainer.accumulate_grad_batches
         share = self.batch_size * world_size
         if self.step_size not in (None, share * accumulated):
-            hint = (
-                f"trainer.accumulate_grad_batches {self.step_size // share} would do"
-                if self.step_size % share == 0
-                else f"{self.step_size} is no multiple of {share}, so change batch_size or the number of processes"
-            )
-            raise ValueError(
-                f"data.step_size says {self.step_size} samples a step, but batches of {self.batch_size} on {world_size}"
-                f" processes, {accumulated} a step, are {share * accumulated}: {hint}"
-            )
+            hint = f"trainer.accumulate_grad_batches {self.step_size // share} would do"
+            if self.step_size % share:
+                hint = f"{self.step_size} is no multiple of {share}, so change batch_size or the number of processes"
+            batches = f"batches of {self.batch_size} on {world_size} processes, {accumulated} a step"
+            made = f"but {batches}, are {share * accumulated}"
+            raise ValueError(f"data.step_size says {self.step_size} samples a step, {made}: {hint}")
         return share * accumulated
 
     def setup(self, stage: str) -> None:
@@ -108,15 +102,12 @@ class ShardData(L.LightningDataModule):
         return {"samples_per_step": self.samples_per_step, "encoders": Index.read(self.folders["train"]).identities}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Check that a step is as large as in the checkpoint, and the embeddings are of the same encoders, else
-        ValueError."""
+        """Check that a step is as large as in the checkpoint, of embeddings of the same encoders, else ValueError."""
         if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
             return
         if (was := state_dict["samples_per_step"]) != (now := self.samples_per_step):
-            raise ValueError(
-                f"the checkpoint is of a run with {was} samples a step, this one has {now}: keep the product of "
-                "data.batch_size, processes and trainer.accumulate_grad_batches"
-            )
+            advice = "keep the product of data.batch_size, processes and trainer.accumulate_grad_batches"
+            raise ValueError(f"the checkpoint is of a run with {was} samples a step, this one has {now}: {advice}")
         check_embeddings(Index.read(self.folders["train"]), state_dict.get("encoders", {}))
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -130,18 +121,10 @@ class ShardData(L.LightningDataModule):
         return DataLoader(FirstBatches(self._stream("val", 0), self.val_batches), batch_size=None)
 
     def _stream(self, part: str, start: int) -> ShardStream:
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        rank, size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        shards, lanes = Index.read(self.folders[part]).shards, self.lanes if part == "train" else 1
         return ShardStream(
-            Index.read(self.folders[part]).shards,
-            self.transform,
-            self.batch_size,
-            self.seed,
-            start,
-            rank,
-            world_size,
-            self.lanes if part == "train" else 1,
-            self.chunk,
-            self.degradation,
+            shards, self.transform, self.batch_size, self.seed, start, rank, size, lanes, self.chunk, self.degradation
         )
 
 

@@ -39,15 +39,13 @@ class Sample:
     metadata: Mapping[str, Any]
 
 
-def embedding_tensors(
-    sources: Mapping[str, Embedding], row: int, dtype: torch.dtype = torch.bfloat16
-) -> dict[str, Tensor]:
-    """The unpadded tensors of sample `row` of an encoded batch, as a shard stores them."""
+def embedding_tensors(sources: Mapping[str, Embedding], row: int) -> dict[str, Tensor]:
+    """The unpadded tensors of sample `row` of an encoded batch, as a shard stores them: in bfloat16."""
     tensors = {}
     for name, embedding in sources.items():
-        tensors[f"{name}.tokens"] = embedding.tokens[row][embedding.mask[row]].to(dtype).contiguous()
+        tensors[f"{name}.tokens"] = embedding.tokens[row][embedding.mask[row]].bfloat16().contiguous()
         if embedding.pooled is not None:
-            tensors[f"{name}.pooled"] = embedding.pooled[row].to(dtype).contiguous()
+            tensors[f"{name}.pooled"] = embedding.pooled[row].bfloat16().contiguous()
     return tensors
 
 
@@ -77,8 +75,8 @@ def write_shards(
         raise FileExistsError(f"{index} exists: these shards are complete; choose another folder or remove it")
     shards: list[dict[str, Any]] = []
     while chunk := list(islice(samples, samples_per_shard)):
-        path = folder / f"{len(shards):05d}.tar"
-        shards.append({"file": path.name, **write_tar(path, map(_encoded, chunk))})
+        name = f"{len(shards):05d}.tar"
+        shards.append({"file": name, **write_tar(folder / name, map(_encoded, chunk))})
     return write_index(index, shards, description)
 
 
@@ -103,22 +101,19 @@ def write_tar(path: Path, samples: Iterable[RawSample]) -> dict[str, Any]:
 
 
 def read_shard(url: Path | str, tally: Tally | None = None) -> Iterator[RawSample]:
-    """The undecoded samples of a shard that can be trained on, in order; `tally` counts what is read and what is left
-    out."""
+    """The undecoded samples of a shard that can be trained on, in order; the others are counted in `tally`."""
     return read_samples(str(url), Tally() if tally is None else tally, _reject)
 
 
 def load_shard(shard: Shard) -> list[RawSample]:
-    """All undecoded samples of a shard; ValueError if their number or the hash is not that of the index."""
+    """All undecoded samples of a shard; ValueError if their number or the hash differs from the index."""
     tally = Tally()
     raw = list(read_shard(shard.url, tally))
     if len(raw) != shard.samples:
         raise ValueError(f"{shard.url} has {len(raw)} complete samples, its index says {shard.samples}: write it again")
     if shard.sha256 and tally.sha256 != shard.sha256:
-        raise ValueError(
-            f"{shard.url} has the sha256 {tally.sha256[:12]}..., its index says {shard.sha256[:12]}...: it was "
-            "changed or damaged; write it again"
-        )
+        hashes = f"has the sha256 {tally.sha256[:12]}..., its index says {shard.sha256[:12]}..."
+        raise ValueError(f"{shard.url} {hashes}: it was changed or damaged; write it again")
     return raw
 
 

@@ -9,7 +9,7 @@ processes, each should have lanes of its own, so that a shard is read once (see 
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
@@ -45,14 +45,12 @@ class Batch:
 
     def to(self, *args: Any, **kwargs: Any) -> "Batch":
         """Move the tensors, as `Tensor.to`."""
-        return Batch(
-            self.images.to(*args, **kwargs), self.cond.to(*args, **kwargs), self.keys, self.captions, self.index
-        )
+        return replace(self, images=self.images.to(*args, **kwargs), cond=self.cond.to(*args, **kwargs))
 
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """How an image becomes a training tensor: averaged down and cut to a square of `size`, then a random crop of that."""
+    """How an image becomes a training tensor: averaged down to a square of `size`, then a random `crop` of that."""
 
     size: int
     crop: int | None = None

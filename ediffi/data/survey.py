@@ -2,15 +2,12 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from tqdm import tqdm
-
 from ediffi.data.embedding.estimate import format_bytes
 from ediffi.data.shards import caption_of, embeddings_of, image_bytes, metadata_of, reject_for_embedding
-from ediffi.data.tar import RawSample, Tally, read_samples
+from ediffi.data.tar import RawSample, Tally, each_shard, read_samples
 from ediffi.io.images import open_image
 
 SIDES = (64, 128, 256, 512, 1024)
@@ -22,7 +19,6 @@ SCORES: dict[str, tuple[tuple[str, ...], float]] = {
 }
 """Scores: the metadata fields that may hold one, and the width of its histogram's bins."""
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-READERS = 4
 MAX_COUNTS = 5000  # from this many counts on, no new metadata field is counted
 
 
@@ -73,11 +69,6 @@ class Survey:
             counts[f"kinds {source}", f"{shape} {str(tensor.dtype).removeprefix('torch.')}"] += 1
             counts["tokens", source] += len(tensor) if kind == "tokens" else 0
             counts["bytes", source] += tensor.nbytes
-
-    def join(self, other: "Survey") -> None:
-        """Add the counts of another survey."""
-        self.tally.add(other.tally)
-        self.counts.update(other.counts)
 
     def content(self) -> dict[str, Any]:
         """All counts as plain JSON; scores by the middle of their bin."""
@@ -133,9 +124,9 @@ class Survey:
 def survey(shards: Sequence[str]) -> Survey:
     """Survey shards, with a progress bar."""
     total = Survey()
-    with ThreadPoolExecutor(READERS) as pool:
-        for one in tqdm(pool.map(_survey_one, shards), total=len(shards), unit="shard", desc="stats", disable=None):
-            total.join(one)
+    for one in each_shard(_survey_one, shards, "stats"):
+        total.tally.add(one.tally)
+        total.counts.update(one.counts)
     return total
 
 

@@ -10,11 +10,14 @@ import io
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
-from typing import Any, cast
+from typing import Any, TypeVar, cast
+
+from tqdm import tqdm
 
 from ediffi.io.urls import naming_errors, open_binary, redact
 
@@ -23,6 +26,8 @@ SUFFIXES = frozenset({*IMAGES, "npy", "json", "txt", "safetensors"})
 MAX_MEMBER = 256 << 20  # bytes of a member; longer ones are skipped
 MAX_HEADER = 64 << 10  # bytes of a member's header with all its extensions; a longer one breaks the tar
 CHUNK = 1 << 20
+READERS = 4
+T = TypeVar("T")
 MAX_REASONS = 50  # different suffixes that are counted by name
 
 RawSample = dict[str, Any]  # an undecoded sample: bytes by suffix, and its `__key__`
@@ -34,12 +39,12 @@ Reject = Callable[[RawSample], str | None]  # why a sample cannot be used ("no c
 class Tally:
     """Counts of what was read, of one shard or of many."""
 
-    samples: int = 0
+    samples: int = 0  # complete ones
     bytes: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-    skipped: Counter[str] = field(default_factory=Counter)
-    broken: list[str] = field(default_factory=list)
-    sha256: str = ""
+    dropped: Counter[str] = field(default_factory=Counter)  # samples that were not used, by reason
+    skipped: Counter[str] = field(default_factory=Counter)  # members that were not read, by reason
+    broken: list[str] = field(default_factory=list)  # what is damaged in the shards themselves, one sentence each
+    sha256: str = ""  # of one shard, once it is read to its end
 
     def add(self, other: "Tally") -> None:
         """Add the counts of another shard."""
@@ -54,6 +59,12 @@ class Tally:
         """What was dropped, skipped or broken, as plain JSON; only what is not empty."""
         losses = {"dropped": dict(self.dropped), "skipped": dict(self.skipped), "broken": self.broken}
         return {name: loss for name, loss in losses.items() if loss}
+
+
+def each_shard(function: Callable[[str], T], shards: Sequence[str], title: str) -> Iterator[T]:
+    """The result of a function for each shard, in order, computed by a few threads under a progress bar."""
+    with ThreadPoolExecutor(READERS) as pool:
+        yield from tqdm(pool.map(function, shards), total=len(shards), unit="shard", desc=title, disable=None)
 
 
 def read_samples(url: str, tally: Tally, reject: Reject) -> Iterator[RawSample]:

@@ -3,20 +3,16 @@
 import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from ediffi.data.index import INDEX, Shard, indexed_shards, write_index
 from ediffi.data.shards import caption_of, embeddings_of, image_of, metadata_of, reject_for_embedding
-from ediffi.data.tar import RawSample, Tally, read_samples
+from ediffi.data.tar import RawSample, Tally, each_shard, read_samples
 from ediffi.io import urls
-
-READERS = 4
 
 
 @dataclass
@@ -32,9 +28,7 @@ class CheckedShard:
 def verify(shards: Sequence[str], decode: bool = True) -> Iterator[CheckedShard]:
     """Check shards, in order, with a progress bar, against the index beside them; `decode` every member as well."""
     known = indexed_shards(shards)
-    with ThreadPoolExecutor(READERS) as pool:
-        checks = pool.map(lambda url: check_shard(url, known.get(url), decode), shards)
-        yield from tqdm(checks, total=len(shards), unit="shard", desc="verify", disable=None)
+    return each_shard(lambda url: check_shard(url, known.get(url), decode), shards, "verify")
 
 
 def check_shard(url: str, known: Shard | None = None, decode: bool = True) -> CheckedShard:
@@ -43,12 +37,11 @@ def check_shard(url: str, known: Shard | None = None, decode: bool = True) -> Ch
     tally, damaged, name = checked.tally, Counter[str](), urls.redact(url)
     try:
         for raw in read_samples(url, tally, reject_for_embedding):
-            damaged.update(damages(raw) if decode else ())
+            damaged.update(_damages(raw) if decode else ())
     except (OSError, ValueError) as error:
         checked.problems.append(urls.describe_error(url, error) if isinstance(error, OSError) else str(error))
         return checked
-    checked.problems += tally.broken
-    checked.problems += [f"{name} has {count} broken {what}" for what, count in damaged.items()]
+    checked.problems += [*tally.broken, *(f"{name} has {count} broken {what}" for what, count in damaged.items())]
     if known is not None:
         if known.bytes is not None and known.bytes != tally.bytes:
             checked.problems.append(f"{name} has {tally.bytes} bytes, its index says {known.bytes}")
@@ -59,19 +52,18 @@ def check_shard(url: str, known: Shard | None = None, decode: bool = True) -> Ch
     return checked
 
 
-def damages(raw: RawSample) -> Iterator[str]:
+def _damages(raw: RawSample) -> Iterator[str]:
     """The members of a sample that cannot be decoded."""
-    parts: dict[str, tuple[bool, Callable[[Mapping[str, Any]], Any]]] = {
-        "image": (True, image_of),
-        "caption": (True, caption_of),
-        "metadata": ("json" in raw, metadata_of),
-        "embeddings": ("safetensors" in raw, embeddings_of),
-        "array": ("npy" in raw, array_of),
+    decoders: dict[str, Callable[[Mapping[str, Any]], Any]] = {"image": image_of, "caption": caption_of}
+    optional = {
+        "json": ("metadata", metadata_of),
+        "safetensors": ("embeddings", embeddings_of),
+        "npy": ("array", array_of),
     }
-    for name, (present, decoder) in parts.items():
+    decoders |= dict(named for suffix, named in optional.items() if suffix in raw)
+    for name, decoder in decoders.items():
         try:
-            if present:
-                decoder(raw)
+            decoder(raw)
         except ValueError:
             yield name
 
@@ -100,9 +92,7 @@ def write_folder_index(folder: Path) -> tuple[Path, Tally]:
         if checked.problems:
             raise ValueError(f"{checked.problems[0]}; no index is written before every shard is whole")
         tally = checked.tally
-        entries.append(
-            {"file": Path(checked.url).name, "samples": tally.samples, "bytes": tally.bytes, "sha256": tally.sha256}
-            | tally.losses()
-        )
+        known = {"samples": tally.samples, "bytes": tally.bytes, "sha256": tally.sha256}
+        entries.append({"file": Path(checked.url).name, **known, **tally.losses()})
         total.add(tally)
     return write_index(index, entries, {"dataset": folder.resolve().name}), total

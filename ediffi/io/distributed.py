@@ -62,17 +62,14 @@ def launch(device: str = "cpu", devices: int = 1, num_nodes: int = 1) -> Distrib
         local, world = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
         found = (local, world // local)
         if (devices, num_nodes) not in ((1, 1), found):
-            raise ValueError(
-                f"torchrun started {found[0]} processes on each of {found[1]} nodes, but devices and num_nodes are "
-                f"{devices} and {num_nodes}; leave them out"
-            )
+            started = f"torchrun started {found[0]} processes on each of {found[1]} nodes"
+            raise ValueError(f"{started}, but devices and num_nodes are {devices} and {num_nodes}; leave them out")
         devices, num_nodes = found
     if devices * num_nodes == 1:
-        return DistributedContext(0, 1, device, lambda value: [value])
+        return DistributedContext(device=device)
     if ":" in device:
-        raise ValueError(
-            f"{devices * num_nodes} processes need a device without a number, such as cuda, got {device!r}"
-        )
+        many = f"{devices * num_nodes} processes"
+        raise ValueError(f"{many} need a device without a number, such as cuda, got {device!r}")
     return _join(device, devices, num_nodes, torchrun)
 
 

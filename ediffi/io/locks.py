@@ -22,23 +22,16 @@ HOST = socket.gethostname()
 
 @contextmanager
 def hold(lock: Path, patience: float = 0.0) -> Iterator[None]:
-    """Hold a lock file while the block runs.
+    """Hold a lock file while the block runs; BlockingIOError names another process that holds it.
 
-    Args:
-        lock: the file, in a folder that exists.
-        patience: seconds to wait for a holder that is not known to be alive: children of a killed process may keep the
-            lock for a moment. A holder that is alive on this machine is not waited for.
-
-    Raises:
-        BlockingIOError: another process holds it; the message names it.
-        OSError: the folder cannot be written to, or its file system cannot lock files.
+    `patience` is how many seconds to wait for a holder that is not known to be alive: children of a killed process may
+    keep the lock for a moment. A holder that is alive on this machine is not waited for.
     """
     note = note_of(lock)
     file = FileLock(lock, thread_local=False)
     if not _acquired(file, 0.0) and (_is_alive(note) or not _acquired(file, patience)):
-        raise BlockingIOError(
-            f"{lock.parent} is in use by {holder(lock)}; wait for it to end, or choose another folder"
-        )
+        advice = "wait for it to end, or choose another folder"
+        raise BlockingIOError(f"{lock.parent} is in use by {holder(lock)}; {advice}")
     try:
         since = datetime.now().astimezone().isoformat(timespec="seconds")
         files.replace(note, json.dumps({"pid": os.getpid(), "host": HOST, "since": since}))

@@ -11,7 +11,7 @@ from ediffi.io.files import replace
 
 
 def write_page(file: Path, template: Path, **values: Any) -> Path:
-    """Write a page from a Jinja2 file that extends "page.html.j2"; the same values, all escaped, give the same bytes."""
+    """Write a page from a template that extends "page.html.j2"; the same values, all escaped, give the same bytes."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(

@@ -8,7 +8,7 @@ MERGE = "tag:yaml.org,2002:merge"
 
 
 def load(text: str) -> Any:
-    """The content of a YAML text; ValueError, in one sentence with the line, if it is not YAML or has a duplicate key."""
+    """The content of a YAML text; ValueError names the line if it is not YAML or has a duplicate key."""
     try:
         return yaml.load(text, _Once)
     except yaml.YAMLError as error:

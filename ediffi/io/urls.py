@@ -45,9 +45,8 @@ def check(url: str) -> None:
     if found and found[1].lower() == "pipe":
         raise ValueError(f"{url!r} is a command; give a file or a URL")
     if (found and found[2] and found[1] not in SCHEMES) or ("::" in url and is_remote(url)):
-        raise ValueError(
-            f"shards cannot be read from {redact(url)!r}; the scheme of a URL is one of {', '.join(SCHEMES)}"
-        )
+        schemes = ", ".join(SCHEMES)
+        raise ValueError(f"shards cannot be read from {redact(url)!r}; the scheme of a URL is one of {schemes}")
     if not url.strip() or "\0" in url:
         raise ValueError(f"{url!r} names no file")
 

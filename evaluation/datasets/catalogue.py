@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from PIL import Image
 from tqdm import tqdm
 
 from ediffi.evaluation.datasets import coco, visual_genome
@@ -20,8 +19,7 @@ from ediffi.evaluation.datasets.captioned import CaptionDataset, PhotographDatas
 from ediffi.io.files import sha256
 from ediffi.io.images import open_image
 
-ODD_SHARE: Final = 1 / 1000
-"""Up to this share of the images may have another shape than the annotations say: they have errors, too."""
+ODD_SHARE: Final = 1 / 1000  # of the images that may have another shape than the annotations say: they have errors, too
 
 
 @dataclass(frozen=True)
@@ -52,23 +50,23 @@ class Preparation(NamedTuple):
     lines: Sequence[str]
 
 
+KNOWN: Final = {  # size in bytes and SHA-256 of archives
+    "annotations": (252_872_794, "031296bbc80c45a1d1f76bf9a90ead27e94e99ec629208449507a4917a3bf009"),
+    "val2014": (6_645_013_297, "fe9be816052049c34717e077d9e34aa60814a55679f804cd043e3cbee3b9fde0"),
+    "images": (9_731_705_982, "51c682d2721f880150720bb416e0346a4c787e4c55d7f80dfd1bd3f73ba81646"),
+    "images2": (5_471_658_058, "99da1a0ddf87011319ff3b05cf9176ffee2731cc3c52951162d9ef0d68e3cfb5"),
+}
+COCO: Final = "http://images.cocodataset.org"
+GENOME_IMAGES: Final = "https://cs.stanford.edu/people/rak248/VG_100K_2"
 GENOME: Final = "https://homes.cs.washington.edu/~ranjay/visualgenome/data/dataset"
 PUBLISHED: Final[Mapping[str, PublishedDataset]] = {
     "coco2014": PublishedDataset(
         "COCO 2014 validation",
         (
             Archive(
-                "http://images.cocodataset.org/annotations/annotations_trainval2014.zip",
-                f"annotations/{coco.FILE}",
-                252_872_794,
-                "031296bbc80c45a1d1f76bf9a90ead27e94e99ec629208449507a4917a3bf009",
+                f"{COCO}/annotations/annotations_trainval2014.zip", f"annotations/{coco.FILE}", *KNOWN["annotations"]
             ),
-            Archive(
-                "http://images.cocodataset.org/zips/val2014.zip",
-                coco.FOLDER,
-                6_645_013_297,
-                "fe9be816052049c34717e077d9e34aa60814a55679f804cd043e3cbee3b9fde0",
-            ),
+            Archive(f"{COCO}/zips/val2014.zip", coco.FOLDER, *KNOWN["val2014"]),
         ),
         coco.open_coco,
         images=40_504,
@@ -79,18 +77,8 @@ PUBLISHED: Final[Mapping[str, PublishedDataset]] = {
         (
             Archive(f"{GENOME}/{visual_genome.IMAGES}.zip", visual_genome.IMAGES),
             Archive(f"{GENOME}/{visual_genome.REGIONS}.zip", visual_genome.REGIONS),
-            Archive(
-                "https://cs.stanford.edu/people/rak248/VG_100K_2/images.zip",
-                visual_genome.FOLDERS[0],
-                9_731_705_982,
-                "51c682d2721f880150720bb416e0346a4c787e4c55d7f80dfd1bd3f73ba81646",
-            ),
-            Archive(
-                "https://cs.stanford.edu/people/rak248/VG_100K_2/images2.zip",
-                visual_genome.FOLDERS[1],
-                5_471_658_058,
-                "99da1a0ddf87011319ff3b05cf9176ffee2731cc3c52951162d9ef0d68e3cfb5",
-            ),
+            Archive(f"{GENOME_IMAGES}/images.zip", visual_genome.FOLDERS[0], *KNOWN["images"]),
+            Archive(f"{GENOME_IMAGES}/images2.zip", visual_genome.FOLDERS[1], *KNOWN["images2"]),
         ),
         functools.partial(visual_genome.open_visual_genome, exclude_coco=False),
         # Of 108,077, less those that are known to be corrupt.
@@ -203,12 +191,8 @@ def _bad_images(found: PhotographDataset, thorough: bool) -> tuple[list[str], li
     unusable, odd = [], []
     for name, shape in tqdm(found.shapes.items(), "images", unit="image", disable=None, leave=False):
         try:
-            if thorough:
-                size = open_image(found.path(name)).size
-            else:
-                with Image.open(found.path(name)) as image:
-                    size = image.size  # from its header
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # what PIL raises for other files
+            size = open_image(found.path(name), decode=thorough).size
+        except (OSError, ValueError):
             unusable.append(name)
         else:
             odd += [name] if size != shape else []

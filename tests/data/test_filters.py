@@ -23,12 +23,11 @@ from safetensors.torch import save_file
 from ediffi.cli.data import filter as filter_command
 from ediffi.cli.parser import run as run_command
 from ediffi.cli.recipes import path_of
-from ediffi.data.filtering.aesthetic import HIDDEN, LAYERS, load_head
 from ediffi.data.filtering.filters import DUPLICATE, FilterRun, Keep, read_recipe
 from ediffi.data.filtering.measure import Measures, measure
 from ediffi.data.filtering.page import write_page
 from ediffi.data.filtering.report import EDGES, FilterReport
-from ediffi.data.filtering.scorer import AestheticHead, Scorer, ScoreSettings
+from ediffi.data.filtering.scorer import HIDDEN, LAYERS, AestheticHead, Scorer, ScoreSettings, load_head
 from ediffi.data.index import Index
 from ediffi.evaluation.datasets.toybox import caption, render, sample_scene
 from ediffi.hub.config import Part

@@ -59,9 +59,6 @@ class Degradation:
         first: the first round.
         second: the second round, at the low resolution.
         final_sinc: probability of the last sinc filter.
-
-    Raises:
-        ValueError: `scale` is below 2, or another value is out of range.
     """
 
     scale: int = 4
@@ -80,9 +77,8 @@ class Degradation:
         """The low-resolution image [3, H // scale, W // scale] of a clean one, both in [-1, 1]; ValueError if too
         small."""
         if min(image.shape[1:]) < self.scale:
-            raise ValueError(
-                f"an image of {image.shape[2]}x{image.shape[1]} is too small to be {self.scale} times smaller"
-            )
+            size = f"{image.shape[2]}x{image.shape[1]}"
+            raise ValueError(f"an image of {size} is too small to be {self.scale} times smaller")
         drawn = self.draw(rng)
         return F.avg_pool2d(image[None], self.scale)[0] if drawn is None else self.apply(drawn, image, rng)
 

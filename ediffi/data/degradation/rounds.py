@@ -40,9 +40,6 @@ class Blur:
         sigma: range of their standard deviations, in pixels.
         generalized_beta: range of the exponent; values below and above 1 are equally likely.
         plateau_beta: likewise.
-
-    Raises:
-        ValueError: a value is out of its range, or a kernel is unknown.
     """
 
     probability: float = 1.0
@@ -84,9 +81,6 @@ class Resize:
     Args:
         shares: probabilities of larger, smaller and the same size.
         scale: the smallest and the largest, on either side of 1; uniform between 1 and either.
-
-    Raises:
-        ValueError: a value is out of its range.
     """
 
     shares: tuple[float, float, float] = (0.2, 0.7, 0.1)
@@ -112,9 +106,6 @@ class Noise:
         sigma: range of the standard deviation of Gaussian noise, for pixels from 0 to 255.
         poisson: range of the factor on Poisson noise.
         gray: probability that all channels have the same noise.
-
-    Raises:
-        ValueError: a value is out of its range.
     """
 
     gaussian: float = 0.5
@@ -144,9 +135,6 @@ class Round:
         resize: its scales.
         noise: its noise.
         jpeg: range of the JPEG quality, 1 to 100.
-
-    Raises:
-        ValueError: the qualities are out of their range.
     """
 
     blur: Blur = field(default_factory=Blur)

@@ -22,15 +22,15 @@ DETAIL = 80  # side, in pixels, of the part of an image on which an operation al
 
 
 def write_sheet(
-    images: Sequence[Float[Tensor, "3 s s"]],
+    images: Sequence[Tensor],
     path: Path,
     degradation: Degradation,
     strengths: Sequence[float],
     draws: int,
     seed: int = 0,
 ) -> None:
-    """Write the sheet as PNG: a row for each image in [-1, 1], clean and `draws` times at each of `strengths` (0 to 1),
-    then details of the first image after each operation alone."""
+    """Write the sheet as PNG: a row for each image [3, s, s] in [-1, 1], clean and `draws` times at each of `strengths`
+    (0 to 1), then details of the first image after each operation alone."""
     if not images or draws < 1:
         raise ValueError(f"a sheet needs images and draws, got {len(images)} images and {draws} draws")
     columns = [(0.0, 0)] + [(strength, index) for strength in strengths for index in range(draws)]

@@ -35,7 +35,6 @@ class Embedder:
     encoders: Mapping[str, Encoder]
     batch_tokens: int = 8192
     batch_images: int = 64
-    dtype: torch.dtype = torch.bfloat16
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(READERS), repr=False)
 
     def __post_init__(self) -> None:
@@ -55,8 +54,7 @@ class Embedder:
         captions = [caption_of(raw) for raw, _ in kept]
         for source, encoder in self.encoders.items():
             if reads_text(encoder):
-                reader = cast(TextEncoder, encoder)
-                found = encode_captions(source, reader, captions, self.batch_tokens, self.dtype)
+                found = encode_captions(source, cast(TextEncoder, encoder), captions, self.batch_tokens)
                 for (_, tensors), more in zip(kept, found, strict=True):
                     tensors.update(more)
         yield from kept
@@ -77,24 +75,21 @@ class Embedder:
             good = [images for images in prepared if images is not None]
             found: list[Tensors] = [{} for _ in good]
             for source, encoder in encoders.items() if good else ():
-                embedding = _stored(encoder(torch.stack([images[source] for images in good])), self.dtype)
+                embedding = _stored(encoder(torch.stack([images[source] for images in good])))
                 for row, tensors in enumerate(found):
-                    tensors.update(embedding_tensors({source: embedding}, row, self.dtype))
+                    tensors.update(embedding_tensors({source: embedding}, row))
             rows = iter(found)
             yield from (None if images is None else next(rows) for images in prepared)
 
 
-def encode_captions(
-    source: str, encoder: TextEncoder, captions: Sequence[str], batch_tokens: int, dtype: torch.dtype = torch.bfloat16
-) -> list[Tensors]:
+def encode_captions(source: str, encoder: TextEncoder, captions: Sequence[str], batch_tokens: int) -> list[Tensors]:
     """The unpadded embeddings of captions, in their order; `batch_tokens` counts padded tokens of a batch."""
     unique = list(dict.fromkeys(captions))
     found: dict[str, Tensors] = {}
     for rows in batches(lengths(encoder, unique), batch_tokens):
         texts = [unique[row] for row in rows]
-        embedding = _stored(encoder(texts), dtype)
-        for row, text in enumerate(texts):
-            found[text] = embedding_tensors({source: embedding}, row, dtype)
+        embedding = _stored(encoder(texts))
+        found |= {text: embedding_tensors({source: embedding}, row) for row, text in enumerate(texts)}
     return [found[caption] for caption in captions]
 
 
@@ -124,6 +119,6 @@ def batches(sizes: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
         yield batch
 
 
-def _stored(embedding: Embedding, dtype: torch.dtype) -> Embedding:
-    """The embedding on the CPU, rounded as it will be stored."""
-    return embedding.apply(lambda t: (t.to(dtype) if t.is_floating_point() else t).cpu())
+def _stored(embedding: Embedding) -> Embedding:
+    """The embedding on the CPU, rounded as it will be stored: bfloat16 has the range of float32, which T5 needs."""
+    return embedding.apply(lambda t: (t.bfloat16() if t.is_floating_point() else t).cpu())

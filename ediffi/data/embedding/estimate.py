@@ -32,10 +32,10 @@ class EmbeddingEstimate:
     shards: int
     source_bytes: int
     samples: int
-    measured: int
-    media_bytes: int
+    measured: int  # samples that the estimate was measured on
+    media_bytes: int  # of images, captions and metadata in the shards to be written
     embedding_bytes: int
-    padded_share: float
+    padded_share: float  # the embeddings' bytes, divided by those in float16 and padded to the longest
     seconds: float
     processes: int
 
@@ -54,11 +54,10 @@ class EmbeddingEstimate:
 
     def check_space(self, folder: Path) -> None:
         """ValueError if less space is free than is expected to be written."""
-        wanted, free = self.media_bytes + self.embedding_bytes, free_bytes(folder)
-        if wanted > free:
-            raise ValueError(
-                f"about {format_bytes(wanted)} will be written, and {folder} has {format_bytes(free)} free"
-            )
+        written, free = self.media_bytes + self.embedding_bytes, free_bytes(folder)
+        if written > free:
+            sizes = f"about {format_bytes(written)} will be written, and {folder} has {format_bytes(free)} free"
+            raise ValueError(sizes)
 
 
 def estimate(shards: Sequence[str], embedder: Embedder, processes: int = 1) -> EmbeddingEstimate:
@@ -66,8 +65,7 @@ def estimate(shards: Sequence[str], embedder: Embedder, processes: int = 1) -> E
 
     ValueError: none of the first shards has a sample to embed.
     """
-    tally = Tally()
-    began = time.perf_counter()
+    tally, began = Tally(), time.perf_counter()
     samples = _first_samples(shards, tally)
     reading = time.perf_counter() - began
     seen = tally.samples + tally.dropped.total()
@@ -79,7 +77,10 @@ def estimate(shards: Sequence[str], embedder: Embedder, processes: int = 1) -> E
         media = sum(tar_bytes(len(data)) for raw, _ in rows for name, data in raw.items() if name != "__key__")
         embeddings = sum(tar_bytes(len(safetensors.torch.save(tensors))) for _, tensors in rows)
     if not rows:
-        raise ValueError(_nothing_to_embed(shards, tally))
+        lost = [f"{count} {reason}" for reason, count in (tally.dropped + tally.skipped).most_common(5)]
+        first = "the first shards" if len(shards) > 1 else urls.redact(shards[0])
+        why = "; ".join([*lost, *tally.broken[:2]]) or "they are empty"
+        raise ValueError(f"no sample to embed in {first}: {why}")
     each = (time.perf_counter() - began + reading) / seen
     source = _total_bytes(shards)
     expected = source / max(tally.bytes / seen, 1)
@@ -115,10 +116,8 @@ def tar_bytes(size: int) -> int:
 
 def free_bytes(folder: Path) -> int:
     """Free space on the disk of a folder, which need not exist yet."""
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    return shutil.disk_usage(place).free
+    path = folder.absolute()
+    return shutil.disk_usage(next(place for place in (path, *path.parents) if place.exists())).free
 
 
 def format_bytes(count: float) -> str:
@@ -156,15 +155,7 @@ def _first_samples(shards: Sequence[str], tally: Tally) -> list[RawSample]:
         tally.add(one)
         if len(samples) == MEASURED:
             break
-    if not samples:
-        raise ValueError(_nothing_to_embed(shards, tally))
     return samples
-
-
-def _nothing_to_embed(shards: Sequence[str], tally: Tally) -> str:
-    lost = [f"{count} {reason}" for reason, count in (tally.dropped + tally.skipped).most_common(5)]
-    first = "the first shards" if len(shards) > 1 else urls.redact(shards[0])
-    return f"no sample to embed in {first}: {'; '.join([*lost, *tally.broken[:2]]) or 'they are empty'}"
 
 
 def _total_bytes(shards: Sequence[str]) -> int:

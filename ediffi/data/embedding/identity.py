@@ -48,8 +48,7 @@ def named_encoders(names: Sequence[str]) -> dict[str, Part]:
 
 
 def build(parts: Mapping[str, Part], device: str = "cpu") -> dict[str, Encoder]:
-    """The encoders, on a device. FileNotFoundError: files of one are missing. ValueError: a wrong argument, or a broken
-    file."""
+    """The encoders, on a device; ValueError: a wrong argument or broken file; FileNotFoundError: a missing one."""
     built: dict[str, Encoder] = {}
     for source, part in parts.items():
         try:
@@ -66,7 +65,8 @@ def identity(part: Part, encoder: Encoder) -> dict[str, Any]:
     files in its folder, or the commit of the Hub as "revision", or else "weights", a hash of its parameters."""
     call = inspect.signature(encoders.REGISTRY.factory(part.name)).bind(**part.arguments)
     call.apply_defaults()
-    arguments, (source, revision) = dict(part.arguments), _weights(part.name, call.arguments)
+    arguments, given, declared = dict(part.arguments), call.arguments, encoders.spec(part.name).weights
+    source, revision = declared(**given) if declared else (str(given.get("path") or ""), given.get("revision"))
     if source and Path(source).is_dir():
         arguments.pop("path", None)
         weights = {"sha256": folder_sha256(Path(source))}
@@ -119,12 +119,6 @@ def _absolute(part: Part, folder: Path) -> Part:
     return Part(part.name, {**part.arguments, "path": str(inside)}) if inside.is_dir() else part
 
 
-def _weights(name: str, arguments: Mapping[str, Any]) -> tuple[str, str | None]:
-    """The folder or the repository of the Hub that the weights come from, "" if unknown, and the revision."""
-    declared = encoders.spec(name).weights
-    return declared(**arguments) if declared else (str(arguments.get("path") or ""), arguments.get("revision"))
-
-
 def _commit(repository: str, revision: str | None) -> str | None:
     """The commit of a repository in the Hub's cache that an encoder was loaded from."""
     from huggingface_hub import try_to_load_from_cache
@@ -135,11 +129,9 @@ def _commit(repository: str, revision: str | None) -> str | None:
         return None
     if revision and re.fullmatch(r"[0-9a-f]{40}", revision):
         return revision
-    for file in ("config.json", "open_clip_model.safetensors"):
-        found = try_to_load_from_cache(repository, file, revision=revision)
-        if isinstance(found, str):
-            return Path(found).parent.name
-    return None
+    files = ("config.json", "open_clip_model.safetensors")
+    found = (try_to_load_from_cache(repository, file, revision=revision) for file in files)
+    return next((Path(path).parent.name for path in found if isinstance(path, str)), None)  # .../snapshots/COMMIT/file
 
 
 def _parameters_sha256(encoder: Encoder) -> str:

@@ -65,10 +65,8 @@ class Ledger:
         return self._records
 
     def pending(self) -> list[int]:
-        """The shards without a record."""
-        if self.is_complete:
-            return []
-        done = self.records()
+        """The shards without a record; none once the index is written."""
+        done = range(self.count) if self.is_complete else self.records()
         return [number for number in range(self.count) if number not in done]
 
     @contextmanager
@@ -111,7 +109,5 @@ class Ledger:
     def _compare(self, found: Any) -> None:
         found = found or {}
         if different := sorted(key for key in {*self.request, *found} if found.get(key) != self.request.get(key)):
-            raise ValueError(
-                f"{self.folder} holds, or is getting, other shards than these ({', '.join(different)} differ); "
-                "choose another folder or remove it"
-            )
+            other = f"holds, or is getting, other shards than these ({', '.join(different)} differ)"
+            raise ValueError(f"{self.folder} {other}; choose another folder or remove it")

@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ediffi.data.embedding.encode import Embedder
-from ediffi.data.embedding.estimate import EmbeddingEstimate, estimate
+from ediffi.data.embedding.estimate import estimate
 from ediffi.data.embedding.identity import build, identity
 from ediffi.data.embedding.ledger import Ledger
 from ediffi.data.index import INDEX, Shard, indexed_shards
@@ -43,8 +43,7 @@ class UnreadableShardError(ValueError):
 
 @dataclass(frozen=True)
 class EmbedRun:
-    """What to embed, with which encoders by source, into which folder; `batch_tokens` and `batch_images` as in
-    `Embedder`."""
+    """What to embed, with which encoders by source, into which folder."""
 
     shards: Sequence[str]
     folder: Path
@@ -58,18 +57,18 @@ class EmbedRun:
         `processes` (by default `context.world_size`) is the number that the estimate of a `dry_run` is for. ValueError:
         an encoder or the folder does not fit, or there is nothing to embed, or too little space.
         """
-        missing = [url for url in self.shards if not urls.is_remote(url) and not Path(url).is_file()]
-        if missing:
+        if missing := [url for url in self.shards if not urls.is_remote(url) and not Path(url).is_file()]:
             count = f"{len(missing)} of {len(self.shards):,} shards"
             raise FileNotFoundError(f"{count} do not exist, the first is {missing[0]}")
         encoders = build(self.parts, context.device)
         embedder = Embedder(encoders, self.batch_tokens, self.batch_images)
         if dry_run:
             if context.rank == 0:
-                _log(estimate(self.shards, embedder, processes or context.world_size), self.folder)
+                expected = estimate(self.shards, embedder, processes or context.world_size)
+                logger.info("\n".join(expected.lines(self.folder)))
             return
         ledger = Ledger(self.folder, len(self.shards), self._request(encoders))
-        expected = self._estimate(ledger, embedder, context) if context.rank == 0 else 0
+        samples = self._estimate(ledger, embedder, context) if context.rank == 0 else 0
         context.gather(None)  # no process begins before rank 0 knows that the output fits
         if ledger.is_complete:
             if context.rank == 0:
@@ -81,7 +80,7 @@ class EmbedRun:
         if context.rank:
             work(ledger, self.shards, embedder, known, first)
             return
-        with _progress(ledger, expected) as update:
+        with _progress(ledger, samples) as update:
             work(ledger, self.shards, embedder, known, first, update)
         self._finish(ledger)
 
@@ -104,7 +103,7 @@ class EmbedRun:
         if (idle := context.world_size - len(self.shards)) > 0:
             logger.warning("%d shards for %d processes: %d will be idle", len(self.shards), context.world_size, idle)
         expected = estimate(pending, embedder, context.world_size)
-        _log(expected, self.folder)
+        logger.info("\n".join(expected.lines(self.folder)))
         expected.check_space(self.folder)
         return expected.samples
 
@@ -119,20 +118,14 @@ class EmbedRun:
         total = sum(record["samples"] for record in ledger.records().values())
         if not total:
             raise ValueError(f"no sample of {len(self.shards)} shards could be embedded: {listed}")
-        encoders = ledger.request["encoders"]
-        index = ledger.finish({"dataset": "embedded", "encoders": encoders, "dtype": DTYPE})
-        logger.info("%s samples in %s shards; left out: %s", f"{total:,}", f"{len(self.shards):,}", listed or "nothing")
-        logger.info("%s", index)
+        index = ledger.finish({"dataset": "embedded", "encoders": ledger.request["encoders"], "dtype": DTYPE})
+        logger.info(f"{total:,} samples in {len(self.shards):,} shards; left out: {listed or 'nothing'}\n{index}")
 
 
 def work(
-    ledger: Ledger,
-    shards: Sequence[str],
-    embedder: Embedder,
-    known: Mapping[str, Shard],
-    first: int = 0,
-    update: Callable[[], None] = lambda: None,
-) -> None:
+    ledger: Ledger, shards: Sequence[str], embedder: Embedder, known: Mapping[str, Shard],
+    first: int = 0, update: Callable[[], None] = lambda: None,
+) -> None:  # fmt: skip
     """Embed shards until all are recorded, by this process or another; each process begins with another shard, `first`.
 
     `known` are shards whose hash an index lists; `update` is called whenever a shard may have been finished.
@@ -140,30 +133,25 @@ def work(
     """
     failed: dict[int, str] = {}
 
-    def embed(number: int) -> bool:
-        """Embed a shard, unless another process has it; whether it was done here."""
-        with ledger.taken(number) as mine:
-            if not mine:
-                return False
-            url = shards[number]
-            try:
-                path = ledger.folder / ledger.name(number)
-                ledger.record(number, embed_shard(url, path, embedder, known.get(url)))
-            except UnreadableShardError as error:
-                failed[number] = str(error)
-        update()
-        return True
-
     while todo := [number for number in ledger.pending() if number not in failed]:
-        done = [embed(number) for number in sorted(todo, key=lambda number: number < first)]  # from `first` on
-        if not any(done):
+        idle = True
+        for number in sorted(todo, key=lambda number: number < first):  # from `first` on
+            with ledger.taken(number) as mine:
+                if not mine:  # another process has it
+                    continue
+                url, idle = shards[number], False
+                try:
+                    path = ledger.folder / ledger.name(number)
+                    ledger.record(number, embed_shard(url, path, embedder, known.get(url)))
+                except UnreadableShardError as error:
+                    failed[number] = str(error)
+            update()
+        if idle:
             update()
             time.sleep(PAUSE)
     if failed:
-        raise ValueError(
-            f"{len(failed)} of {len(shards)} shards could not be read, the others are done; give the same command "
-            f"again to retry them; the first: {next(iter(failed.values()))}"
-        )
+        count = f"{len(failed)} of {len(shards)} shards could not be read, the others are done"
+        raise ValueError(f"{count}; the same command retries them; the first: {next(iter(failed.values()))}")
 
 
 def embed_shard(url: str, path: Path, embedder: Embedder, known: Shard | None = None) -> dict[str, Any]:
@@ -220,8 +208,3 @@ def _progress(ledger: Ledger, expected: int) -> Iterator[Callable[[], None]]:
                 bar.update(now - bar.n)
 
         yield update
-
-
-def _log(expected: EmbeddingEstimate, folder: Path) -> None:
-    for line in expected.lines(folder):
-        logger.info("%s", line)

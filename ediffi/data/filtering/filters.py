@@ -6,7 +6,7 @@ and the thresholds: not of the order of work, of resuming, or of the number of p
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -38,9 +38,6 @@ class Keep:
         aesthetic: the least aesthetic score; None to keep any.
         caption: only samples with a caption.
         unique: of duplicates, only one.
-
-    Raises:
-        ValueError: `short_side_above` is negative, `alignment` is not in [-1, 1], or `aesthetic` is not finite.
     """
 
     short_side_above: int = 0
@@ -59,10 +56,9 @@ class Keep:
 
     def judge(self, measures: Measures) -> list[str | None]:
         """Why each sample is dropped, the first reason that applies, or None; without looking for duplicates."""
-        short = measures.values("short_side") <= self.short_side_above
         tests = [
             ("no caption", ~np.array(measures.captioned, dtype=bool) & self.caption),
-            (f"short side at most {self.short_side_above}", short),
+            (f"short side at most {self.short_side_above}", measures.values("short_side") <= self.short_side_above),
         ]
         for name, least in (("alignment", self.alignment), ("aesthetic", self.aesthetic)):
             if least is not None:
@@ -117,12 +113,16 @@ class FilterRun:
         if context.rank == 0:
             self._claim(scorer)
         context.gather(None)
-        mine = list(self.by_name)[context.rank :: context.world_size]
-        for name in self._unfinished(mine, "measure", context):
+        for name in self._unfinished("measure", self._measures_path, context):
             measure(self.by_name[name], self.settings, scorer).write(self._measures_path(name))
         context.gather(None)
-        for name in self._unfinished(mine, "filter", context):
-            self._write(name)
+        for name in self._unfinished("filter", self._report_path, context):
+            measures, verdicts = self.verdicts(name)
+            shard = None
+            if None in verdicts:
+                path = self.output / f"{name}.tar"
+                shard = {"file": path.name, **write_tar(path, _kept(self.by_name[name], measures, verdicts))}
+            FilterReport.of(measures, verdicts, shard).write(self._report_path(name))
         context.gather(None)
         reports = [FilterReport.read(self._report_path(name)) for name in self.by_name]
         total = FilterReport.total(reports, "all")
@@ -166,19 +166,16 @@ class FilterRun:
             elif note.read_text(encoding="utf-8") != text:
                 raise ValueError(f"{note.parent} holds {what} of other shards or settings; choose another folder")
 
-    def _unfinished(self, names: Sequence[str], what: str, context: DistributedContext) -> Iterator[str]:
-        """The shards without the file of this step, under a progress bar."""
-        path = self._measures_path if what == "measure" else self._report_path
+    def _unfinished(self, what: str, path: Callable[[str], Path], context: DistributedContext) -> Iterator[str]:
+        """The shards of this process without the file of this step, under a progress bar."""
+        names = list(self.by_name)[context.rank :: context.world_size]
         missing = [name for name in names if not path(name).is_file()]
         hidden = None if context.rank == 0 else True
         return iter(tqdm(missing, what, len(names), initial=len(names) - len(missing), unit="shard", disable=hidden))
 
     @cached_property
     def _firsts(self) -> dict[str, np.ndarray]:
-        """By shard, which of the samples that pass everything else are the first of their duplicates.
-
-        It takes 24 bytes a sample: 128 bits of hash and a position.
-        """
+        """By shard, which samples that pass everything else are the first of their duplicates; 24 bytes a sample."""
         hashes, lengths = [np.empty(0, "S16")], []
         for name in self.by_name:
             measures = Measures.read(self._measures_path(name))
@@ -189,14 +186,6 @@ class FilterRun:
         first = np.zeros(sum(lengths), dtype=bool)
         first[np.unique(np.concatenate(hashes), return_index=True)[1]] = True
         return dict(zip(self.by_name, np.split(first, np.cumsum(lengths)[:-1]), strict=True))
-
-    def _write(self, name: str) -> None:
-        measures, verdicts = self.verdicts(name)
-        shard = None
-        if None in verdicts:
-            path = self.output / f"{name}.tar"
-            shard = {"file": path.name, **write_tar(path, _kept(self.by_name[name], measures, verdicts))}
-        FilterReport.of(measures, verdicts, shard).write(self._report_path(name))
 
 
 def read_recipe(path: Path) -> tuple[ScoreSettings, Keep]:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -23,30 +23,62 @@ from ediffi.data.tar import RawSample, Tally, read_samples
 from ediffi.io import urls
 from ediffi.io.files import replace
 
-FORMAT = "ediffi-measures-1"
-HEXADECIMAL = 32
-"""Digits of a hash that are kept: among a billion images, two share 128 bits with a probability of 1e-21."""
+HEXADECIMAL = 32  # digits of a hash: among a billion images, two share 128 bits with a probability of 1e-21
 SCORES = ("alignment", "aesthetic")
 
-Pending = tuple[int, Tensor, str]  # A sample without scores: its row, its prepared image [3, s, s], its caption
+Pending = tuple[int, Tensor, str]  # a sample without scores: its row, its prepared image [3, s, s], its caption
+
+
+R = TypeVar("R", bound="Record")
+
+
+class Record:
+    """A dataclass that is kept as a JSON file."""
+
+    FORMAT: ClassVar[str]
+    KIND: ClassVar[tuple[str, str]]  # what it is, and what the command does again once the file is removed
+
+    def write(self, path: Path) -> None:
+        """Write the file; `read` raises a ValueError if it has another format, or is broken."""
+        replace(path, json.dumps({"format": self.FORMAT, **asdict(self)}, ensure_ascii=False, allow_nan=False))  # type: ignore[call-overload]
+
+    @classmethod
+    def read(cls: type[R], path: Path) -> R:
+        """The content of a file that `write` wrote."""
+        try:
+            content = json.loads(path.read_bytes())
+            if content.pop("format") != cls.FORMAT:
+                raise ValueError("it has another format")
+            return cls(**content)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            what, again = cls.KIND
+            raise ValueError(f"{path} holds no {what} ({error}): remove it to {again} again") from None
 
 
 @dataclass
-class Measures:
+class Measures(Record):
     """The samples of a shard, in order; one list for each measure."""
 
-    source: str
+    FORMAT = "ediffi-measures-1"
+    KIND = ("measures of a shard", "measure")
+
+    source: str  # the shard's path or redacted URL
     sha256: str = ""
-    losses: Mapping[str, Any] = field(default_factory=dict)
+    losses: Mapping[str, Any] = field(default_factory=dict)  # what reading the shard left out
     keys: list[str] = field(default_factory=list)
-    problems: list[str | None] = field(default_factory=list)
-    sizes: list[list[int] | None] = field(default_factory=list)
+    problems: list[str | None] = field(default_factory=list)  # what is broken
+    sizes: list[list[int] | None] = field(default_factory=list)  # width and height; None for a broken image
     captioned: list[bool] = field(default_factory=list)
-    hashes: list[str] = field(default_factory=list)
-    alignment: list[float | None] = field(default_factory=list)
+    hashes: list[str] = field(default_factory=list)  # hexadecimal digits that duplicates share
+    alignment: list[float | None] = field(default_factory=list)  # cosines of image and caption
     aesthetic: list[float | None] = field(default_factory=list)
-    computed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SCORES, 0))
-    told: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SCORES, 0))
+    computed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SCORES, 0))  # scores computed here
+    told: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SCORES, 0))  # scores of the metadata
+
+    def __post_init__(self) -> None:
+        lists = (self.problems, self.sizes, self.captioned, self.hashes, self.alignment, self.aesthetic)
+        if any(len(one) != len(self.keys) for one in lists):
+            raise ValueError("its lists have different lengths")
 
     def values(self, name: str) -> np.ndarray:
         """One score of every sample, nan where there is none; "short_side" is in pixels."""
@@ -54,29 +86,10 @@ class Measures:
             return np.array([np.nan if size is None else min(size) for size in self.sizes], dtype=float)
         return np.array([np.nan if value is None else value for value in getattr(self, name)], dtype=float)
 
-    def write(self, path: Path) -> None:
-        replace(path, json.dumps({"format": FORMAT, **asdict(self)}, ensure_ascii=False, allow_nan=False))
-
-    @classmethod
-    def read(cls, path: Path) -> "Measures":
-        """The content of a file that `write` wrote; ValueError if it has another format, or is broken."""
-        try:
-            content = json.loads(path.read_bytes())
-            if content.pop("format") != FORMAT:
-                raise ValueError("it has another format")
-            made = cls(**content)
-            lists = (made.problems, made.sizes, made.captioned, made.hashes, made.alignment, made.aesthetic)
-            if any(len(one) != len(made.keys) for one in lists):
-                raise ValueError("its lists have different lengths")
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"{path} holds no measures of a shard ({error}): remove it to measure again") from None
-        return made
-
 
 def measure(url: str, settings: ScoreSettings, scorer: Scorer) -> Measures:
     """Measure every sample of a shard; a broken sample is noted, and the rest measured."""
-    tally = Tally()
-    measures = Measures(urls.redact(url))
+    tally, measures = Tally(), Measures(urls.redact(url))
     pending: list[Pending] = []
     for raw in read_samples(url, tally, reject_without_image):
         pending += _examine(raw, measures, settings, scorer)
@@ -103,7 +116,10 @@ def _examine(raw: RawSample, measures: Measures, settings: ScoreSettings, scorer
     measures.captioned.append(bool(caption.strip()))
     measures.hashes.append(_hash(raw, image, settings.hash))
     for name, field_name in zip(SCORES, (settings.similarity, settings.aesthetic_score), strict=True):
-        value = _number(known.get(field_name)) if field_name else None
+        score = known.get(field_name) if field_name else None
+        value = None
+        if isinstance(score, int | float) and not isinstance(score, bool) and math.isfinite(score):
+            value = float(score)
         getattr(measures, name).append(value)
         measures.told[name] += value is not None
     complete = all(getattr(measures, name)[-1] is not None for name in SCORES)
@@ -129,10 +145,3 @@ def _hash(raw: RawSample, image: Image.Image | None, kind: Literal["bytes", "per
 
         return str(imagehash.phash(image)).zfill(HEXADECIMAL)
     return hashlib.sha256(image_bytes(raw)).hexdigest()[:HEXADECIMAL]
-
-
-def _number(value: Any) -> float | None:
-    """A score in the metadata, if it is a finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)

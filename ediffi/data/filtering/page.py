@@ -2,7 +2,6 @@
 
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,13 +26,7 @@ LABELS = {
 }
 
 
-@dataclass(frozen=True)
-class Example:
-    """A sample to show: its image, small; the text below it; whether it was kept."""
-
-    image: Image.Image
-    text: str
-    kept: bool
+Example = tuple[Image.Image, str, bool]  # a small image, the text below it, and whether the sample was kept
 
 
 def write_page(path: Path, run: FilterRun, total: FilterReport) -> None:
@@ -100,30 +93,29 @@ def collect(run: FilterRun) -> dict[str, list[Example]]:
     for name in {name for name, _ in wanted}:
         shown.update(_read(run.by_name[name], name, {row for shard, row in wanted if shard == name}))
     return {
-        group: [_example(*shown[rows[position]], text, reasons[position] is None) for position, text in positions]
+        group: [
+            (shown[rows[position]][0], f"{text}\n{shown[rows[position]][1]}".lstrip(), reasons[position] is None)
+            for position, text in positions
+        ]
         for group, positions in picked.items()
     }
 
 
 def _read(url: str, name: str, rows: set[int]) -> dict[tuple[str, int], tuple[Image.Image, str]]:
-    """Small images and captions of some samples of a shard."""
+    """Small images and wrapped captions of some samples of a shard."""
     found: dict[tuple[str, int], tuple[Image.Image, str]] = {}
     for row, raw in enumerate(read_samples(url, Tally(), reject_without_image)):
         if row in rows:
             image = image_of(raw)
             image.thumbnail((SIDE, SIDE))
             try:
-                found[name, row] = image, caption_of(raw)
+                caption = caption_of(raw) or "(no caption)"
             except ValueError:
-                found[name, row] = image, "(broken)"
+                caption = "(broken)"
+            found[name, row] = image, textwrap.fill(caption, 25, max_lines=3, placeholder=" ...")
         if len(found) == len(rows):
             break
     return found
-
-
-def _example(image: Image.Image, caption: str, text: str, kept: bool) -> Example:
-    lines = textwrap.wrap(caption or "(no caption)", 25, max_lines=3, placeholder=" ...")
-    return Example(image, "\n".join([text, *lines] if text else lines), kept)
 
 
 def _reasons(total: FilterReport, height: float, panel: Any) -> None:
@@ -155,16 +147,16 @@ def _histogram(counts: Mapping[str, Sequence[int]], name: str, threshold: float 
 
 
 def _strip(examples: Sequence[Example], title: str, panel: Any) -> None:
-    for index, example in enumerate(examples):
+    for index, (image, text, kept) in enumerate(examples):
         axes = panel.add_axes((index / COLUMNS + 0.004, 0.31, 1 / COLUMNS - 0.008, 0.57))
         axes.set(xticks=[], yticks=[])
-        axes.imshow(example.image)
+        axes.imshow(image)
         axes.set_anchor("N")
-        axes.set_xlabel(example.text, fontsize=6)
+        axes.set_xlabel(text, fontsize=6)
         if index == 0:
             axes.annotate(title, (0, 1), (0, 5), "axes fraction", "offset points", fontsize=8)
         for spine in axes.spines.values():
-            spine.set(color=KEPT if example.kept else DROPPED, linewidth=2.5)
+            spine.set(color=KEPT if kept else DROPPED, linewidth=2.5)
 
 
 def _plain(axes: Any, label: str) -> None:

@@ -1,18 +1,14 @@
 """What a filter did to a shard, or to all of them: counts by reason, and histograms of the scores."""
 
-import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from ediffi.data.filtering.measure import SCORES, Measures
-from ediffi.io.files import replace
+from ediffi.data.filtering.measure import SCORES, Measures, Record
 
-FORMAT = "ediffi-filter-1"
 EDGES: Mapping[str, np.ndarray] = {
     "short_side": 2 ** np.arange(4, 13.01, 0.25),
     "alignment": np.linspace(-1, 1, 101),
@@ -22,19 +18,22 @@ EDGES: Mapping[str, np.ndarray] = {
 
 
 @dataclass
-class FilterReport:
+class FilterReport(Record):
     """What a filter did to the samples of a shard, or of several (without `sha256` and `shard`)."""
+
+    FORMAT = "ediffi-filter-1"
+    KIND = ("report of a filter", "filter")
 
     source: str
     sha256: str = ""
     samples: int = 0
     kept: int = 0
-    dropped: dict[str, int] = field(default_factory=dict)
-    losses: Mapping[str, Any] = field(default_factory=dict)
-    scores: dict[str, dict[str, list[int]]] = field(default_factory=dict)
-    computed: dict[str, int] = field(default_factory=dict)
-    told: dict[str, int] = field(default_factory=dict)
-    shard: Mapping[str, Any] | None = None
+    dropped: dict[str, int] = field(default_factory=dict)  # by the first reason that applies
+    losses: Mapping[str, Any] = field(default_factory=dict)  # what reading the shard left out
+    scores: dict[str, dict[str, list[int]]] = field(default_factory=dict)  # "kept", "dropped": counts in `EDGES`
+    computed: dict[str, int] = field(default_factory=dict)  # scores computed here
+    told: dict[str, int] = field(default_factory=dict)  # scores of the metadata
+    shard: Mapping[str, Any] | None = None  # the filtered shard's entry in the index; None where nothing passed
 
     @classmethod
     def of(cls, measures: Measures, verdicts: Sequence[str | None], shard: Mapping[str, Any] | None) -> "FilterReport":
@@ -54,13 +53,10 @@ class FilterReport:
     def total(cls, reports: Sequence["FilterReport"], source: str) -> "FilterReport":
         """The sum of several reports."""
 
-        def added(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
-            total: Counter[str] = Counter()
-            for one in counts:
-                total.update(one)
-            return dict(total)
+        def added(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+            return dict(sum(map(Counter, counts), Counter[str]()))
 
-        losses = {kind: added([one.losses.get(kind, {}) for one in reports]) for kind in ("dropped", "skipped")}
+        losses = {kind: added(one.losses.get(kind, {}) for one in reports) for kind in ("dropped", "skipped")}
         broken = [problem for one in reports for problem in one.losses.get("broken", [])]
         scores = {
             name: {
@@ -73,27 +69,12 @@ class FilterReport:
             source,
             samples=sum(one.samples for one in reports),
             kept=sum(one.kept for one in reports),
-            dropped=added([one.dropped for one in reports]),
+            dropped=added(one.dropped for one in reports),
             losses={kind: loss for kind, loss in {**losses, "broken": broken}.items() if loss},
             scores=scores,
-            computed=added([one.computed for one in reports]),
-            told=added([one.told for one in reports]),
+            computed=added(one.computed for one in reports),
+            told=added(one.told for one in reports),
         )
-
-    def write(self, path: Path) -> None:
-        """Write it as JSON."""
-        replace(path, json.dumps({"format": FORMAT, **asdict(self)}, indent=1, ensure_ascii=False, allow_nan=False))
-
-    @classmethod
-    def read(cls, path: Path) -> "FilterReport":
-        """The content of a file that `write` wrote; ValueError if it has another format, or is broken."""
-        try:
-            content = json.loads(path.read_bytes())
-            if content.pop("format") != FORMAT:
-                raise ValueError("it has another format")
-            return cls(**content)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"{path} holds no report of a filter ({error}): remove it to filter again") from None
 
     def notices(self) -> list[str]:
         """What a reader of the numbers has to know, one sentence each."""

@@ -1,31 +1,42 @@
-"""Scores from CLIP: how well image and caption fit, and how pleasing an image is."""
+"""Scores from CLIP: how well image and caption fit, and how pleasing an image is.
+
+Aesthetic scores, from about 1 to 10, are predicted by a small pretrained head on the CLIP embedding of an image. Two
+heads are public. Both read embeddings of OpenAI's CLIP ViT-L/14, normalized to length 1: LAION's linear head
+(github.com/LAION-AI/aesthetic-predictor), and the one of LAION-Aesthetics v2: five linear layers without activations
+(github.com/christophschuhmann/improved-aesthetic-predictor, "linearMSE").
+"""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ediffi.data.embedding.identity import build, identity
-from ediffi.data.filtering.aesthetic import find_head, load_head
 from ediffi.hub.config import Part
 from ediffi.io.files import sha256
 from ediffi.io.images import square
 from ediffi.registry import encoders
+from ediffi.registry.core import HUB_ID
+from ediffi.registry.encoders.folder import from_hub, unavailable
+
+WEIGHTS = "model.safetensors"
+PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle")
+HIDDEN = (1024, 128, 64, 16)
+LAYERS = (0, 2, 4, 6, 7)  # indices of the five linear layers; between them was dropout, which does nothing here
 
 
 @dataclass(frozen=True)
 class AestheticHead:
-    """Where an aesthetic head is stored.
-
-    Args:
-        weights: a `.safetensors` file, or "organisation/name" of the Hub.
-        revision: branch, tag or commit of the Hub.
-    """
+    """An aesthetic head: a `.safetensors` file, or "organisation/name" of the Hub at a branch, tag or commit."""
 
     weights: str
     revision: str | None = None
@@ -45,9 +56,6 @@ class ScoreSettings:
         hash: what makes two images duplicates. "bytes": equal files. "perceptual": equal 64-bit pHashes of imagehash,
             as a photograph and its smaller or compressed copies mostly have; it ignores colour and fine detail.
         batch_size: images that go through CLIP together.
-
-    Raises:
-        ValueError: a part is missing that another needs, or `batch_size` is not positive.
     """
 
     clip_image: Part | None = None
@@ -76,19 +84,14 @@ class Scorer:
         self.settings, self.device = settings, device
         self.image = _built("clip_image", settings.clip_image, "image", device)
         self.text = _built("clip_text", settings.clip_text, "text", device)
-        self.head: nn.Sequential | None = None
-        if settings.aesthetic is not None:
-            self.head = load_head(settings.aesthetic.weights, settings.aesthetic.revision).to(device)
+        head = settings.aesthetic
+        self.head = None if head is None else load_head(head.weights, head.revision).to(device)
         if self.text is not None and self.text.pooled_width != self.image.width:
-            raise ValueError(
-                f"clip_text has embeddings of width {self.text.pooled_width}, clip_image of {self.image.width}: they "
-                "are not of one CLIP"
-            )
+            widths = f"clip_text has embeddings of width {self.text.pooled_width}, clip_image of {self.image.width}"
+            raise ValueError(f"{widths}: they are not of one CLIP")
         if self.head is not None and (width := next(self.head.parameters()).shape[1]) != self.image.width:
-            raise ValueError(
-                f"the aesthetic head reads embeddings of width {width}, clip_image makes {self.image.width}: the "
-                "public heads are of OpenAI's ViT-L/14"
-            )
+            widths = f"the aesthetic head reads embeddings of width {width}, clip_image makes {self.image.width}"
+            raise ValueError(f"{widths}: the public heads are of OpenAI's ViT-L/14")
 
     def claim(self) -> dict[str, Any]:
         """What measures depend on, plain JSON."""
@@ -100,6 +103,7 @@ class Scorer:
             known["aesthetic"] = {"sha256": sha256(find_head(head.weights, head.revision))}
         return known
 
+    # CLIP was trained on a bicubic resize and a centre crop; other preparation lowers its scores.
     def prepare(self, image: Image.Image) -> UInt8[Tensor, "3 s s"]:
         """The input of CLIP for an RGB image: the centre square at CLIP's size."""
         return torch.from_numpy(np.array(square(image, self.image.size))).permute(2, 0, 1)
@@ -127,3 +131,52 @@ def _built(name: str, part: Part | None, reads: Literal["text", "image"], device
     if (declared := encoders.spec(part.name).reads) != reads:
         raise ValueError(f"{name} must be an encoder that reads {reads}s; {part.name!r} reads {declared}s")
     return build({name: part}, device)[name]
+
+
+def load_head(source: str | Path, revision: str | None = None) -> nn.Sequential:
+    """The head of a `.safetensors` file, a folder or a Hub repository; it maps embeddings [b, d] to scores [b, 1].
+
+    FileNotFoundError: no such file. ValueError: it is a pickle, broken, or holds another network than the two.
+    """
+    path = find_head(source, revision)
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is truncated or not a safetensors file ({error})") from None
+    bare = {name.removeprefix("layers."): tensor for name, tensor in tensors.items()}
+    prefixes, widths = ([""], [1]) if "weight" in bare else ([f"{layer}." for layer in LAYERS], [*HIDDEN, 1])
+    names = {prefix + part: f"{row}.{part}" for row, prefix in enumerate(prefixes) for part in ("weight", "bias")}
+    try:
+        incoming = bare[f"{prefixes[0]}weight"].shape[-1]
+        head = nn.Sequential(*(nn.Linear(*shape) for shape in pairwise([incoming, *widths])))
+        head.load_state_dict({names[name]: tensor for name, tensor in bare.items()})
+    except (KeyError, IndexError, RuntimeError):
+        found = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in sorted(tensors.items())[:4])
+        raise ValueError(
+            f"{path} holds no aesthetic head: expected weight [1, d] and bias [1], or five layers of "
+            f"{', '.join(map(str, HIDDEN))} and 1; found {found or 'nothing'}{', ...' if len(tensors) > 4 else ''}"
+        ) from None
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+        raise ValueError(f"{path} holds weights that are not finite")
+    return head.float().eval().requires_grad_(False)
+
+
+def find_head(source: str | Path, revision: str | None = None) -> Path:
+    """The file with the weights; errors as `load_head`."""
+    path = Path(source)
+    if path.suffix in PICKLES:
+        raise ValueError(
+            f"{path} is a pickle, which may run code and is not read: convert it once, where you trust it, by "
+            f"safetensors.torch.save_file(torch.load('{path.name}', weights_only=True), '{path.stem}.safetensors')"
+        )
+    if path.is_dir():
+        path = path / WEIGHTS
+    elif not path.exists() and path.suffix != ".safetensors" and HUB_ID.fullmatch(str(source)):
+        try:
+            path = from_hub(str(source), revision, [WEIGHTS]) / WEIGHTS
+        except OSError as error:
+            advice = f"where there is a network, download its {WEIGHTS}, and give the file"
+            raise unavailable(f"the aesthetic head {str(source)!r}", revision, error, advice) from error
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}: expected the weights of an aesthetic head, as safetensors")
+    return path
