@@ -12,7 +12,6 @@ from ediffi.evaluation.results import Results
 from ediffi.hub.config import listed_experts
 
 LIBRARY = "ediffi"
-TAGS = (LIBRARY, model_index.TASK, "diffusion", "ensemble-of-experts")
 LIMITATIONS = """\
 - The images reproduce the training data and its biases; nothing filters them.
 - Prompts longer than the text encoders read are truncated; attributes of several objects may be mixed up.
@@ -31,30 +30,15 @@ def card(
 ) -> str:
     """The text of `README.md`, with its metadata; the same arguments give the same text.
 
-    Args:
-        repository: "organisation/name".
-        license: an identifier of the Hub ("apache-2.0").
-        folder: of the model.
-        config: the content of its `config.json`.
-        prompts: of the sample grid `samples.png`; empty without one.
-        results: evaluations, by their path in the repository.
-        recipes: paths in the repository.
-        about: the text of the folder's own README.
-
-    Raises:
-        ValueError: a weights file is broken.
+    `prompts` are those of the sample grid, none without it; `recipes` and the keys of `results` are paths in the
+    repository; `about` is the text of the folder's own README.
     """
     from huggingface_hub import ModelCardData
 
     numbers = [one for found in (results or {}).values() for one in model_index.eval_results(found)]
-    data = ModelCardData(
-        license=license,
-        library_name=LIBRARY,
-        pipeline_tag=model_index.TASK,
-        tags=list(TAGS),
-        model_name=repository if numbers else None,
-        eval_results=numbers or None,
-    )
+    measured: dict[str, Any] = {"model_name": repository, "eval_results": numbers} if numbers else {}
+    tags = [LIBRARY, model_index.TASK, "diffusion", "ensemble-of-experts"]
+    data = ModelCardData(license=license, library_name=LIBRARY, pipeline_tag=model_index.TASK, tags=tags, **measured)
     stages = config["stages"]
     sections = {
         "": f"# {config['name']}\n\n{_lead(config)}\n\n{_grid(prompts)}",
@@ -105,7 +89,7 @@ def _stages(folder: Path, config: Mapping[str, Any]) -> str:
     for entry in config["stages"]:
         noise = LogNormal(**entry["noise"])
         for row in listed_experts(entry):
-            spans = ", ".join(f"{low:.3g} to {high:.3g}" for low, high in noise.bounds(row.expert.region))
+            spans = ", ".join(f"{low:.3g} to {high:.3g}" for low, high in noise.bounds(row.expert.interval))
             rows.append(
                 f"| {entry['name']} | {entry['resolution']}² | {entry['denoiser']['name']} | {spans} "
                 f"| {parameters(folder / row.file) / 1e6:.3g} M | {row.expert.steps or 'not recorded'} |"

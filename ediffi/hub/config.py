@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ediffi.diffusion.experts import Expert
-from ediffi.diffusion.noise import region_from
+from ediffi.diffusion.noise import interval_from
 from ediffi.hub.finding import CONFIG
 from ediffi.io.files import sha256
 from ediffi.registry import denoisers, encoders, samplers
@@ -48,20 +48,16 @@ class ListedExpert:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The content of a folder's `config.json`.
-
-    Raises:
-        ValueError: it is not JSON, or has another format.
-    """
+    """The content of a folder's `config.json`; ValueError if it is not JSON, or has another format."""
     path = folder / CONFIG
     try:
         config = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        found = config.get("format") if isinstance(config, dict) else None
+    found = config.get("format") if isinstance(config, dict) else None
+    if found != FORMAT:
         raise ValueError(f"{path} has the format {found!r}; this version reads {FORMAT!r}{_newer(found)}")
-    return config
+    return dict(config)
 
 
 @contextmanager
@@ -79,11 +75,7 @@ def encoder_parts(config: Entry) -> dict[str, Part]:
 
 
 def first_stages(config: Entry, names: Sequence[str] | None) -> list[Entry]:
-    """The entries of the named stages, base stage first; all stages by default.
-
-    Raises:
-        ValueError: a stage is unknown, or an earlier stage is left out: each enlarges the image of the one before.
-    """
+    """The entries of the named stages, base stage first; all by default. ValueError unless they are the first ones."""
     entries: list[Entry] = list(config["stages"])
     if names is None:
         return entries
@@ -91,7 +83,7 @@ def first_stages(config: Entry, names: Sequence[str] | None) -> list[Entry]:
     wanted = [names] if isinstance(names, str) else list(names)
     if unknown := [name for name in wanted if name not in known]:
         raise ValueError(f"{config['name']} has no stage {unknown[0]!r}; its stages are {', '.join(known)}")
-    if not wanted or set(wanted) != set(known[: len(wanted)]) or len(set(wanted)) != len(wanted):
+    if not wanted or sorted(wanted) != sorted(known[: len(wanted)]):
         raise ValueError(
             f"stages must be the first of {', '.join(known)}, since each enlarges the image of the one before; "
             f"got {', '.join(wanted) or 'none'}"
@@ -103,34 +95,21 @@ def listed_experts(stage: Entry) -> list[ListedExpert]:
     """The experts of a stage, from low to high noise."""
     rows = []
     for row in stage["experts"]:
-        parent = None if row["parent"] is None else region_from(row["parent"])
-        expert = Expert(region_from(row["interval"]), parent, row["steps"])
+        parent = None if row["parent"] is None else interval_from(row["parent"])
+        expert = Expert(interval_from(row["interval"]), parent, row["steps"])
         rows.append(ListedExpert(expert, row["file"], row["sha256"]))
-    return sorted(rows, key=lambda row: row.expert.region.spans)
+    return sorted(rows, key=lambda row: row.expert.interval.spans)
 
 
 def verified_file(folder: Path, row: ListedExpert) -> Path:
-    """The weights file of an expert.
-
-    Raises:
-        FileNotFoundError: it is missing.
-        ValueError: it is not in the folder itself, or its sha256 differs from the listed one.
-    """
-    path = folder / row.file
+    """The weights file of an expert; ValueError if it is outside the folder, or has another sha256 than listed."""
     if Path(row.file).name != row.file:
-        raise ValueError(f"the file of the expert of {row.expert.region} must be in {folder} itself, got {row.file!r}")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing, the expert of noise {row.expert.region}; the folder is incomplete")
-    _check_sha256(path, row.sha256)
-    return path
+        raise ValueError(f"the file of expert {row.expert.interval} must be in {folder} itself, got {row.file!r}")
+    return _verified(folder / row.file, row.sha256, f"the expert of noise {row.expert.interval}")
 
 
 def weight_files(stages: Sequence[Entry]) -> list[str]:
-    """The weights files of stages.
-
-    Raises:
-        ValueError: a name cannot be the name of a weights file.
-    """
+    """The weights files of stages; ValueError for a name that is no safetensors file in the folder itself."""
     names = [row.file for stage in stages for row in listed_experts(stage)]
     for name in names:
         if not WEIGHTS.fullmatch(name):
@@ -141,8 +120,7 @@ def weight_files(stages: Sequence[Entry]) -> list[str]:
 def encoder_files(config: Entry) -> list[str]:
     """Paths in the folder of the encoders' files; patterns for a config of an older version, which lists none.
 
-    Raises:
-        ValueError: a path leads out of the folder.
+    A path that leads out of the folder is a ValueError: nothing outside is written or read for a config from elsewhere.
     """
     paths = [part.arguments.get("path") for part in encoder_parts(config).values()]
     places = [str(PurePosixPath(path)) for path in paths if isinstance(path, str)]
@@ -174,25 +152,13 @@ def find_encoder_files(folder: Path, parts: Mapping[str, Part]) -> dict[str, str
 
 
 def check_encoder_files(folder: Path, config: Entry) -> None:
-    """Make sure that the encoders' files are those that the config lists.
-
-    Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: the sha256 of a file differs from the listed one.
-    """
+    """Compare the encoders' files with the sha256 that the config lists; ValueError if one differs."""
     for name, digest in config.get("files", {}).items():
-        path = folder / name
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing, a file of an encoder; the folder is incomplete")
-        _check_sha256(path, str(digest))
+        _verified(folder / name, str(digest), "a file of an encoder")
 
 
 def check_registered(config: Entry, stages: Sequence[Entry], where: str) -> None:
-    """Make sure that every part is registered here.
-
-    Raises:
-        UnknownNameError: a part is not; the message names its package, which the model's author used.
-    """
+    """Make sure that every part is registered here; an UnknownNameError names the package that the author used."""
     for registry, name in _names(stages, config["encoders"]):
         try:
             registry.factory(name)
@@ -217,9 +183,12 @@ def _names(stages: Sequence[Entry], parts: Mapping[str, Entry]) -> Iterator[tupl
         yield encoders.REGISTRY, part["name"]
 
 
-def _check_sha256(path: Path, digest: str) -> None:
+def _verified(path: Path, digest: str, role: str) -> Path:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing, {role}; the folder is incomplete")
     if (found := sha256(path)) != digest:
         raise ValueError(f"{path} has sha256 {found[:12]}..., {CONFIG} says {digest[:12]}...: truncated or changed")
+    return path
 
 
 def _newer(found: Any) -> str:

@@ -10,16 +10,7 @@ AGAIN = "the same command continues where it stopped"
 
 @contextmanager
 def plain_errors(address: str) -> Iterator[None]:
-    """Turn the errors of the Hub's client into an OSError with one sentence.
-
-    Args:
-        address: of the repository, for the message.
-
-    Raises:
-        FileNotFoundError: there is no such repository, revision or file, or it is not visible to this user.
-        PermissionError: the token is missing, invalid, or does not allow it.
-        ConnectionError: the Hub cannot be reached, or fails.
-    """
+    """Turn the errors of the Hub's client about a repository into an OSError with one sentence."""
     try:
         yield
     except Exception as error:
@@ -42,26 +33,28 @@ def _plain(error: BaseException, address: str) -> OSError | None:
     from huggingface_hub import constants, errors
 
     cause = error.__cause__ or error.__context__
-    if isinstance(error, errors.OfflineModeIsEnabled):
-        return ConnectionError(f"{address} is on the Hub, and HF_HUB_OFFLINE=1 is set")
-    if isinstance(error, errors.LocalTokenNotFoundError):
-        return PermissionError("Not logged in to the Hub: run `hf auth login` or set HF_TOKEN")
-    if isinstance(error, errors.GatedRepoError):
-        return PermissionError(f"{address} is gated: log in to the Hub and accept the terms on its page")
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return FileNotFoundError(f"the Hub has no model {address}, or it is private and needs `hf auth login`")
-    if isinstance(error, errors.RevisionNotFoundError):
-        return FileNotFoundError(f"the Hub has {address.partition('@')[0]}, but not this revision: {address}")
-    if isinstance(error, errors.LocalEntryNotFoundError) and cause is not None:
-        return _plain(cause, address)
-    if isinstance(error, errors.EntryNotFoundError):
-        return FileNotFoundError(f"{address} lacks a file: {_brief(error)}")
-    if isinstance(error, errors.HfHubHTTPError):
-        return _refused(error.response.status_code, error.server_message or _brief(error), address)
-    if type(error).__module__.startswith(HTTP_LIBRARIES):
-        return ConnectionError(f"the Hub cannot be reached at {constants.ENDPOINT} ({type(error).__name__}); {AGAIN}")
-    if isinstance(error, RuntimeError):  # the client wraps what stopped an upload; hf_xet raises nothing else
-        return (_plain(cause, address) if cause else None) or OSError(f"{address}: {_brief(error)}; {AGAIN}")
+    match error:
+        case errors.OfflineModeIsEnabled():
+            return ConnectionError(f"{address} is on the Hub, and HF_HUB_OFFLINE=1 is set")
+        case errors.LocalTokenNotFoundError():
+            return PermissionError("Not logged in to the Hub: run `hf auth login` or set HF_TOKEN")
+        case errors.GatedRepoError():
+            return PermissionError(f"{address} is gated: log in to the Hub and accept the terms on its page")
+        case errors.RepositoryNotFoundError():
+            return FileNotFoundError(f"the Hub has no model {address}, or it is private and needs `hf auth login`")
+        case errors.RevisionNotFoundError():
+            return FileNotFoundError(f"the Hub has {address.partition('@')[0]}, but not this revision: {address}")
+        case errors.LocalEntryNotFoundError() if cause is not None:
+            return _plain(cause, address)
+        case errors.EntryNotFoundError():
+            return FileNotFoundError(f"{address} lacks a file: {_brief(error)}")
+        case errors.HfHubHTTPError():
+            return _refused(error.response.status_code, error.server_message or _brief(error), address)
+        case _ if type(error).__module__.startswith(HTTP_LIBRARIES):
+            kind = type(error).__name__
+            return ConnectionError(f"the Hub cannot be reached at {constants.ENDPOINT} ({kind}); {AGAIN}")
+        case RuntimeError():  # the client wraps what stopped an upload; hf_xet raises nothing else
+            return (_plain(cause, address) if cause else None) or OSError(f"{address}: {_brief(error)}; {AGAIN}")
     return None
 
 
@@ -77,12 +70,10 @@ def _refused(status: int, message: str, address: str) -> OSError:
 
 
 def _brief(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return _without_token(lines[0]) if lines else type(error).__name__
+    return _without_token(next((line for line in str(error).splitlines() if line.strip()), type(error).__name__))
 
 
 def _without_token(text: str) -> str:
     from huggingface_hub import get_token
 
-    token = get_token()
-    return text.replace(token, "***") if token else text
+    return text.replace(token, "***") if (token := get_token()) else text

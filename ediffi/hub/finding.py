@@ -23,12 +23,7 @@ REVISION = re.compile(r"(?!.*\.\.)[A-Za-z0-9][\w./-]*")
 
 @dataclass(frozen=True)
 class ModelAddress:
-    """A model on the Hub.
-
-    Attributes:
-        repository: "organisation/name".
-        revision: branch, tag or commit; None for the main branch.
-    """
+    """A model on the Hub: "organisation/name", and a branch, tag or commit; None is the main branch."""
 
     repository: str
     revision: str | None = None
@@ -65,8 +60,7 @@ def find(model: str | Path, revision: str | None = None, local_files_only: bool 
         OSError: the Hub cannot be reached, or refuses.
     """
     text = str(model)
-    named = models.find(text)
-    if named is not None:
+    if (named := models.find(text)) is not None:
         text, revision = named.place, revision or named.revision
     folder = Path(text)
     if folder.suffix in PICKLES and not folder.is_dir():
@@ -93,11 +87,7 @@ def find(model: str | Path, revision: str | None = None, local_files_only: bool 
 
 
 def parse_address(text: str, revision: str | None = None) -> ModelAddress | None:
-    """The address that a text gives, or None if it is not one.
-
-    Raises:
-        ValueError: it begins with `hf://` and is not one, or its revision is impossible or differs from `revision`.
-    """
+    """The address in a text; None if there is none, ValueError if it is impossible or its revision another one."""
     repository, at, own = text.removeprefix(SCHEME).partition("@")
     if not HUB_ID.fullmatch(repository):
         if text.startswith(SCHEME):
@@ -112,14 +102,10 @@ def parse_address(text: str, revision: str | None = None) -> ModelAddress | None
 
 
 def snapshot(address: ModelAddress, local_files_only: bool = False) -> Path:
-    """The folder in the Hub's cache of a repository at a revision, with its `config.json`.
+    """The folder in the Hub's cache of a repository at a revision, with its `config.json`; the OSErrors of `find`.
 
     A commit in the cache is not requested again. With HF_HUB_OFFLINE=1, with `local_files_only`, and where the Hub
     cannot be reached, the cache answers at once.
-
-    Raises:
-        FileNotFoundError: there is no such repository or revision, it has no `config.json`, or the cache lacks it.
-        OSError: the Hub cannot be reached, or refuses.
     """
     from huggingface_hub import HfApi, constants, hf_hub_download, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError
@@ -149,21 +135,13 @@ def snapshot(address: ModelAddress, local_files_only: bool = False) -> Path:
 
 @cache
 def _warn(message: str) -> None:
-    logger.warning(message)
+    logger.warning(message)  # once a process, although each part of a command may look for the model
 
 
 def download(address: ModelAddress, folder: Path, wanted: Sequence[str], local_files_only: bool = False) -> None:
-    """Download files of a repository that its folder in the cache lacks.
+    """Download the files of a repository that `folder`, its `snapshot`, lacks; the OSErrors of `find`.
 
-    Args:
-        address: of the repository.
-        folder: see `snapshot`; its name is the commit.
-        wanted: paths in the repository, and patterns (`encoders/t5/*.json`), which may match nothing.
-        local_files_only: read only the Hub's cache.
-
-    Raises:
-        FileNotFoundError: a file is neither in the cache nor in the repository.
-        OSError: the Hub cannot be reached, or refuses.
+    `wanted` has paths in the repository, and patterns (`encoders/t5/*.json`), which may match nothing.
     """
     from huggingface_hub import constants, snapshot_download
 

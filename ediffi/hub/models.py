@@ -31,14 +31,7 @@ KEYS = ("place", "revision", "description")
 
 @dataclass(frozen=True)
 class NamedModel:
-    """A model with a name.
-
-    Attributes:
-        name: as in `--model birds`.
-        place: "organisation/name" of a repository of the Hub if there is a revision; otherwise an absolute folder.
-        revision: tag or commit of the repository.
-        description: one line.
-    """
+    """A model by its name: of the Hub if there is a revision (a tag or a commit), otherwise in an absolute folder."""
 
     name: str
     place: str
@@ -47,12 +40,7 @@ class NamedModel:
 
 
 def find(name: str) -> NamedModel | None:
-    """The model called `name`, or None.
-
-    Raises:
-        OSError: a list cannot be read.
-        ValueError: a list is broken; the message names the file and the entry.
-    """
+    """The model called `name`, or None; of a broken list, a ValueError names the file and the entry."""
     return _known().get(name)
 
 
@@ -62,14 +50,13 @@ def names(pattern: str = "*") -> list[str]:
 
 
 def _known() -> dict[str, NamedModel]:
-    known: dict[str, NamedModel] = {}
-    origin: dict[str, str] = {}
-    files = [Path(part).expanduser() for part in os.environ.get(LISTS, "").split(os.pathsep) if part]
-    for source in (None, *files):
-        for model in _shipped() if source is None else _listed(source):
+    known = {model.name: model for model in _shipped()}
+    origin = dict.fromkeys(known, "this package")
+    for file in [Path(part).expanduser() for part in os.environ.get(LISTS, "").split(os.pathsep) if part]:
+        for model in _listed(file):
             if model.name in known:
-                raise ValueError(f"{source}: the name {model.name!r} is taken by a model of {origin[model.name]}")
-            known[model.name], origin[model.name] = model, "this package" if source is None else str(source)
+                raise ValueError(f"{file}: the name {model.name!r} is taken by a model of {origin[model.name]}")
+            known[model.name], origin[model.name] = model, str(file)
     return known
 
 

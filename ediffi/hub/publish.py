@@ -9,54 +9,44 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
+import ediffi
 from ediffi.evaluation import model_index, report, results
-from ediffi.hub.card import card
-from ediffi.hub.config import (
-    Part,
-    check_encoder_files,
-    encoder_parts,
-    find_encoder_files,
-    inside,
-    packages,
-    read_config,
-    weight_files,
-)
+from ediffi.hub import config as hub_config
+from ediffi.hub.card import LIBRARY, card
+from ediffi.hub.errors import plain_errors
 from ediffi.hub.finding import CONFIG, PICKLES, REVISION
-from ediffi.hub.upload import Content, upload
 from ediffi.io.files import replacing_folder, sha256
 from ediffi.registry.core import HUB_ID
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import ModelInfo
 
 logger = logging.getLogger(__name__)
 
 LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 SAMPLES = "samples.png"
+NEUTRAL = (".gitattributes", "README.md", "LICENSE", ".gitignore")
+"""Files that a repository without a model may have."""
 LARGE = 1 << 20
 """Bytes; a larger file that is no part of the model is refused, a smaller one is left out and named."""
 
+Content = Mapping[str, Path | bytes]
+"""Files, or their content, by their path in the repository."""
 PaintSamples = Callable[[Path, Path], list[str]]
 """Samples the grid of images of a model folder into a PNG file and returns its prompts; none if it wrote no file."""
 
 
 @dataclass(frozen=True)
 class PublicationOptions:
-    """What a model is published with.
-
-    Attributes:
-        repository: "organisation/name".
-        license: an identifier of the Hub ("apache-2.0").
-        evaluations: folders that `ediffi evaluate` wrote.
-        recipes: YAML files.
-
-    Raises:
-        ValueError: the repository or the license is impossible.
-    """
+    """What a model is published with; ValueError for an impossible repository or license."""
 
     repository: str
-    license: str
-    evaluations: Sequence[Path] = ()
+    license: str  # an identifier of the Hub
+    evaluations: Sequence[Path] = ()  # folders that `ediffi evaluate` wrote
     recipes: Sequence[Path] = ()
 
     def __post_init__(self) -> None:
@@ -64,12 +54,9 @@ class PublicationOptions:
         from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, not re-exported
 
         try:
-            validate_repo_id(self.repository)
-            valid = HUB_ID.fullmatch(self.repository)
+            validate_repo_id(self.repository if HUB_ID.fullmatch(self.repository) else "")
         except HFValidationError:
-            valid = None
-        if valid is None:
-            raise ValueError(f"repository must be ORG/REPO on the Hub, got {self.repository!r}")
+            raise ValueError(f"repository must be ORG/REPO on the Hub, got {self.repository!r}") from None
         if not LICENSE.fullmatch(self.license):
             raise ValueError(f"license must be an identifier such as apache-2.0 or openrail, got {self.license!r}")
 
@@ -82,23 +69,9 @@ def publish(
     revision: str | None = None,
     dry_run: Path | None = None,
 ) -> str:
-    """Publish a model folder.
+    """Publish a model folder on a branch of the Hub; returns the address of the commit. Raises as its steps do.
 
-    Args:
-        place: the model folder.
-        options: what it is published with.
-        paint_samples: makes the sample grid of the card.
-        private: visible only to its owners, if the repository is new.
-        revision: branch to publish on.
-        dry_run: a folder to write the files to, instead of the Hub; the network is not used.
-
-    Returns:
-        The address of the commit, or the folder of the dry run.
-
-    Raises:
-        FileExistsError: the folder of the dry run exists and holds no model.
-        ValueError: as `publication` and `upload`, or the revision is impossible.
-        OSError: as `publication` and `upload`.
+    With `dry_run`, the files are written into that folder instead, without the network.
     """
     if revision is not None and not REVISION.fullmatch(revision):
         raise ValueError(f"revision must be a branch, got {revision!r}")
@@ -126,22 +99,15 @@ def publication(
 ) -> Iterator[tuple[Content, list[str]]]:
     """All files to upload, by their path in the repository; and the files of the folder that are left out.
 
-    Args:
-        place: a model folder.
-        options: what it is published with.
-        paint_samples: makes the sample grid of the card.
-
-    Raises:
-        FileNotFoundError: a file or folder is missing.
-        ValueError: a large file of the folder is no part of the model; something in the folder or the options is broken
-            or of another model; or the files of an encoder are elsewhere on this machine.
+    A ValueError says what is broken or of another model, which large file is no part of the model, or which encoder has
+    its files elsewhere on this machine.
     """
     with tempfile.TemporaryDirectory(prefix="ediffi-publish-") as beside:
-        config = read_config(place)
-        parts = encoder_parts(config)
+        config = hub_config.read_config(place)
+        parts = hub_config.encoder_parts(config)
         _check_portable(place, parts)
-        hashes = find_encoder_files(place, parts)
-        names = [*weight_files(config["stages"]), *hashes]
+        hashes = hub_config.find_encoder_files(place, parts)
+        names = [*hub_config.weight_files(config["stages"]), *hashes]
         rest = _other_files(place, {CONFIG, *names})
         evaluations, files = _evaluations(options.evaluations, place, Path(beside))
         recipes = _recipes(options.recipes)
@@ -156,32 +122,32 @@ def publication(
         if prompts:
             content[SAMPLES] = samples
         if "files" in config:
-            check_encoder_files(place, config)
+            hub_config.check_encoder_files(place, config)
             content[CONFIG] = place / CONFIG  # the file itself, so that the model keeps its hash
         else:  # the config of an earlier version
-            whole = {**config, "files": hashes, "packages": packages(config["stages"], config["encoders"])}
+            whole = {**config, "files": hashes, "packages": hub_config.packages(config["stages"], config["encoders"])}
             content[CONFIG] = (json.dumps(whole, indent=2) + "\n").encode()
         yield content, [name for name in rest if name not in content]
 
 
 def _other_files(place: Path, known: set[str]) -> list[str]:
     """The files of a model folder that are no part of the model; hidden files (`.git`) are ignored."""
-    paths = {path.relative_to(place): path for path in sorted(place.rglob("*")) if path.is_file()}
-    found = {
-        name.as_posix(): path
-        for name, path in paths.items()
-        if name.as_posix() not in known and not any(part.startswith(".") for part in name.parts)
-    }
-    for path in found.values():  # its owner might believe that it is published
+    found = []
+    for path in sorted(place.rglob("*")):
+        name = path.relative_to(place).as_posix()
+        if not path.is_file() or name in known or any(part.startswith(".") for part in name.split("/")):
+            continue
         if path.stat().st_size > LARGE or path.suffix in (*PICKLES, ".safetensors"):
+            # Not left out in silence: its owner might believe that it is published.
             raise ValueError(f"{path} belongs to no stage and no encoder of the model: move it elsewhere, then publish")
-    return list(found)
+        found.append(name)
+    return found
 
 
-def _check_portable(place: Path, parts: Mapping[str, Part]) -> None:
+def _check_portable(place: Path, parts: Mapping[str, hub_config.Part]) -> None:
     for source, part in parts.items():
         path = part.arguments.get("path")
-        if not isinstance(path, str) or inside(place, part) is not None:
+        if not isinstance(path, str) or hub_config.inside(place, part) is not None:
             continue
         if Path(path).is_dir() or not HUB_ID.fullmatch(path):
             raise ValueError(
@@ -192,9 +158,8 @@ def _check_portable(place: Path, parts: Mapping[str, Part]) -> None:
 
 def _readme_text(readme: Path) -> str:
     """A README without its metadata and title; nothing if there is none, or if it is a model card."""
-    if not readme.is_file():
-        return ""
-    text = re.sub(r"\A---\n.*?\n---\n", "", readme.read_text(encoding="utf-8"), flags=re.DOTALL)
+    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+    text = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL)
     body = "\n".join(line for line in text.strip().splitlines() if not line.startswith("# "))
     return "" if "Written by `ediffi publish`" in body else re.sub(r"^#", "##", body, flags=re.MULTILINE).strip()
 
@@ -207,12 +172,10 @@ def _evaluations(
     files: dict[str, Path | bytes] = {}
     for folder in folders:
         found = results.Results.read(folder)
-        models = {point.settings.get("model_sha256") for point in found.points} - {None}
-        if models and models != {own := sha256(place / CONFIG)}:
-            other = str(next(iter(models)))
-            raise ValueError(
-                f"{folder} evaluates another model: its {CONFIG} has sha256 {other[:12]}..., not {own[:12]}..."
-            )
+        own = sha256(place / CONFIG)
+        for other in {point.settings.get("model_sha256") for point in found.points} - {None, own}:
+            hashes = f"{str(other)[:12]}..., not {own[:12]}..."
+            raise ValueError(f"{folder} evaluates another model: its {CONFIG} has sha256 {hashes}")
         _, entry = model_index.write(found, beside / f"results-{len(evaluations)}")
         path = f"results/{entry.stem}"
         if path in evaluations:
@@ -237,3 +200,60 @@ def _recipes(paths: Sequence[Path]) -> dict[str, Path | bytes]:
             raise ValueError(f"{path} is not a recipe: {' '.join(str(error).split())}") from None
         found[name] = path
     return found
+
+
+def upload(content: Content, repository: str, private: bool = False, revision: str | None = None) -> str:
+    """Publish a model in one commit, which also deletes the files of an earlier model that this one does not have.
+
+    Files that the Hub has already, by their hash, are not sent again: the same call completes an interrupted upload.
+    The repository and the branch `revision` are created if they do not exist. A ValueError says that the repository
+    holds something else, or is public although `private` is set. Returns the address of the commit.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+
+    if get_token() is None:
+        raise PermissionError("Not logged in to the Hub: run `hf auth login` or set HF_TOKEN")
+    api = HfApi(library_name=LIBRARY, library_version=ediffi.__version__)
+    with plain_errors(repository):
+        api.create_repo(repository, private=True if private else None, exist_ok=True)
+        if revision is not None:
+            api.create_branch(repository, branch=revision, exist_ok=True)
+        info = api.model_info(repository, revision=revision)
+        if private and info.private is False:
+            raise ValueError(f"{repository} is public: make it private on its page, or publish without --private")
+        changes: list[CommitOperationAdd | CommitOperationDelete]
+        changes = [CommitOperationAdd(name, file) for name, file in content.items()]
+        changes += [CommitOperationDelete(name) for name in sorted(_earlier_files(info) - set(content))]
+        message = "Publish the model"  # with the parent, refused if another commit was made since the files were listed
+        commit = api.create_commit(
+            repository, changes, commit_message=message, revision=revision, parent_commit=info.sha
+        )
+    return str(commit.commit_url)
+
+
+def _earlier_files(info: "ModelInfo") -> set[str]:
+    """The weights and encoders' files of the model that a repository holds."""
+    there = {sibling.rfilename for sibling in info.siblings or []}
+    config = _read_config(info) if CONFIG in there else {}
+    ours = info.card_data is not None and info.card_data.library_name == LIBRARY
+    foreign = sorted(there.difference(NEUTRAL))
+    if foreign and not ours and not str(config.get("format")).startswith(f"{LIBRARY}-"):
+        raise ValueError(
+            f"{info.id} holds files that are not of a model of ediffi ({', '.join(foreign[:3])}): choose another "
+            "repository, or another branch with --revision"
+        )
+    try:
+        weights = {row["file"] for entry in config["stages"] for row in entry["experts"]}
+        return {str(name) for name in weights | set(config.get("files", {}))} & there
+    except (KeyError, TypeError, AttributeError):  # a broken config lists nothing
+        return set()
+
+
+def _read_config(info: "ModelInfo") -> Mapping[str, Any]:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        config = json.loads(Path(hf_hub_download(info.id, CONFIG, revision=info.sha)).read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
+    return config if isinstance(config, dict) else {}

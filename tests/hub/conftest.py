@@ -7,8 +7,7 @@ import pytest
 from huggingface_hub import constants
 from huggingface_hub.utils import close_session, disable_progress_bars
 
-from ediffi.hub.publish import PublicationOptions, publication
-from ediffi.hub.upload import Content
+from ediffi.hub.publish import Content, PublicationOptions, publication
 from ediffi.pipeline.cascade import paint_samples
 from tests.hub.loopback import Hub, serve
 

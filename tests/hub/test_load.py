@@ -17,7 +17,7 @@ from ediffi.diffusion.noise import ROOT
 from ediffi.hub import finding
 from ediffi.hub.config import Part, read_config
 from ediffi.hub.finding import ModelAddress, find, parse_address
-from ediffi.hub.upload import Content, upload
+from ediffi.hub.publish import Content, upload
 from ediffi.pipeline.cascade import Cascade
 from ediffi.pipeline.checkpoint import build_denoiser, load_expert, locate
 from tests.hub.conftest import REPO

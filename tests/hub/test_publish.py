@@ -26,8 +26,7 @@ from ediffi.evaluation import model_index as entries
 from ediffi.evaluation import report
 from ediffi.hub.config import Part
 from ediffi.hub.models import SHIPPED
-from ediffi.hub.publish import PublicationOptions, publication
-from ediffi.hub.upload import Content, upload
+from ediffi.hub.publish import Content, PublicationOptions, publication, upload
 from ediffi.io import png
 from ediffi.io.files import sha256
 from ediffi.pipeline.cascade import Cascade, paint_samples
@@ -163,7 +162,7 @@ def test_killed_while_it_uploads_the_same_command_completes_it(hub: Hub, content
         (place / name).write_bytes(file)
     names = [name for name in content if name != "samples.png"]
     program = (
-        "import sys; from pathlib import Path; from ediffi.hub.upload import upload; place = Path(sys.argv[1]);"
+        "import sys; from pathlib import Path; from ediffi.hub.publish import upload; place = Path(sys.argv[1]);"
         f"print(upload({{name: place / name for name in {names}}}, {REPO!r}))"
     )
     env = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
