@@ -89,7 +89,7 @@ def loaded_by(*arguments: str) -> set[str]:
 
 def test_every_room_has_a_floor() -> None:
     assert {path.name for path in PACKAGE.iterdir()} - BESIDES == set(FLOOR)
-    assert {"ediffi.registry.core", "ediffi.evaluation.metrics.kid", "ediffi.cli.sample"} <= FILES.keys()
+    assert {"ediffi.registry.core", "ediffi.evaluation.metrics.kid", "ediffi.cli.images"} <= FILES.keys()
 
 
 def test_imports_go_down() -> None:

@@ -15,23 +15,23 @@ from ediffi.cli.parser import UsageError, call, table, unknown
 
 COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Images": {
-        "sample": ("ediffi.cli.sample:sample", "generate images from a prompt, or from a file of prompts"),
-        "edit": ("ediffi.cli.edit:edit", "change an image by a prompt, or inpaint a part of it"),
-        "upscale": ("ediffi.cli.edit:upscale", "enlarge an image with the super-resolution stages"),
+        "sample": ("ediffi.cli.images:sample", "generate images from a prompt, or from a file of prompts"),
+        "edit": ("ediffi.cli.images:edit", "change an image by a prompt, or inpaint a part of it"),
+        "upscale": ("ediffi.cli.images:upscale", "enlarge an image with the super-resolution stages"),
         "analyze": ("ediffi.cli.analyze:COMMANDS", "plot cross-attention maps and the effect of a second prompt"),
-        "inspect": ("ediffi.cli.inspect:inspect", "print the settings stored in an image"),
+        "inspect": ("ediffi.cli.images:inspect", "print the settings stored in an image"),
         "studio": ("ediffi.cli.studio:studio", "open the web page to paint with words"),
     },
     "Data": {
-        "embed": ("ediffi.cli.embed:embed", "compute the text and image embeddings of shards, once"),
+        "embed": ("ediffi.cli.data:embed", "compute the text and image embeddings of shards, once"),
         "data": ("ediffi.cli.data:COMMANDS", "verify, describe, index and filter shards"),
     },
     "Training": {
         "recipes": ("ediffi.cli.recipes:COMMANDS", "list, show or copy the recipes"),
         "fit": ("ediffi.cli.fit:fit", "train one stage by a recipe"),
         "validate": ("ediffi.cli.fit:validate", "compute the validation loss of one stage"),
-        "grow": ("ediffi.cli.grow:grow", "branch a stage into experts, by a schedule"),
-        "compose": ("ediffi.cli.grow:compose", "make a cascade of finished stages"),
+        "grow": ("ediffi.cli.fit:grow", "branch a stage into experts, by a schedule"),
+        "compose": ("ediffi.cli.fit:compose", "make a cascade of finished stages"),
         "plan": ("ediffi.cli.plan:plan", "estimate memory, time and storage of a recipe"),
     },
     "Evaluation": {
@@ -45,9 +45,9 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "toybox": ("ediffi.cli.toybox:COMMANDS", "write shards, train the encoders, score a cascade"),
     },
     "Parts": {
-        "experts": ("ediffi.cli.experts:experts", "list the experts of a model and their noise intervals"),
+        "experts": ("ediffi.cli.registry:experts", "list the experts of a model and their noise intervals"),
         "registry": ("ediffi.cli.registry:registry", "list or describe parts and named models"),
-        "params": ("ediffi.cli.params:params", "count the parameters that a recipe builds"),
+        "params": ("ediffi.cli.plan:params", "count the parameters that a recipe builds"),
         "convert": ("ediffi.cli.convert:convert", "convert weights of other code to safetensors"),
         "env": ("ediffi.cli.env:env", "print what is installed, for bug reports"),
     },
@@ -56,11 +56,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 fine, 1 bad input, 2 a wrong command line, 130 interrupted.
-
-    Args:
-        argv: the arguments after the program's name; those of this process by default.
-    """
+    """Run one command and return its exit code: 0 fine, 1 bad input, 2 a wrong command line, 130 interrupted."""
     try:
         with _printed_logs():
             code = _dispatch(sys.argv[1:] if argv is None else argv)
@@ -94,10 +90,8 @@ def _dispatch(argv: Sequence[str]) -> int:
 
 
 def _overview() -> str:
-    groups = [
-        f"{title}\n{table({name: text for name, (_, text) in group.items()})}" for title, group in COMMANDS.items()
-    ]
     summary = (ediffi.__doc__ or "").partition("\n")[0]
+    groups = [f"{group}\n{table({name: text for name, (_, text) in of.items()})}" for group, of in COMMANDS.items()]
     last = "`ediffi COMMAND --help` describes one command; `ediffi --version` prints the version."
     return "\n\n".join([summary, "usage: ediffi COMMAND [options]", *groups, last])
 

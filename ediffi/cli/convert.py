@@ -34,7 +34,9 @@ def convert(
     """
     if layout != "adm64" and (arguments is not None or attention != "new"):
         raise UsageError("--arguments and --attention go with --layout adm64")
-    from ediffi.cli.params import readable
+    import yaml
+
+    from ediffi.cli.plan import readable
     from ediffi.training import convert as conversion
 
     if layout == "plain":
@@ -42,14 +44,7 @@ def convert(
         return
     number = conversion.convert_adm(source, output, arguments or {}, attention, key)
     print(f"{output}: {readable(number)} parameters of {conversion.ADM}\n\nIn a recipe of ediffi fit:\n")
-    print(_recipe(output, conversion.ADM, arguments or {}), end="")
-
-
-def _recipe(output: Path, name: str, arguments: dict[str, Any]) -> str:
-    import yaml
-
-    denoiser = {"class_path": f"ediffi.registry.denoisers.{name}", "init_args": arguments}
-    if not arguments:
-        denoiser.pop("init_args")
+    denoiser: dict[str, Any] = {"class_path": f"ediffi.registry.denoisers.{conversion.ADM}"}
+    denoiser |= {"init_args": arguments} if arguments else {}
     recipe = {"start": {"weights": str(output)}, "model": {"denoiser": denoiser}}
-    return yaml.safe_dump(recipe, sort_keys=False)
+    print(yaml.safe_dump(recipe, sort_keys=False), end="")

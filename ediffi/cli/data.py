@@ -1,5 +1,8 @@
-"""`ediffi data`: verify, describe, index and filter shards, and show a degradation."""
+"""`ediffi data`: verify, describe, index and filter shards, and show a degradation. See also `ediffi embed`."""
 
+import json
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from ediffi.cli.parser import check_positive
@@ -39,20 +42,17 @@ def stats(shards: list[str], /, *, output: Path | None = None, limit: int | None
         output: a JSON file for all counts.
         limit: read only so many shards, spread evenly.
     """
-    import json
-
     from ediffi.data.survey import survey
-    from ediffi.io import urls
-    from ediffi.io.files import replace
+    from ediffi.io import files, urls
 
     check_positive(limit=limit)
     found = urls.expand(shards)
-    chosen = found if limit is None else found[:: -(-len(found) // limit)]
+    chosen = found if limit is None else found[:: -(-len(found) // limit)]  # rounded up: at most `limit` shards
     surveyed = survey(chosen)
     print(f"{len(chosen):,} of {len(found):,} shards")
     print(*surveyed.lines(), sep="\n")
     if output is not None:
-        replace(output, json.dumps(surveyed.content(), indent=1, ensure_ascii=False).encode())
+        files.replace(output, json.dumps(surveyed.content(), indent=1, ensure_ascii=False).encode())
         print(output)
 
 
@@ -96,9 +96,6 @@ def filter(
         page: write filter.png, which needs matplotlib.
         device: of CLIP.
     """
-    from dataclasses import replace
-    from importlib.util import find_spec
-
     from ediffi.data.filtering.filters import FilterRun, read_recipe
     from ediffi.data.filtering.page import write_page
     from ediffi.io.distributed import launch
@@ -147,6 +144,43 @@ def sheet(
     images = read_images(pictures, size) if pictures else render_images(3, size, seed)
     write_sheet(images, output, Degradation(scale), strengths, draws, seed)
     print(output)
+
+
+def embed(
+    *,
+    shards: list[str],
+    out: Path,
+    encoders: list[str] = ["toybox"],  # noqa: B006
+    batch_tokens: int = 8192,
+    batch_pictures: int = 64,
+    device: str = "cpu",
+    devices: int = 1,
+    num_nodes: int = 1,
+    dry_run: bool = False,
+) -> None:
+    """Compute the embeddings of captions and images of shards, once, and write shards to train on.
+
+    Each input shard becomes one output shard: images, captions and metadata unchanged, with the embeddings, unpadded,
+    in bfloat16. An index has counts, hashes and the encoders. The same command resumes an interrupted run; two that run
+    at a time share the work.
+
+    Args:
+        shards: files or URLs with braces, as in 'in-{0000..0999}.tar', or folders of .tar files; several as ["a","b"].
+        out: folder of the shards to write.
+        encoders: a model (the shipped toybox, a folder, or ORG/REPO of the Hub), whose encoders are used; or a YAML
+            file that names them; or registered ones, as in [t5_xxl,clip_l14_text,clip_l14_image].
+        batch_tokens: padded tokens in a batch of captions; fewer need less memory.
+        batch_pictures: images in a batch.
+        dry_run: time a few batches, print an estimate of space and time, and write nothing.
+    """
+    from ediffi.data.embedding.identity import named_encoders
+    from ediffi.data.embedding.run import EmbedRun
+    from ediffi.io.distributed import launch
+    from ediffi.io.urls import expand
+
+    request = EmbedRun(expand(shards), out, named_encoders(encoders), batch_tokens, batch_pictures)
+    here = launch(device, 1, 1) if dry_run else launch(device, devices, num_nodes)
+    request(here, devices * num_nodes, dry_run)
 
 
 COMMANDS = (verify, stats, index, filter, sheet)

@@ -19,25 +19,21 @@ def env() -> None:
 
     For bug reports: the output contains no path, no host name and no secret.
     """
-    print(block(software() | machine()), flush=True)  # before torch, which may crash
-    print(block(devices()))
+    _print(software())  # before torch, which may crash
+    _print(devices())
 
 
 def software() -> dict[str, str]:
-    """Versions, extras, plug-ins and environment variables; no package is imported."""
-    rows = {"ediffi": ediffi.__version__, "python": f"{platform.python_version()} ({platform.python_implementation()})"}
-    rows |= {name: _version(name) for name in PACKAGES}
-    rows["extras"] = ", ".join(_extras()) or "none known"
-    rows["plug-ins"] = ", ".join(_plugins()) or "none"
-    rows["switches set"] = ", ".join(name for name in SWITCHES if os.environ.get(name)) or "none"
-    return rows
-
-
-def machine() -> dict[str, str]:
-    """The operating system and the processor."""
+    """Versions, extras, plug-ins, environment variables, system and processor; no package is imported."""
     threads = os.cpu_count() or 0
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else threads
     return {
+        "ediffi": ediffi.__version__,
+        "python": f"{platform.python_version()} ({platform.python_implementation()})",
+        **{name: _version(name) for name in PACKAGES},
+        "extras": ", ".join(_extras()) or "none known",
+        "plug-ins": ", ".join(_plugins()) or "none",
+        "switches set": ", ".join(name for name in SWITCHES if os.environ.get(name)) or "none",
         "system": f"{platform.system()} {platform.release()} ({platform.machine()})",
         "processor": f"{_processor()}, {usable} of {threads} threads",
     }
@@ -52,7 +48,9 @@ def devices() -> dict[str, str]:
         if torch.cuda.is_available():
             rows["cuda"] = f"{torch.version.cuda or torch.version.hip}, cuDNN {torch.backends.cudnn.version()}"
             for index in range(torch.cuda.device_count()):
-                rows[f"cuda:{index}"] = _card(torch.cuda.get_device_properties(index))
+                card = torch.cuda.get_device_properties(index)
+                memory, capability = f"{card.total_memory / 2**30:.0f} GiB", f"{card.major}.{card.minor}"
+                rows[f"cuda:{index}"] = f"{card.name}, {memory}, compute capability {capability}"
             rows["bfloat16"] = "yes" if torch.cuda.is_bf16_supported(including_emulation=False) else "emulated"
         elif torch.backends.mps.is_available():
             rows["mps"] = "yes"
@@ -63,15 +61,8 @@ def devices() -> dict[str, str]:
         return {"torch": f"cannot be used ({type(error).__name__})"}
 
 
-def block(rows: Mapping[str, str]) -> str:
-    """Rows as aligned lines."""
-    return "\n".join(f"{name + ':':<17} {text}" for name, text in rows.items())
-
-
-def _card(properties: object) -> str:
-    name, memory = getattr(properties, "name", "?"), getattr(properties, "total_memory", 0)
-    major, minor = getattr(properties, "major", "?"), getattr(properties, "minor", "?")
-    return f"{name}, {memory / 2**30:.0f} GiB, compute capability {major}.{minor}"
+def _print(rows: Mapping[str, str]) -> None:
+    print(*(f"{name + ':':<17} {text}" for name, text in rows.items()), sep="\n", flush=True)
 
 
 def _version(name: str) -> str:

@@ -1,5 +1,8 @@
 """`ediffi evaluate --suite NAME`; and datasets, comparisons, and the files of compositional benchmarks."""
 
+import json
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -62,13 +65,8 @@ def evaluate(
     """
     if model is not None and images is not None:
         raise UsageError("give --model or --images, not both")
-
-    import sys
-    from importlib.util import find_spec
-
     if find_spec("torch_fidelity") is None:
         raise ValueError("an evaluation needs torch-fidelity: pip install 'ediffi[eval]'")
-
     from ediffi.evaluation.suite import read_suite
     from ediffi.io.distributed import launch
     from ediffi.pipeline.evaluation_run import Evaluation
@@ -127,8 +125,6 @@ def compare(folders: list[Path], output: Path = Path("comparison.html")) -> None
         folders: of evaluations, with results.json.
         output: the page.
     """
-    import sys
-
     from ediffi.evaluation import report
 
     print(report.compare(folders, output, ["ediffi", *sys.argv[1:]]))
@@ -143,8 +139,6 @@ def prompts(benchmark: str, file: Path, output: Path, images_per_prompt: int | N
         output: a .jsonl file.
         images_per_prompt: of the benchmark's protocol by default.
     """
-    import json
-
     from ediffi.evaluation.compositional.benchmarks import read_prompt_set
     from ediffi.io.files import replace
 

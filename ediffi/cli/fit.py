@@ -1,4 +1,4 @@
-"""`ediffi fit` and `ediffi validate`: a LightningCLI over one stage and its shards."""
+"""`ediffi fit` and `ediffi validate`, a LightningCLI over one stage; `ediffi grow` and `ediffi compose`."""
 
 import pickle
 import re
@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from ediffi.cli import recipe_check
-from ediffi.cli.parser import UsageError
+from ediffi.cli.parser import UsageError, run_recipe
 from ediffi.training import class_paths
 
 QUIET = (
@@ -41,6 +41,24 @@ def fit(argv: list[str]) -> None:
 def validate(argv: list[str]) -> None:
     """Compute the validation loss: `ediffi validate --config recipes/toybox/base.yaml --ckpt_path last.ckpt`."""
     _lightning("validate", argv)
+
+
+def grow(argv: list[str]) -> None:
+    """Run a growth schedule: `ediffi grow --config recipes/toybox/experts_base.yaml`.
+
+    Finished runs are skipped and interrupted ones are resumed; `--plan true` only lists them.
+    """
+    from ediffi.training.growth import grow as growth
+
+    if (stage := run_recipe(growth.grow, argv, "grow", grow.__doc__ or "", skip={"run_node"})) is not None:
+        print(stage)
+
+
+def compose(argv: list[str]) -> None:
+    """Write a cascade folder: `ediffi compose --config recipes/toybox/cascade.yaml --output DIR`."""
+    from ediffi.training.growth import compose as composition
+
+    print(run_recipe(composition.compose, argv, "compose", compose.__doc__ or ""))
 
 
 def _lightning(subcommand: str, argv: list[str]) -> None:

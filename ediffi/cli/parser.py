@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 Command = Callable[..., int | None]
-SHORT_OPTIONS = {"output": "-o"}
 SHARED = {
     "model": 'the shipped "toybox", a folder, or ORG/REPO of the Hub.',
     "num_inference_steps": "steps of the base stage, or [one,for,each,stage].",
     "guidance_scale": "w of uncond + w (cond - uncond), 1 is off; of the base stage, or [one,for,each,stage].",
     "sampler": "a registered sampler, or a preset (paper-steps, paper-nfe).",
     "negative_prompt": "what the image should not show.",
+    "seed": "image k of a run is a function of (seed, k).",
     "device": "cpu, cuda, ...",
     "devices": "processes on this machine, each with its own device; the result is the same. Not with torchrun.",
     "num_nodes": "machines; run the command on each, with MASTER_ADDR, MASTER_PORT and NODE_RANK. Not with torchrun.",
@@ -33,16 +33,10 @@ class UsageError(ValueError):
 
 
 def call(command: Command | Sequence[Command], argv: Sequence[str], name: str) -> int:
-    """Run a command of `ediffi.cli.COMMANDS`.
+    """Run a command of `ediffi.cli.COMMANDS` with the words after its name; UsageError if they do not fit it.
 
-    Args:
-        command: a typed function, see `run`; several of them, which `argv[0]` chooses from by name; or a function with
-            the one parameter `argv`, which parses the words itself.
-        argv: the words after the name.
-        name: what follows `ediffi` on the command line.
-
-    Raises:
-        UsageError: `argv` does not fit the command.
+    It is a typed function, see `run`; several of them, which `argv[0]` chooses from by name; or a function with the one
+    parameter `argv`, which parses the words itself.
     """
     if callable(command):
         return (command(list(argv)) or 0) if takes_words(command) else run(command, argv, name)
@@ -66,10 +60,7 @@ def run(command: Command, argv: Sequence[str], name: str) -> int:
 
     Parameters without a default, and those before `/`, are positional; the others are options: `num_images` becomes
     `--num-images`. A bool becomes a flag, a list may be one item, and a positional list is several words. Types are
-    checked, and a docstring in Google style is the help.
-
-    Raises:
-        UsageError: `argv` does not fit the signature.
+    checked (UsageError), and a docstring in Google style is the help.
     """
     from jsonargparse import ArgumentError
 
@@ -95,15 +86,7 @@ def run_recipe(
 ) -> Any:
     """Call `function` with the arguments that `--config RECIPE` and the options after it give; returns its result.
 
-    Args:
-        function: its parameters are the recipe's settings.
-        argv: the words after the command's name.
-        name: of the command.
-        text: its help.
-        skip: parameters that are not settings.
-
-    Raises:
-        UsageError: the recipe or an option does not fit the signature.
+    The settings of the recipe are the parameters of `function` that are not in `skip`; `text` is the command's help.
     """
     from jsonargparse import ArgumentError, ArgumentParser
 
@@ -151,8 +134,7 @@ def _add_argument(parser: "ArgumentParser", parameter: inspect.Parameter, hint: 
         settings |= {"nargs": "+"} if item else {} if required else {"nargs": "?"}
         parser.add_argument(parameter.name, type=item or hint, metavar=parameter.name.upper(), **settings)
         return
-    names = [SHORT_OPTIONS[parameter.name]] if parameter.name in SHORT_OPTIONS else []
-    names.append(_option(parameter))
+    names = ["-o", "--output"] if parameter.name == "output" else [_option(parameter)]
     if hint is bool:
         parser.add_argument(*names, action=ActionYesNo(no_prefix="no-"), **settings)
         return
@@ -163,9 +145,8 @@ def _add_argument(parser: "ArgumentParser", parameter: inspect.Parameter, hint: 
 
 
 def _is_positional(parameter: inspect.Parameter) -> bool:
-    if parameter.kind is parameter.POSITIONAL_ONLY:
-        return True
-    return parameter.kind is parameter.POSITIONAL_OR_KEYWORD and parameter.default is parameter.empty
+    required = parameter.default is parameter.empty
+    return parameter.kind is parameter.POSITIONAL_ONLY or (parameter.kind is not parameter.KEYWORD_ONLY and required)
 
 
 def _option(parameter: inspect.Parameter) -> str:
@@ -210,11 +191,7 @@ def _expected(kind: Any) -> str:
 
 
 def check_positive(**numbers: int | None) -> None:
-    """Make sure that options, by their names, are at least 1 where they are given.
-
-    Raises:
-        ValueError: one is not.
-    """
+    """Raise ValueError unless options, by their names, are at least 1 where they are given."""
     for name, number in numbers.items():
         if number is not None and number < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {number}")
@@ -223,6 +200,12 @@ def check_positive(**numbers: int | None) -> None:
 def table(texts: Mapping[str, str]) -> str:
     """Names and their texts, a line each."""
     return "\n".join(f"  {name:<10} {text}" for name, text in texts.items())
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The rows of a table as lines, their cells aligned."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:

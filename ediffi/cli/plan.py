@@ -1,14 +1,17 @@
-"""`ediffi plan`: memory, time and storage of a training, estimated before it starts."""
+"""`ediffi params` and `ediffi plan`: parameters, memory, time and storage of a training, estimated before it starts."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ediffi.cli.params import find
-from ediffi.cli.parser import check_positive
+from ediffi.cli.parser import UsageError, check_positive
+from ediffi.cli.recipes import names, path_of
+from ediffi.registry.core import UnknownNameError
 
 if TYPE_CHECKING:
+    from ediffi.training.estimate.devices import Accelerator
+    from ediffi.training.estimate.params import EncoderParameters, NetworkParameters
     from ediffi.training.estimate.plan import NetworkCost, TrainingPlan
 
 PAPER = {
@@ -19,6 +22,76 @@ PAPER = {
 """Samples a step, devices and steps: eDiff-I, tables 7 and 5. The paper gives no hours."""
 PAPER_SAMPLES = 1_000_000_000
 DAY, HOUR = 86400.0, 3600.0
+
+
+def params(recipe: list[str], /) -> None:
+    """Count the parameters that recipes build, on the meta device: nothing is loaded and nothing takes memory.
+
+    A recipe of `ediffi fit` has a network, a growth schedule its experts, a recipe of `ediffi compose` the encoders.
+    The total counts text encoders, as table 1 of the paper does, and not the CLIP that reads images.
+
+    Args:
+        recipe: files, or names as in ediffi recipes ls
+    """
+    paths = {name: _find(name) for name in recipe}
+    if len({path.resolve() for path in paths.values()}) < len(recipe):
+        raise UsageError("the same recipe is given twice")
+    from ediffi.training.estimate.params import EncoderParameters, NetworkParameters, count
+
+    counted = {name: count(path) for name, path in paths.items()}
+    networks = {name: one for name, one in counted.items() if isinstance(one, NetworkParameters)}
+    encoders = {name: one for name, one in counted.items() if isinstance(one, EncoderParameters)}
+    blocks = [
+        _networks(name, networks[name]) if name in networks else _encoders(name, encoders[name]) for name in paths
+    ]
+    print("\n\n".join("\n".join(block) for block in [*blocks, _sums(networks, encoders)] if block))
+
+
+def _find(name: str) -> Path:
+    """The file of that name, or the shipped recipe."""
+    if Path(name).is_file():
+        return Path(name)
+    try:
+        return path_of(name)
+    except UnknownNameError:
+        raise UnknownNameError.among(names(), "file or recipe", name) from None
+
+
+def _networks(name: str, one: "NetworkParameters") -> list[str]:
+    parts = [_row(f"  {part}", number) for part, number in one.parts.items()]
+    if not one.experts:
+        return [f"{name}: {one.denoiser}", *parts, _row("  all parts", one.each)]
+    many = f"{len(one.experts)} experts"
+    heading = f"{name}: {one.denoiser}, {many}: {'; '.join(one.experts)}"
+    return [heading, *parts, _row("  one expert", one.each), _row(f"  {many}", one.total)]
+
+
+def _encoders(name: str, one: "EncoderParameters") -> list[str]:
+    rows = [_row(f"  {encoder}", number) for encoder, number in one.texts]
+    rows += [_row(f"  {encoder}", number) + "  not counted" for encoder, number in one.images]
+    return [f"{name}: encoders", *rows, _row("  text encoders", one.total)]
+
+
+def _sums(networks: Mapping[str, "NetworkParameters"], encoders: Mapping[str, "EncoderParameters"]) -> list[str]:
+    trained, read = (sum(one.total for one in some.values()) for some in (networks, encoders))
+    rows = [_row("all networks", trained)] if len(networks) > 1 or (networks and encoders) else []
+    if networks and encoders:
+        rows.append(_row("text encoders", read))
+        rows.append(_row("total", trained + read) + "  counted as in table 1 of the paper: with text encoders")
+    made = {one.run for one in networks.values()}
+    stages = [(name, stage, run) for name, one in encoders.items() for stage, runs in one.runs.items() for run in runs]
+    return rows + [
+        f"without stage {stage} of {name}: no recipe here makes {run}" for name, stage, run in stages if run not in made
+    ]
+
+
+def _row(label: str, number: int) -> str:
+    return f"{label:<20}{readable(number):>12}"
+
+
+def readable(number: int) -> str:
+    """A number of parameters in millions, or in thousands where it is smaller: 715.3 M, 7.2 K."""
+    return f"{number / 1e6:,.1f} M" if number >= 1e6 else f"{number / 1e3:.1f} K"
 
 
 def plan(
@@ -46,7 +119,7 @@ def plan(
         samples: images of the dataset, for its storage; by default as in its index, or the paper's billion.
     """
     from ediffi.training.estimate.devices import DEVICES, device
-    from ediffi.training.estimate.plan import accumulation, network_cost, read
+    from ediffi.training.estimate.plan import accumulation, measure, network_cost, read
 
     if device_type == "list":
         for name, one in DEVICES.items():
@@ -55,18 +128,16 @@ def plan(
     if not 0 < utilisation <= 1:
         raise ValueError(f"utilisation must be in (0, 1], got {utilisation}")
     check_positive(devices=devices, batch_size=batch_size, samples=samples)
-    device(device_type)
-    path = find(recipe)
+    kind, path = device(device_type), _find(recipe)
     job = read(path)
     many = devices or job.devices
     each = batch_size or max(1, min(job.batch_size, job.samples // many))
-    accumulation(job, many, each)
+    batches = accumulation(job, many, each)
     network = network_cost(path, job)
-    lines = [*_network(recipe, job, network), ""]
-    lines += [*_memory(job, network, many, each, device_type), ""]
-    lines += [*_time(path, job, network, many, each, None if measured else (device_type, utilisation)), ""]
-    lines += _storage(job, network, samples or _samples(job))
-    print("\n".join(lines))
+    seconds = measure(path, job, each) if measured else None
+    lines = [*_network(recipe, job, network), "", *_memory(job, network, many, each, kind), ""]
+    lines += [*_time(job, network, many, each, batches, kind, utilisation, seconds), ""]
+    print(*lines, *_storage(job, network, samples or _samples(job)), sep="\n")
 
 
 def _network(recipe: str, job: "TrainingPlan", network: "NetworkCost") -> Iterator[str]:
@@ -81,59 +152,59 @@ def _network(recipe: str, job: "TrainingPlan", network: "NetworkCost") -> Iterat
 
 
 def _memory(
-    job: "TrainingPlan", network: "NetworkCost", devices: int, batch_size: int, device_type: str
+    job: "TrainingPlan", network: "NetworkCost", devices: int, batch_size: int, kind: "Accelerator"
 ) -> Iterator[str]:
-    from ediffi.training.estimate.devices import device
     from ediffi.training.estimate.plan import memory
 
     yield f"memory of a device, batches of {batch_size}, {'sharded over' if job.sharded else 'the same on'} {devices}"
-    kinds = {name: memory(job, network, devices, batch_size, ck) for name, ck in (("plain", False), ("ckpt", True))}
+    plain, checkpointed = (memory(job, network, devices, batch_size, checkpointing=on) for on in (False, True))
     yield f"  {'GB':<20}{'plain':>10}{'checkpointing':>16}{'   the recipe checkpoints' if job.checkpointing else ''}"
-    for part in kinds["plain"]:
-        yield f"  {part:<20}{kinds['plain'][part] / 1e9:>10.2f}{kinds['ckpt'][part] / 1e9:>16.2f}"
-    sums = {name: sum(parts.values()) for name, parts in kinds.items()}
-    yield f"  {'together':<20}{sums['plain'] / 1e9:>10.2f}{sums['ckpt'] / 1e9:>16.2f}"
-    chosen, room = sums["ckpt" if job.checkpointing else "plain"], device(device_type)
-    verdict = "fits" if chosen < 0.9 * room.memory else "is tight" if chosen < room.memory else "does not fit"
-    yield f"  as the recipe trains, that {verdict} in the {room.memory / 1e9:.0f} GB of {room.title}"
+    for part in plain:
+        yield f"  {part:<20}{plain[part] / 1e9:>10.2f}{checkpointed[part] / 1e9:>16.2f}"
+    sums = sum(plain.values()), sum(checkpointed.values())
+    yield f"  {'together':<20}{sums[0] / 1e9:>10.2f}{sums[1] / 1e9:>16.2f}"
+    chosen = sums[job.checkpointing]
+    # The allocator wastes some memory, so a training that fills the last tenth may not run.
+    verdict = "fits" if chosen < 0.9 * kind.memory else "is tight" if chosen < kind.memory else "does not fit"
+    yield f"  as the recipe trains, that {verdict} in the {kind.memory / 1e9:.0f} GB of {kind.title}"
 
 
 def _time(
-    path: Path,
     job: "TrainingPlan",
     network: "NetworkCost",
     devices: int,
     batch_size: int,
-    assumed: tuple[str, float] | None,
+    batches: int,
+    kind: "Accelerator",
+    utilisation: float,
+    measured: float | None,
 ) -> Iterator[str]:
-    from ediffi.training.estimate.devices import device
-    from ediffi.training.estimate.plan import accumulation, measure
-
-    accumulated = accumulation(job, devices, batch_size)
-    work = network.checkpointed if job.checkpointing else network.plain
-    yield f"time on {devices} devices, {accumulated} batch{'es' if accumulated > 1 else ''} of {batch_size} a step"
-    all_of_it = work.step * job.samples
-    yield f"  operations           {work.step / 1e12:.3g} TFLOP an image, {all_of_it / 1e15:.3g} PFLOP a step"
-    if assumed is None:
-        seconds = measure(path, job, batch_size) * accumulated
-        speed = f"{work.step * batch_size * accumulated / seconds / 1e12:.3g} TFLOP/s"
+    """Time of a step and of all; `measured` is the time of a batch in seconds."""
+    work = (network.checkpointed if job.checkpointing else network.plain).step
+    yield f"time on {devices} devices, {batches} batch{'es' if batches > 1 else ''} of {batch_size} a step"
+    yield f"  operations           {work / 1e12:.3g} TFLOP an image, {work * job.samples / 1e15:.3g} PFLOP a step"
+    if measured is not None:
+        seconds = measured * batches
+        speed = f"{work * batch_size / measured / 1e12:.3g} TFLOP/s"
         yield f"  measured here        {seconds:.3g} s a step, {speed}, without data and other devices"
     else:
         if not job.low_precision:
             yield "  the recipe trains in float32; what follows is for --trainer.precision bf16-mixed"
-        kind = device(assumed[0])
-        seconds = work.step * batch_size * accumulated / (kind.peak * assumed[1])
+        seconds = work * batch_size * batches / (kind.peak * utilisation)
         of = f"{kind.peak / 1e12:.0f} TFLOP/s ({kind.title})"
-        yield f"  at {assumed[1]:.0%} utilisation   {seconds:.3g} s a step, of {of}"
+        yield f"  at {utilisation:.0%} utilisation   {seconds:.3g} s a step, of {of}"
     whole = seconds * job.all_steps
-    yield f"  all {job.all_steps:,} steps: {_duration(whole)}, {whole * devices / HOUR:,.0f} device-hours"
+    duration = f"{whole / DAY:,.1f} days" if whole >= DAY else f"{whole / HOUR:,.2f} hours"
+    yield f"  all {job.all_steps:,} steps: {duration}, {whole * devices / HOUR:,.0f} device-hours"
 
 
 def _storage(job: "TrainingPlan", network: "NetworkCost", samples: int) -> Iterator[str]:
     seen = job.samples * job.all_steps
     yield f"storage of {samples:,} samples, of which the steps read {seen:,}: {seen / samples:,.2f} times each"
     for name, each in (("images (JPEG)", network.image), ("embeddings (bf16)", network.embeddings)):
-        yield f"  {name:<20} {_bytes(each * samples)}, {each / 1e3:.3g} kB each"
+        size = each * samples
+        total = f"{size / 1e12:,.1f} TB" if size >= 1e12 else f"{size / 1e9:,.1f} GB"
+        yield f"  {name:<20} {total}, {each / 1e3:.3g} kB each"
 
 
 def _samples(job: "TrainingPlan") -> int:
@@ -143,11 +214,3 @@ def _samples(job: "TrainingPlan") -> int:
     with suppress(OSError, ValueError, KeyError):
         return sum(shard.samples for shard in Index.read(str(job.settings["data"]["train"])).shards)
     return PAPER_SAMPLES if job.denoiser in PAPER else job.samples * job.all_steps
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds / DAY:,.1f} days" if seconds >= DAY else f"{seconds / HOUR:,.2f} hours"
-
-
-def _bytes(number: float) -> str:
-    return f"{number / 1e12:,.1f} TB" if number >= 1e12 else f"{number / 1e9:,.1f} GB"

@@ -7,7 +7,7 @@ Lightning's parser reads the recipe again, and checks the values too.
 
 import ast
 import importlib.util
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -31,25 +31,14 @@ DENOISERS = "ediffi.registry.denoisers"
 
 
 def check(argv: Sequence[str]) -> None:
-    """Check each `--config` of a command line.
-
-    Raises:
-        FileNotFoundError: a recipe is missing.
-        UsageError: it is not YAML, or has a setting that no class has a parameter for; the message lists near names.
-    """
-    for place in _configs(argv):
-        path = Path(place)
-        if path.is_file():
-            _check_file(path)
-        elif place and not set(place) & set(":{\n"):  # with one of these, the text may be YAML itself
-            raise FileNotFoundError(f"no recipe {place}: ediffi recipes ls lists those that ship, and cp copies one")
-
-
-def _configs(argv: Sequence[str]) -> Iterator[str]:
+    """Check each `--config` of a command line; UsageError for a wrong recipe, FileNotFoundError for a missing one."""
     for index, word in enumerate(argv):
         option, _, value = word.partition("=")
-        if option in ("--config", "-c"):
-            yield from [value] if value else argv[index + 1 : index + 2]
+        place = (value or "".join(argv[index + 1 : index + 2])) if option in ("--config", "-c") else ""
+        if place and Path(place).is_file():
+            _check_file(Path(place))
+        elif place and not set(place) & set(":{\n"):  # with one of these, the text may be YAML itself
+            raise FileNotFoundError(f"no recipe {place}: ediffi recipes ls lists those that ship, and cp copies one")
 
 
 def _check_file(path: Path) -> None:
@@ -62,15 +51,15 @@ def _check_file(path: Path) -> None:
     _check_keys(path, content, frozenset(TOP), "")
     for group, place in GROUPS.items():
         _check_keys(path, content.get(group), parameters(*place), f"{group}.")
-    model = content.get("model")
-    denoiser = model.get("denoiser") if isinstance(model, dict) else None
-    denoiser = denoiser if isinstance(denoiser, dict) else {}
-    module, _, name = str(denoiser.get("class_path")).rpartition(".")
-    if module == DENOISERS:
-        known = names(module)
-        if known is not None and name not in known:
-            raise UsageError(f"{path}: {unknown(f'part in {module}', name, known)}")
-        _check_keys(path, denoiser.get("init_args"), parameters(module, name), "model.denoiser.init_args.")
+    match content:
+        case {"model": {"denoiser": {"class_path": class_path, **rest}}}:
+            module, _, name = str(class_path).rpartition(".")
+            if module != DENOISERS:
+                return
+            known = names(module)
+            if known is not None and name not in known:
+                raise UsageError(f"{path}: {unknown(f'part in {module}', name, known)}")
+            _check_keys(path, rest.get("init_args"), parameters(module, name), "model.denoiser.init_args.")
 
 
 def _check_keys(path: Path, content: Any, known: frozenset[str] | None, prefix: str) -> None:
@@ -85,26 +74,20 @@ def parameters(module: str, name: str) -> frozenset[str] | None:
     """The parameters of a function or class, by its source; None if that does not tell."""
     found = _definition(_source(module), name)
     if isinstance(found, ast.ClassDef):
-        fields = [node.target for node in found.body if isinstance(node, ast.AnnAssign)]
         constructor = _definition(found, "__init__")
         if constructor is None and not found.bases:  # a dataclass
-            return frozenset(field.id for field in fields if isinstance(field, ast.Name))
+            return frozenset(ast.unparse(node.target) for node in found.body if isinstance(node, ast.AnnAssign))
         found = constructor
     if not isinstance(found, ast.FunctionDef):
         return None
-    if found.args.kwarg:
-        return _of_parent(module, found)
-    return frozenset(one.arg for one in [*found.args.args, *found.args.kwonlyargs]) - {"self"}
-
-
-def _of_parent(module: str, function: ast.FunctionDef) -> frozenset[str] | None:
-    """The parameters of a function decorated `@variant(parent, without=[...], ...)`; see `registry.core.variant`."""
-    for decorator in function.decorator_list:
-        match decorator:
+    if found.args.kwarg is None:
+        return frozenset(one.arg for one in [*found.args.args, *found.args.kwonlyargs]) - {"self"}
+    for decorator in found.decorator_list:
+        match decorator:  # @variant(parent, without=[...], ...), see `registry.core.variant`
             case ast.Call(func=ast.Name("variant"), args=[ast.Name(parent)], keywords=settings):
+                of_parent = parameters(module, parent)
                 without = [ast.literal_eval(one.value) for one in settings if one.arg == "without"]
-                found = parameters(module, parent)
-                return None if found is None else found.difference(*without)
+                return None if of_parent is None else of_parent.difference(*without)
     return None
 
 
@@ -131,7 +114,7 @@ def _definition(inside: ast.Module | ast.ClassDef, name: str) -> ast.stmt | None
 def _source(module: str) -> ast.Module:
     """A module's syntax tree, without importing it; an empty one if its source is not found."""
     top, *rest = module.split(".")
-    spec = importlib.util.find_spec(top)
+    spec = importlib.util.find_spec(top)  # of the package alone: of a module, it would import the packages above it
     for folder in (spec.submodule_search_locations or []) if spec else []:
         place = Path(folder).joinpath(*rest)
         for file in (place.with_suffix(".py"), place / "__init__.py"):

@@ -22,11 +22,7 @@ def names(pattern: str = "*") -> list[str]:
 
 
 def path_of(name: str) -> Path:
-    """The file of the recipe called `name`; the ending .yaml may be given too.
-
-    Raises:
-        UnknownNameError: there is no such recipe; the message lists near names.
-    """
+    """The file of the recipe called `name`, with or without .yaml; UnknownNameError lists the near names."""
     name = name.removesuffix(".yaml")
     if name not in names():
         raise UnknownNameError.among(names(), "recipe", name)
@@ -39,8 +35,7 @@ def ls(pattern: str = "*", /) -> None:
     Args:
         pattern: only those whose names match, as in "toybox/*"
     """
-    found = names(pattern)
-    if not found:
+    if not (found := names(pattern)):
         raise UnknownNameError.among(names(), "recipe", pattern)
     width = max(map(len, names()))
     for name in found:
@@ -66,8 +61,7 @@ def cp(name: str, to: Path | None = None, /, *, force: bool = False) -> None:
         force: overwrite an existing file
     """
     source, target = path_of(name), to or Path()
-    if target.is_dir():
-        target = target / source.name
+    target = target / source.name if target.is_dir() else target
     if target.exists() and not force:
         raise FileExistsError(f"{target} exists; --force overwrites it")
     files.replace(target, source.read_bytes())

@@ -1,18 +1,21 @@
-"""`ediffi registry`: the parts that recipes are built from, and the models that have a name."""
+"""`ediffi registry` and `ediffi experts`: the parts of recipes, models with a name, and the experts of a model."""
 
 import importlib
 import shutil
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ediffi.cli.params import readable
+from ediffi.cli.parser import columns
+from ediffi.cli.plan import readable
 from ediffi.hub import models
 from ediffi.registry.core import DISTRIBUTION, Registry, UnknownNameError
 
+if TYPE_CHECKING:
+    from ediffi.diffusion.noise import LogNormal
+    from ediffi.hub.config import ListedExpert
+
 KINDS = ("encoders", "denoisers", "samplers")
-HEAD = ("NAME", "KIND", "FROM", "NEEDS", "TAKES")
 
 
 def registry(pattern: str = "*", /) -> None:
@@ -37,23 +40,62 @@ def registry(pattern: str = "*", /) -> None:
         for parts in registries
         for name in parts.names(pattern)
     ]
-    for name in models.names(pattern):
-        model = models.find(name)
-        assert model is not None
+    for model in filter(None, map(models.find, models.names(pattern))):
         needs = "" if model.revision is None else f"the Hub: {model.place}"
-        rows.append((name, "model", _origin(model), needs, model.description))
+        rows.append((model.name, "model", _origin(model), needs, model.description))
     if not rows:
         known = {name for parts in registries for name in parts} | set(models.names())
         raise UnknownNameError.among(known, "part", pattern)
-    print(_table([HEAD, *rows]))
+    print(*_shown([("NAME", "KIND", "FROM", "NEEDS", "TAKES"), *rows]), sep="\n")
 
 
-def _table(rows: Sequence[tuple[str, ...]]) -> str:
+def experts(model: str, /, stage: str | None = None, output: Path | None = None) -> None:
+    """List the experts of a model's stages: noise, parent, training steps, parameters, file.
+
+    Args:
+        stage: only this stage.
+        output: a PNG file; also plot the training noise of each stage and the intervals of its experts.
+    """
+    from ediffi.diffusion.noise import LogNormal, check_partition
+    from ediffi.hub.config import listed_experts, read_config
+    from ediffi.pipeline.checkpoint import find_stage, locate
+    from ediffi.pipeline.stage import Sampling
+
+    place = locate(model)
+    chosen = read_config(place)["stages"] if stage is None else [find_stage(model, stage)[1]]
+    plotted = []
+    for entry in chosen:
+        noise, listed = LogNormal(**entry["noise"]), listed_experts(entry)
+        check_partition([one.expert.interval for one in listed])
+        print(f"{entry['name']}, {entry['denoiser']['name']}, ln sigma ~ N({noise.mean:g}, {noise.std:g}²)")
+        head = ("level", "index", "sigma", "share", "parent", "steps", "parameters", "file")
+        print(*(f"  {line}" for line in columns([head, *(_cells(place, noise, one) for one in listed)])), sep="\n")
+        plotted.append((entry["name"], noise, [one.expert for one in listed], Sampling(**entry["sampling"]).sigmas()))
+    if output is not None:
+        from ediffi.pipeline.figures import expert_noise
+
+        expert_noise(plotted, output)
+        print(output)
+
+
+def _cells(place: Path, noise: "LogNormal", listed: "ListedExpert") -> tuple[str, ...]:
+    from ediffi.diffusion.noise import Interval
+    from ediffi.diffusion.streaming import parameters
+    from ediffi.hub.config import verified_file
+
+    interval, parent = listed.expert.interval, listed.expert.parent
+    share = float(sum(high - low for low, high in interval.spans))
+    node = (str(interval.level), str(interval.index)) if isinstance(interval, Interval) else ("-", "-")
+    sigmas = ", ".join(f"{low:.4g} to {high:.4g}" for low, high in noise.bounds(interval))
+    number = f"{parameters(verified_file(place, listed)) / 1e6:.2f} M"
+    rest = (f"{100 * share:.3g} %", str(parent or "-"), str(listed.expert.steps), number, listed.file)
+    return (*node, sigmas, *rest)
+
+
+def _shown(rows: list[tuple[str, ...]]) -> list[str]:
     """Aligned columns; on a terminal, no wider than it is."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     end = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    return "\n".join(line if end is None or len(line) <= end else f"{line[: end - 1]}…" for line in lines)
+    return [line if end is None or len(line) <= end else f"{line[: end - 1]}…" for line in columns(rows)]
 
 
 def _describe_part(parts: Registry[Any], name: str) -> str:
@@ -96,5 +138,5 @@ def _describe_model(model: models.NamedModel) -> str:
             number, size = sum(map(parameters, files)), sum(file.stat().st_size for file in files)
             row = (entry["name"], f"{entry['resolution']}²", entry["denoiser"]["name"], str(len(files)))
             rows.append((*row, readable(number), f"{size / 1e6:.1f} MB"))
-        encoders = ", ".join(config["encoders"])
-    return "\n".join([*heading, "", _table(rows), "", f"encoders: {encoders or 'none'}"])
+        encoders = ", ".join(config["encoders"]) or "none"
+    return "\n".join([*heading, "", *_shown(rows), "", f"encoders: {encoders}"])

@@ -1,17 +1,15 @@
 """`ediffi reproduce`: the paper's tables and figures in miniature; its code is in a checkout, beside the package."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+OUTPUT = Path("runs/reproduction")
 
 
 def reproduce(
-    *,
-    only: str | None = None,
-    budget: str = "quick",
-    seeds: int | None = None,
-    output: Path = Path("runs/reproduction"),
+    *, only: str | None = None, budget: str = "quick", seeds: int | None = None, output: Path = OUTPUT
 ) -> None:
     """Make the paper's tables and figures again, in miniature: figures, results.json and one page, report.html.
 
@@ -26,8 +24,6 @@ def reproduce(
         seeds: number of trainings of each ensemble; the budget's own by default.
         output: folder of the reproduction.
     """
-    from dataclasses import replace
-
     if not (CHECKOUT / "reproduction" / "directory.py").is_file():
         raise ValueError(
             "the reproduction is not a part of the installed package: clone the repository of ediffi, run `make` in "
@@ -41,6 +37,6 @@ def reproduce(
 
     names = [] if only is None else [name.strip() for name in only.split(",")]
     for name in names:
-        item(name)
+        item(name)  # raises for an unknown name before anything is made
     chosen = read_budget(budget)
     print(make(ReproductionDirectory(output, chosen if seeds is None else replace(chosen, seeds=seeds)), names, print))

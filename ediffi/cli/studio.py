@@ -1,5 +1,7 @@
 """`ediffi studio`: a page to paint on."""
 
+import os
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -17,9 +19,6 @@ def studio(
         port: of the page on 127.0.0.1; if it is in use, the next free one; 0 for any.
         output: folder for the images, created if it is missing.
     """
-    import os
-    import sys
-
     from ediffi.studio.server import check_gradio, free_port, serve
 
     check_gradio()

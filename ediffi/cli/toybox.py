@@ -1,5 +1,7 @@
 """`ediffi toybox`: the shards, encoders and measurements of the Toybox model."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -49,9 +51,6 @@ def encoders(output: Path, seed: int = 0, t5_steps: int | None = None, clip_step
         t5_steps: training steps of the T5.
         clip_steps: training steps of the CLIP.
     """
-    import json
-    from dataclasses import replace
-
     from ediffi.toybox import clip, t5
 
     t5_budget = t5.BUDGET if t5_steps is None else replace(t5.BUDGET, steps=t5_steps)
@@ -68,9 +67,6 @@ def judge(output: Path, seed: int = 1, steps: int | None = None) -> None:
         seed: of the weights, the scenes and the captions; that of the shipped encoders is 0.
         steps: training steps.
     """
-    import json
-    from dataclasses import replace
-
     from ediffi.toybox.clip import JUDGE_BUDGET, train_clip
 
     budget = JUDGE_BUDGET if steps is None else replace(JUDGE_BUDGET, steps=steps)
@@ -132,8 +128,7 @@ def controls(
 
     check_positive(count=count)
     cascade = Cascade.from_pretrained(model)
-    if stage is not None:
-        cascade = cascade.up_to(stage)
+    cascade = cascade if stage is None else cascade.up_to(stage)
     results = judge(cascade, count, seed, paint_weight, style_scale, output, split)
     for kind, name in (("paint", "paint_weight"), ("style", "style_scale")):
         for value, rates in results[kind].items():

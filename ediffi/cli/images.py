@@ -1,9 +1,15 @@
-"""`ediffi sample "PROMPT"`, and `ediffi sample --prompts FILE`."""
+"""`ediffi sample`, `ediffi edit`, `ediffi upscale` and `ediffi inspect`: images from prompts and from images."""
 
+import json
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ediffi.cli.parser import UsageError, check_positive
+
+if TYPE_CHECKING:
+    from ediffi.pipeline.options import SamplingOptions
+
+Residency = Literal["resident", "stream"]
 
 
 def sample(
@@ -32,14 +38,13 @@ def sample(
     num_nodes: int = 1,
     threads: int = 1,
     device: str = "cpu",
-    expert_residency: Literal["resident", "stream"] = "resident",
+    expert_residency: Residency = "resident",
 ) -> None:
     """Generate images from a prompt, or from a file of prompts.
 
     Args:
         prompt: what the image should show; "a (red:1.5) circle" gives "red" 1.5 times the weight.
         output: a PNG file (default: out.png); with several images, out-0.png, ... beside it; a folder with --prompts.
-        seed: image k of a run is a function of (seed, k).
         num_images: number of images of each prompt.
         style_image: an image whose style the new image takes.
         style_scale: strength of the style: 0 none, 1 as in training, more is stronger.
@@ -58,21 +63,18 @@ def sample(
         raise UsageError("give a prompt, or a file of them with --prompts (see ediffi sample --help)")
     if guidance_interval is not None and len(guidance_interval) != 2:
         raise UsageError(f"--guidance-interval takes [low, high], got {guidance_interval}")
-
     check_positive(num_images=num_images, batch_size=batch_size, threads=threads, devices=devices, num_nodes=num_nodes)
     if prompts is None and (devices * num_nodes > 1 or shard_size is not None):
         raise UsageError("--devices, --num-nodes and --shard-size are for many prompts; give a file with --prompts")
 
     from ediffi.diffusion.layout import read_layout
     from ediffi.evaluation.images.generate import generate, open_store
-    from ediffi.io import png
     from ediffi.io.distributed import launch
     from ediffi.io.images import open_image
     from ediffi.pipeline.cascade import Cascade
-    from ediffi.pipeline.generator import CascadeGenerator, identity
-    from ediffi.pipeline.image_files import sample_to_files
+    from ediffi.pipeline.evaluation_run import CascadeGenerator, identity
     from ediffi.pipeline.options import SamplingOptions, Style, Switch
-    from ediffi.pipeline.prompt import parse, read_prompts
+    from ediffi.pipeline.prompt import read_prompts
 
     options = SamplingOptions(
         seed=seed,
@@ -87,12 +89,9 @@ def sample(
         dynamic_threshold=dynamic_threshold,
         sampler=sampler,
     )
-    if prompt is not None:
-        parse(prompt)
-        paths = png.numbered(output or Path("out.png"), num_images)
-        sample_to_files(Cascade.from_pretrained(model, device, expert_residency), prompt, paths, options)
+    if prompts is None:
+        _to_files(str(prompt), output or Path("out.png"), num_images, options, model, device, expert_residency)
         return
-    assert prompts is not None
     texts = [text for text in read_prompts(prompts) for _ in range(num_images)]
     store = open_store(output or Path(prompts.stem), len(texts), shard_size)
     store.unit(batch_size)  # before any process is started: batches must fill a shard
@@ -102,3 +101,111 @@ def sample(
     made = generate(generator, texts, store, batch_size=batch_size, context=fleet)
     if fleet.rank == 0:
         print(f"{made}: {store.folder.resolve()}")
+
+
+def edit(
+    image: Path,
+    prompt: str,
+    /,
+    strength: float = 0.8,
+    mask: Path | None = None,
+    output: Path = Path("out.png"),
+    model: str = "toybox",
+    seed: int = 0,
+    num_images: int = 1,
+    num_inference_steps: list[int] | None = None,
+    guidance_scale: list[float] | None = None,
+    negative_prompt: str | None = None,
+    sampler: str | None = None,
+    device: str = "cpu",
+) -> None:
+    """Change an image by a prompt, through all stages: image-to-image, and with a mask, inpainting.
+
+    Args:
+        image: a square image; every stage uses it at its own resolution.
+        prompt: what the image should show.
+        strength: share of the steps, 0 to 1: 0 returns the image, 1 starts from pure noise.
+        mask: an image of the same size, white where new content is sampled; black is kept to the pixel.
+        output: a PNG file; with several images, out-0.png, out-1.png, ... beside it.
+        num_images: number of images.
+        num_inference_steps: steps of the base stage, or [one,for,each,stage]; strength takes its share of them.
+    """
+    from ediffi.diffusion.editing import Edit
+    from ediffi.io.images import open_image
+    from ediffi.pipeline.options import SamplingOptions
+
+    options = SamplingOptions(
+        edit=Edit(open_image(image, exif=True), strength, None if mask is None else open_image(mask, exif=True)),
+        seed=seed,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        negative_prompt=negative_prompt,
+        sampler=sampler,
+    )
+    _to_files(prompt, output, num_images, options, model, device)
+
+
+def upscale(
+    image: Path,
+    prompt: str,
+    /,
+    stage: str | None = None,
+    output: Path = Path("out.png"),
+    model: str = "toybox",
+    seed: int = 0,
+    num_inference_steps: list[int] | None = None,
+    sampler: str | None = None,
+    device: str = "cpu",
+) -> None:
+    """Enlarge an image with the super-resolution stages.
+
+    Args:
+        image: a square image, resized to the input of the stage.
+        prompt: what it shows.
+        stage: the first stage to use; by default the one whose input is nearest to the size of the image.
+        output: a PNG file.
+        seed: of the noise.
+        num_inference_steps: [one,for,each,stage] of the whole cascade.
+    """
+    from ediffi.io.images import open_image
+    from ediffi.pipeline.options import SamplingOptions
+
+    options = SamplingOptions(
+        low_res=open_image(image, exif=True),
+        first_stage=stage,
+        seed=seed,
+        num_inference_steps=num_inference_steps,
+        sampler=sampler,
+    )
+    _to_files(prompt, output, 1, options, model, device)
+
+
+def inspect(image: Path, /) -> None:
+    """Print the settings that an image was sampled with, as JSON.
+
+    Args:
+        image: a PNG that ediffi made.
+    """
+    from ediffi.io.png import settings_of
+
+    print(json.dumps(settings_of(image), indent=2, ensure_ascii=False))
+
+
+def _to_files(
+    prompt: str,
+    output: Path,
+    number: int,
+    options: "SamplingOptions",
+    model: str,
+    device: str,
+    residency: Residency = "resident",
+) -> None:
+    """Sample images of one prompt into files; the prompt and the paths are checked before the model is loaded."""
+    from ediffi.io.png import numbered
+    from ediffi.pipeline.cascade import Cascade
+    from ediffi.pipeline.image_files import sample_to_files
+    from ediffi.pipeline.prompt import parse
+
+    parse(prompt)
+    paths = numbered(output, number)
+    sample_to_files(Cascade.from_pretrained(model, device, residency), prompt, paths, options)
