@@ -21,8 +21,7 @@ from ediffi.toybox import encoder_training as training
 BUDGET: Final = training.EncoderBudget(steps=700, batch_size=256, learning_rate=1e-3)
 JUDGE_BUDGET: Final = training.EncoderBudget(steps=1500, batch_size=256, learning_rate=1e-3)
 """Of the CLIP in `evaluation/datasets/toybox/clip`, used for CLIP scores only, never for conditioning."""
-IMAGE_SIZE: Final = 64
-"""Side of the images that the CLIP reads."""
+IMAGE_SIZE: Final = 64  # side of the images that the CLIP reads
 
 
 def train_clip(
@@ -30,14 +29,8 @@ def train_clip(
 ) -> dict[str, Any]:
     """Train the CLIP and write it to the folder `output`, as open_clip reads it (some 10 minutes on two CPU cores).
 
-    Args:
-        output: folder to write; replaced once the new one is complete.
-        budget: how long to train.
-        seed: of the weights, the scenes and the captions.
-        pool: how many scenes are drawn, and rendered once; their captions are new in every batch.
-
-    Returns:
-        The record that is also written there as training.json: training, and the held-out `clip_scores`.
+    `pool` scenes are drawn and rendered once; their captions are new in every batch. Returns the content of
+    training.json there: the record of the training, and the held-out `clip_scores`.
     """
     import open_clip
 
@@ -54,9 +47,8 @@ def train_clip(
         picked = rng.choice(pool, budget.batch_size, replace=budget.batch_size > pool)
         length = training.draw_length(rng)
         texts = [training.add_unknown_words(caption(scenes[index], rng, length).text, rng) for index in picked]
-        tokens = tokenizer(texts, padding=True, truncation=True, max_length=77, return_tensors="pt").to(
-            training.device()
-        )
+        tokens = tokenizer(texts, padding=True, truncation=True, max_length=77, return_tensors="pt")
+        tokens = tokens.to(training.device())
         text = pool_text(model, text_states(model, tokens["input_ids"]), tokens["attention_mask"].bool())
         image = model.encode_image(to_range(images[picked]), normalize=True)
         return contrast(image, text, model.logit_scale.clamp(max=math.log(100)).exp())
@@ -85,7 +77,7 @@ def clip_settings(words: int) -> dict[str, Any]:
 
 
 def write_clip(folder: Path, model: nn.Module, tokenizer: Any, settings: dict[str, Any]) -> None:
-    """Write config, bf16 weights and tokenizer, as `ediffi.registry.encoders.clip_text` and `clip_image` load them."""
+    """Write config, bf16 weights and tokenizer, as the encoders `clip_text` and `clip_image` load them."""
     from safetensors.torch import save_file
 
     weights = {name: value.to(torch.bfloat16).contiguous() for name, value in model.state_dict().items()}
@@ -97,16 +89,15 @@ def write_clip(folder: Path, model: nn.Module, tokenizer: Any, settings: dict[st
 def clip_scores(folder: Path, seed: int = 0, count: int = 256) -> dict[str, float]:
     """How well a written CLIP matches held-out scenes and captions.
 
-    Returns:
-        `text_to_picture`, `picture_to_text`: share of `count` scenes whose caption (one that names everything) finds
-        their image first among all `count`, and the reverse, averaged over 4 such sets. `text_*`, `picture_*`: share
-        of held-out scenes whose count, style or background a linear map reads from the pooled embedding.
+    `text_to_picture`, `picture_to_text`: share of `count` scenes whose caption (one that names everything) finds their
+    image first among all `count`, and the reverse, averaged over 4 such sets. `text_*`, `picture_*`: share of held-out
+    scenes whose count, style or background a linear map reads from the pooled embedding.
     """
     parts = load_clip(folder)
     rng = np.random.default_rng([seed, 4])
     scenes = [sample_scene(rng, "test") for _ in range(4 * count)]
     text = ClipTextEncoder(*parts)([full_caption(scene, rng) for scene in scenes]).pooled
-    image = ClipImageEncoder.of(parts[0])(to_range(images_of(scenes))).pooled
+    image = ClipImageEncoder(parts[0])(to_range(images_of(scenes))).pooled
     assert text is not None
     assert image is not None
     alike = torch.stack([t @ i.T for t, i in zip(text.split(count), image.split(count), strict=True)])

@@ -20,27 +20,18 @@ from ediffi.evaluation.datasets.toybox import Length, vocabulary
 from ediffi.io.files import replacing_folder
 
 PAD, END, UNKNOWN, BEGIN = "<pad>", "</s>", "<unk>", "<s>"
-SPECIAL: Final = (PAD, END, UNKNOWN, BEGIN)
-"""Special tokens; their ids are their positions here, before those of the words."""
-LONG_SHARE: Final = 0.4
-"""Share of training batches with long captions. All captions of a batch have one length, so there is little padding."""
-UNKNOWN_COUNTS: Final = (0, 0, 0, 0, 0, 1, 1, 2, 3)
-"""The number of unknown words in a training caption: one of these, uniformly."""
+SPECIAL: Final = (PAD, END, UNKNOWN, BEGIN)  # their ids are their positions here, before those of the words
+LONG_SHARE: Final = 0.4  # of training batches; all captions of a batch have one length, so there is little padding
+UNKNOWN_COUNTS: Final = (0, 0, 0, 0, 0, 1, 1, 2, 3)  # of unknown words in a training caption, uniformly one of these
 
 
 @dataclass(frozen=True)
 class EncoderBudget:
-    """How long to train an encoder.
-
-    Attributes:
-        steps: optimizer steps, at least 1.
-        batch_size: captions (and images) a step, at least 2.
-        learning_rate: peak of the schedule: linear warm-up over a tenth of the steps, then a cosine to 0.
-    """
+    """How long to train an encoder."""
 
     steps: int
-    batch_size: int
-    learning_rate: float
+    batch_size: int  # captions (and images) a step
+    learning_rate: float  # peak of the schedule: linear warm-up over a tenth of the steps, then a cosine to 0
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 2 or not self.learning_rate > 0:
@@ -55,12 +46,8 @@ def device() -> str:
 def word_tokenizer(begin: bool, max_length: int) -> Any:
     """A transformers tokenizer with one token a Toybox word: ids of `SPECIAL` first, then the vocabulary in its order.
 
-    Splits as `ediffi.evaluation.datasets.toybox` does: words may have inner hyphens and apostrophes, each punctuation
-    mark is a token.
-
-    Args:
-        begin: whether texts open with the begin token (CLIP) or not (T5); they always close with the end token.
-        max_length: tokens of a text after truncation.
+    Splits as `toybox.tokens` does: words may have inner hyphens and apostrophes, each punctuation mark is a token.
+    With `begin` texts open with the begin token, as for CLIP; they always close with the end token.
     """
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
@@ -70,8 +57,7 @@ def word_tokenizer(begin: bool, max_length: int) -> Any:
     words.normalizer = normalizers.Lowercase()
     pattern = Regex(r"[^\W_]+(?:['-][^\W_]+)*|[^\w\s]")
     words.pre_tokenizer = pre_tokenizers.Split(pattern, behavior="removed", invert=True)
-    frame = f"{BEGIN} $A {END}" if begin else f"$A {END}"
-    ends = [(token, ids[token]) for token in (BEGIN, END)]
+    frame, ends = f"{BEGIN} $A {END}" if begin else f"$A {END}", [(BEGIN, ids[BEGIN]), (END, ids[END])]
     words.post_processor = processors.TemplateProcessing(single=frame, special_tokens=ends)
     names = {"pad_token": PAD, "eos_token": END, "unk_token": UNKNOWN, "bos_token": BEGIN}
     return PreTrainedTokenizerFast(tokenizer_object=words, model_max_length=max_length, **names)
@@ -93,17 +79,9 @@ def add_unknown_words(text: str, rng: np.random.Generator) -> str:
 def fit(
     model: nn.Module, loss_of: Callable[[], Tensor], budget: EncoderBudget, label: str, bf16: bool
 ) -> dict[str, Any]:
-    """Train `model` in place on the losses that `loss_of` draws: AdamW, warm-up and cosine decay.
-
-    Returns:
-        The record: steps, samples, minutes, the mean loss of the last 50 steps, and the kind of machine.
-
-    Raises:
-        ValueError: a loss is not finite.
-    """
-    optimizer = torch.optim.AdamW(
-        model.parameters(), budget.learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
-    )
+    """Train `model` in place on the losses that `loss_of` draws; returns the record. ValueError: one is not finite."""
+    betas = (0.9, 0.98)  # the second as for CLIP's vision transformers (Radford et al. 2021, table 18)
+    optimizer = torch.optim.AdamW(model.parameters(), budget.learning_rate, betas, weight_decay=0.01, fused=True)
     warm_up = max(1, budget.steps // 10)
 
     def rate(step: int) -> float:

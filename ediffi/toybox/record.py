@@ -13,15 +13,8 @@ import yaml
 def record(runs: list[Path], output: Path) -> dict[str, Any]:
     """Write `training.json` and `training.png` (validation loss over samples) of finished training runs.
 
-    Args:
-        runs: their run directories, each with `config.yaml` and TensorBoard events.
-        output: folder to write to.
-
-    Returns:
-        By stage: steps, samples, minutes, seed, and the validation curve as [samples, loss] pairs.
-
-    Raises:
-        FileNotFoundError: a directory has no config or no events.
+    By stage: steps, samples, minutes, seed, and the validation curve as [samples, loss] pairs. FileNotFoundError: a run
+    directory has no `config.yaml` or no TensorBoard events.
     """
     stages = {run.name: _stage(run) for run in runs}
     content = {"machine": f"{os.cpu_count()} cores, {platform.machine()}", "stages": stages}

@@ -22,8 +22,7 @@ from ediffi.pipeline.cascade import Cascade
 from ediffi.registry.denoisers.precondition import upsample
 from ediffi.registry.random import generators
 
-READABLE: Final = 32
-"""Side of the smallest images that the oracle reads well."""
+READABLE: Final = 32  # side of the smallest images that the oracle reads well
 
 
 def judge(
@@ -36,19 +35,8 @@ def judge(
 ) -> tuple[dict[str, Any], list[tuple[Caption, Image.Image, Score]]]:
     """Generate images of held-out prompts of one to three objects, and read each stage's images with the oracle.
 
-    Args:
-        cascade: the model.
-        count: how many prompts.
-        seed: of the prompts and of the images.
-        batch_size: images at a time; a batch that begins with image k has the seed `seed + k`.
-        length: of the captions.
-        guidance_scale: of the base stage; the model's own by default.
-
-    Returns:
-        Accuracy per field for each stage (0 to 1), with the protocol; and each caption with its last image and score.
-
-    Raises:
-        ValueError: the last stage's images are too small for the oracle.
+    A batch that begins with image k has the seed `seed + k`. Returns the accuracy per field for each stage (0 to 1),
+    with the protocol; and each caption with its last image and score.
     """
     last = cascade.stages[-1]
     if last.resolution < READABLE:
@@ -67,18 +55,13 @@ def judge(
                 rows = [score(*case, read(np.array(im))) for case, im in zip(batch, to_images(tensor), strict=True)]
                 scores.setdefault(name, []).extend(rows)
     final = list(zip(cases, scores[last.name], strict=True))
-    by_objects = {
-        number: accuracy([result for (scene, _), result in final if len(scene.objects) == number])["everything"]
-        for number in sorted({len(scene.objects) for scene, _ in cases})
-    }
+    by_objects: dict[int, list[Score]] = {}
+    for (scene, _), result in final:
+        by_objects.setdefault(len(scene.objects), []).append(result)
     results = {
-        "dataset": "toybox",
-        "split": "test",
-        "captions": length,
-        "count": count,
-        "seed": seed,
+        **{"dataset": "toybox", "split": "test", "captions": length, "count": count, "seed": seed},
         "accuracy": {name: accuracy(rows) for name, rows in scores.items()},
-        "by_objects": {str(number): share for number, share in by_objects.items()},
+        "by_objects": {str(k): accuracy(rows)["everything"] for k, rows in sorted(by_objects.items())},
         "sampling": settings,
         "seconds": round(time.perf_counter() - started, 1),
     }
@@ -119,16 +102,7 @@ def psnr(images: Float[Tensor, "b 3 h w"], truth: Float[Tensor, "b 3 h w"]) -> F
 
 
 def against_bicubic(cascade: Cascade, count: int = 50, seed: int = 0) -> Mapping[str, Mapping[str, float]]:
-    """Mean PSNR of each super-resolution stage and of bicubic, on held-out scenes averaged down to the stage's input.
-
-    Args:
-        cascade: the model.
-        count: how many scenes.
-        seed: of the scenes and of the sampling noise.
-
-    Returns:
-        By stage: `stage` and `bicubic` in dB.
-    """
+    """Mean PSNR in dB of each super-resolution stage and of bicubic, on held-out scenes averaged down to its input."""
     cases = prompts(seed, count)
     cond = cascade.encode([caption.text for _, caption in cases])
     results = {}

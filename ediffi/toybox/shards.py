@@ -36,27 +36,12 @@ def write_toybox(
     reference: StyleImage = "own",
     layout_share: float = 1.0,
 ) -> Path:
-    """Render scenes, caption them, embed both, and write shards.
+    """Render scenes, caption them, embed both with the `t5` and `clip` of `encoder_folder`, and write shards.
 
-    Args:
-        output: folder of the shards.
-        encoder_folder: folder with `t5` and `clip` (as in a cascade's `encoders`).
-        image_size: side of the images in pixels.
-        count: how many samples.
-        split: "train" leaves the held-out combinations out, "test" has only them.
-        seed: of the scenes and the captions.
-        long_share: share of the captions that are long.
-        samples_per_shard: samples in each tar file.
-        reference: what the CLIP image embedding shows. "own" is the paper's. With "style" (our choice for a world so
-            small that its CLIP embedding tells everything about an image) a stage learns to take only the style from a
-            style image.
-        layout_share: share of the short captions of several objects that name the layout.
-
-    Returns:
-        The path of the index.
-
-    Raises:
-        ValueError: a size or a count is not positive.
+    `long_share` is the share of long captions, `layout_share` that of the short captions of several objects that name
+    the layout. The CLIP image embedding of "own" is the paper's. With "style" (our choice for a world so small that its
+    CLIP embedding tells everything about an image) a stage learns to take only the style from a style image. Returns
+    the path of the index.
     """
     for name, value in (("image_size", image_size), ("count", count), ("samples_per_shard", samples_per_shard)):
         if value <= 0:

@@ -6,7 +6,7 @@ not only "red", but "red, of the large circle on the left". A large T5 learns th
 """
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import numpy as np
 import torch
@@ -14,27 +14,15 @@ import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from ediffi.evaluation.datasets.toybox import (
-    COLOURS,
-    LAYOUTS,
-    SHAPES,
-    SIZES,
-    Caption,
-    Length,
-    Scene,
-    Split,
-    caption,
-    sample_scene,
-)
+from ediffi.evaluation.datasets import toybox
 from ediffi.toybox import encoder_training as training
 
 BUDGET: Final = training.EncoderBudget(steps=600, batch_size=128, learning_rate=2e-3)
-COLOUR_NAMES, SIZE_NAMES = tuple(COLOURS), tuple(SIZES)
-PLACES: Final = [(layout, index) for layout, slots in LAYOUTS.items() for index in range(len(slots))]
+SHAPES, COLOUR_NAMES, SIZE_NAMES = toybox.SHAPES, tuple(toybox.COLOURS), tuple(toybox.SIZES)
+PLACES: Final = [(layout, index) for layout, slots in toybox.LAYOUTS.items() for index in range(len(slots))]
 CLASSES: Final = {"place": len(PLACES), "shape": len(SHAPES), "colour": len(COLOUR_NAMES), "size": len(SIZE_NAMES)}
 """The attributes that a token predicts of its object, and their numbers of classes."""
-UNNAMED: Final = -100
-"""The class of an attribute that the caption does not name; the loss ignores it."""
+UNNAMED: Final = -100  # the class of an attribute that the caption does not name; the loss ignores it
 POSITION_BIAS_STD: Final = 1.5
 
 
@@ -67,14 +55,7 @@ def t5_settings(words: int) -> dict[str, Any]:
 def train_t5(output: Path, budget: training.EncoderBudget = BUDGET, seed: int = 0) -> dict[str, Any]:
     """Train the T5 and write its encoder to the folder `output` (a few minutes on two CPU cores).
 
-    Args:
-        output: folder to write; replaced once the new one is complete.
-        budget: how long to train.
-        seed: of the weights, the scenes and the captions.
-
-    Returns:
-        The record that is also written there as training.json; `accuracy_short` and `accuracy_long` are the shares of
-        right predictions on held-out captions.
+    Returns the content of training.json there; `accuracy_short` and `accuracy_long` are of held-out captions.
     """
     torch.manual_seed(seed)
     tokenizer = training.word_tokenizer(begin=False, max_length=113)
@@ -88,9 +69,7 @@ def train_t5(output: Path, budget: training.EncoderBudget = BUDGET, seed: int = 
         return torch.stack(losses).nansum()
 
     record = training.fit(model, loss, budget, "T5", bf16=False) | {"seed": seed}
-    lengths: tuple[Length, ...] = ("short", "long")
-    for length in lengths:
-        record[f"accuracy_{length}"] = accuracy(model, tokenizer, length, seed)
+    record |= {f"accuracy_{length}": accuracy(model, tokenizer, length, seed) for length in get_args(toybox.Length)}
     with training.saving(output, record) as folder:
         model.encoder.to(torch.bfloat16).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
@@ -98,7 +77,9 @@ def train_t5(output: Path, budget: training.EncoderBudget = BUDGET, seed: int = 
 
 
 @torch.no_grad()
-def accuracy(model: T5WithHeads, tokenizer: Any, length: Length, seed: int = 0, count: int = 512) -> dict[str, float]:
+def accuracy(
+    model: T5WithHeads, tokenizer: Any, length: toybox.Length, seed: int = 0, count: int = 512
+) -> dict[str, float]:
     """Share of right predictions of each attribute, on held-out captions."""
     rng = np.random.default_rng([seed, 2])
     batch, words, classes = labelled_batch(tokenizer, rng, count, length, "test")
@@ -108,11 +89,11 @@ def accuracy(model: T5WithHeads, tokenizer: Any, length: Length, seed: int = 0, 
 
 
 def labelled_batch(
-    tokenizer: Any, rng: np.random.Generator, count: int, length: Length, split: Split = "train"
+    tokenizer: Any, rng: np.random.Generator, count: int, length: toybox.Length, split: toybox.Split = "train"
 ) -> tuple[dict[str, Tensor], Int[Tensor, "k 2"], dict[str, Int[Tensor, " k"]]]:
     """A tokenized batch of captions, the words (sample, position) that name an object, and their classes."""
-    scenes = [sample_scene(rng, split) for _ in range(count)]
-    captions = [caption(scene, rng, length) for scene in scenes]
+    scenes = [toybox.sample_scene(rng, split) for _ in range(count)]
+    captions = [toybox.caption(scene, rng, length) for scene in scenes]
     texts = [training.add_unknown_words(one.text, rng) if split == "train" else one.text for one in captions]
     batch = tokenizer(texts, padding=True, return_tensors="pt").to(training.device())
     words, classes = [], []
@@ -124,12 +105,12 @@ def labelled_batch(
     return dict(batch), torch.tensor(words, device=training.device()), dict(zip(CLASSES, columns, strict=True))
 
 
-def object_words(tokens: list[str], scene: Scene) -> list[tuple[int, int]]:
+def object_words(tokens: list[str], scene: toybox.Scene) -> list[tuple[int, int]]:
     """(position, object) of each colour word and of the shape word that follows it, where they name an object."""
     objects = {(thing.colour, thing.shape): index for index, thing in enumerate(scene.objects)}
     found, colour = [], None
     for position, token in enumerate(tokens):
-        if token in COLOURS:
+        if token in toybox.COLOURS:
             colour = position
         elif token in SHAPES and colour is not None:
             index = objects.get((tokens[colour], token))
@@ -138,7 +119,7 @@ def object_words(tokens: list[str], scene: Scene) -> list[tuple[int, int]]:
     return found
 
 
-def _classes(scene: Scene, said: Caption, index: int) -> tuple[int, ...]:
+def _classes(scene: toybox.Scene, said: toybox.Caption, index: int) -> tuple[int, ...]:
     thing = scene.objects[index]
     size = SIZE_NAMES.index(thing.size) if "size" in said.named else UNNAMED
     place = PLACES.index((scene.layout, index)) if "layout" in said.named else UNNAMED

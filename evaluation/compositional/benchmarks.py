@@ -132,22 +132,17 @@ def _score_geneval(output: Path, file: Path) -> str:
 
 BLIP = "(cd BLIPvqa_eval && python BLIP_vqa.py --out_dir={})"
 CLIP = "python CLIPScore_eval/CLIP_similarity.py --outpath={}"
-UNIDET = "(cd UniDet_eval && python {script}_eval.py --outpath {{}})"
-SPATIAL = UNIDET.format(script="2D_spatial")
+UNIDET = "(cd UniDet_eval && python %s_eval.py --outpath {}%s)"
+THREE_IN_ONE = "(cd 3_in_1_eval && python 3_in_1.py --outpath {})"
 SCRIPTS: Mapping[str, Sequence[str]] = {
     "color": [BLIP],
     "shape": [BLIP],
     "texture": [BLIP],
-    "spatial": [SPATIAL],
-    "3d_spatial": [UNIDET.format(script="3D_spatial")],
-    "numeracy": [UNIDET.format(script="numeracy")],
+    "spatial": [UNIDET % ("2D_spatial", "")],
+    "3d_spatial": [UNIDET % ("3D_spatial", "")],
+    "numeracy": [UNIDET % ("numeracy", "")],
     "non_spatial": [CLIP],
-    "complex": [
-        BLIP,
-        SPATIAL.replace("{})", "{} --complex True)"),
-        f"{CLIP} --complex True",
-        "(cd 3_in_1_eval && python 3_in_1.py --outpath {})",
-    ],
+    "complex": [BLIP, UNIDET % ("2D_spatial", " --complex True"), f"{CLIP} --complex True", THREE_IN_ONE],
 }
 """Which script scores which category (Karine-Huang/T2I-CompBench, Readme.md); {} is the folder, without a "/" at its
 end, with which 3D_spatial_eval.py fails."""

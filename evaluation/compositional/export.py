@@ -14,10 +14,8 @@ from tqdm import tqdm
 
 from ediffi.evaluation.compositional.benchmarks import ExportLayout, find_benchmark, read_prompt_set
 from ediffi.evaluation.images import claim, stamp
-from ediffi.evaluation.images.folder import ImageFolder
 from ediffi.evaluation.images.found import SUFFIXES, find_images
-from ediffi.evaluation.images.numbered import NumberedImages
-from ediffi.evaluation.images.shards import INDEX, ImageShards
+from ediffi.evaluation.images.numbered import INDEX, ImageFolder, ImageShards, NumberedImages
 from ediffi.io import files
 from ediffi.io.images import oddity, rgb
 

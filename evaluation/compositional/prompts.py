@@ -14,8 +14,7 @@ from ediffi.io import prompt_files
 STYLES = ("anime", "concept-art", "paintings", "photo")
 """HPSv2's styles, in the order of its list of prompt files (tgxs002/HPSv2, hpsv2/utils.py)."""
 
-COLUMNS = ("Prompt", "Category", "Challenge", "Note")
-"""Columns of google-research/parti, PartiPrompts.tsv."""
+COLUMNS = ("Prompt", "Category", "Challenge", "Note")  # columns of google-research/parti, PartiPrompts.tsv
 
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 

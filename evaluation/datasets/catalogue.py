@@ -56,16 +56,14 @@ KNOWN: Final = {  # size in bytes and SHA-256 of archives
     "images": (9_731_705_982, "51c682d2721f880150720bb416e0346a4c787e4c55d7f80dfd1bd3f73ba81646"),
     "images2": (5_471_658_058, "99da1a0ddf87011319ff3b05cf9176ffee2731cc3c52951162d9ef0d68e3cfb5"),
 }
-COCO: Final = "http://images.cocodataset.org"
+COCO, COCO_ZIP = "http://images.cocodataset.org", "annotations_trainval2014.zip"
 GENOME_IMAGES: Final = "https://cs.stanford.edu/people/rak248/VG_100K_2"
 GENOME: Final = "https://homes.cs.washington.edu/~ranjay/visualgenome/data/dataset"
 PUBLISHED: Final[Mapping[str, PublishedDataset]] = {
     "coco2014": PublishedDataset(
         "COCO 2014 validation",
         (
-            Archive(
-                f"{COCO}/annotations/annotations_trainval2014.zip", f"annotations/{coco.FILE}", *KNOWN["annotations"]
-            ),
+            Archive(f"{COCO}/annotations/{COCO_ZIP}", f"annotations/{coco.FILE}", *KNOWN["annotations"]),
             Archive(f"{COCO}/zips/val2014.zip", coco.FOLDER, *KNOWN["val2014"]),
         ),
         coco.open_coco,

@@ -15,8 +15,7 @@ from ediffi.io.files import sha256
 REGIONS: Final = "region_descriptions.json"
 IMAGES: Final = "image_data.json"
 FOLDERS: Final = ("VG_100K", "VG_100K_2")
-WORDS: Final = 61.9
-"""Mean number of words of a caption in the paper."""
+WORDS: Final = 61.9  # mean number of words of a caption in the paper
 CORRUPT: Final = frozenset({1592, 1722, 4616, 4617})
 """Photographs that work on scene graphs leaves out as corrupt, since Xu et al. 2017; so do we."""
 

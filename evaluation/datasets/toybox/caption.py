@@ -21,8 +21,7 @@ Length = Literal["short", "long"]
 NAMEABLE: Final[dict[str, float]] = {"style": 0.7, "background": 0.8, "size": 0.8, "layout": 1.0}
 """The probability that a caption names each optional attribute. Size: of all objects or of none. Layout: always named
 in long captions and for a single object."""
-LONG_WORDS: Final = (35, 65)
-"""Fewest and most words of a long caption, punctuation not counted."""
+LONG_WORDS: Final = (35, 65)  # fewest and most words of a long caption, punctuation not counted
 
 
 @dataclass(frozen=True)

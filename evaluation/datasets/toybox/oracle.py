@@ -39,26 +39,18 @@ from ediffi.evaluation.datasets.toybox.scene import (
 
 MIN_SIDE: Final = 16
 MAX_SIDE: Final = 1024
-WORKING_SIDE: Final = 64
-"""Larger images are averaged down to this side, which shows every detail."""
-NATIVE_SIDE: Final = 32
-"""Smaller images are enlarged to `WORKING_SIDE`, bicubic: at 16, two objects may share a pixel."""
-FOREGROUND: Final = 45.0
-"""A pixel this far from the background (Euclidean, in 0..255 RGB) belongs to an object."""
-SPLITTING: Final = (75.0, 105.0, 150.0)
-"""Higher thresholds, which split a region of objects that touch each other."""
-UNKNOWN_BACKGROUND: Final = 60.0
-"""A border further than this from every background is none of them."""
-MIN_AREA: Final = 0.012
-"""Smaller regions are ignored (share of the frame); the smallest object covers 0.04."""
+WORKING_SIDE: Final = 64  # larger images are averaged down to this side, which shows every detail
+NATIVE_SIDE: Final = 32  # smaller images are enlarged to `WORKING_SIDE`, bicubic: at 16, two objects may share a pixel
+FOREGROUND: Final = 45.0  # a pixel this far from the background (Euclidean, in 0..255 RGB) belongs to an object
+SPLITTING: Final = (75.0, 105.0, 150.0)  # higher thresholds, which split a region of objects that touch each other
+UNKNOWN_BACKGROUND: Final = 60.0  # a border further than this from every background is none of them
+MIN_AREA: Final = 0.012  # smaller regions are ignored (share of the frame); the smallest object covers 0.04
 POOR: Final = 0.15
 UNEXPLAINED: Final = 0.25
 """Share of a region's energy that the best template leaves: above `POOR` splitting is tried, above `UNEXPLAINED` the
 region is not a Toybox object."""
-BLURS: Final = (0.0, 1 / 64, 1 / 32)
-"""Templates are sharp and blurred: the standard deviation of the blur, frame units."""
-GAIN: Final = 0.9
-"""Splitting must leave less than this share of the energy that the region as one object leaves."""
+BLURS: Final = (0.0, 1 / 64, 1 / 32)  # templates are sharp and blurred: the standard deviation of the blur, frame units
+GAIN: Final = 0.9  # splitting must leave less than this share of the energy that the region as one object leaves
 PHASES: Final = tuple(product((0.0, 0.5), repeat=2))
 SHIFTS: Final = tuple(product((-1, 0, 1), repeat=2))
 
@@ -118,14 +110,12 @@ def read(image: NDArray[np.uint8]) -> Reading:
 def _at_working_side(image: NDArray[np.uint8]) -> Floats:
     side = image.shape[0] if image.ndim == 3 else 0
     if image.dtype != np.uint8 or image.shape != (side, side, 3) or not MIN_SIDE <= side <= MAX_SIDE:
-        raise ValueError(
-            f"image is {image.dtype} {list(image.shape)}; allowed: uint8 [s, s, 3] with s from {MIN_SIDE} to {MAX_SIDE}"
-        )
+        allowed = f"uint8 [s, s, 3] with s from {MIN_SIDE} to {MAX_SIDE}"
+        raise ValueError(f"image is {image.dtype} {list(image.shape)}; allowed: {allowed}")
     if NATIVE_SIDE <= side <= WORKING_SIDE:
         return image.astype(np.float32)
     if side % WORKING_SIDE == 0:
-        factor = side // WORKING_SIDE
-        boxes = image.reshape(WORKING_SIDE, factor, WORKING_SIDE, factor, 3)
+        boxes = image.reshape(WORKING_SIDE, side // WORKING_SIDE, WORKING_SIDE, side // WORKING_SIDE, 3)
         return np.asarray(boxes.mean(axis=(1, 3), dtype=np.float32))
     rule = Image.Resampling.BOX if side > WORKING_SIDE else Image.Resampling.BICUBIC
     return np.asarray(Image.fromarray(image).resize((WORKING_SIDE, WORKING_SIDE), rule), np.float32)

@@ -15,14 +15,11 @@ from ediffi.evaluation.datasets.toybox.scene import ALONE_SCALE, BACKGROUNDS, CO
 
 Floats = NDArray[np.float32]
 
-OUTLINE: Final = 0.28
-"""Thickness of the black outline, in radii; it lies inside the silhouette."""
+OUTLINE: Final = 0.28  # thickness of the black outline, in radii; it lies inside the silhouette
 STRIPES: Final = 0.16
 """Period of the stripes in frame units, `ALONE_SCALE` times that for a single object; half colour, half white."""
-CROSS_ARM: Final = 0.46
-"""Half the thickness of the arms of the cross, in radii."""
-FINE: Final = 64
-"""Images are drawn with at least this many pixels a side."""
+CROSS_ARM: Final = 0.46  # half the thickness of the arms of the cross, in radii
+FINE: Final = 64  # images are drawn with at least this many pixels a side
 
 
 class Layers(NamedTuple):

@@ -35,8 +35,7 @@ ALONE_SCALE: Final = 1.35
 
 EXTENTS: Final[dict[str, float]] = {"circle": 1.0, "square": 0.9, "triangle": 1.05, "cross": 1.05}
 """Half the side of the bounding box of a shape, in radii: chosen so that all shapes have about the same area."""
-JITTER: Final = 0.03
-"""Largest offset of an object from the centre of its slot, per axis."""
+JITTER: Final = 0.03  # largest offset of an object from the centre of its slot, per axis
 MARGIN: Final = 0.018
 """Least distance of an object from the edges of its slot, so two objects are at least twice this apart."""
 
