@@ -35,7 +35,7 @@ from attention_kernel import ratio
 from PIL import Image
 from torch import Tensor, nn
 
-from ediffi.evaluation.images.folder import ImageFolder
+from ediffi.evaluation.images.numbered import ImageFolder
 from ediffi.evaluation.metrics.clip_score import ClipScorer, load_scorer
 from ediffi.evaluation.metrics.features import load_extractor
 from ediffi.evaluation.metrics.frechet import Moments, frechet_distance

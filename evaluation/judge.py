@@ -80,25 +80,22 @@ class Judge:
         self.context, self.num_workers = context or DistributedContext(), num_workers
         clip, device, by_clip = suite.clip, self.context.device, suite.feature_extractor == "clip"
         scorer = load_scorer(clip.model, clip.pretrained, clip.path, device=device) if clip_score or by_clip else None
-        self.extractor: FeatureExtractor = (
-            ClipFeatures(scorer)
-            if scorer is not None and by_clip
-            else load_extractor(suite.feature_extractor, weights=suite.feature_weights, device=device)
-        )
+        self.extractor: FeatureExtractor
+        if scorer is not None and by_clip:
+            self.extractor = ClipFeatures(scorer)
+        else:
+            self.extractor = load_extractor(suite.feature_extractor, weights=suite.feature_weights, device=device)
         self.networks = MetricNetworks(self.extractor, scorer if clip_score else None)
 
     def reference(self, statistics: Path | None = None) -> ReferenceStatistics:
-        """The statistics of the dataset's own images, cached; or those of `statistics`, an .npz of pytorch-fid or
-        clean-fid.
-        """
+        """The statistics of the dataset's own images, cached; or those of an .npz of pytorch-fid or clean-fid."""
         if statistics is not None:
             return read_npz(statistics, self.extractor)
         size = self.suite.image_size
         images = ReferenceImages(self.dataset, self.items, size)
         preparation = {"rule": self.dataset.protocol.get("references", SQUARE), "size": size}
-        return reference_statistics(
-            images, self.extractor, self.cache, preparation, self.context, num_workers=self.num_workers
-        )
+        options: dict[str, Any] = {"context": self.context, "num_workers": self.num_workers}
+        return reference_statistics(images, self.extractor, self.cache, preparation, **options)
 
     def __call__(
         self, candidate: Candidate, reference: ReferenceStatistics, folder: Path, strict: bool = True
@@ -108,21 +105,12 @@ class Judge:
         The rows of the pass are written to `folder`; an interrupted pass is resumed. `strict` refuses unusual and
         broken images; otherwise they are converted or left out, and counted.
         """
-        run = partial(
-            measure,
-            candidate.images,
-            folder,
-            self.networks,
-            captions=[item.caption for item in self.items],
-            measure=partial(_measure, self.dataset, self.items),
-            strict=strict,
-            num_workers=self.num_workers,
-            context=self.context,
-        )
-        self.context.together(run)
+        own, captions = partial(_measure, self.dataset, self.items), [item.caption for item in self.items]
+        run = partial(measure, candidate.images, folder, self.networks, captions=captions, measure=own, strict=strict)
+        self.context.together(partial(run, num_workers=self.num_workers, context=self.context))
         rows = Rows.read(folder, len(self.items))
-        summary = summarise(rows, self.extractor, reference)
-        return Point(candidate.name, len(rows), summary.metrics, candidate.settings, summary.notices)
+        metrics, notices = summarise(rows, self.extractor, reference)
+        return Point(candidate.name, len(rows), metrics, candidate.settings, notices)
 
     def protocol(self, reference: ReferenceStatistics) -> dict[str, Any]:
         """Everything that is needed to repeat the numbers, as plain JSON values."""

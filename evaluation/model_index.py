@@ -67,16 +67,10 @@ def entries(
 
     if (point := headline(results)) is None:
         return []
-    suite, dataset = _slug(str(results.suite.get("name", "suite"))), _dataset(results, dataset_id)
+    suite = _slug(str(results.suite.get("name", "suite")))
+    shared: dict[str, Any] = {"dataset_id": _dataset(results, dataset_id), "date": date, "source_url": source_url}
     return [
-        EvalResultEntry(
-            dataset_id=dataset,
-            task_id=f"{suite}-{_slug(name)}",
-            value=value,
-            date=date,
-            source_url=source_url,
-            notes=_notes(results, point, name),
-        )
+        EvalResultEntry(task_id=f"{suite}-{_slug(name)}", value=value, notes=_notes(results, point, name), **shared)
         for name, value in _finite(point)
     ]
 
@@ -99,17 +93,14 @@ def write(
     numbers = eval_results(results, dataset_id)
     if not numbers:
         raise ValueError(f"the evaluation of {results.model} has no finite number to publish")
-    suite = _slug(str(results.suite.get("name", "suite")))
+    entry = folder / ENTRIES / f"{_slug(str(results.suite.get('name', 'suite')))}.yaml"
     listed = eval_result_entries_to_yaml(entries(results, dataset_id, source_url, date))
-    contents: dict[Path, Any] = {
-        folder / INDEX: {"model-index": eval_results_to_model_index(results.model, numbers)},
-        folder / ENTRIES / f"{suite}.yaml": listed,
-    }
-    for path, content in contents.items():
+    index = {"model-index": eval_results_to_model_index(results.model, numbers)}
+    for path, content in ((folder / INDEX, index), (entry, listed)):
         path.parent.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
         replace(path, text.encode("utf-8", "replace"))
-    return list(contents)
+    return [folder / INDEX, entry]
 
 
 def _dataset(results: Results, dataset_id: str | None) -> str:

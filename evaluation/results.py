@@ -24,9 +24,7 @@ class Point:
     name: str  # "guidance-3"; also of the folder with its images, beside the results
     count: int  # judged images
     metrics: Mapping[str, float]  # "fid", "kid_mean", "clip_score", ...; of the dataset: "oracle/everything", ...
-    settings: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # of the images, plain JSON: "guidance_scale", "nfe", ...; empty if not known
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of the images, plain JSON; empty if they are not known
     notices: Sequence[str] = ()  # sentences for the reader of the numbers
 
     @property
@@ -100,15 +98,14 @@ class Results:
 def _point(content: Mapping[str, Any]) -> Point:
     """A point of a file, with the types of its values checked."""
     metrics = {name: math.nan if value is None else value for name, value in content["metrics"].items()}
-    settings, notices = content.get("settings", {}), content.get("notices", [])
-    numbers = [content["count"], *metrics.values()]
-    numbers += [settings[name] for name in ("guidance_scale", "nfe") if settings.get(name) is not None]
-    wrong = [value for value in numbers if isinstance(value, bool) or not isinstance(value, int | float)]
-    if wrong:
-        raise ValueError(f"{wrong[0]!r} should be a number")
-    if not all(isinstance(text, str) for text in [content["name"], *notices]):
+    settings, notices = content.get("settings", {}), tuple(content.get("notices", ()))
+    known = [settings[name] for name in ("guidance_scale", "nfe") if settings.get(name) is not None]
+    for value in (content["count"], *metrics.values(), *known):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"{value!r} should be a number")
+    if not all(isinstance(text, str) for text in (content["name"], *notices)):
         raise ValueError("names and notices must be texts")
-    return Point(**{**content, "metrics": metrics, "notices": tuple(notices)})
+    return Point(**{**content, "metrics": metrics, "notices": notices})
 
 
 def check_comparable(several: Sequence[Results]) -> None:
@@ -120,32 +117,30 @@ def check_comparable(several: Sequence[Results]) -> None:
     for one, other in combinations(several, 2):
         for mine, theirs in _sections(one, other):
             for name in dict.fromkeys([*mine, *theirs]):
-                if mine.get(name) != theirs.get(name):
-                    raise ValueError(
-                        f"{one.model} and {other.model} were judged by different protocols and cannot be compared: "
-                        f"{name} is {_brief(mine.get(name))} and {_brief(theirs.get(name))}"
-                    )
+                if (a := mine.get(name)) != (b := theirs.get(name)):
+                    models = f"{one.model} and {other.model}"
+                    reason = f"{models} were judged by different protocols and cannot be compared"
+                    raise ValueError(f"{reason}: {name} is {_brief(a)} and {_brief(b)}")
 
 
 def _sections(one: Results, other: Results) -> Iterable[tuple[dict[str, Any], dict[str, Any]]]:
     """The fields that must agree, by dotted names, in the parts that both have; the plainest first."""
 
-    def suite(results: Results) -> dict[str, Any]:
-        return {f"suite.{key}": results.suite.get(key) for key in ("dataset", "count", "image_size")}
-
     def leaves(results: Results, part: str) -> dict[str, Any]:
         found = dict(flattened(results.protocol[part], part))
         # The hash of a reference covers its library's version; it counts only if nothing else identifies the images.
         hashed = "reference.pictures" in found or "reference.file_sha256" in found
-        ignored = {name for name in found if name.endswith(".library") or (hashed and name == "reference.sha256")}
-        return {name: value for name, value in found.items() if name not in ignored}
+        ignored = ".library", "reference.sha256" if hashed else ".library"
+        return {name: value for name, value in found.items() if not name.endswith(ignored)}
 
-    counts = [sorted({point.count for point in results.points}) for results in (one, other)]
-    yield suite(one), suite(other)
+    pair = one, other
+    first, second = [{f"suite.{key}": r.suite.get(key) for key in ("dataset", "count", "image_size")} for r in pair]
+    yield first, second
+    counts = [sorted({point.count for point in results.points}) for results in pair]
     if all(counts):
         yield {"count": counts[0]}, {"count": counts[1]}
     for part in COMPARED:
-        if one.protocol.get(part) is not None and other.protocol.get(part) is not None:
+        if all(results.protocol.get(part) is not None for results in pair):
             yield leaves(one, part), leaves(other, part)
 
 

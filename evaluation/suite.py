@@ -61,8 +61,7 @@ def shipped() -> list[str]:
 def read_suite(name: str | Path, **changes: Any) -> Suite:
     """A suite that ships, by its name, or the suite in a YAML file; `changes` that are not None replace its values.
 
-    A `path` of the CLIP and `feature_weights` may be relative to the file. FileNotFoundError lists the suites that
-    ship.
+    A `path` of the CLIP and `feature_weights` may be relative to the file.
     """
     from jsonargparse import ArgumentError, ArgumentParser
 

@@ -37,9 +37,8 @@ def record_settings(folder: Path, settings: Mapping[str, Any]) -> str:
         files.replace(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     elif changes := list(differences(_read(path), wanted)):
         more = f", and {len(changes) - 3} more" if len(changes) > 3 else ""
-        raise ValueError(
-            f"{folder} holds a run with other settings: {', '.join(changes[:3])}{more}; choose another folder"
-        )
+        listed = ", ".join(changes[:3]) + more
+        raise ValueError(f"{folder} holds a run with other settings: {listed}; choose another folder")
     return digest
 
 
@@ -79,14 +78,12 @@ def lock(folder: Path, rank: int = 0) -> Iterator[None]:
 
 
 def _wait_for(lock: Path, deadline: float) -> None:
-    while True:
-        try:
-            with locks.hold(lock):
-                return
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise
-        time.sleep(0.1)
+    free = False
+    while not free and time.monotonic() < deadline:
+        with locks.try_hold(lock) as free:
+            time.sleep(0 if free else 0.1)
+    with locks.hold(lock):  # raises with the name of the process that still holds it
+        return
 
 
 def _read(path: Path) -> Any:

@@ -1,12 +1,12 @@
 """Images that another system made: which file of a folder belongs to which caption."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from ediffi.evaluation.images.folder import ImageFolder
-from ediffi.evaluation.images.shards import INDEX, ImageShards
+from ediffi.evaluation.images.numbered import INDEX, ImageFolder, ImageShards
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
@@ -26,7 +26,8 @@ def find_images(folder: Path, keys: Sequence[str], match: Match = "name") -> Ima
         raise NotADirectoryError(f"no folder {folder}")
     if (folder / INDEX).exists():
         return ImageShards.read(folder, first=len(keys))
-    names = natural(path.name for path in folder.iterdir() if _is_image(path))
+    images = [p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.name[0] != "." and p.is_file()]
+    names = natural(path.name for path in images)
     if not names:
         unfinished = f"shards without {INDEX}: the run is not complete" if any(folder.glob("*.tar")) else "no images"
         raise ValueError(f"{folder} holds {unfinished}")
@@ -45,18 +46,19 @@ def natural(names: Iterable[str]) -> list[str]:
     return sorted(names, key=key)
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-
-
 def _matched(folder: Path, names: Sequence[str], keys: Sequence[str], match: Match) -> list[str]:
     """The file of each caption, by number or id."""
-    by_number, by_key = _grouped(names, number=True), _grouped(names, number=False)
+    by_number, by_key = defaultdict(list), defaultdict(list)
+    for name in names:
+        stem = Path(name).stem
+        by_key[stem].append(name)
+        if re.fullmatch("[0-9]+", stem):
+            by_number[int(stem)].append(name)
     rules: dict[str, list[list[str]]] = {}
     if match in ("name", "index"):
-        rules["number"] = [by_number.get(str(index), []) for index in range(len(keys))]
+        rules["number"] = [by_number[index] for index in range(len(keys))]
     if match in ("name", "key"):
-        rules["annotation id"] = [by_key.get(key, []) for key in keys]
+        rules["annotation id"] = [by_key[key] for key in keys]
     complete = [found for found in rules.values() if all(found)]
     if not complete:
         rule, found = max(rules.items(), key=lambda item: sum(map(bool, item[1])))
@@ -76,13 +78,3 @@ def _matched(folder: Path, names: Sequence[str], keys: Sequence[str], match: Mat
             "set match to index or key"
         )
     return [several[0] for several in first]
-
-
-def _grouped(names: Iterable[str], number: bool) -> Mapping[str, list[str]]:
-    """Files by their stem, or by the number that it is."""
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        stem = Path(name).stem
-        if not number or re.fullmatch("[0-9]+", stem):
-            groups.setdefault(str(int(stem)) if number else stem, []).append(name)
-    return groups

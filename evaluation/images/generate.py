@@ -16,8 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ediffi.evaluation.images import claim
-from ediffi.evaluation.images.folder import ImageFolder
-from ediffi.evaluation.images.shards import ImageShards
+from ediffi.evaluation.images.numbered import ImageFolder, ImageShards
 from ediffi.io.distributed import DistributedContext
 
 Store = ImageFolder | ImageShards
@@ -59,7 +58,11 @@ class Generated:
 
 def open_store(folder: Path, count: int, shard_size: int | None = None) -> Store:
     """A place for `count` images: PNG files, or shards of `shard_size` images."""
-    return ImageFolder.numbered(folder, count) if shard_size is None else ImageShards(folder, count, shard_size)
+    if shard_size is not None:
+        return ImageShards(folder, count, shard_size)
+    if count < 1:
+        raise ValueError(f"count must be at least 1, got {count}")
+    return ImageFolder(folder, (f"{index:05d}.png" for index in range(count)))
 
 
 def generate(
@@ -101,7 +104,9 @@ def generate(
 
         def finish() -> None:
             if context.rank == 0:
-                _check_complete(store)
+                if (found := store.count()) != len(store):
+                    reason = "though every process has finished; check that all processes see the same folder"
+                    raise ValueError(f"{store.folder} has {found} of {len(store)} images, {reason}")
                 store.finish(digest)
 
         context.together(begin)
@@ -137,14 +142,6 @@ def _prepare(store: Store) -> None:
         raise ValueError(f"{store.folder} holds {unexpected[0]}, which is not of this run; choose another folder")
     if store.count() and not (store.folder / claim.RUN).exists():
         raise ValueError(f"{store.folder} holds images and no {claim.RUN} with their settings; choose another folder")
-
-
-def _check_complete(store: Store) -> None:
-    if (found := store.count()) != len(store):
-        raise ValueError(
-            f"{store.folder} has {found} of {len(store)} images, though every process has finished; "
-            "check that all processes see the same folder"
-        )
 
 
 def _images(

@@ -20,7 +20,7 @@ from ediffi.registry.encoders.clip import pool_text, text_states
 from ediffi.registry.encoders.clip_files import PINNED, WEIGHTS, load_clip, load_clip_named
 
 MODEL, PRETRAINED = "ViT-g-14", "laion2b_s12b_b42k"
-"""The paper's network. The paper does not name the weights; our choice: those that existed when it was written."""
+"""The paper's network; it does not name the weights. Our choice: those that existed when it was written."""
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,10 @@ class ClipScorer:
 
     model: Any
     tokenizer: Any  # open_clip's; it truncates a long caption and keeps the end token
-    transform: Callable[[Image.Image], Tensor]
+    prepare: Callable[[Image.Image], Tensor]  # resizes, crops and normalises an image [3, s, s], as open_clip does
     width: int  # of the joint embedding space of texts and images
     protocol: Mapping[str, Any]  # "name", "weights" (SHA-256 of their file), "resize" (in words), "library"
     device: torch.device
-
-    def prepare(self, image: Image.Image) -> Float32[Tensor, "3 s s"]:
-        """The image, resized, cropped and normalised by open_clip."""
-        return self.transform(image)
 
     def embed_images(self, images: Float32[Tensor, "b 3 s s"]) -> Float32[Tensor, "b p"]:
         """The embeddings of prepared images, not normalised, on the CPU."""
@@ -44,11 +40,9 @@ class ClipScorer:
             return self.model.encode_image(images.to(self.device, non_blocking=True)).float().cpu()
 
     def embed_captions(self, captions: Sequence[str]) -> Float32[Tensor, "b p"]:
-        """The embeddings of captions, of length 1, on the CPU.
-
-        In a causal tower the end token does not attend to the positions after it. These are left out, which takes a
-        fifth of the time on captions of COCO's length. Other towers get all positions.
-        """
+        """The embeddings of captions, of length 1, on the CPU."""
+        # In a causal tower the end token does not attend to the positions after it. These are left out, which takes a
+        # fifth of the time on captions of COCO's length. Other towers get all positions.
         with torch.inference_mode():
             ids = self.tokenizer(list(captions)).to(self.device)
             end = _end_positions(self.model, ids)
@@ -90,13 +84,11 @@ def load_scorer(
         "resize": f"{settings.size}, {settings.interpolation}, {settings.resize_mode}, antialiased by Pillow",
         "library": f"open_clip_torch {open_clip.__version__}",
     }
-    place = torch.device(device)
+    place, prepare = torch.device(device), image_transform_v2(settings, is_train=False)
     model = model.float().to(place)
-    size = model.visual.image_size
-    shape = (size, size) if isinstance(size, int) else size
     with torch.inference_mode():
-        width = model.encode_image(torch.zeros(1, 3, *shape, device=place)).shape[1]
-    return ClipScorer(model, loaded[1], image_transform_v2(settings, is_train=False), width, protocol, place)
+        width = model.encode_image(prepare(Image.new("RGB", (8, 8)))[None].to(place)).shape[1]
+    return ClipScorer(model, loaded[1], prepare, width, protocol, place)
 
 
 def _weights(name: str, pretrained: str, path: str | None, revision: str | None) -> Path:

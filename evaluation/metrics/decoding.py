@@ -21,16 +21,8 @@ Prepare = Callable[[Image.Image], Tensor]
 
 Decoded = tuple[int, tuple[Tensor, ...], list[float]]
 """State, prepared tensors and measurements of an image; the latter two are empty for a broken one."""
-
-
-@dataclass(frozen=True)
-class DecodedBatch:
-    """A block of consecutive images."""
-
-    start: int  # number of the first one
-    states: np.ndarray  # of each image, see `ediffi.evaluation.metrics.rows`
-    prepared: tuple[Tensor, ...]  # for each network, its input for the images that are not broken
-    measured: np.ndarray  # what was measured of these images, [b, k]
+DecodedBatch = tuple[np.ndarray, tuple[Tensor, ...], np.ndarray]
+"""States of a block of images; of those that are not broken: each network's input, and what was measured [b, k]."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +68,12 @@ class ImageDecoder:
         except (ValueError, OSError) as error:
             return error
 
-    def collate(self, items: Sequence[Decoded | Exception]) -> "tuple[Any, ...] | Exception":
-        """States, prepared tensors and measurements of a block; or its first error."""
-        decoded = []
+    def collate(self, items: Sequence[Decoded | Exception]) -> DecodedBatch | Exception:
+        """The block of these images, or its first error."""
         for item in items:
             if isinstance(item, Exception):
                 return item
-            decoded.append(item)
+        decoded = [item for item in items if not isinstance(item, Exception)]
         whole = [item for item in decoded if item[0] != BROKEN]
         prepared = tuple(torch.stack(tensors) for tensors in zip(*(item[1] for item in whole), strict=True))
         measured = np.array([item[2] for item in whole], np.float64).reshape(len(whole), len(self.fields))
@@ -97,7 +88,7 @@ def first_image(decoder: ImageDecoder) -> tuple[int, Image.Image]:
     raise ValueError(f"none of {len(decoder)} images can be read" if len(decoder) else "there are no images")
 
 
-def batches(
+def decode(
     decoder: ImageDecoder, blocks: Sequence[range], num_workers: int, pin_memory: bool
 ) -> Iterator[DecodedBatch]:
     """Decode blocks of consecutive images, in order; inside `worker_deaths`."""
@@ -110,7 +101,7 @@ def batches(
     )
     arriving = iter(loader)
     try:
-        for block in blocks:
+        for _ in blocks:
             try:
                 found = next(arriving)
             except (OSError, EOFError) as error:  # errors of images are returned, so this is a broken connection
@@ -119,7 +110,7 @@ def batches(
                 raise RuntimeError(f"DataLoader worker lost: {error or type(error).__name__}") from None
             if isinstance(found, Exception):
                 raise found
-            yield DecodedBatch(block.start, *found)
+            yield found
     finally:
         # Now, by hand: an error keeps this frame alive, and the collector would wait 5 seconds for the workers.
         del arriving
@@ -134,6 +125,5 @@ def worker_deaths() -> Iterator[None]:
         if not str(error).startswith("DataLoader worker"):
             raise
         reason = " ".join(str(error).split()).rstrip(".")
-        raise OSError(
-            f"a process that decodes images died ({reason}): allow more memory, or set num_workers=0"
-        ) from None
+        advice = "allow more memory, or set num_workers=0"
+        raise OSError(f"a process that decodes images died ({reason}): {advice}") from None

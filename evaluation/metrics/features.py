@@ -1,6 +1,6 @@
 """Feature extractors: torch-fidelity's networks (Inception by default), or the image tower of a CLIP."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -22,16 +22,9 @@ DEFAULT = "inception-v3-compat"
 class FeatureExtractor(Protocol):
     """Turns images into rows of `width` numbers.
 
-    `name` and `layer` are its library's names ("inception-v3-compat", "2048"; or "clip"). `protocol` holds plain JSON
-    values: "name", "layer", "weights" (SHA-256 of their file), "resize" (in words), "library" (with its version). Rows
-    of equal protocols may be compared.
+    `protocol` holds plain JSON values: "name" and "layer" of its library ("inception-v3-compat", "2048"), "weights"
+    (SHA-256 of their file), "resize" (in words), "library" (with its version). Rows of equal protocols may be compared.
     """
-
-    @property
-    def name(self) -> str: ...  # noqa: D102
-
-    @property
-    def layer(self) -> str: ...  # noqa: D102
 
     @property
     def width(self) -> int: ...  # noqa: D102
@@ -58,8 +51,6 @@ class FidelityFeatures:
     """
 
     extractor: nn.Module
-    name: str
-    layer: str
     width: int
     protocol: Mapping[str, Any]
     device: torch.device
@@ -82,8 +73,6 @@ class ClipFeatures:
     """The image embeddings of an open_clip model, not normalised (Kynkäänniemi et al., arXiv 2203.06026)."""
 
     clip: ClipScorer
-    name: str = "clip"
-    layer: str = "image_embedding"
 
     @property
     def width(self) -> int:
@@ -98,11 +87,12 @@ class ClipFeatures:
     @property
     def protocol(self) -> dict[str, Any]:
         """See `FeatureExtractor`."""
-        return {**self.clip.protocol, "name": self.name, "layer": self.layer, "model": self.clip.protocol["name"]}
+        return {**self.clip.protocol, "name": "clip", "layer": "image_embedding", "model": self.clip.protocol["name"]}
 
-    def prepare(self, image: Image.Image) -> Float32[Tensor, "3 s s"]:
-        """The image, resized, cropped and normalised by open_clip."""
-        return self.clip.prepare(image)
+    @property
+    def prepare(self) -> Callable[[Image.Image], Tensor]:
+        """The image's preparation by open_clip."""
+        return self.clip.prepare
 
     def __call__(self, images: Float32[Tensor, "b 3 s s"]) -> Float32[Tensor, "b d"]:
         """The embeddings of prepared images, on the CPU."""
@@ -141,4 +131,4 @@ def load_extractor(
         "resize": f"{side}x{side}, bilinear as in TensorFlow 1, not antialiased",
         "library": f"torch-fidelity {version('torch-fidelity')}",
     }
-    return FidelityFeatures(module, name, layer, width, protocol, place)
+    return FidelityFeatures(module, width, protocol, place)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from ediffi.io import pickles
 from ediffi.io.files import sha256
 from ediffi.registry.encoders.clip_files import PINNED, WEIGHTS
 from ediffi.registry.encoders.folder import from_hub
@@ -96,19 +97,11 @@ def _hub_file(name: str) -> tuple[str, Callable[[], Path]]:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a weights file: a .safetensors file, or one that `torch.load(weights_only=True)` reads.
-
-    ValueError: it is broken, holds more than tensors, or holds code, as a TorchScript archive does.
-    """
+    """The tensors of a .safetensors or .pth file; ValueError: it is broken, or holds anything but tensors."""
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_file(path) if path.suffix == ".safetensors" else pickles.read(path)
     except SafetensorError as error:
         raise ValueError(f"{str(path)!r} is truncated or not a safetensors file ({error})") from None
-    except Exception as error:  # the unpickler and the archive reader raise many types at foreign files
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise ValueError(f"{str(path)!r} cannot be read as a file of tensors only ({reason})") from None
     if not isinstance(content, dict) or not all(isinstance(part, Tensor) for part in content.values()):
         raise ValueError(f"{str(path)!r} must hold a dictionary of tensors and nothing else")
     return dict(content)

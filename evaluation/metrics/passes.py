@@ -19,7 +19,7 @@ from ediffi.evaluation.metrics.decoding import (
     ImageDecoder,
     Measure,
     Prepare,
-    batches,
+    decode,
     first_image,
     worker_deaths,
 )
@@ -76,9 +76,7 @@ def measure(
     """
     context = context or DistributedContext()
     if batch_size < 1 or num_workers < 0:
-        raise ValueError(
-            f"batch_size must be at least 1 and num_workers at least 0, got {batch_size} and {num_workers}"
-        )
+        raise ValueError(f"batch_size must be at least 1 and num_workers at least 0, got {batch_size}, {num_workers}")
     if networks.clip and (captions is None or len(captions) != len(images)):
         raise ValueError(f"there are {len(captions or ())} captions for {len(images)} images")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers warn when the loader forks
@@ -91,8 +89,8 @@ def measure(
     done = int((states > 0).sum())
     hidden = True if context.rank else None
     with worker_deaths(), tqdm(total=len(images), initial=done, unit="image", desc="measuring", disable=hidden) as bar:
-        for batch in batches(decoder, mine, num_workers, networks.device.type == "cuda"):
-            _write(files, batch, networks, captions, images)
+        for block, batch in zip(mine, decode(decoder, mine, num_workers, networks.device.type == "cuda"), strict=True):
+            _write(files, block.start, batch, networks, captions, images)
             bar.update(int((files.read("states") > 0).sum()) - bar.n)  # of all processes
 
 
@@ -110,38 +108,38 @@ def _key(images: NumberedImages, networks: MetricNetworks, captions: Sequence[st
 
 def _row_files(decoder: ImageDecoder, folder: Path, networks: MetricNetworks, key: dict[str, Any]) -> RowFiles:
     """The files in the folder; the layout of new ones comes from the first image: its size, and what is measured."""
-    layout = read_layout(folder)
-    if layout is None:
-        index, image = first_image(decoder)
-        fields = list(decoder.measure(index, image)) if decoder.measure else []
-        width = networks.extractor.width if networks.extractor else 0
-        layout = PassLayout(key, len(decoder), image.size, width, networks.clip is not None, fields)
-    return open_rows(folder, replace(layout, key=key))
+    if layout := read_layout(folder):
+        return open_rows(folder, replace(layout, key=key))
+    index, image = first_image(decoder)
+    fields = list(decoder.measure(index, image)) if decoder.measure else []
+    width = networks.extractor.width if networks.extractor else 0
+    return open_rows(folder, PassLayout(key, len(decoder), image.size, width, networks.clip is not None, fields))
 
 
 def _write(
     files: RowFiles,
+    start: int,
     batch: DecodedBatch,
     networks: MetricNetworks,
     captions: Sequence[str] | None,
     images: NumberedImages,
 ) -> None:
     """Run the networks on a block, and write its rows; the states last."""
-    mask = batch.states != BROKEN
-    numbers = (np.flatnonzero(mask) + batch.start).tolist()
-    prepared = list(batch.prepared)
+    states, (*prepared,), measured = batch
+    mask = states != BROKEN
+    numbers = (np.flatnonzero(mask) + start).tolist()
     if numbers and networks.extractor:
         features = networks.extractor(prepared.pop(0))
         _check_finite("features", features, numbers, images)
-        files.write("features", batch.start, mask, features.numpy())
+        files.write("features", start, mask, features.numpy())
     if numbers and networks.clip:
         embeddings = features if networks.shared else networks.clip.embed_images(prepared.pop(0))
         scores = networks.clip.scores(embeddings, [captions[index] for index in numbers] if captions else [])
         _check_finite("CLIP score", scores[:, None], numbers, images)
-        files.write("scores", batch.start, mask, scores.numpy())
+        files.write("scores", start, mask, scores.numpy())
     if files.layout.fields:
-        files.write("measured", batch.start, mask, batch.measured)
-    files.write("states", batch.start, np.ones_like(mask), batch.states)
+        files.write("measured", start, mask, measured)
+    files.write("states", start, np.ones_like(mask), states)
 
 
 def _check_finite(what: str, values: torch.Tensor, numbers: Sequence[int], images: NumberedImages) -> None:

@@ -85,7 +85,7 @@ def reference_statistics(
             measure(images, folder, MetricNetworks(extractor), context=context, **options)
 
     context.together(extract)
-    first = context.together(lambda: read_reference(folder, key) if context.rank == 0 else None)
+    first = context.together(lambda: read_reference(folder, key) if context.rank == 0 else None)  # it may write
     return first or read_reference(folder, key)
 
 
@@ -96,7 +96,13 @@ def read_reference(folder: Path, key: Mapping[str, Any]) -> ReferenceStatistics:
     """
     note = folder / NOTE
     if not note.is_file():
-        _write(folder, key)
+        rows = Rows.read(folder)
+        moments = rows.moments()
+        with replacing(folder / MOMENTS) as beside:
+            save_file({"mean": moments.mean, "cov": moments.cov}, beside)
+        hashes = {name: sha256(folder / name) for name in (MOMENTS, FEATURES)}
+        values = {"format": FORMAT, "key": dict(key), "count": len(rows), "files": hashes}
+        replace(note, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
     try:
         content = json.loads(note.read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
@@ -112,16 +118,6 @@ def read_reference(folder: Path, key: Mapping[str, Any]) -> ReferenceStatistics:
     tensors = load_file(folder / MOMENTS)
     protocol = {**key, "sha256": folder.name, "foreign": False}
     return ReferenceStatistics(tensors["mean"], tensors["cov"], count, folder / FEATURES, protocol)
-
-
-def _write(folder: Path, key: Mapping[str, Any]) -> None:
-    rows = Rows.read(folder)
-    moments = rows.moments()
-    with replacing(folder / MOMENTS) as beside:
-        save_file({"mean": moments.mean, "cov": moments.cov}, beside)
-    files = {name: sha256(folder / name) for name in (MOMENTS, FEATURES)}
-    content = {"format": FORMAT, "key": dict(key), "count": len(rows), "files": files}
-    replace(folder / NOTE, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_npz(path: Path, extractor: FeatureExtractor) -> ReferenceStatistics:
@@ -140,7 +136,7 @@ def read_npz(path: Path, extractor: FeatureExtractor) -> ReferenceStatistics:
     if mean.shape != (d,) or cov.shape != (d, d):
         raise ValueError(
             f"{str(path)!r} has mu {list(mean.shape)} and sigma {list(cov.shape)}; "
-            f"{extractor.name} {extractor.layer} needs [{d}] and [{d}, {d}]"
+            f"{extractor.protocol['name']} {extractor.protocol['layer']} needs [{d}] and [{d}, {d}]"
         )
     if not (np.isfinite(mean).all() and np.isfinite(cov).all() and np.allclose(cov, cov.T)):
         raise ValueError(f"sigma of {str(path)!r} is no covariance: it must be finite and symmetric")

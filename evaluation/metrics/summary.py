@@ -1,7 +1,7 @@
 """The metrics of a pass by name, and notices for their reader."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ediffi.evaluation.metrics.features import DEFAULT, FeatureExtractor
 from ediffi.evaluation.metrics.frechet import frechet_distance
@@ -14,14 +14,11 @@ FEW = 2048
 """A FID of fewer images gets a notice: the width of its features."""
 
 
-@dataclass(frozen=True)
-class Summary:
-    """Metrics by name (see `frechet_name`, `kid`, `precision_recall`, `clip_score`, and the dataset's own), and
-    notices.
-    """
+class Summary(NamedTuple):
+    """Metrics by name (see `frechet_name`, `kid`, `precision_recall`; "clip_score"; the dataset's own), and notices."""
 
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    notices: Sequence[str] = ()
+    metrics: Mapping[str, float]
+    notices: Sequence[str]
 
 
 def frechet_name(extractor: FeatureExtractor) -> str:
@@ -31,9 +28,10 @@ def frechet_name(extractor: FeatureExtractor) -> str:
     "frechet_clip" for the CLIP that scores, "frechet_dinov2-vit-l-14"; with the layer for another layer of Inception,
     "frechet_inception-v3-compat_768".
     """
-    if extractor.name != DEFAULT:
-        return f"frechet_{extractor.name}"
-    return "fid" if extractor.layer == "2048" else f"frechet_{extractor.name}_{extractor.layer}"
+    name, layer = extractor.protocol["name"], extractor.protocol["layer"]
+    if name != DEFAULT:
+        return f"frechet_{name}"
+    return "fid" if layer == "2048" else f"frechet_{name}_{layer}"
 
 
 def summarise(

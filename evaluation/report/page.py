@@ -1,5 +1,6 @@
 """The report of an evaluation, and the comparison of several: one page with numbers, figures, images and protocol."""
 
+import math
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -8,21 +9,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from PIL import Image
 
 from ediffi.evaluation.naming import comparable_to_paper, convention, dataset_name, distance_name
-from ediffi.evaluation.report.samples import ReportSample, sample_grid
-from ediffi.evaluation.report.tables import (
-    BarTable,
-    Headline,
-    MetricTable,
-    bar_tables,
-    headlines,
-    main_table,
-    settings_tables,
-)
+from ediffi.evaluation.report.tables import bar_tables, headlines, main_table, settings_tables
 from ediffi.evaluation.results import Results, check_comparable, flattened
-from ediffi.evaluation.tradeoff import MatplotlibMissing, describe, svg
-from ediffi.io.page import write_page
+from ediffi.evaluation.tradeoff import MatplotlibMissing, svg
+from ediffi.io.images import rgb
+from ediffi.io.page import data_uri, write_page
 
 FILE = "report.html"
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -35,19 +29,35 @@ _PARTS = {
     "guidance": "Guidance",
     "versions": "Versions",
 }
+SIDE = 192
+"""Longest side of an image on the page."""
 
 
-class DatasetSection(NamedTuple):
-    """A dataset on the page."""
+class ReportSample(NamedTuple):
+    """An image to show, of any size, with the dataset's verdict; `right` is None if it is neither right nor wrong."""
 
-    title: str
-    headlines: Sequence[Headline]
-    figure: str  # the `<svg>` element; empty without matplotlib
-    about: str  # the figure in a sentence, or why there is none
-    distance: str  # name of the Fréchet distance
-    several: bool  # whether there are several models
-    table: MetricTable
-    bars: Sequence[BarTable]
+    caption: str
+    image: Image.Image
+    verdict: str | None = None
+    right: bool | None = None
+
+
+class EmbeddedSample(NamedTuple):
+    """An image in the page: `source` is a data URI; a `coarse` image has few pixels and is not smoothed."""
+
+    caption: str
+    source: str
+    verdict: str | None
+    right: bool | None
+    coarse: bool
+
+
+class SampleGrid(NamedTuple):
+    """Images of several settings: rows by caption if all settings have the same captions, else cards by setting."""
+
+    settings: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[EmbeddedSample]]]
+    cards: Sequence[tuple[str, Sequence[EmbeddedSample]]]
 
 
 def write(
@@ -93,12 +103,9 @@ def compare(folders: Sequence[Path], file: Path, command: str | Sequence[str] = 
 
 def _distinct(group: Sequence[tuple[Path, Results]]) -> list[Results]:
     """Results whose models have different names: equal ones get the names or the paths of their folders."""
-    names = [results.model for _, results in group]
+    count = Counter(results.model for _, results in group)
     for label in (lambda folder: folder.name, str):
-        models = [
-            f"{name} ({label(folder)})" if names.count(name) > 1 else name
-            for name, (folder, _) in zip(names, group, strict=True)
-        ]
+        models = [f"{one.model} ({label(folder)})" if count[one.model] > 1 else one.model for folder, one in group]
         if len(set(models)) == len(models):
             break
     return [replace(results, model=model) for model, (_, results) in zip(models, group, strict=True)]
@@ -125,15 +132,14 @@ def _write(
     )
 
 
-def _section(group: Sequence[Results], prefix: str) -> DatasetSection:
-    about = describe(group)
+def _section(group: Sequence[Results], prefix: str) -> dict[str, Any]:
+    """What the template shows of a dataset: numbers, tables, and the figure, or in `about` why there is none."""
+    section = {"title": dataset_name(group[0]), "distance": distance_name(group[0]), "several": len(group) > 1}
+    section |= {"headlines": headlines(group), "table": main_table(group), "bars": bar_tables(group)}
     try:
-        figure = svg(group, prefix)
+        return section | {"figure": svg(group, prefix)}
     except MatplotlibMissing as error:
-        figure, about = "", f"There is no figure: {error}."
-    title, distance = dataset_name(group[0]), distance_name(group[0])
-    tables = main_table(group), bar_tables(group)
-    return DatasetSection(title, headlines(group), figure, about, distance, len(group) > 1, *tables)
+        return section | {"figure": "", "about": f"There is no figure: {error}."}
 
 
 def _notices(several: Sequence[Results]) -> list[tuple[str, str]]:
@@ -188,3 +194,38 @@ def _suite_text(results: Results) -> str:
         return {key: value for key, value in plain.items() if value not in (None, {}, [], "")}
 
     return yaml.safe_dump(filled(results.suite), sort_keys=False, allow_unicode=True, width=100).strip()
+
+
+def judged_sample(caption: str, image: Image.Image, measured: Mapping[str, float]) -> ReportSample:
+    """A sample with the verdict of the dataset's `measure`: "right", or "wrong: shape, colour".
+
+    Of the measured values 1 is right, less is wrong, nan is ignored. Names that begin with "everything" summarise the
+    others and are not repeated.
+    """
+    fields = {name.rpartition("/")[2]: value for name, value in measured.items() if math.isfinite(value)}
+    fields = {name: value for name, value in fields.items() if not name.startswith("everything")}
+    if not fields:
+        return ReportSample(caption, image)
+    wrong = [name for name, value in fields.items() if value < 1]
+    return ReportSample(caption, image, f"wrong: {', '.join(wrong)}" if wrong else "right", not wrong)
+
+
+def sample_grid(samples: Mapping[str, Sequence[ReportSample]]) -> SampleGrid | None:
+    """The images of each setting beside each other; None if there are none."""
+    groups = [(title, [_embedded(sample) for sample in group]) for title, group in samples.items() if group]
+    if not groups:
+        return None
+    settings = [title for title, _ in groups]
+    captions = [[sample.caption for sample in group] for _, group in groups]
+    if len(groups) == 1 or any(one != captions[0] for one in captions):
+        return SampleGrid(settings, [], groups)
+    rows = zip(*(group for _, group in groups), strict=True)
+    return SampleGrid(settings, list(zip(captions[0], rows, strict=True)), [])
+
+
+def _embedded(sample: ReportSample) -> EmbeddedSample:
+    image = rgb(sample.image)
+    coarse = max(image.size) < SIDE
+    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    source = data_uri(image, "png", "jpeg", quality=88)
+    return EmbeddedSample(sample.caption, source, sample.verdict, sample.right, coarse)

@@ -25,11 +25,6 @@ class MetricTable(NamedTuple):
     columns: Sequence[str]
     groups: Sequence[tuple[str, Sequence[tuple[Point, Sequence[Cell]]]]]
 
-    @property
-    def size(self) -> int:
-        """Number of rows."""
-        return sum(len(rows) for _, rows in self.groups)
-
 
 class BarTable(NamedTuple):
     """What a dataset measures: model and title of each column, name and cells of each row."""
@@ -53,14 +48,10 @@ def main_table(several: Sequence[Results]) -> MetricTable:
     points = [point for _, point in _settings(several)]
     names = [name for name in _names(points) if "/" not in name and name != "kid_std"]
     best = {name: _best(name, points) for name in names}
-    groups = [
-        (
-            results.model,
-            [(p, [_cell(p, name, best[name] == p.metric(name)) for name in names]) for p in results.in_order],
-        )
-        for results in several
-        if results.points
-    ]
+    groups = []
+    for results in several:
+        rows = [(p, [_cell(p, name, best[name] == p.metric(name)) for name in names]) for p in results.in_order]
+        groups += [(results.model, rows)] if rows else []
     heads = [measured_name(several[0], name).partition(",")[0] for name in names]
     columns = [f"{head} {'↓' if less_is_better(name) else '↑'}" for head, name in zip(heads, names, strict=True)]
     return MetricTable(columns, groups)
@@ -71,14 +62,14 @@ def bar_tables(several: Sequence[Results]) -> list[BarTable]:
     settings = _settings(several)
     points = [point for _, point in settings]
     names = [name for name in _names(points) if "/" in name]
+    best = {name: _best(name, points) for name in names}
     tables = []
     for kind in dict.fromkeys(name.partition("/")[0] for name in names):
         own = [name for name in names if name.partition("/")[0] == kind]
         bars = all(0 <= value <= 1 for name in own for p in points if (value := p.metric(name)) is not None)
-        rows = []
-        for name in own:
-            best = _best(name, points)
-            rows.append((metric_name(name), [_cell(p, name, best == p.metric(name), bars) for p in points]))
+        rows = [
+            (metric_name(name), [_cell(p, name, best[name] == p.metric(name), bars) for p in points]) for name in own
+        ]
         tables.append(BarTable(metric_name(kind), [(model, point.title) for model, point in settings], rows))
     return tables
 

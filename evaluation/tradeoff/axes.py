@@ -1,24 +1,15 @@
 """Curves, bars and the paper's numbers on matplotlib's axes."""
 
 from collections.abc import Sequence
+from itertools import pairwise
+from math import cos, radians, sin
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ediffi.evaluation.naming import (
-    PAPER,
-    clip_name,
-    convention,
-    dataset_name,
-    is_distance,
-    less_is_better,
-    measured_name,
-    shortened,
-    shown,
-)
+from ediffi.evaluation import naming
+from ediffi.evaluation.naming import PAPER, less_is_better, measured_name, shortened, shown
 from ediffi.evaluation.results import Results
-from ediffi.evaluation.tradeoff.labels import dodge, place
-from ediffi.evaluation.tradeoff.palette import COLOURS, FAINT, INK, MARKERS, MUTED, SHEET
 from ediffi.evaluation.tradeoff.plan import FigurePlan, position
 
 if TYPE_CHECKING:
@@ -29,6 +20,20 @@ LOG_BEYOND = 20.0
 """Values that differ by more than this factor are drawn on a logarithmic axis."""
 LETTERS = 8.0
 """Size of the numbers at points."""
+ANGLES = (60, 120, 300, 240, 90, 270, 0, 180)
+"""Where a label may be around its point, in degrees; of equally good ones the first is used."""
+INK, MUTED, FAINT, SHEET = "#1c1e21", "#6a6f78", "#d9dce1", "#fefefe"
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b4649b", "#a87900", "#3d9fd6")
+"""After Okabe and Ito, distinct for the colour-blind; the light ones are darker here, to be legible on white."""
+MARKERS = "os^DvP"
+VARIABLES = {INK: "--ink", MUTED: "--muted", FAINT: "--rule", SHEET: "--sheet"}
+VARIABLES |= {colour: f"--series-{index}" for index, colour in enumerate(COLOURS)}
+"""The CSS variable with which a page replaces each colour of an SVG."""
+STYLE: dict[Any, Any] = {"text.color": INK, "axes.labelcolor": INK, "figure.facecolor": SHEET, "axes.facecolor": "none"}
+STYLE |= {"axes.edgecolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED, "grid.color": FAINT}
+STYLE |= {"font.size": 9, "axes.linewidth": 0.8, "grid.linewidth": 0.6, "axes.grid": True, "axes.axisbelow": True}
+STYLE |= {"axes.spines.top": False, "axes.spines.right": False, "text.parse_math": False}
+STYLE |= {"svg.fonttype": "none", "svg.hashsalt": "ediffi"}  # text as text, and the same ids in every run
 
 
 def curves(axes: "Axes", figure: "Figure", several: Sequence[Results], planned: FigurePlan) -> None:
@@ -36,7 +41,7 @@ def curves(axes: "Axes", figure: "Figure", several: Sequence[Results], planned: 
     from matplotlib.font_manager import FontProperties
 
     name, lower = shortened(measured_name(several[0], planned.metric)), less_is_better(planned.metric)
-    clip = shortened(clip_name(several[0]))
+    clip = shortened(naming.clip_name(several[0]))
     lines, names, values = [], [], [*PAPER.values()] * planned.paper
     for index, results in enumerate(several):
         at = [xy for point in results.in_order if (xy := position(point, planned.kind, planned.metric))]
@@ -51,12 +56,12 @@ def curves(axes: "Axes", figure: "Figure", several: Sequence[Results], planned: 
         axes.yaxis.set_major_formatter("{x:g}")
     axes.set_ylabel(f"{name}{', log scale' if log else ''}  {'↓' if lower else '↑'} better")
     curve = f"CLIP score (100 × cosine{f', {clip}' if clip else ''})  → better"
-    axes.set_xlabel(curve if planned.kind == "curve" else shortened(convention(several[0]), 100))
+    axes.set_xlabel(curve if planned.kind == "curve" else shortened(naming.convention(several[0]), 100))
     axes.margins(0.07, 0.09)
     columns = 2 if len(names) > 1 and max(map(len, names)) < 52 else 1
     placement: dict[str, Any] = {"loc": "outside upper left", "ncols": columns, "alignment": "left"}
     legend = figure.legend(lines, names, frameon=False, fontsize=8.5, borderpad=0, **placement)
-    legend.set_title(shortened(dataset_name(several[0]), 60), FontProperties(weight="bold", size=10.5))
+    legend.set_title(shortened(naming.dataset_name(several[0]), 60), FontProperties(weight="bold", size=10.5))
     if planned.paper:
         _paper(axes)
     if planned.kind == "curve":
@@ -71,7 +76,11 @@ def bars(axes: "Axes", several: Sequence[Results], planned: FigurePlan) -> None:
         for point in results.points:
             value, score = point.metric(metric), point.metric("clip_score")
             if value is not None:
-                note = f"CLIP score {shown('clip_score', score)}" if score is not None and is_distance(metric) else ""
+                note = (
+                    f"CLIP score {shown('clip_score', score)}"
+                    if score is not None and naming.is_distance(metric)
+                    else ""
+                )
                 name = f"{shortened(results.model, 30)}, {shortened(point.title, 20)} · {nfe(results)}"
                 rows.append((value, name, COLOURS[index % len(COLOURS)], note))
     rows.sort(key=lambda row: row[0] if lower else -row[0])
@@ -131,3 +140,49 @@ def _scales(axes: "Axes", figure: "Figure", several: Sequence[Results], metric: 
         across, high = axes.transData.inverted().transform((x + right, y + up))
         label = axes.text(across, high, text, fontsize=LETTERS, color=colour, ha="center", va="center_baseline")
         label.set_in_layout(False)
+
+
+def dodge(heights: Sequence[float], gap: float) -> list[float]:
+    """Heights moved apart to be at least `gap` from each other, in their order, close to where they were.
+
+    Neighbours that touch form a block, which is placed at the mean of its members' positions.
+    """
+    order = sorted(range(len(heights)), key=lambda index: heights[index])
+    blocks: list[list[int]] = []
+
+    def lowest(block: list[int]) -> float:
+        return sum(heights[index] - gap * rank for rank, index in enumerate(block)) / len(block)
+
+    for index in order:
+        blocks.append([index])
+        while len(blocks) > 1 and lowest(blocks[-2]) + gap * len(blocks[-2]) > lowest(blocks[-1]):
+            blocks[-2:] = [blocks[-2] + blocks[-1]]
+    moved = list(heights)
+    for block in blocks:
+        for rank, index in enumerate(block):
+            moved[index] = lowest(block) + gap * rank
+    return moved
+
+
+def place(
+    texts: Sequence[tuple[float, float, str]], lines: Sequence[Sequence[tuple[float, float]]], size: float
+) -> list[tuple[float, float]]:
+    """Offsets of texts' centres from their points (x, y, text): each covers least of the lines and of earlier texts.
+
+    All in pixels; `size` is of the letters.
+    """
+    crowd = [np.linspace(a, b, 48) for line in lines for a, b in pairwise(line)]
+    crowd += [np.repeat([[x, y]], 12, axis=0) for x, y, _ in texts]
+    filled = np.concatenate(crowd) if crowd else np.zeros((0, 2))
+    offsets = []
+    for x, y, text in texts:
+        half = np.array([0.31 * len(text) * size + 1, 0.45 * size + 1])
+        reach = half + 0.55 * size
+        around = [np.array([reach[0] * cos(radians(a)), reach[1] * sin(radians(a))]) for a in ANGLES]
+        options = [distance * option for distance in (1, 1.35) for option in around]
+        covered = [int((abs(filled - (np.array([x, y]) + option)) <= half).all(1).sum()) for option in options]
+        best = options[int(np.argmin(covered))]
+        box = np.array([[x, y]]) + best + half * np.array([[i, j] for i in (-1, -0.5, 0, 0.5, 1) for j in (-1, 0, 1)])
+        filled = np.concatenate([filled, np.repeat(box, 3, axis=0)])
+        offsets.append((float(best[0]), float(best[1])))
+    return offsets

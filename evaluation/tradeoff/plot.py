@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 from ediffi.evaluation.naming import PAPER, convention, dataset_name, measured_name, shortened
 from ediffi.evaluation.results import Results
-from ediffi.evaluation.tradeoff.axes import bars, curves
-from ediffi.evaluation.tradeoff.palette import MUTED, STYLE, VARIABLES
+from ediffi.evaluation.tradeoff.axes import MUTED, STYLE, VARIABLES, bars, curves
 from ediffi.evaluation.tradeoff.plan import FigurePlan, plan
 from ediffi.io.files import replace
 
@@ -61,9 +60,9 @@ def svg(several: Sequence[Results], prefix: str) -> str:
 def _for_page(tag: str, prefix: str) -> str:
     """A tag of the SVG: ids begin with `prefix`, colours are the page's."""
     tag = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", tag.replace("xlink:href", "href"))
-    return re.sub(
-        "#[0-9a-f]{6}", lambda hit: f"var({VARIABLES[hit[0]]}, {hit[0]})" if hit[0] in VARIABLES else hit[0], tag
-    )
+    for colour, variable in VARIABLES.items():
+        tag = tag.replace(colour, f"var({variable}, {colour})")
+    return tag
 
 
 def describe(several: Sequence[Results]) -> str:

@@ -30,7 +30,7 @@ from ediffi.evaluation.compositional.prompts import (
 )
 from ediffi.evaluation.datasets.captioned import select
 from ediffi.evaluation.images import claim, stamp
-from ediffi.evaluation.images.shards import ImageShards
+from ediffi.evaluation.images.numbered import ImageShards
 
 GENEVAL = [
     {"tag": "single_object", "include": [{"class": "bench", "count": 1}], "prompt": "a photo of a bench"},
@@ -295,7 +295,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from ediffi.evaluation.compositional.export import export
-from ediffi.evaluation.images.folder import ImageFolder
+from ediffi.evaluation.images.numbered import ImageFolder
 
 class Deadly(ImageFolder):
     def __getitem__(self, index):

@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from ediffi.evaluation.images import claim, stamp
-from ediffi.evaluation.images.folder import ImageFolder
 from ediffi.evaluation.images.generate import Generated, Store, generate, open_store
+from ediffi.evaluation.images.numbered import ImageFolder
 from tests.evaluation.evaluations import side_by_side
 
 COUNT, BATCH = 22, 4

@@ -17,7 +17,7 @@ from PIL import Image
 from ediffi.evaluation import report
 from ediffi.evaluation.datasets.toybox.dataset import Toybox
 from ediffi.evaluation.report import ReportSample, judged_sample
-from ediffi.evaluation.report.samples import sample_grid
+from ediffi.evaluation.report.page import sample_grid
 from ediffi.evaluation.report.tables import headlines
 from ediffi.evaluation.results import Point, Results
 from tests.evaluation.evaluations import CLIP, INCEPTION, SCALES, evaluation, foreign, point

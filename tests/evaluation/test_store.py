@@ -15,10 +15,9 @@ from PIL import Image
 from webdataset import tariterators
 
 from ediffi.evaluation.images import claim, stamp
-from ediffi.evaluation.images.folder import ImageFolder
 from ediffi.evaluation.images.found import find_images, natural
 from ediffi.evaluation.images.generate import Store, open_store
-from ediffi.evaluation.images.shards import ImageShards
+from ediffi.evaluation.images.numbered import ImageFolder, ImageShards
 from ediffi.evaluation.images.stamp import Stamp
 from ediffi.io.images import BadImageError
 

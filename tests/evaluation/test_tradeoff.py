@@ -14,7 +14,7 @@ from PIL import Image
 from ediffi.evaluation import tradeoff
 from ediffi.evaluation.naming import PAPER, comparable_to_paper, distance_name, shown
 from ediffi.evaluation.results import Point, Results, check_comparable
-from ediffi.evaluation.tradeoff.labels import dodge, place
+from ediffi.evaluation.tradeoff.axes import dodge, place
 from tests.evaluation.evaluations import CLIP, INCEPTION, evaluation, foreign, point
 
 pytest.importorskip("matplotlib")
