@@ -19,9 +19,6 @@ class Edit:
         image: RGB, square; each stage resizes it to its own resolution.
         strength: share of the steps that run: 0 returns the image, 1 starts from noise alone.
         mask: L, white where the image is repainted, black where it is kept exactly; None repaints all of it.
-
-    Raises:
-        ValueError: `strength` is not in [0, 1], the image is not square, or the mask has another size or is all black.
     """
 
     image: Image.Image
@@ -40,28 +37,20 @@ class Edit:
 
     def at(self, resolution: int, batch: int, device: torch.device) -> "EditSource":
         """The image and the mask at the resolution of a stage, for a batch."""
-        images = _resized(self.image.convert("RGB"), resolution) * 2 - 1
-        mask = None if self.mask is None else _resized(self.mask.convert("L"), resolution)
-        return EditSource(
-            images.expand(batch, -1, -1, -1).to(device),
-            self.strength,
-            None if mask is None else mask.expand(batch, -1, -1, -1).to(device),
-        )
+        images = (_resized(self.image.convert("RGB"), resolution) * 2 - 1).expand(batch, -1, -1, -1).to(device)
+        if self.mask is None:
+            return EditSource(images, self.strength)
+        mask = _resized(self.mask.convert("L"), resolution)
+        return EditSource(images, self.strength, mask.expand(batch, -1, -1, -1).to(device))
 
 
 @dataclass(frozen=True)
 class EditSource:
-    """What a stage starts from.
+    """What a stage starts from: an `Edit` at its resolution."""
 
-    Attributes:
-        images: [b, 3, h, w] in [-1, 1].
-        strength: share of the steps that run.
-        mask: [b, 1, h, w], 1 where the images are repainted; None for everywhere.
-    """
-
-    images: Float[Tensor, "b 3 h w"]
+    images: Float[Tensor, "b 3 h w"]  # in [-1, 1]
     strength: float
-    mask: Float[Tensor, "b 1 h w"] | None = None
+    mask: Float[Tensor, "b 1 h w"] | None = None  # 1 where the images are repainted
 
     def remaining(self, sigmas: Float[Tensor, " s"]) -> Float[Tensor, " r"]:
         """The last steps of a grid, as many as `strength` says; `[0]` for none (SDEdit, arXiv 2108.01073)."""
@@ -76,10 +65,6 @@ class InpaintingDenoiser:
     On the ODE `dx/dsigma = (x - D)/sigma` those pixels are then always the image plus noise of level sigma, as in
     training, and end as the image. Our choice instead of replacing pixels of `x` after each step (RePaint, arXiv
     2201.09865), since it works with every solver.
-
-    Args:
-        denoiser: the denoiser that repaints.
-        source: the image and its mask.
     """
 
     denoiser: Denoiser

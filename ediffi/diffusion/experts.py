@@ -14,17 +14,11 @@ from ediffi.registry.types import Conditioning
 
 @dataclass(frozen=True)
 class Expert:
-    """An expert without its weights.
+    """An expert without its weights."""
 
-    Attributes:
-        interval: the noise it owns.
-        parent: the node whose weights it started from; None if it started at random.
-        steps: optimiser steps of its own training.
-    """
-
-    interval: NoiseInterval
-    parent: NoiseInterval | None = None
-    steps: int = 0
+    interval: NoiseInterval  # that it owns
+    parent: NoiseInterval | None = None  # the node whose weights it started from; None if it started at random
+    steps: int = 0  # of its own training
 
 
 class ExpertTree(nn.Module):
@@ -39,7 +33,7 @@ class ExpertTree(nn.Module):
         denoisers: their networks, in the same order: resident, or streamed from files.
 
     Raises:
-        ValueError: the intervals overlap or leave a gap, or there are not as many networks as experts.
+        ValueError: the intervals overlap or leave a gap.
     """
 
     def __init__(
@@ -81,12 +75,7 @@ class ExpertTree(nn.Module):
 
 
 class AutocastDenoiser(nn.Module):
-    """A denoiser that runs under autocast, as in mixed-precision training.
-
-    Args:
-        denoiser: the denoiser.
-        dtype: float16 or bfloat16.
-    """
+    """A denoiser that runs under autocast, as in mixed-precision training."""
 
     def __init__(self, denoiser: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()

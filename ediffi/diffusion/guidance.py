@@ -29,9 +29,6 @@ class ClassifierFreeGuidance:
         interval: (low, high]: guidance applies for low < sigma <= high, elsewhere `w = 1` (Kynkäänniemi et al. 2024,
             arXiv 2404.07724); None for all noise levels.
         style_scale: s, at least 0.
-
-    Raises:
-        ValueError: a scale is negative, or the interval is empty.
     """
 
     denoiser: Denoiser
@@ -41,26 +38,28 @@ class ClassifierFreeGuidance:
     style_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("guidance_scale", "style_scale"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be at least 0 (1 is off), got {getattr(self, name)}")
+        check_scale(self.guidance_scale)
+        check_scale(self.style_scale, "style_scale")
         check_interval(self.interval)
 
     def __call__(
         self, x: Float[Tensor, "b 3 h w"], sigma: Float[Tensor, " b"], cond: Conditioning
     ) -> Float[Tensor, "b 3 h w"]:
         """Guided estimate of the clean images."""
-        w = torch.where(self._guided(sigma), self.guidance_scale, 1.0).view(-1, 1, 1, 1)
+        guided: Bool[Tensor, " b"] = torch.ones_like(sigma, dtype=torch.bool)
+        if self.interval is not None:
+            guided = (sigma > self.interval[0]) & (sigma <= self.interval[1])
+        w = torch.where(guided, self.guidance_scale, 1.0).view(-1, 1, 1, 1)
         terms = self._terms(cond, w)
         if len(terms) == 1:
             return self.denoiser(x, sigma, terms[0][0])
         count = len(terms)
         both = Conditioning.cat([term for term, _ in terms])
         parts = self.denoiser(x.repeat(count, 1, 1, 1), sigma.repeat(count), both).chunk(count)
-        guided = parts[0]
+        result = parts[0]
         for last, part, (_, weight) in zip(parts, parts[1:], terms[1:], strict=False):
-            guided = guided + weight.to(part) * (part - last)
-        return guided
+            result = result + weight.to(part) * (part - last)
+        return result
 
     def _terms(self, cond: Conditioning, w: Float[Tensor, "b 1 1 1"]) -> list[tuple[Conditioning, Tensor]]:
         """The conditionings from negative to words to style, each with the weight of its difference to the one before.
@@ -81,11 +80,6 @@ class ClassifierFreeGuidance:
             terms.append((cond, w * style))
         return terms
 
-    def _guided(self, sigma: Tensor) -> Bool[Tensor, " b"]:
-        if self.interval is None:
-            return torch.ones_like(sigma, dtype=torch.bool)
-        return (sigma > self.interval[0]) & (sigma <= self.interval[1])
-
     def _negative(self, cond: Conditioning) -> Conditioning:
         if self.negative is None:
             return cond.null()
@@ -102,9 +96,6 @@ class DynamicThresholding:
     Args:
         denoiser: the denoiser whose estimates are thresholded.
         percentile: in (0, 1]; Imagen's is 0.995, lower is stronger.
-
-    Raises:
-        ValueError: `percentile` is out of range.
     """
 
     denoiser: Denoiser
@@ -150,13 +141,19 @@ class PromptSwitching:
         return torch.where(before.view(-1, 1, 1, 1), self.denoiser(x, sigma, cond), denoised)
 
 
+def check_scale(scale: float, name: str = "guidance_scale") -> None:
+    """ValueError unless a scale is at least 0."""
+    if not scale >= 0:
+        raise ValueError(f"{name} must be at least 0 (1 is off), got {scale}")
+
+
 def check_interval(interval: SigmaRange | None) -> None:
-    """Raise ValueError unless 0 <= low < high."""
+    """ValueError unless 0 <= low < high."""
     if interval is not None and not 0 <= interval[0] < interval[1]:
         raise ValueError(f"guidance_interval must be two rising noise levels, at least 0, got {list(interval)}")
 
 
 def check_percentile(percentile: float | None) -> None:
-    """Raise ValueError unless a percentile of dynamic thresholding is in (0, 1]."""
+    """ValueError unless a percentile of dynamic thresholding is in (0, 1]."""
     if percentile is not None and not 0 < percentile <= 1:
         raise ValueError(f"dynamic_threshold must be above 0 and at most 1 (Imagen: 0.995), got {percentile}")

@@ -28,9 +28,6 @@ class Region:
         mask: [h, w] how much of each pixel belongs to the phrase, 0 to 1; square.
         weight: factor on w' for this phrase.
         occurrence: which occurrence of the phrase in the prompt is meant, from 1; None for all.
-
-    Raises:
-        ValueError: the phrase or the mask is empty, the mask is not square, or the weight or occurrence out of range.
     """
 
     phrase: str
@@ -72,7 +69,7 @@ def read_layout(path: Path) -> list[Region]:
             regions = _colour_regions(image, content["color_context"])
     elif isinstance(content, list):
         regions = [_region(entry, path.parent, f"{path}, region {k}") for k, entry in enumerate(content, start=1)]
-        files = [region for region, entry in zip(regions, content, strict=True) if _is_file(entry["mask"])]
+        files = [region for region, entry in zip(regions, content, strict=True) if isinstance(entry["mask"], str)]
         if len({len(region.mask) for region in files}) > 1:
             found = ", ".join(f"{len(region.mask)}x{len(region.mask)} of {region.phrase!r}" for region in files)
             raise ValueError(f"{path}: the masks must be of one size, they are {found}")
@@ -84,11 +81,7 @@ def read_layout(path: Path) -> list[Region]:
 
 
 def polygon(corners: Any, side: int = SIDE) -> Float[Tensor, "side side"]:
-    """The mask of a polygon with corners [[x, y], ...] from 0 to 1 from the top left.
-
-    Raises:
-        ValueError: there are fewer than three corners, or one is not in the image.
-    """
+    """The mask of a polygon with corners [[x, y], ...] from 0 to 1 from the top left; ValueError for fewer than 3."""
     points = np.array(corners, dtype=np.float64) if _is_points(corners) else np.empty(0)
     if len(points) < 3 or not ((points >= 0) & (points <= 1)).all():
         raise ValueError(f"a polygon has at least three corners [x, y] in 0 to 1, got {_short(corners)}")
@@ -130,19 +123,14 @@ def _region(entry: Any, folder: Path, where: str) -> Region:
             expected = "text" if kind is str else "number"
             raise ValueError(f"{where}: {key} must be a {expected}, got {_short(entry[key])}")
     try:
-        mask = _mask_file(folder / entry["mask"]) if _is_file(entry["mask"]) else polygon(entry["mask"])
+        if isinstance(entry["mask"], str):
+            with open_image(folder / entry["mask"], exif=True) as image:
+                mask = torch.from_numpy(np.asarray(image.convert("L"), np.float32) / 255)
+        else:
+            mask = polygon(entry["mask"])
         return Region(entry["phrase"], mask, float(entry.get("weight", 1.0)), entry.get("occurrence"))
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
-
-
-def _mask_file(path: Path) -> Float[Tensor, "h w"]:
-    with open_image(path, exif=True) as image:
-        return torch.from_numpy(np.asarray(image.convert("L"), np.float32) / 255)
-
-
-def _is_file(mask: Any) -> bool:
-    return isinstance(mask, str)
 
 
 def _is_points(corners: Any) -> bool:

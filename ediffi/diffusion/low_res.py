@@ -30,9 +30,6 @@ class LowResolution:
         degrade_probability: share of the images that are degraded before the noise.
         max_blur: standard deviation of the blur is uniform in (0, max_blur], in low-resolution pixels.
         max_distortion: standard deviation of a smooth error field is uniform in [0, max_distortion].
-
-    Raises:
-        ValueError: `scale` is below 2, or a level or probability is out of range.
     """
 
     scale: int = 4
@@ -63,7 +60,7 @@ class LowResolution:
         return augment(low_res, aug_level, noise), aug_level
 
     def _degrade(self, clean: Tensor, generator: torch.Generator) -> Tensor:
-        """Blur (one width for a batch) and add a smooth field of errors, like those of an earlier stage's images."""
+        # Blur (one width for a batch) and add a smooth field of errors, like those of an earlier stage's images.
         blur, distortion = torch.rand(2, generator=generator).tolist()
         if self.max_blur > 0:
             clean = gaussian_blur(clean, kernel_size=[5, 5], sigma=[max(blur * self.max_blur, 1e-3)] * 2)

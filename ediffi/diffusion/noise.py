@@ -28,9 +28,6 @@ class Interval:
     Args:
         level: depth in the tree; the root is 0.
         index: from 0, the lowest noise, to 2^level - 1, the highest.
-
-    Raises:
-        ValueError: `level` or `index` is out of range.
     """
 
     level: int
@@ -40,9 +37,8 @@ class Interval:
         if not 0 <= self.level <= MAX_LEVEL:
             raise ValueError(f"level of a noise interval must be in 0 to {MAX_LEVEL}, got {self.level}")
         if not 0 <= self.index < 2**self.level:
-            raise ValueError(
-                f"index of a noise interval must be in 0 to {2**self.level - 1} at level {self.level}, got {self.index}"
-            )
+            allowed = f"0 to {2**self.level - 1} at level {self.level}"
+            raise ValueError(f"index of a noise interval must be in {allowed}, got {self.index}")
 
     @property
     def spans(self) -> tuple[Span, ...]:
@@ -110,11 +106,7 @@ ROOT = Interval(0, 0)
 
 
 def interval_from(content: Any) -> NoiseInterval:
-    """The interval that `dataclasses.asdict` turned into `content`, as in a checkpoint or in `config.json`.
-
-    Raises:
-        ValueError: `content` is not an interval.
-    """
+    """The interval that `dataclasses.asdict` turned into `content`, as in a checkpoint or in `config.json`."""
     try:
         if "without" in content:
             return Complement(**{**content, "without": tuple(Interval(**node) for node in content["without"])})
@@ -130,9 +122,6 @@ class LogNormal:
     Args:
         mean: mean of `ln sigma`; EDM's `P_mean`.
         std: standard deviation of `ln sigma`; EDM's `P_std`.
-
-    Raises:
-        ValueError: `std` is not positive.
     """
 
     mean: float = -1.2
@@ -175,18 +164,13 @@ def overlap(one: NoiseInterval, two: NoiseInterval) -> bool:
 
 
 def check_partition(regions: Sequence[NoiseInterval]) -> None:
-    """Make sure that each noise level is owned once.
-
-    Raises:
-        ValueError: two intervals overlap, or there is a gap; the message names them.
-    """
+    """ValueError unless each noise level is owned once; it names the intervals that overlap, or the gap."""
     owned = sorted((span, str(region)) for region in regions for span in region.spans)
     reached, last = Fraction(0), "the beginning"
     for (low, high), name in owned:
         if low < reached:
-            raise ValueError(
-                f"the experts of {last} and {name} overlap: both own quantiles {low} to {min(high, reached)}"
-            )
+            both = f"both own quantiles {low} to {min(high, reached)}"
+            raise ValueError(f"the experts of {last} and {name} overlap: {both}")
         if low > reached:
             raise ValueError(f"no expert owns the noise quantiles {reached} to {low}, between {last} and {name}")
         reached, last = high, name

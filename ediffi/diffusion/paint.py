@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -18,15 +19,7 @@ from ediffi.registry.types import Conditioning, Denoiser, Encoder, Paint, TextEn
 
 @dataclass(frozen=True)
 class PaintWithWords:
-    """`w'·log(1+sigma)` becomes the strength of the paint, at the noise level of each call.
-
-    Args:
-        denoiser: the denoiser to paint with.
-        paint_weight: w', at least 0; 0 removes the paint.
-
-    Raises:
-        ValueError: `paint_weight` is negative.
-    """
+    """`w'·log(1+sigma)` becomes the strength of the paint, at the noise level of each call; w' = 0 removes it."""
 
     denoiser: Denoiser
     paint_weight: float
@@ -46,22 +39,16 @@ class PaintWithWords:
 
 
 def check_weight(paint_weight: float) -> None:
-    """Raise ValueError unless w' is at least 0 and finite."""
+    """ValueError unless w' is at least 0 and finite."""
     if not 0 <= paint_weight < float("inf"):
         raise ValueError(f"paint_weight must be at least 0 (0 is off), got {paint_weight}")
 
 
 def paint(encoders: Mapping[str, Encoder], texts: Sequence[str], layouts: Sequence[Sequence[Region]]) -> Paint:
-    """The `Paint` of a batch, with strength 1 for texts that have regions.
+    """The `Paint` of a batch of prompts, with strength 1 for those that have regions.
 
-    Args:
-        encoders: by source; those that are no `TextEncoder` are left out.
-        texts: the prompts of a batch, without weights.
-        layouts: the regions of each text.
-
-    Raises:
-        ValueError: a phrase is not in its text, or not as often as `occurrence` says, or every encoder truncates the
-            text before it.
+    Encoders that are no `TextEncoder` are left out. ValueError: a phrase is not in its text, or not as often as
+    `occurrence` says, or every encoder truncates the text before it.
     """
     readers = {name: encoder for name, encoder in encoders.items() if isinstance(encoder, TextEncoder)}
     regions = max(1, *(len(layout) for layout in layouts))
@@ -70,7 +57,10 @@ def paint(encoders: Mapping[str, Encoder], texts: Sequence[str], layouts: Sequen
     tokens = {name: torch.zeros(len(texts), regions, length) for name, length in lengths.items()}
     for row, (text, layout) in enumerate(zip(texts, layouts, strict=True)):
         for index, region in enumerate(layout):
-            areas[row, index] = _resized(region.mask)
+            mask, size = region.mask, (SIDE, SIDE)
+            if mask.shape != size:
+                mask = F.interpolate(mask[None, None], size, mode="bilinear", antialias=True)[0, 0]
+            areas[row, index] = mask
             spans = places(text, region)
             found = [(n, list(r.token_range(text, *span))) for n, r in readers.items() for span in spans]
             if not any(positions for _, positions in found):
@@ -81,11 +71,7 @@ def paint(encoders: Mapping[str, Encoder], texts: Sequence[str], layouts: Sequen
 
 
 def places(text: str, region: Region) -> list[tuple[int, int]]:
-    """Character ranges [start, end) of a region's phrase in a text.
-
-    Raises:
-        ValueError: there are none, or fewer than `occurrence` says.
-    """
+    """Character ranges [start, end) of a region's phrase in a text; ValueError for fewer than `occurrence` says."""
     spans = occurrences(text, region.phrase)
     if not spans:
         raise ValueError(f"the phrase {region.phrase!r} is not in the prompt {text!r}")
@@ -94,10 +80,3 @@ def places(text: str, region: Region) -> list[tuple[int, int]]:
     if region.occurrence > len(spans):
         raise ValueError(f"{region.phrase!r} is {len(spans)} times in the prompt; occurrence is {region.occurrence}")
     return [spans[region.occurrence - 1]]
-
-
-def _resized(mask: Float[Tensor, "h w"]) -> Float[Tensor, "side side"]:
-    size = (SIDE, SIDE)
-    if mask.shape == size:
-        return mask
-    return torch.nn.functional.interpolate(mask[None, None], size, mode="bilinear", antialias=True)[0, 0]

@@ -3,7 +3,7 @@
 Hooks watch the networks of a cascade; they change nothing of how it samples.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -35,35 +35,20 @@ class Token:
 
 @dataclass(frozen=True)
 class Attention:
-    """The cross-attention of one image over its sampling.
+    """The cross-attention of one image over its sampling."""
 
-    Attributes:
-        image: the image after the watched stage.
-        tokens: the k keys, the null token first.
-        sigmas: noise level of each of the s network calls.
-        maps: [s, k, h, w] attention of each pixel, mean over heads and layers; sums to 1 over k.
-    """
-
-    image: Image.Image
-    tokens: list[Token]
-    sigmas: list[float]
-    maps: Float[Tensor, "s k h w"]
+    image: Image.Image  # after the watched stage
+    tokens: list[Token]  # the k keys, the null token first
+    sigmas: list[float]  # noise level of each of the s network calls
+    maps: Float[Tensor, "s k h w"]  # attention of each pixel, mean over heads and layers; sums to 1 over k
 
     def shares(self) -> dict[str, Float[Tensor, " s"]]:
         """The share of all attention that each source gets at each noise level."""
-        means = self.maps.mean((2, 3))
-        sources = list(dict.fromkeys(token.source for token in self.tokens))
-        return {
-            source: means[:, [k for k, token in enumerate(self.tokens) if token.source == source]].sum(1)
-            for source in sources
-        }
+        means, sources = self.maps.mean((2, 3)), [token.source for token in self.tokens]
+        return {one: means[:, [k for k, s in enumerate(sources) if s == one]].sum(1) for one in dict.fromkeys(sources)}
 
     def of(self, word: str) -> Float[Tensor, "s h w"]:
-        """The map of a word: the sum over all tokens with this text, of every source.
-
-        Raises:
-            ValueError: no token has this text.
-        """
+        """The map of a word: the sum over all tokens with this text, of every source; ValueError if there is none."""
         chosen = [k for k, token in enumerate(self.tokens) if token.text.casefold() == word.casefold()]
         if not chosen:
             raise ValueError(f"no token is {word!r}; there are {', '.join(self.words())}")
@@ -81,17 +66,9 @@ def attention_maps(
     stage: str | None = None,
     progress: Progress | None = None,
 ) -> Attention:
-    """Sample one image and record the cross-attention of a stage, of the conditional half only.
+    """Sample one image and record the cross-attention of a stage (the base stage by default), conditional half only.
 
-    Args:
-        cascade: the model.
-        prompt: of the image.
-        options: of the image.
-        stage: the stage to watch; the base stage by default. Later stages are not sampled.
-        progress: called after every step.
-
-    Raises:
-        ValueError: there is no such stage, or it has no cross-attention.
+    Later stages are not sampled. ValueError: there is no such stage, or it has no cross-attention.
     """
     watched = cascade.up_to(stage or cascade.stages[0].name)
     denoiser = watched.stages[-1].denoiser
@@ -101,7 +78,13 @@ def attention_maps(
     if not sigmas:
         raise ValueError(f"stage {watched.stages[-1].name!r} has no cross-attention to watch")
     finest = max((layer.shape[-2:] for _, layers in calls for layer in layers), key=lambda size: size[0])
-    maps = torch.stack([_mean(layers, (finest[0], finest[1])) for _, layers in calls if layers])
+    maps = torch.stack(
+        [
+            torch.stack([F.interpolate(layer[None], finest, mode="bilinear")[0] for layer in layers]).mean(0)
+            for _, layers in calls
+            if layers
+        ]
+    )
     return Attention(made.images[0], _tokens(watched, prompt, denoiser), sigmas, maps)
 
 
@@ -113,7 +96,7 @@ Call = tuple[float, list[Float[Tensor, "k h w"]]]
 def _watch(denoiser: nn.Module) -> Iterator[list[Call]]:
     """The calls of the networks in `denoiser` inside the block, for the last sample of each batch.
 
-    Guidance puts the conditional half last in the batch, so that the last sample is a conditional one.
+    Guidance puts the conditional half last in the batch, so the last sample is a conditional one.
     """
     calls: list[Call] = []
 
@@ -136,13 +119,8 @@ def _watch(denoiser: nn.Module) -> Iterator[list[Call]]:
             handle.remove()
 
 
-def _mean(layers: Sequence[Float[Tensor, "k _ _"]], size: tuple[int, int]) -> Float[Tensor, "k h w"]:
-    """The mean over layers, at the resolution of the finest."""
-    return torch.stack([F.interpolate(layer[None], size, mode="bilinear")[0] for layer in layers]).mean(0)
-
-
 def _tokens(cascade: Cascade, prompt: str, denoiser: nn.Module) -> list[Token]:
-    """The keys of the context, in its order."""
+    # In the order of the context: the null token, then the sources as the network joins them.
     text = parse(prompt).text
     network = next(m for m in denoiser.modules() if isinstance(m, Preconditioned)).network
     tokens = [Token(NULL, NULL)]

@@ -18,7 +18,7 @@ from ediffi.diffusion.layout import Region
 from ediffi.io.images import to_images
 from ediffi.pipeline.checkpoint import Residency, load_cascade
 from ediffi.pipeline.conditioning import encode_prompts, image_encoders, text_encoders, unknown_words
-from ediffi.pipeline.options import PER_STAGE, SamplingOptions, Style, Switch, per_stage
+from ediffi.pipeline.options import SamplingOptions, Style, Switch
 from ediffi.pipeline.samples import sample_prompts, sampled_stages, save_grid
 from ediffi.pipeline.stage import Sampling, Stage, Steering
 from ediffi.registry.random import generators
@@ -30,17 +30,11 @@ Progress = Callable[[str, SamplerState], None]
 
 @dataclass(frozen=True)
 class Images:
-    """The result of a generation.
+    """The result of a generation."""
 
-    Attributes:
-        images: RGB, `num_images_per_prompt` for each prompt, those of one prompt together.
-        stages: images [b, 3, h, w] in [-1, 1] after each stage that ran, by its name.
-        settings: prompts, seed and each stage's sampling, to repeat the images with; JSON values.
-    """
-
-    images: list[Image.Image]
-    stages: Mapping[str, Float[Tensor, "b 3 h w"]]
-    settings: Mapping[str, Any]
+    images: list[Image.Image]  # RGB, `num_images_per_prompt` for each prompt, those of one prompt together
+    stages: Mapping[str, Float[Tensor, "b 3 h w"]]  # in [-1, 1] after each stage that ran, by its name
+    settings: Mapping[str, Any]  # JSON values that repeat the images: prompts, seed, each stage's sampling
 
 
 class Cascade:
@@ -51,9 +45,6 @@ class Cascade:
         encoders: by source; those that read text encode the prompt, those that read images a style image.
         stages: the base stage first.
         source: the model folder that they were loaded from; `save_pretrained` needs it.
-
-    Raises:
-        ValueError: there is no stage.
 
     Example:
         >>> cascade = Cascade.from_pretrained("toybox")
@@ -79,7 +70,7 @@ class Cascade:
         torch_dtype: torch.dtype | None = None,
         local_files_only: bool = False,
     ) -> "Cascade":
-        """Load a cascade, from the Hub if need be; raises as `ediffi.pipeline.checkpoint.load_cascade`.
+        """Load a cascade, from the Hub if need be.
 
         Args:
             model: the shipped "toybox"; a name of a list of models; a folder; or a model on the Hub: "ORG/REPO",
@@ -90,17 +81,13 @@ class Cascade:
             stages: the first stages, by name (["base"]); the files of the others are not downloaded.
             torch_dtype: float16 or bfloat16 halves the networks' memory; float32 by default.
             local_files_only: read only the Hub's cache, as with HF_HUB_OFFLINE=1.
+
+        Raises:
+            FileNotFoundError: the model or one of its files is missing.
+            ValueError: a file is broken or changed, a part is not registered, or experts do not partition the noise.
+            OSError: the Hub cannot be reached, or refuses.
         """
-        parts = load_cascade(
-            model,
-            device,
-            expert_residency,
-            revision=revision,
-            stages=stages,
-            dtype=torch_dtype,
-            local_files_only=local_files_only,
-        )
-        return cls(*parts)
+        return cls(*load_cascade(model, device, expert_residency, revision, stages, torch_dtype, local_files_only))
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write the cascade as a model folder; unchanged weights byte for byte, changed ones in bfloat16.
@@ -114,8 +101,7 @@ class Cascade:
 
         if self.source is None:
             raise ValueError(
-                f"the cascade {self.name!r} was built in Python, so the registry names of its parts are not known; "
-                "`ediffi compose` writes model folders from training runs"
+                f"the cascade {self.name!r} was built in Python, so the registry names of its parts are not known"
             )
         return save_again(self.source, Path(folder), self.stages)
 
@@ -123,10 +109,9 @@ class Cascade:
         """Publish the cascade as "ORG/REPO", with a model card; returns its address. See `ediffi.hub.publish`."""
         from ediffi.hub.publish import PublicationOptions, publish
 
+        options, paint = PublicationOptions(repository, license), partial(paint_samples, device=self.device)
         with TemporaryDirectory(prefix="ediffi-push-") as beside:
-            model = self.save_pretrained(Path(beside) / "model")
-            paint = partial(paint_samples, device=self.device)
-            return publish(model, PublicationOptions(repository, license), paint, private, revision)
+            return publish(self.save_pretrained(Path(beside) / "model"), options, paint, private, revision)
 
     def __call__(
         self,
@@ -194,13 +179,20 @@ class Cascade:
         cond = self.encode(texts, options.style, options.paint)
         if options.paint and not any(sampling.paint_weight for sampling in plan):
             raise ValueError("paint has no effect, since paint_weight is 0 in every stage; give one above 0")
+        negative, style, switch = options.negative_prompt, options.style, options.switch
+        steering = Steering(
+            None if negative is None else self.encode([negative] * len(texts)),
+            1.0 if style is None else style.scale,
+            None if switch is None else self.encode([switch.prompt] * len(texts), style),
+            1.0 if switch is None else switch.at,
+        )
         stages = self.sample(
             cond,
             generators(options.seed, range(options.first_index, options.first_index + len(texts))),
             plan,
-            steering=self._steering(options, len(texts)),
+            steering=steering,
             edit=options.edit,
-            entry=self._entry(options.low_res, options.first_stage, len(texts)),
+            entry=options.entry(self.stages, len(texts), self.device),
             progress=progress,
         )
         settings = {
@@ -230,7 +222,7 @@ class Cascade:
 
         Args:
             cond: of a batch.
-            randomness: a generator for each image.
+            randomness: a generator for each image; a stage draws from where the one before stopped.
             plan: each stage's settings; the model's own by default.
             steering: negative, style and switching; switching in the base stage only.
             edit: an image to start from.
@@ -257,31 +249,9 @@ class Cascade:
             )
         return done
 
-    def request(self, options: SamplingOptions) -> dict[str, Any]:
-        """The options as JSON values, with each stage's settings: what identifies a run of many calls."""
-        stages = {s.name: dataclasses.asdict(p) for s, p in zip(self.stages, self.plan(options), strict=True)}
-        negative = {} if options.negative_prompt is None else {"negative_prompt": options.negative_prompt}
-        return {"model": self.name, "stages": stages, "seed": options.seed, **negative, **options.described()}
-
     def plan(self, options: SamplingOptions = SamplingOptions()) -> list[Sampling]:  # noqa: B008  (frozen)
-        """The settings of each stage: the model's own, except for what the options set.
-
-        Raises:
-            ValueError: the sampler is unknown, or an option has a number of values that is not that of the stages.
-        """
-        plan = [stage.sampling for stage in self.stages]
-        if options.sampler is not None:
-            plan = [s.with_sampler(options.sampler, k > 0) for k, s in enumerate(plan)]
-        changes = {name: per_stage(getattr(options, name)) for name in PER_STAGE}
-        for name in ("guidance_interval", "dynamic_threshold"):
-            value = getattr(options, name)
-            changes[name] = [] if value is None else [value]
-        for name, values in changes.items():
-            if values and len(values) not in (1, len(plan)):
-                raise ValueError(f"{name} has {len(values)} values; give 1, or {len(plan)}, one for each stage")
-            changed = [dataclasses.replace(s, **{name: v}) for s, v in zip(plan, values, strict=False)]
-            plan = changed + plan[len(changed) :]
-        return plan
+        """The settings of each stage: the model's own, except for what the options set; raises as `generate`."""
+        return options.plan([stage.sampling for stage in self.stages])
 
     def encode(
         self, prompts: Sequence[str], style: Style | None = None, regions: Sequence[Region] = ()
@@ -290,11 +260,7 @@ class Cascade:
         return encode_prompts(self.encoders, prompts, None if style is None else style.image, regions).to(self.device)
 
     def up_to(self, stage: str) -> "Cascade":
-        """The cascade without the stages after this one.
-
-        Raises:
-            ValueError: there is no such stage.
-        """
+        """The cascade without the stages after this one; ValueError if there is no such stage."""
         names = [one.name for one in self.stages]
         if stage not in names:
             raise ValueError(f"no stage {stage!r}; there are {', '.join(names)}")
@@ -320,38 +286,11 @@ class Cascade:
         """The device of the first stage."""
         return next(self.stages[0].denoiser.parameters()).device
 
-    def _steering(self, options: SamplingOptions, batch: int) -> Steering:
-        negative, style, switch = options.negative_prompt, options.style, options.switch
-        return Steering(
-            None if negative is None else self.encode([negative] * batch),
-            1.0 if style is None else style.scale,
-            None if switch is None else self.encode([switch.prompt] * batch, style),
-            1.0 if switch is None else switch.at,
-        )
-
-    def _entry(
-        self, low_res: Image.Image | None, name: str | None, batch: int
-    ) -> tuple[int, Float[Tensor, "b 3 h w"] | None]:
-        """The index of the first stage to run, and the images that it enlarges."""
-        if low_res is None:
-            if name not in (None, self.stages[0].name):
-                raise ValueError(f"first_stage {name!r} needs low_res, the image that it enlarges")
-            return 0, None
-        inputs = {stage.name: below.resolution for below, stage in zip(self.stages, self.stages[1:], strict=False)}
-        if not inputs:
-            raise ValueError(f"model {self.name!r} has no super-resolution stage")
-        if name is None:
-            name = min(inputs, key=lambda stage: abs(inputs[stage] - low_res.width))
-        if name not in inputs:
-            raise ValueError(f"no super-resolution stage {name!r}; there are {', '.join(inputs)}")
-        source = Edit(low_res).at(inputs[name], batch, self.device)
-        return [stage.name for stage in self.stages].index(name), source.images
-
 
 def paint_samples(folder: Path, output: Path, device: str | torch.device = "cpu") -> list[str]:
     """Sample the grid of a model folder's card into a PNG file, and return its prompts; none if no encoder reads text.
 
-    Each prompt has seed 0 and the model's own settings.
+    Its images have seed 0 and the model's own settings.
     """
     cascade = Cascade.from_pretrained(folder, device, "stream", stages=sampled_stages(folder))
     if prompts := sample_prompts(cascade.encoders):

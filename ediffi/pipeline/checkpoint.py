@@ -28,7 +28,7 @@ HALF = (torch.float16, torch.bfloat16)
 
 
 class CascadeParts(NamedTuple):
-    """The arguments of `Cascade`, built from a model folder."""
+    """The arguments of `Cascade`."""
 
     name: str
     encoders: dict[str, Encoder]
@@ -40,29 +40,12 @@ def load_cascade(
     model: str | Path,
     device: str | torch.device = "cpu",
     residency: Residency = "resident",
-    *,
     revision: str | None = None,
     stages: Sequence[str] | None = None,
     dtype: torch.dtype | None = None,
     local_files_only: bool = False,
 ) -> CascadeParts:
-    """Read a cascade from a folder or from the Hub.
-
-    Args:
-        model: see `ediffi.hub.finding.find`, as `revision` and `local_files_only`.
-        device: where its networks are.
-        residency: of the experts.
-        revision: branch, tag or commit on the Hub.
-        stages: the first stages, by name; the files of the others are not downloaded. All stages by default.
-        dtype: see `load_stage`.
-        local_files_only: read only the Hub's cache.
-
-    Raises:
-        FileNotFoundError: the model or one of its files is missing.
-        ValueError: a file is broken or has another sha256 than listed, a part is not registered, or the experts of a
-            stage do not partition the noise.
-        OSError: the Hub cannot be reached, or refuses.
-    """
+    """Read a cascade from a folder or from the Hub; arguments and errors as `Cascade.from_pretrained`."""
     found = find(model, revision, local_files_only)
     folder, config = found.folder, read_config(found.folder)
     with reading(folder):
@@ -72,7 +55,13 @@ def load_cascade(
         built = [load_stage(folder, entry, device, residency, dtype) for entry in entries]
         hub_config.check_encoder_files(folder, config)
         parts, name = encoder_parts(config), str(config["name"])
-    return CascadeParts(name, {k: _load_encoder(folder, part) for k, part in parts.items()}, built, folder.absolute())
+    read = {}
+    for source, part in parts.items():
+        arguments = dict(part.arguments)
+        if (folder / str(arguments.get("path"))).is_dir():
+            arguments["path"] = str(folder / arguments["path"])
+        read[source] = encoders.create(part.name, **arguments)
+    return CascadeParts(name, read, built, folder.absolute())
 
 
 def locate(model: str | Path, revision: str | None = None, local_files_only: bool = False) -> Path:
@@ -87,9 +76,7 @@ def locate(model: str | Path, revision: str | None = None, local_files_only: boo
 def find_stage(model: str | Path, stage: str | None = None) -> tuple[Path, dict[str, Any]]:
     """The folder of a model and its entry of one stage, by default the only one; only its files are downloaded.
 
-    Raises:
-        FileNotFoundError: there is no such model.
-        ValueError: it has no such stage, or several to choose from.
+    ValueError: the model has no such stage, or several to choose from.
     """
     found = find(model)
     with reading(found.folder):
@@ -97,9 +84,8 @@ def find_stage(model: str | Path, stage: str | None = None) -> tuple[Path, dict[
         if stage is None and len(entries) == 1:
             stage = next(iter(entries))
         if stage not in entries:
-            raise ValueError(
-                f"{found.address or found.folder} has no stage {stage!r}; its stages are {', '.join(entries)}"
-            )
+            where = found.address or found.folder
+            raise ValueError(f"{where} has no stage {stage!r}; its stages are {', '.join(entries)}")
         found.fetch(lambda: hub_config.weight_files([entries[stage]]))
     return found.folder, entries[stage]
 
@@ -111,20 +97,10 @@ def load_stage(
     residency: Residency,
     dtype: torch.dtype | None = None,
 ) -> Stage:
-    """A stage of a model folder, ready to sample.
+    """A stage of a model folder from its config's entry, ready to sample; errors as `Cascade.from_pretrained`.
 
-    Args:
-        folder: the model folder.
-        entry: of the stage in its config.
-        device: where its networks are.
-        residency: of its experts.
-        dtype: float16 or bfloat16: weights of linear and convolution layers have it, and the networks run under
-            autocast as in mixed-precision training. Everything else is float32, and so are all weights by default.
-
-    Raises:
-        FileNotFoundError: an expert's file is missing.
-        ValueError: the experts do not partition the noise, a file has another sha256 than listed or the weights of
-            another network, a part is not registered, or the dtype is another one.
+    With a half-precision `dtype` the weights of linear and convolution layers have it, and the networks run under
+    autocast as in mixed-precision training; norms and embeddings stay float32, since they are small and lose most.
     """
     if dtype not in (None, torch.float32, *HALF):
         raise ValueError(f"torch_dtype must be None, torch.float32, torch.float16 or torch.bfloat16, got {dtype}")
@@ -150,33 +126,21 @@ def load_stage(
     return Stage(entry["name"], entry["resolution"], denoiser, Sampling(**entry["sampling"]), entry["aug_level"])
 
 
-def load_expert(model: str | Path, stage: str, region: NoiseInterval, denoiser: nn.Module) -> NoiseInterval:
-    """Load the weights of the expert that owns all of `region` into `denoiser`; return what that expert owns.
+def load_expert(model: str | Path, stage: str, interval: NoiseInterval, denoiser: nn.Module) -> NoiseInterval:
+    """Load the weights of the expert that owns all of `interval` into `denoiser`; return what that expert owns.
 
-    Raises:
-        FileNotFoundError: the folder or the expert's file is missing.
-        ValueError: there is no such stage or expert, or the file is broken or of another network.
+    ValueError: there is no such stage or expert, or the file is broken or of another network.
     """
     folder, entry = find_stage(model, stage)
-    rows = [row for row in listed_experts(entry) if contains(row.expert.interval, region)]
+    rows = [row for row in listed_experts(entry) if contains(row.expert.interval, interval)]
     if not rows:
-        raise ValueError(f"no expert of stage {stage!r} of {folder} owns all of {region}")
+        raise ValueError(f"no expert of stage {stage!r} of {folder} owns all of {interval}")
     load_weights(denoiser, verified_file(folder, rows[0]))
     return rows[0].expert.interval
 
 
 def build_denoiser(part: Part) -> nn.Module:
     """The denoiser of a part; JSON lists become the tuples of its signature."""
-    arguments = dict(part.arguments)
-    defaults = inspect.signature(denoisers.REGISTRY.factory(part.name)).parameters
-    for key, value in arguments.items():
-        if key in defaults and isinstance(value, list):
-            arguments[key] = tuple(value)
+    known = inspect.signature(denoisers.REGISTRY.factory(part.name)).parameters
+    arguments = {k: tuple(v) if k in known and isinstance(v, list) else v for k, v in part.arguments.items()}
     return denoisers.create(part.name, **arguments)
-
-
-def _load_encoder(folder: Path, part: Part) -> Encoder:
-    arguments = dict(part.arguments)
-    if (folder / str(arguments.get("path"))).is_dir():
-        arguments["path"] = str(folder / arguments["path"])
-    return encoders.create(part.name, **arguments)

@@ -38,27 +38,22 @@ def encode_prompts(
 ) -> Conditioning:
     """The conditioning of a batch of prompts, with one style image and one layout for all of them.
 
-    Raises:
-        ValueError: a prompt is empty or too long, an encoder cannot weight words, no encoder reads images, or a painted
-            phrase is not in a prompt.
+    ValueError: a prompt is empty or too long, an encoder cannot weight words, no encoder reads images, or a painted
+    phrase is not in a prompt.
     """
     parsed = [parse(prompt) for prompt in prompts]
     texts = [prompt.text for prompt in parsed]
     readers = text_encoders(encoders)
     sources = {name: _weighted(encoder(texts), encoder, parsed) for name, encoder in readers.items()}
     if style is not None:
-        for name, embedding in _style(encoders, style).items():
-            sources[name] = embedding.apply(lambda t: t.expand(len(texts), *t.shape[1:]))
+        from torchvision.transforms.v2.functional import pil_to_tensor
+
+        if not (viewers := image_encoders(encoders)):
+            raise ValueError("the model has no encoder that reads images, so it cannot take a style image")
+        images = pil_to_tensor(style.convert("RGB"))[None].float() / 127.5 - 1
+        for name, encoder in viewers.items():
+            sources[name] = encoder(images).apply(lambda t: t.expand(len(texts), *t.shape[1:]))
     return Conditioning(sources, paint=paint(readers, texts, [regions] * len(texts)) if regions else None)
-
-
-def _style(encoders: Encoders, image: Image.Image) -> dict[str, Embedding]:
-    from torchvision.transforms.v2.functional import pil_to_tensor
-
-    if not (readers := image_encoders(encoders)):
-        raise ValueError("the model has no encoder that reads images, so it cannot take a style image")
-    images = pil_to_tensor(image.convert("RGB"))[None].float() / 127.5 - 1
-    return {name: encoder(images) for name, encoder in readers.items()}
 
 
 def _weighted(embedding: Embedding, encoder: Encoder, prompts: Sequence[Prompt]) -> Embedding:

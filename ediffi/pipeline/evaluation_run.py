@@ -1,9 +1,13 @@
 """An evaluation from end to end: captions, images of a cascade or of a folder, the judge, results and the report."""
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
 
 from ediffi.evaluation import model_index, report
 from ediffi.evaluation.datasets.captioned import CaptionedImage, select, write_selection
@@ -15,11 +19,12 @@ from ediffi.evaluation.naming import metric_name, shown
 from ediffi.evaluation.report import judged_sample
 from ediffi.evaluation.results import Results
 from ediffi.evaluation.suite import Suite
+from ediffi.hub.finding import CONFIG
+from ediffi.io import files, png
 from ediffi.io.distributed import DistributedContext
 from ediffi.io.images import rgb
 from ediffi.pipeline.cascade import Cascade
-from ediffi.pipeline.checkpoint import Residency
-from ediffi.pipeline.generator import CascadeGenerator, identity
+from ediffi.pipeline.checkpoint import Residency, locate
 from ediffi.pipeline.options import SamplingOptions
 
 SELECTION = "selection.jsonl"
@@ -29,35 +34,71 @@ REPORTED = 12
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """An evaluation of images by a suite.
+class CascadeGenerator:
+    """A cascade as an image generator: image k is a function of (seed, k), its prompt, the settings and its batch.
 
-    Attributes:
-        suite: captions, settings and networks.
-        folder: of images, rows and results.
-        root: folder of the dataset.
-        cache: folder of reference statistics.
-        context: the processes of this run.
-        batch_size: images at a time.
-        num_workers: processes that decode images, for each process of the run.
-        strict: refuse unusual and broken images.
-        clip_score: whether the CLIP score is measured.
-        statistics: an .npz to compare with instead of the dataset's own images.
-        command: the command line, for the report.
+    `settings` are all that the images depend on; its "guidance_scale" is the base stage's, "nfe" the sum of all stages.
+    The number of CPU threads is one of them: it changes the last bits, since sums are split among threads. So it does
+    not depend on how many processes share the machine: one by default, and more processes for more cores.
     """
 
+    def __init__(
+        self,
+        cascade: Cascade,
+        options: SamplingOptions = SamplingOptions(),  # noqa: B008  (frozen)
+        identity: Mapping[str, Any] | None = None,
+        threads: int = 1,
+    ) -> None:
+        if threads < 1:
+            raise ValueError(f"threads must be at least 1, got {threads}")
+        self.cascade, self.options, self.threads = cascade, options, threads
+        plan = cascade.plan(options)
+        self.settings: Mapping[str, Any] = {
+            "model": cascade.name,
+            "stages": {stage.name: asdict(s) for stage, s in zip(cascade.stages, plan, strict=True)},
+            "seed": options.seed,
+            **({} if options.negative_prompt is None else {"negative_prompt": options.negative_prompt}),
+            **options.described(),
+            **(identity or {}),
+            "guidance_scale": plan[0].guidance_scale,
+            "nfe": sum(sampling.nfe for sampling in plan),
+            "threads": threads,
+        }
+
+    def __call__(self, prompts: Sequence[str], first_index: int) -> list[Image.Image]:
+        """An image for each prompt, with the settings that `ediffi inspect` shows."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            made = self.cascade.generate(prompts, replace(self.options, first_index=first_index))
+        finally:
+            torch.set_num_threads(before)
+        return [
+            png.attach_settings(image, {**made.settings, "prompt": prompt, "first_index": index, "index": 0})
+            for index, (prompt, image) in enumerate(zip(prompts, made.images, strict=True), start=first_index)
+        ]
+
+
+def identity(model: str | Path) -> dict[str, str]:
+    """The sha256 of a model's `config.json`, which has the sha256 of all its weights."""
+    return {"model_sha256": files.sha256(locate(model) / CONFIG)}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An evaluation of images by a suite."""
+
     suite: Suite
-    folder: Path
-    root: Path | None
-    cache: Path
+    folder: Path  # of images, rows and results
+    root: Path | None  # folder of the dataset
+    cache: Path  # folder of reference statistics
     context: DistributedContext
     batch_size: int = 8
-    num_workers: int = 0
-    strict: bool = True
+    num_workers: int = 0  # that decode images, for each process of the run
+    strict: bool = True  # refuse unusual and broken images
     clip_score: bool = True
-    statistics: Path | None = None
-    command: str = ""
+    statistics: Path | None = None  # an .npz to compare with instead of the dataset's own images
+    command: str = ""  # the command line, for the report
 
     def judge_model(
         self,
@@ -69,16 +110,8 @@ class Evaluation:
     ) -> Results:
         """Sample the suite's captions with a cascade, at each of the suite's guidance scales, and judge the images.
 
-        Args:
-            model: the shipped "toybox", a folder, or ORG/REPO of the Hub.
-            options: of the images; seed and guidance scales are the suite's.
-            shard_size: write shards of so many images instead of PNG files.
-            threads: of the CPU, while images are sampled.
-            expert_residency: see `Cascade.from_pretrained`.
-
-        Raises:
-            ValueError: the model has no stage of the suite's size, or a part of the evaluation refuses its input.
-            OSError: a file is missing, or cannot be read or written.
+        With `shard_size`, write shards of so many images instead of PNG files. ValueError: the model has no stage of
+        the suite's size, or a part of the evaluation refuses its input.
         """
         cascade = at_size(Cascade.from_pretrained(model, self.context.device, expert_residency), self.suite.image_size)
 
@@ -101,11 +134,9 @@ class Evaluation:
 
     def judge_images(self, images: Path) -> Results:
         """Judge the images of a folder, of any origin; raises as `judge_model` does."""
-
-        def find(items: Sequence[CaptionedImage]) -> list[Candidate]:
-            return [Candidate(images.name, find_images(images, [item.key for item in items]))]
-
-        return self._judge(images.name, find)
+        return self._judge(
+            images.name, lambda items: [Candidate(images.name, find_images(images, [item.key for item in items]))]
+        )
 
     def log(self, results: Results) -> None:
         """Log the numbers, their notices, and the path of the report, from one process."""
@@ -144,11 +175,7 @@ class Evaluation:
 
 
 def at_size(cascade: Cascade, size: int) -> Cascade:
-    """The cascade up to the stage with images of `size` pixels.
-
-    Raises:
-        ValueError: it has no such stage.
-    """
+    """The cascade up to the stage with images of `size` pixels; ValueError if it has none."""
     for stage in cascade.stages:
         if stage.resolution == size:
             return cascade.up_to(stage.name)

@@ -41,10 +41,7 @@ def _axes(
 
 
 def overlays(attention: Attention, words: Sequence[str], path: Path) -> None:
-    """A row for each of a few noise levels from high to low, a column for each word, bright where it is attended to.
-
-    Each column has one scale, so that its rows can be compared.
-    """
+    """A row for each of a few noise levels from high to low, a column for each word, bright where it is attended to."""
     steps = np.unique(np.linspace(0, len(attention.sigmas) - 1, min(ROWS, len(attention.sigmas))).round().astype(int))
     gray = np.asarray(attention.image.convert("L").resize((SIDE, SIDE), Image.Resampling.BICUBIC)) / 255
     maps = {word: attention.of(word).numpy() for word in words}
@@ -53,7 +50,7 @@ def overlays(attention: Attention, words: Sequence[str], path: Path) -> None:
         for row, step in enumerate(steps):
             axes[row, 0].imshow(attention.image, interpolation="nearest")
             axes[row, 0].set_ylabel(f"σ {attention.sigmas[step]:.2g}", fontsize=8)
-            for one, (word, heat) in zip(axes[row, 1:], maps.items(), strict=True):
+            for one, (word, heat) in zip(axes[row, 1:], maps.items(), strict=True):  # one scale in all rows of a word
                 top, extent = max(float(heat.max()), 1e-9), (0, 1, 1, 0)
                 one.imshow(gray, cmap="gray", vmin=0, vmax=1, extent=extent)
                 scale = {"cmap": "inferno", "vmin": 0, "vmax": top, "alpha": 0.75}

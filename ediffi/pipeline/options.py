@@ -2,21 +2,28 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
+import torch
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
 from ediffi.diffusion.editing import Edit
-from ediffi.diffusion.guidance import SigmaRange, check_interval, check_percentile
+from ediffi.diffusion.guidance import SigmaRange, check_interval, check_percentile, check_scale
 from ediffi.diffusion.layout import Region
 from ediffi.diffusion.paint import check_weight
 from ediffi.pipeline.prompt import parse
-from ediffi.pipeline.stage import check_guidance_scale, check_steps
+from ediffi.pipeline.stage import Sampling, Stage, check_steps
 
-PER_STAGE = {"num_inference_steps": check_steps, "guidance_scale": check_guidance_scale, "paint_weight": check_weight}
+PER_STAGE: dict[str, Callable[[Any], None]] = {
+    "num_inference_steps": check_steps,
+    "guidance_scale": check_scale,
+    "paint_weight": check_weight,
+}
 """The options that may have one value per stage, with their checks."""
 
 
@@ -27,9 +34,6 @@ class Style:
     Args:
         image: RGB, of any size; the encoder scales it and crops the centre square.
         scale: strength of the style, at least 0: 1 as in training, 0 none.
-
-    Raises:
-        ValueError: `scale` is negative or not finite.
     """
 
     image: Image.Image
@@ -48,9 +52,6 @@ class Switch:
         prompt: the second prompt.
         at: share of the base stage's steps, from the noisiest, that the first prompt keeps. Super-resolution stages
             read the prompt that had the larger share.
-
-    Raises:
-        ValueError: `at` is not in [0, 1].
     """
 
     prompt: str
@@ -115,10 +116,48 @@ class SamplingOptions:
         if self.num_images_per_prompt < 1:
             raise ValueError(f"num_images_per_prompt must be at least 1, got {self.num_images_per_prompt}")
         for name, check in PER_STAGE.items():
-            for value in per_stage(getattr(self, name)):
+            for value in _per_stage(getattr(self, name)):
                 check(value)
         check_interval(self.guidance_interval)
         check_percentile(self.dynamic_threshold)
+
+    def plan(self, defaults: Sequence[Sampling]) -> list[Sampling]:
+        """The settings of each stage: the model's own, except for what the options set.
+
+        ValueError: the sampler is unknown, or an option has a number of values that is not that of the stages.
+        """
+        plan = list(defaults)
+        if self.sampler is not None:
+            plan = [s.with_sampler(self.sampler, k > 0) for k, s in enumerate(plan)]
+        changes = {name: _per_stage(getattr(self, name)) for name in PER_STAGE}
+        for name in ("guidance_interval", "dynamic_threshold"):
+            changes[name] = [] if getattr(self, name) is None else [getattr(self, name)]
+        for name, values in changes.items():
+            if values and len(values) not in (1, len(plan)):
+                raise ValueError(f"{name} has {len(values)} values; give 1, or {len(plan)}, one for each stage")
+            changed = [dataclasses.replace(s, **{name: v}) for s, v in zip(plan, values, strict=False)]
+            plan = changed + plan[len(changed) :]
+        return plan
+
+    def entry(
+        self, stages: Sequence[Stage], batch: int, device: torch.device
+    ) -> tuple[int, Float[Tensor, "b 3 h w"] | None]:
+        """The index of the first stage to run, and the images that it enlarges; ValueError if it does not exist."""
+        name = self.first_stage
+        if self.low_res is None:
+            if name not in (None, stages[0].name):
+                raise ValueError(f"first_stage {name!r} needs low_res, the image that it enlarges")
+            return 0, None
+        inputs = {stage.name: below.resolution for below, stage in pairwise(stages)}
+        if not inputs:
+            raise ValueError("low_res needs a super-resolution stage, and the model has none")
+        if name is None:
+            width = self.low_res.width
+            name = min(inputs, key=lambda stage: abs(inputs[stage] - width))
+        if name not in inputs:
+            raise ValueError(f"no super-resolution stage {name!r}; there are {', '.join(inputs)}")
+        images = Edit(self.low_res).at(inputs[name], batch, device).images
+        return [stage.name for stage in stages].index(name), images
 
     def described(self) -> dict[str, Any]:
         """The options that are in use, apart from the stages' sampling, as JSON values; images by their sha256."""
@@ -126,7 +165,7 @@ class SamplingOptions:
         return {name: _plain(value) for name in names if (value := getattr(self, name)) is not None and value != ()}
 
 
-def per_stage(option: Any) -> list[Any]:
+def _per_stage(option: Any) -> list[Any]:
     """The values of an option that takes one number or a list of them; none for None."""
     if option is None:
         return []

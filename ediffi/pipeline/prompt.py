@@ -34,10 +34,8 @@ class Prompt:
 def parse(prompt: str) -> Prompt:
     r"""Parse a prompt: `a (red:1.3) circle` is the text `a red circle`, in which "red" has the weight 1.3.
 
-    Other parentheses are text, and so are `\\(` and `\\)` everywhere.
-
-    Raises:
-        ValueError: the prompt is empty or longer than `MAX_PROMPT` characters, or a weight is not in [0, 10].
+    Other parentheses are text, and so are `\\(` and `\\)` everywhere. ValueError: the prompt is empty or longer than
+    `MAX_PROMPT` characters, or a weight is not in [0, 10].
     """
     _check(prompt)
     text, weights, last = "", [], 0
@@ -47,26 +45,18 @@ def parse(prompt: str) -> Prompt:
         if match[1] is not None:
             text += match[1]
             continue
-        weight = _weight(match[3])
-        if weight is None:
+        try:
+            weight = float(match[3])
+        except ValueError:  # "(see: below)" is text
             text += match[0]
             continue
+        if not 0 <= weight <= MAX_WEIGHT:
+            raise ValueError(f"the weight of a word must be from 0 to {MAX_WEIGHT:g}, got {match[3]!r}")
         words = _ESCAPED.sub(r"\1", match[2])
         weights.append(Weighted(len(text), len(text) + len(words), weight))
         text += words
     _check(text := text + prompt[last:])
     return Prompt(text, tuple(weights))
-
-
-def _weight(word: str) -> float | None:
-    """The number after the colon; None if it is no number, as in `(see: below)`."""
-    try:
-        weight = float(word)
-    except ValueError:
-        return None
-    if not 0 <= weight <= MAX_WEIGHT:
-        raise ValueError(f"the weight of a word must be from 0 to {MAX_WEIGHT:g}, got {word!r}")
-    return weight
 
 
 def _check(text: str) -> None:
@@ -77,11 +67,9 @@ def _check(text: str) -> None:
 
 
 def read_prompts(path: Path) -> list[str]:
-    """The prompts of a file: each line of a .txt, the field "prompt" of the object in each line of a .jsonl.
+    """The prompts of a file: each line of a .txt, the field "prompt" in each line of a .jsonl.
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not UTF-8 or not JSON, has no prompts, or one of them is no prompt; the line is named.
+    ValueError names the line that is not UTF-8, not JSON or no prompt.
     """
     prompts = []
     for where, line in prompt_files.read_lines(path):

@@ -17,6 +17,7 @@ from ediffi.diffusion.guidance import (
     SigmaRange,
     check_interval,
     check_percentile,
+    check_scale,
 )
 from ediffi.diffusion.low_res import augment
 from ediffi.diffusion.paint import PaintWithWords, check_weight
@@ -65,7 +66,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         check_steps(self.num_inference_steps)
-        check_guidance_scale(self.guidance_scale)
+        check_scale(self.guidance_scale)
         if self.guidance_interval is not None:  # JSON has lists
             object.__setattr__(self, "guidance_interval", tuple(self.guidance_interval))
         if self.grid not in GRIDS:
@@ -88,21 +89,11 @@ class Sampling:
         return self.build().nfe(self.num_inference_steps)
 
     def with_sampler(self, name: str, super_resolution: bool) -> "Sampling":
-        """The settings with another sampler, or with the sampler, steps and grid of a preset.
-
-        Raises:
-            UnknownNameError: there is no such sampler or preset.
-        """
+        """The settings with another sampler, or with the sampler, steps and grid of a preset, by registry name."""
         if name in PRESETS:
             chosen = preset(name, "super_resolution" if super_resolution else "base")
-            return dataclasses.replace(
-                self,
-                sampler=chosen.sampler,
-                num_inference_steps=chosen.num_steps,
-                rho=chosen.rho,
-                arguments=chosen.arguments,
-                grid=chosen.grid,
-            )
+            rest: dict[str, Any] = {"rho": chosen.rho, "arguments": chosen.arguments, "grid": chosen.grid}
+            return dataclasses.replace(self, sampler=chosen.sampler, num_inference_steps=chosen.num_steps, **rest)
         samplers.REGISTRY.factory(name)
         return dataclasses.replace(self, sampler=name, arguments={})
 
@@ -113,27 +104,14 @@ def check_steps(num_inference_steps: int) -> None:
         raise ValueError(f"num_inference_steps must be at least 1, got {num_inference_steps}")
 
 
-def check_guidance_scale(guidance_scale: float) -> None:
-    """Raise ValueError unless a guidance scale is at least 0."""
-    if not guidance_scale >= 0:
-        raise ValueError(f"guidance_scale must be at least 0 (1 is off), got {guidance_scale}")
-
-
 @dataclass(frozen=True)
 class Steering:
-    """What steers a stage besides its conditioning.
+    """What steers a stage besides its conditioning."""
 
-    Attributes:
-        negative: guidance moves away from it; None for the null condition.
-        style_scale: strength of the style image; see `ClassifierFreeGuidance`.
-        after: the conditioning that takes over for the last steps; None for none.
-        switch_at: share of the steps, from the noisiest, before it does.
-    """
-
-    negative: Conditioning | None = None
-    style_scale: float = 1.0
-    after: Conditioning | None = None
-    switch_at: float = 1.0
+    negative: Conditioning | None = None  # guidance moves away from it; None for the null condition
+    style_scale: float = 1.0  # see `ClassifierFreeGuidance`
+    after: Conditioning | None = None  # takes over for the last steps
+    switch_at: float = 1.0  # share of the steps, from the noisiest, before it does
 
 
 @dataclass(frozen=True)
@@ -166,22 +144,16 @@ class Stage:
         sampling: Sampling | None = None,
         callback: Callback | None = None,
     ) -> Float[Tensor, "b 3 H W"]:
-        """Sample an image for each generator.
+        """Sample images in [-1, 1].
 
         Args:
             cond: the conditioning, a batch as long as `generators`.
-            generators: one per image.
-            low_res: the previous stage's images in [-1, 1], for super-resolution.
+            generators: one per image, so that an image does not depend on its batch.
+            low_res: the previous stage's images in [-1, 1]; ValueError unless the stage is of super-resolution.
             source: images to start from instead of noise.
             steering: negative, style and switching.
             sampling: instead of the stage's own.
             callback: called after each step.
-
-        Returns:
-            Images, clipped to [-1, 1].
-
-        Raises:
-            ValueError: a super-resolution stage without `low_res`, or a base stage with it.
         """
         if (low_res is None) != (self.aug_level is None):
             raise ValueError(f"stage {self.name!r} {'takes no' if self.aug_level is None else 'needs'} low_res")
@@ -210,7 +182,8 @@ class Stage:
         return images.clamp(-1, 1)
 
     def _steered(self, sampling: Sampling, steering: Steering, source: EditSource | None) -> Denoiser:
-        """The denoiser in its wrappers, innermost first."""
+        # Innermost first. Thresholding comes after guidance, whose sum leaves [-1, 1]; inpainting is last, so that
+        # kept pixels are exactly the image's.
         denoiser: Denoiser = PaintWithWords(self.denoiser, sampling.paint_weight)
         denoiser = ClassifierFreeGuidance(
             denoiser, sampling.guidance_scale, steering.negative, sampling.guidance_interval, steering.style_scale

@@ -33,23 +33,13 @@ class TrainedExpert:
 
 @dataclasses.dataclass(frozen=True)
 class TrainedStage:
-    """A stage to write.
-
-    Attributes:
-        name: "base", "sr64", ...
-        resolution: side of its images in pixels.
-        denoiser: registry name and arguments, the same for all experts.
-        noise: the training noise whose quantiles the experts' intervals are.
-        experts: together they own all noise.
-        sampling: its default settings.
-        aug_level: see `Stage`.
-    """
+    """A stage to write; other fields as `Stage`."""
 
     name: str
     resolution: int
-    denoiser: Part
+    denoiser: Part  # the same for all experts
     noise: LogNormal
-    experts: Sequence[TrainedExpert]
+    experts: Sequence[TrainedExpert]  # together they own all noise
     sampling: Sampling
     aug_level: float | None = None
 
@@ -61,20 +51,10 @@ def save_cascade(
     encoder_files: Path | None,
     stages: Sequence[TrainedStage],
 ) -> Path:
-    """Write a model folder, weights in bfloat16.
+    """Write a new model folder, weights in bfloat16, the base stage first; nothing is left behind by an error.
 
-    Args:
-        folder: must not exist.
-        name: of the model.
-        encoder_parts: encoders by source; an argument `path` is relative to the folder.
-        encoder_files: a folder that is copied to `encoders/`; None if every encoder has its files elsewhere.
-        stages: base stage first.
-
-    Raises:
-        FileExistsError: `folder` exists.
-        FileNotFoundError: `encoder_files` does not exist.
-        ValueError: the experts of a stage do not partition the noise.
-        OSError: a file cannot be written; nothing is left behind.
+    The folder `encoder_files` is copied to `encoders/`; an encoder's argument `path` is relative to the model folder.
+    FileExistsError: `folder` exists. ValueError: the experts of a stage do not partition the noise.
     """
     files: dict[str, Path] = {}
     if encoder_files is not None:
@@ -86,20 +66,10 @@ def save_cascade(
 
 
 def save_again(source: Path, folder: Path, stages: Sequence[Stage]) -> Path:
-    """Write a loaded cascade as a model folder.
+    """Write the stages that were loaded from `source` as a new model folder; errors as `Cascade.save_pretrained`.
 
-    Files of encoders, and of experts whose weights are still the loaded ones, are copied byte for byte. Weights that
-    were changed since are written in bfloat16.
-
-    Args:
-        source: the folder that the cascade was loaded from.
-        folder: must not exist.
-        stages: the loaded stages.
-
-    Raises:
-        FileExistsError: `folder` exists.
-        ValueError: a file of the source has changed since it was loaded.
-        OSError: a file cannot be read or written; nothing is left behind.
+    Files of encoders, and of experts whose weights are still the loaded ones, are copied byte for byte: bfloat16 would
+    round weights that were published in float32. Weights that were changed since are written in bfloat16.
     """
     config = read_config(source)
     entries = {entry["name"]: entry for entry in config["stages"]}
@@ -113,19 +83,11 @@ def read_trained_stage(model: str | Path, stage: str | None = None) -> TrainedSt
     """A stage of a model folder, to be written into another byte for byte; arguments as `find_stage`."""
     folder, entry = find_stage(model, stage)
     experts = [TrainedExpert(row.expert, verified_file(folder, row)) for row in listed_experts(entry)]
-    return TrainedStage(
-        entry["name"],
-        entry["resolution"],
-        Part(**entry["denoiser"]),
-        LogNormal(**entry["noise"]),
-        experts,
-        Sampling(**entry["sampling"]),
-        entry["aug_level"],
-    )
+    part, noise, sampling = Part(**entry["denoiser"]), LogNormal(**entry["noise"]), Sampling(**entry["sampling"])
+    return TrainedStage(entry["name"], entry["resolution"], part, noise, experts, sampling, entry["aug_level"])
 
 
 def _trained_again(folder: Path, entry: Mapping[str, Any], stage: Stage) -> TrainedStage:
-    """A loaded stage to be written again; an expert with unchanged weights is its file."""
     tree = expert_tree(stage.denoiser)
     if tree is None:
         raise ValueError(f"stage {stage.name!r} is a {type(stage.denoiser).__name__}; only an ExpertTree can be saved")
@@ -133,10 +95,8 @@ def _trained_again(folder: Path, entry: Mapping[str, Any], stage: Stage) -> Trai
     experts = []
     for index, expert in enumerate(tree.experts):
         file = files.get(expert.interval)
-        if file is not None and (isinstance(tree.denoisers, StreamedDenoisers) or _equal(file, tree.denoisers[index])):
-            experts.append(TrainedExpert(expert, file))
-        else:
-            experts.append(TrainedExpert(expert, tree.denoisers[index].state_dict()))
+        unchanged = file and (isinstance(tree.denoisers, StreamedDenoisers) or _equal(file, tree.denoisers[index]))
+        experts.append(TrainedExpert(expert, file if file and unchanged else tree.denoisers[index].state_dict()))
     part = Part(**entry["denoiser"])
     return TrainedStage(stage.name, stage.resolution, part, tree.noise, experts, stage.sampling, stage.aug_level)
 

@@ -196,11 +196,6 @@ def test_streamed_experts_hold_one_network_and_switch_only_at_edges(
     assert sum(p.numel() for p in streamed.parameters()) * 3 == sum(p.numel() for p in three.parameters())
 
 
-def test_nothing_is_streamed_from_nothing() -> None:
-    with pytest.raises(ValueError, match="at least one file"):
-        StreamedDenoisers(network(), [])
-
-
 def test_a_file_of_another_network_is_refused_before_anything_is_copied(streamed: ExpertTree, tmp_path: Path) -> None:
     denoisers_ = streamed.denoisers
     weights = copy.deepcopy(denoisers_.network.state_dict())
