@@ -97,7 +97,7 @@ class Registry(Generic[T]):
         arguments = [f"  {parameter}" for parameter in inspect.signature(factory).parameters.values()]
         plugin = self._distributions.get(name)
         heading = f"{name} ({self.kind}, from {factory.__module__}{f' of {plugin}' if plugin else ''})"
-        needs = [f"needs {self.needs(name)}"] if self.needs(name) else []
+        needs = [f"needs {source}"] if (source := self.needs(name)) else []
         return "\n".join([heading, *needs, *arguments, "", inspect.getdoc(factory) or "(no description)"])
 
     def arguments(self, name: str) -> list[str]:
@@ -128,9 +128,6 @@ class Registry(Generic[T]):
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
-
-    def __len__(self) -> int:
-        return len(self.names())
 
     def _load_plugins(self) -> None:
         if self._plugins_loaded:

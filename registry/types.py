@@ -24,6 +24,10 @@ class Tensors:
         """Apply `function` to each tensor."""
         return replace(self, **{field.name: _applied(function, getattr(self, field.name)) for field in fields(self)})
 
+    def __getitem__(self: T, index: "slice | list[int] | Int[Tensor, ' k'] | Bool[Tensor, ' b']") -> T:
+        """Some samples of the batch."""
+        return self.apply(lambda tensor: tensor[index])
+
 
 def _applied(function: Callable[[Tensor], Tensor], value: Any) -> Any:
     if isinstance(value, Mapping):
@@ -55,7 +59,6 @@ class Embedding(Tensors):
         Our choice: the mask is zeroed too, so that a dropped caption does not even tell its length, and the learned
         null token takes the attention.
         """
-
         return self.apply(lambda tensor: tensor.masked_fill(dropped.view(-1, *[1] * (tensor.ndim - 1)), 0))
 
     @staticmethod
@@ -92,24 +95,18 @@ class Paint(Tensors):
 
         The tokens of each source are padded to its length in `lengths`.
         """
-        present = [paint for paint, _ in parts if paint is not None]
-        if not present:
+        like = next((paint for paint, _ in parts if paint is not None), None)
+        if like is None:
             return None
-        like = present[0]
-        regions = max(paint.areas.shape[1] for paint in present)
+        blank = like.apply(lambda tensor: torch.zeros_like(tensor[:1]))
+        paints = [blank[[0] * batch] if paint is None else paint for paint, batch in parts]
+        regions = max(paint.areas.shape[1] for paint in paints)
 
-        def rows(paint: "Paint | None", batch: int) -> "Paint":
-            if paint is None:
-                paint = like.apply(lambda tensor: tensor.new_zeros(batch, *tensor.shape[1:]))
-            tokens = {n: pad_to(pad_to(t, lengths[n], dim=2), regions, dim=1) for n, t in paint.tokens.items()}
-            return Paint(pad_to(paint.areas, regions, dim=1), tokens, paint.strength)
+        def join(tensors: list[Tensor]) -> Tensor:
+            return torch.cat([pad_to(tensor, regions, dim=1) for tensor in tensors])
 
-        padded = [rows(paint, batch) for paint, batch in parts]
-        return Paint(
-            torch.cat([paint.areas for paint in padded]),
-            {name: torch.cat([paint.tokens[name] for paint in padded]) for name in like.tokens},
-            torch.cat([paint.strength for paint in padded]),
-        )
+        tokens = {name: join([pad_to(p.tokens[name], lengths[name], dim=2) for p in paints]) for name in like.tokens}
+        return Paint(join([p.areas for p in paints]), tokens, torch.cat([p.strength for p in paints]))
 
 
 @dataclass(frozen=True)
@@ -136,10 +133,6 @@ class Conditioning(Tensors):
             return moved if tensor.is_floating_point() else moved.to(tensor.dtype)
 
         return self.apply(move)
-
-    def __getitem__(self, index: "slice | Int[Tensor, ' k'] | Bool[Tensor, ' b']") -> "Conditioning":
-        """The conditioning of some samples of the batch."""
-        return self.apply(lambda tensor: tensor[index])
 
     def drop(self, name: str, dropped: Bool[Tensor, " b"]) -> "Conditioning":
         """Zero the source `name` of each sample where `dropped`."""

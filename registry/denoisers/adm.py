@@ -7,13 +7,12 @@ table 1, the column "iDDPM"), so it works as it is, before text is trained.
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ediffi.registry.denoisers.layers import Block
 from ediffi.registry.denoisers.unet import UNet
 
 NOT_ADM = "these are not the weights of an ADM of this size"
@@ -109,6 +108,7 @@ def from_adm(weights: Mapping[str, Tensor], network: UNet, attention: AttentionO
     for ours, block, theirs in _places(network):
         for mine, yours in RESIDUAL.items():
             for kind in ("weight", "bias"):
+                # ADM has no skip convolution where the width stays
                 if mine != "skip" or isinstance(block.residual.skip, nn.Conv2d):
                     put(f"{ours}.residual.{mine}.{kind}", take(f"{theirs}.{yours}.{kind}"))
         if block.self_attention is not None:
@@ -128,19 +128,14 @@ def from_adm(weights: Mapping[str, Tensor], network: UNet, attention: AttentionO
     return state
 
 
-def _places(network: UNet) -> Iterator[tuple[str, Block, str]]:
+def _places(network: UNet) -> Iterator[tuple[str, Any, str]]:
     """The name of each block in `UNet`, the block, and the name of its first part in ADM."""
-    for index, block in enumerate(_blocks(network.down)):
-        yield f"down.{index}", block, f"input_blocks.{index + 1}.0"
-    for index, block in enumerate(_blocks(network.middle)):
-        yield f"middle.{index}", block, f"middle_block.{2 * index}"
+    yield from ((f"down.{i}", block, f"input_blocks.{i + 1}.0") for i, block in enumerate(network.down))
+    yield from ((f"middle.{i}", block, f"middle_block.{2 * i}") for i, block in enumerate(network.middle))
     index, parts = -1, 0
-    for place, block in enumerate(_blocks(network.up)):
+    up: Any = network.up
+    for i, block in enumerate(up):
         if block.takes_skip:
             index, parts = index + 1, 0
-        yield f"up.{place}", block, f"output_blocks.{index}.{parts}"
+        yield f"up.{i}", block, f"output_blocks.{index}.{parts}"
         parts += 1 + (block.self_attention is not None)
-
-
-def _blocks(modules: nn.ModuleList) -> list[Block]:
-    return [module for module in modules if isinstance(module, Block)]

@@ -10,18 +10,16 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ediffi.registry.types import Tensors
+
 
 @dataclass(frozen=True)
-class PaintedKeys:
+class PaintedKeys(Tensors):
     """Paint-with-words (eDiff-I, section 4.3) for all keys of a context."""
 
     areas: Float[Tensor, "b r h w"]  # share of each pixel that a region covers, 0 to 1, at any resolution
     keys: Float[Tensor, "b r k"]  # weight of key k in region r
     strength: Float[Tensor, " b"]  # `w'·log(1+sigma)`; 0 leaves a sample unpainted
-
-    def __getitem__(self, rows: slice) -> "PaintedKeys":
-        """The paint of some samples of the batch."""
-        return PaintedKeys(self.areas[rows], self.keys[rows], self.strength[rows])
 
     def at(self, height: int, width: int, row: int) -> Float[Tensor, "q k"]:
         """`A` of sample `row` at the resolution of a layer.
@@ -34,7 +32,7 @@ class PaintedKeys:
 
 
 @dataclass(frozen=True)
-class Context:
+class Context(Tensors):
     """The keys and values of cross-attention."""
 
     tokens: Float[Tensor, "b k width"]  # the learned null token and the tokens of all sources, in one width

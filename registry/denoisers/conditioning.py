@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ediffi.registry.denoisers.attention import Context, PaintedKeys
-from ediffi.registry.types import Conditioning, Embedding, Paint
+from ediffi.registry.types import Conditioning, Embedding
 
 
 class FourierFeatures(nn.Module):
@@ -76,23 +76,25 @@ class ConditionEmbedding(nn.Module):
                 raise ValueError("a super-resolution denoiser needs cond.aug_level, and it is None")
             embedding = embedding + self.augmentation(cond.aug_level.clamp(min=1e-3).log() / 4)  # 0 has no logarithm
         for name, project in self.pooled.items():
-            embedding = embedding + project(self._pooled(name, cond, embedding))
+            # a dropped source is zeros through its projection, so that its bias is there with and without text
+            pooled = embedding.new_zeros(len(embedding), self._pooled_widths[name])
+            if name in cond.sources:
+                pooled = cond.sources[name].pooled
+            if pooled is None:
+                raise ValueError(f"source {name!r} feeds the global path, but its encoder gives no pooled embedding")
+            embedding = embedding + project(pooled)
         return self.mix(embedding), self._context(cond, batch=c_noise.shape[0])
-
-    def _pooled(self, name: str, cond: Conditioning, like: Tensor) -> Tensor:
-        source = cond.sources.get(name)
-        if source is None:
-            return like.new_zeros(like.shape[0], self._pooled_widths[name])
-        if source.pooled is None:
-            raise ValueError(f"source {name!r} feeds the global path, but its encoder gives no pooled embedding")
-        return source.pooled
 
     def _context(self, cond: Conditioning, batch: int) -> Context:
         null = self.null_token.expand(batch, -1, -1)
         present = {name: cond.sources[name] for name in self.tokens if name in cond.sources}
         tokens = [self.tokens[name](source.tokens).to(null.dtype) for name, source in present.items()]
         biases = [_bias(source).to(null.dtype) for source in present.values()]
-        paint = None if cond.paint is None else _painted(cond.paint, present)
+        paint = None
+        if cond.paint is not None:  # its tokens in the order of the keys: the null token, then the sources
+            none = cond.paint.areas.new_zeros(*cond.paint.areas.shape[:2], 1)
+            keys = [cond.paint.tokens.get(n, none.expand(-1, -1, x.tokens.shape[1])) for n, x in present.items()]
+            paint = PaintedKeys(cond.paint.areas, torch.cat([none, *keys], dim=2), cond.paint.strength)
         bias = torch.cat([null.new_zeros(batch, 1), *biases], dim=1)
         return Context(torch.cat([null, *tokens], dim=1), bias[:, None, None], paint)
 
@@ -104,10 +106,3 @@ def _bias(source: Embedding) -> Float[Tensor, "b n"]:
     """
     weight = source.mask if source.weight is None else source.weight * source.mask
     return weight.to(source.tokens.dtype).log()
-
-
-def _painted(paint: Paint, sources: Mapping[str, Embedding]) -> PaintedKeys:
-    """The paint with its tokens in the order of the context's keys: the null token, then the sources."""
-    none = paint.areas.new_zeros(*paint.areas.shape[:2], 1)
-    keys = [paint.tokens.get(name, none.expand(-1, -1, one.tokens.shape[1])) for name, one in sources.items()]
-    return PaintedKeys(paint.areas, torch.cat([none, *keys], dim=2), paint.strength)

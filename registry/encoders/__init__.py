@@ -9,6 +9,7 @@ has to be known before it is built, its factory declares: `encoders.spec("t5_xxl
 """
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,11 +32,9 @@ REGISTRY: Registry[Encoder] = Registry("encoders")
 names, create, describe, register = REGISTRY.names, REGISTRY.create, REGISTRY.describe, REGISTRY.register
 
 # Dropout: eDiff-I, section 4.2.
-T5_SPEC = EncoderSpec("t5", "text", PAPER_TOKENS, 20, dropout=0.25, sizes=lambda path, **_: t5_sizes(path))
-CLIP_TEXT_SPEC = EncoderSpec("clip_text", "text", 77, 18, dropout=0.2, sizes=lambda path, **_: clip_sizes("text", path))
-CLIP_IMAGE_SPEC = EncoderSpec(
-    "clip_image", "image", 1, 1, dropout=0.9, sizes=lambda path, **_: clip_sizes("image", path)
-)
+T5_SPEC = EncoderSpec("t5", "text", PAPER_TOKENS, 20, dropout=0.25, sizes=t5_sizes)
+CLIP_TEXT_SPEC = EncoderSpec("clip_text", "text", 77, 18, dropout=0.2, sizes=partial(clip_sizes, "text"))
+CLIP_IMAGE_SPEC = EncoderSpec("clip_image", "image", 1, 1, dropout=0.9, sizes=partial(clip_sizes, "image"))
 
 
 def _l14_weights(pretrained: str, path: str | None, revision: str | None) -> tuple[str, str | None]:

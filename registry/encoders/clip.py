@@ -163,7 +163,7 @@ class ClipImageEncoder(Frozen):
         return Embedding(features[:, None], torch.ones_like(features[:, :1], dtype=torch.bool), features)
 
 
-def clip_sizes(reads: Literal["text", "image"], path: str | None = None) -> EncoderSizes:
+def clip_sizes(reads: Literal["text", "image"], path: str | None = None, **_: object) -> EncoderSizes:
     """Sizes of one tower of a CLIP with its projection; the scale of the logits belongs to neither tower.
 
     The sizes of ViT-L-14, or of the open_clip_config.json in `path` if that is a local folder; FileNotFoundError if it

@@ -110,18 +110,11 @@ def _parted(text: str, index: int) -> bool:
         return False
     before = next((one for one in reversed(text[:index]) if _kind(one) not in "MF"), " ")
     after = next((one for one in text[index:] if _kind(one) != "F"), " ")
-    return not (_in_word(before) and _in_word(after)) or _spaceless(before) or _spaceless(after)
+    spaceless = any(unicodedata.name(one, "").startswith(_SPACELESS) for one in (before, after))
+    return spaceless or not (_kind(before) in "LMN" and _kind(after) in "LMN")
 
 
 def _kind(character: str) -> str:
     """L for letters, M for marks on them, N for numbers, F for invisible characters, another letter for the rest."""
     category = unicodedata.category(character)
     return "F" if category == "Cf" else category[0]
-
-
-def _in_word(character: str) -> bool:
-    return _kind(character) in "LMN"
-
-
-def _spaceless(character: str) -> bool:
-    return unicodedata.name(character, "").startswith(_SPACELESS)

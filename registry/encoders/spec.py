@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
-Factory = TypeVar("Factory", bound=Callable[..., Any])
+from ediffi.registry.core import Factory
 
 
 @dataclass(frozen=True)

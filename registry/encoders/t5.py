@@ -3,8 +3,7 @@
 Shapes: `b` texts, `n` tokens of the longest of them (at most `max_tokens`), `d` width of the model.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,15 +63,21 @@ class T5TextEncoder(Frozen):
         missing; ValueError if a file is broken.
         """
         from transformers import AutoTokenizer, T5EncoderModel
+        from transformers.utils import logging
 
         source = str(path_or_id)
         local = isinstance(path_or_id, Path) or Path(source).is_dir() or not HUB_ID.fullmatch(source)
         folder = Path(source) if local else _fetch(source, revision)
         check_folder(folder, _wanted(folder), "a T5 encoder")
         safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-        with _no_bars(local):
-            tokenizer = AutoTokenizer.from_pretrained(folder, **safe)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **safe)
+        if quiet := local and logging.is_progress_bar_enabled():  # a local folder loads in milliseconds
+            logging.disable_progress_bar()
+        try:
             model = T5EncoderModel.from_pretrained(folder, dtype=dtype or torch.float32, use_safetensors=True, **safe)
+        finally:
+            if quiet:
+                logging.enable_progress_bar()
         return cls(model, tokenizer, max_tokens)
 
     def tokenize(self, texts: Sequence[str]) -> tuple[Int[Tensor, "b n"], Bool[Tensor, "b n"]]:
@@ -117,7 +122,7 @@ class T5TextEncoder(Frozen):
         return Embedding(states * mask.unsqueeze(-1).to(states.dtype), mask)
 
 
-def t5_sizes(path: str) -> EncoderSizes:
+def t5_sizes(path: str, **_: object) -> EncoderSizes:
     """Sizes of the encoder half of a T5, from the config of a local folder, or of T5-XXL by its name on the Hub.
 
     FileNotFoundError if there is no config.json; ValueError if it is broken.
@@ -165,18 +170,3 @@ def _fetch(repository: str, revision: str | None) -> Path:
         )
         raise unavailable(f"the T5 encoder {repository!r}", revision, error, advice) from error
     return folder
-
-
-@contextmanager
-def _no_bars(silent: bool) -> Iterator[None]:
-    """If `silent`, without the progress bar of transformers: a local folder loads in milliseconds."""
-    from transformers.utils import logging
-
-    if not silent or not logging.is_progress_bar_enabled():
-        yield
-        return
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.enable_progress_bar()

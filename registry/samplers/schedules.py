@@ -53,8 +53,7 @@ def karras(
         rho: exponent of the grid, above 0 (EDM: 7).
         dtype: floating dtype of the result.
     """
-    _check(num_steps, sigma_min, sigma_max, rho)
-    return _closed(_uniform(num_steps, sigma_max, sigma_min, rho), sigma_min, sigma_max, dtype)
+    return _uniform(num_steps, sigma_min, sigma_max, rho, dtype, vp=False)
 
 
 def vp_time(
@@ -66,31 +65,15 @@ def vp_time(
     rho. Our choice of rho 3: with `exp_abm` on Gaussian mixtures (benchmarks/sampler_order.py) it ended nearer to the
     truth than 2 at 10 to 50 network calls, and about as near as 4. Arguments, result and errors as `karras`.
     """
-    _check(num_steps, sigma_min, sigma_max, rho)
-    t_max, t_min = time_of(np.array([sigma_max, sigma_min])).tolist()
-    times = _uniform(num_steps, t_max, t_min, rho)
-    return _closed(torch.from_numpy(sigma_of(times.numpy())), sigma_min, sigma_max, dtype)
+    return _uniform(num_steps, sigma_min, sigma_max, rho, dtype, vp=True)
 
 
 GRIDS: Mapping[Grid, Callable[..., Float[Tensor, " s"]]] = {"karras": karras, "vp_time": vp_time}
 """Grids by name; all are called as `karras` is."""
 
 
-def _uniform(num_steps: int, high: float, low: float, rho: float) -> Float[Tensor, " n"]:
-    """From `high` down to `low`, uniform in the power 1/rho, float64."""
-    ramp = torch.linspace(0, 1, num_steps, dtype=torch.float64)
-    return (high ** (1 / rho) + ramp * (low ** (1 / rho) - high ** (1 / rho))) ** rho
-
-
-def _closed(levels: Float[Tensor, " n"], sigma_min: float, sigma_max: float, dtype: torch.dtype) -> Float[Tensor, " s"]:
-    """The levels, their ends exactly and not to rounding (of one level the first), and the closing 0."""
-    sigmas = torch.cat([levels, levels.new_zeros(1)])
-    sigmas[-2] = sigma_min
-    sigmas[0] = sigma_max
-    return sigmas.to(dtype)
-
-
-def _check(num_steps: int, sigma_min: float, sigma_max: float, rho: float) -> None:
+def _uniform(num_steps: int, sigma_min: float, sigma_max: float, rho: float, dtype: torch.dtype, vp: bool) -> Tensor:
+    """The grid that is uniform in the power 1/rho of the noise level, or of its VP time, and the closing 0."""
     if num_steps < 1:
         raise ValueError(f"num_steps is {num_steps}; it must be at least 1")
     if not sigma_min > 0:
@@ -99,3 +82,11 @@ def _check(num_steps: int, sigma_min: float, sigma_max: float, rho: float) -> No
         raise ValueError(f"sigma_max is {sigma_max}; it must be finite and above sigma_min = {sigma_min}")
     if not 0 < rho < float("inf"):
         raise ValueError(f"rho is {rho}; it must be finite and above 0")
+    high, low = time_of(np.array([sigma_max, sigma_min])).tolist() if vp else (sigma_max, sigma_min)
+    ramp = torch.linspace(0, 1, num_steps, dtype=torch.float64)
+    levels = (high ** (1 / rho) + ramp * (low ** (1 / rho) - high ** (1 / rho))) ** rho
+    sigmas = torch.cat([torch.from_numpy(sigma_of(levels.numpy())) if vp else levels, levels.new_zeros(1)])
+    # the ends are exact, not to rounding: a stage's range of noise levels begins and ends there
+    sigmas[-2] = sigma_min
+    sigmas[0] = sigma_max  # of one level, the first counts
+    return sigmas.to(dtype)

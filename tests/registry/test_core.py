@@ -52,7 +52,6 @@ def test_names_are_sorted_and_take_wildcards(colours: Registry[str]) -> None:
     assert colours.names() == list(colours) == ["anything", "crimson", "scarlet"]
     assert colours.names("*c*r*") == ["crimson", "scarlet"]
     assert colours.names("C*") == []
-    assert len(colours) == 3
     assert "crimson" in colours
     assert "crim" not in colours
     assert 7 not in colours
