@@ -32,10 +32,7 @@ class Shard:
 @dataclass(frozen=True)
 class Index:
     """The index at `url`: its shards in order, and by source what is known of its encoder (at least `IDENTITY`, if
-    recorded).
-
-    `dtype` is that of the embeddings ("bfloat16"), if recorded; `content` is the whole file.
-    """
+    recorded). `dtype` is that of the embeddings ("bfloat16"), if recorded; `content` is the whole file."""
 
     url: str
     shards: list[Shard]
@@ -56,9 +53,7 @@ class Index:
     @classmethod
     def read(cls, folder: Path | str, complete: bool = True) -> "Index":
         """The index of a folder or URL; if it must be `complete`, a missing local shard raises FileNotFoundError.
-
-        ValueError: another format, no samples, or a file outside of the folder. A URL is not asked for its shards.
-        """
+        ValueError: another format, no samples, or a file outside of the folder. A URL is not asked for its shards."""
         url = urls.join(str(folder), INDEX)
         if not urls.exists(url):
             ways = "write the shards first (ediffi embed, ediffi toybox shards), or their index (ediffi data index)"
@@ -87,9 +82,7 @@ def indexed_shards(shards: Sequence[str]) -> dict[str, Shard]:
 
 def check_embeddings(index: Index, expected: Mapping[str, str | Mapping[str, Any]], dtype: str | None = None) -> None:
     """Check that shards have the embeddings that training expects: by source, a registry name or some of `IDENTITY`.
-
-    What an old index does not record passes. ValueError: a source is missing, or an encoder or the dtype differs.
-    """
+    What an old index does not record passes. ValueError: a source is missing, or an encoder or the dtype differs."""
     shards, advice = f"the shards of {urls.redact(index.url)}", "embed the images again (ediffi embed)"
     for source, wanted in expected.items():
         found = index.encoders.get(source)

@@ -82,11 +82,9 @@ class ShardData(L.LightningDataModule):
         return share * accumulated
 
     def setup(self, stage: str) -> None:
-        """Check the size of a step, and which encoders made the embeddings, before anything runs.
-
-        ValueError: batches do not make the step; the encoders of training and validation differ, or their embeddings
-        have another width than the network reads.
-        """
+        """Check the size of a step, and which encoders made the embeddings, before anything runs. ValueError: batches
+        do not make the step; the encoders of training and validation differ, or their embeddings have another width
+        than the network reads."""
         if stage != "fit":
             return
         assert self.samples_per_step
@@ -113,6 +111,7 @@ class ShardData(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Endless; starts at the trainer's step."""
         trainer = self.trainer
+        # Lightning's global_step counts optimiser steps; the stream counts batches.
         start = trainer.global_step * trainer.accumulate_grad_batches if trainer else 0
         return DataLoader(self._stream("train", start), batch_size=None, num_workers=self.num_workers)
 

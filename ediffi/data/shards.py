@@ -55,6 +55,7 @@ def collate_embeddings(samples: list[Mapping[str, Tensor]]) -> dict[str, Embeddi
     for name in sorted({key.rpartition(".")[0] for key in samples[0]}):  # safetensors does not keep an order
         parts = []
         for tensors in samples:
+            # float32: the precision of training is the trainer's choice, bfloat16 that of the files.
             tokens, pooled = tensors[f"{name}.tokens"].float(), tensors.get(f"{name}.pooled")
             mask = torch.ones(1, len(tokens), dtype=torch.bool)
             parts.append(Embedding(tokens[None], mask, None if pooled is None else pooled.float()[None]))
@@ -66,9 +67,7 @@ def write_shards(
     folder: Path, samples: Iterator[Sample], samples_per_shard: int, description: Mapping[str, Any]
 ) -> Path:
     """Write samples as `00000.tar`, `00001.tar`, ..., then the index with `description`; returns the path of the index.
-
-    FileExistsError: the folder has an index already.
-    """
+    FileExistsError: the folder has an index already."""
     folder.mkdir(parents=True, exist_ok=True)
     index = folder / INDEX
     if index.exists():
@@ -81,10 +80,8 @@ def write_shards(
 
 
 def write_tar(path: Path, samples: Iterable[RawSample]) -> dict[str, Any]:
-    """Write undecoded samples as a shard, through `files.replacing`; returns its "samples", "bytes" and "sha256".
-
-    Equal samples make equal bytes. OSError names the path.
-    """
+    """Write undecoded samples as a shard, through `files.replacing`; returns its "samples", "bytes" and "sha256". Equal
+    samples make equal bytes. OSError names the path."""
     count = 0
     try:
         with files.replacing(path) as beside:

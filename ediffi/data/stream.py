@@ -32,10 +32,8 @@ Degrade = Callable[[Tensor, np.random.Generator], Tensor]
 
 @dataclass(frozen=True)
 class Batch:
-    """What a stage trains on: images [b, 3, h, w] in [-1, 1], embeddings, and the samples' keys and captions.
-
-    `index` is the position of the batch in the stream of its rank; training noise is drawn from it.
-    """
+    """What a stage trains on: images [b, 3, h, w] in [-1, 1], embeddings, and the samples' keys and captions. `index`
+    is the position of the batch in the stream of its rank; training noise is drawn from it."""
 
     images: Float[Tensor, "b 3 h w"]
     cond: Conditioning
@@ -64,8 +62,7 @@ class ImageTransform:
 
 
 class Lane:
-    """Lane `number` of `lanes`: an endless sequence of samples, read forwards. Its current shard stays in memory,
-    undecoded."""
+    """Lane `number` of `lanes`: an endless sequence of samples, read forwards; it keeps one shard in memory."""
 
     def __init__(self, shards: list[Shard], seed: int, number: int, lanes: int) -> None:
         self.shards, self.seed, self.number, self.lanes = shards, seed, number, lanes
@@ -92,6 +89,7 @@ class Lane:
             yield from ((epoch, int(number)) for number in order[self.number :: self.lanes])
 
 
+@dataclass(eq=False)
 class ShardStream(IterableDataset[Batch]):
     """Batches of one process, from batch `start` on, without end; ValueError if there are fewer shards than lanes.
 
@@ -102,27 +100,23 @@ class ShardStream(IterableDataset[Batch]):
     `degrade` makes the low-resolution images of `cond.low_res`; None leaves that to the stage.
     """
 
-    def __init__(
-        self,
-        shards: list[Shard],
-        transform: ImageTransform,
-        batch_size: int,
-        seed: int,
-        start: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        lanes: int = 1,
-        chunk: int = 1,
-        degrade: Degrade | None = None,
-    ) -> None:
-        for name, value in (("batch_size", batch_size), ("lanes", lanes), ("chunk", chunk)):
-            if value < 1:
-                raise ValueError(f"{name} must be positive, got {value}")
-        if len(shards) < lanes:
-            raise ValueError(f"{len(shards)} shards cannot be dealt to {lanes} lanes; use fewer, or smaller shards")
-        self.shards, self.transform, self.batch_size, self.seed = shards, transform, batch_size, seed
-        self.start, self.rank, self.world_size = start, rank, world_size
-        self.lanes, self.chunk, self.degrade = lanes, chunk, degrade
+    shards: list[Shard]
+    transform: ImageTransform
+    batch_size: int
+    seed: int
+    start: int = 0
+    rank: int = 0
+    world_size: int = 1
+    lanes: int = 1
+    chunk: int = 1
+    degrade: Degrade | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "lanes", "chunk"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if (count := len(self.shards)) < self.lanes:
+            raise ValueError(f"{count} shards cannot be dealt to {self.lanes} lanes; use fewer, or smaller shards")
 
     def __iter__(self) -> Iterator[Batch]:
         info = get_worker_info()
@@ -135,10 +129,9 @@ class ShardStream(IterableDataset[Batch]):
 
     def _batch(self, index: int, positions: range, lanes: dict[int, Lane]) -> Batch:
         samples = [self._sample(position, lanes) for position in positions]
-        images = [
-            self.transform(sample, np.random.default_rng([self.seed, position]))
-            for sample, position in zip(samples, positions, strict=True)
-        ]
+        # A generator for each position: the crop of a sample must not depend on which process or worker reads it.
+        generators = [np.random.default_rng([self.seed, position]) for position in positions]
+        images = [self.transform(sample, rng) for sample, rng in zip(samples, generators, strict=True)]
         low_res = None
         if self.degrade is not None:
             sources = (random_source(self.seed, position) for position in positions)

@@ -105,9 +105,7 @@ class Survey:
             if found := self.of(sides):
                 yield from _table(f"{title}, pixels", named(found, SIDES))
         if words := self.of("words"):
-            ranges: Counter[int] = Counter()
-            for count, captions in words.items():
-                ranges[edge(count, WORDS)] += captions
+            ranges = sum((Counter({edge(count, WORDS): captions}) for count, captions in words.items()), Counter[int]())
             yield from _table(f"words a caption, {mean(words):.1f} on average", named(ranges, WORDS))
         for name, (_, width) in SCORES.items():
             if found := self.of(name):
@@ -139,8 +137,7 @@ def loss_lines(tally: Tally) -> Iterator[str]:
 
 def quantiles(counts: Mapping[int, int], width: float = 1) -> dict[float, float]:
     """The values below which the shares of `QUANTILES` lie, from how often each bin was seen."""
-    total, found, below = sum(counts.values()), {}, 0
-    remaining = list(QUANTILES)
+    total, found, below, remaining = sum(counts.values()), {}, 0, list(QUANTILES)
     for value, count in sorted(counts.items()):
         below += count
         while remaining and below >= remaining[0] * total:

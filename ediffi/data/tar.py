@@ -68,12 +68,9 @@ def each_shard(function: Callable[[str], T], shards: Sequence[str], title: str) 
 
 
 def read_samples(url: str, tally: Tally, reject: Reject) -> Iterator[RawSample]:
-    """The usable samples of a shard, in order, undecoded; `tally` is complete after the last one.
-
-    A sample is complete once the next one begins or the tar has its end mark. So the last sample of a truncated tar is
-    dropped, also where the cut is between two samples: more members could have followed. OSError: the file cannot be
-    read.
-    """
+    """The usable samples of a shard, in order, undecoded; `tally` is complete after the last one. A sample is complete
+    once the next one begins or the tar has its end mark. So the last sample of a truncated tar is dropped, also where
+    the cut is between two samples: more members could have followed. OSError: the file cannot be read."""
     keys: set[str] = set()
     for key, members in groupby(_members(url, tally), key=itemgetter(0)):
         raw: RawSample = {"__key__": key}
@@ -114,10 +111,8 @@ def _members(url: str, tally: Tally) -> Iterator[tuple[str, str, bytes]]:
 
 
 def _next(archive: tarfile.TarFile, stream: "_Stream", tally: Tally) -> tarfile.TarInfo | None:
-    """The next member; None at the end, which is noted if it is not a proper one.
-
-    Not `TarFile.next`, which takes a damaged header for the end of the archive.
-    """
+    """The next member; None at the end, which is noted if it is not a proper one. Not `TarFile.next`, which takes a
+    damaged header for the end of the archive."""
     begin = stream.begin()
     try:
         info = _Member.fromtarfile(archive)

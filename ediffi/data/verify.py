@@ -80,10 +80,8 @@ def array_of(raw: Mapping[str, Any]) -> np.ndarray:
 
 
 def write_folder_index(folder: Path) -> tuple[Path, Tally]:
-    """Write an index of the shards in a folder; returns its path, and the counts.
-
-    FileExistsError: there is one. ValueError: there are no shards, or one is broken.
-    """
+    """Write an index of the shards in a folder; returns its path, and the counts. FileExistsError: there is one.
+    ValueError: there are no shards, or one is broken."""
     index = folder / INDEX
     if index.exists():
         raise FileExistsError(f"{index} exists; `ediffi data verify {folder}` compares the shards with it")

@@ -18,10 +18,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """One process of a run; by default the only one.
-
-    `gather` is called by every process with a value, and returns the values of all, in order of rank.
-    """
+    """One process of a run; by default the only one. `gather` is called by every process with a value, and returns the
+    values of all, in order of rank."""
 
     rank: int = 0
     world_size: int = 1
@@ -29,10 +27,8 @@ class DistributedContext:
     gather: Callable[[Any], list[Any]] = lambda value: [value]
 
     def together(self, action: Callable[[], T]) -> T:
-        """Run `action` in every process, and return its result only if it succeeded in all of them.
-
-        A process's own ValueError or OSError is raised as it is; ChildProcessError: it failed in another process.
-        """
+        """Run `action` in every process, and return its result only if it succeeded in all of them. A process's own
+        ValueError or OSError is raised as it is; ChildProcessError: it failed in another process."""
         problem: Exception | None = None
         try:
             result = action()

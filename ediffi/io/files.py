@@ -10,11 +10,9 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path beside `path` (`name.tmp`) to write to, which takes its place when the block ends without an error.
-
-    A block that raises leaves what stood at `path` as it was, and removes `name.tmp`. One process writes a path at a
-    time.
-    """
+    """A path beside `path` (`name.tmp`) to write to, which takes its place when the block ends without an error. A
+    block that raises leaves what stood at `path` as it was, and removes `name.tmp`. One process writes a path at a
+    time."""
     beside = path.with_name(path.name + ".tmp")
     try:
         yield beside
@@ -33,10 +31,8 @@ def replace(path: Path, content: bytes | str) -> None:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """An empty folder beside `path` to fill, which takes its place when the block ends without an error.
-
-    A folder that stood at `path` is removed after the new one is in place. A block that raises leaves it as it was.
-    """
+    """An empty folder beside `path` to fill, which takes its place when the block ends without an error. A folder that
+    stood at `path` is removed after the new one is in place. A block that raises leaves it as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}-", suffix=".tmp", dir=path.parent))
     new, old = scratch / "new", scratch / "old"

@@ -73,10 +73,8 @@ def rgb(image: Image.Image) -> Image.Image:
 
 
 def square(image: Image.Image, size: int) -> Image.Image:
-    """An RGB image resized so that its shortest side is `size` (bicubic, antialiased), and its centre square.
-
-    Our choice, as CLIP prepares images; the paper does not say how the reference images were made square.
-    """
+    """An RGB image resized so that its shortest side is `size` (bicubic, antialiased), and its centre square. Our
+    choice, as CLIP prepares images; the paper does not say how the reference images were made square."""
     short = min(image.size)
     if short != size:
         shape = (max(size, round(image.width * size / short)), max(size, round(image.height * size / short)))
@@ -87,9 +85,7 @@ def square(image: Image.Image, size: int) -> Image.Image:
 
 def to_tensor(image: Image.Image, size: int) -> Float[Tensor, "3 size size"]:
     """Shortest side to `size` by area averaging, then the centre square (eDiff-I, section 5: resize, centre crop).
-
-    ValueError: the image is smaller than `size`.
-    """
+    ValueError: the image is smaller than `size`."""
     _check_size(image, size)
     short = min(image.size)
     if short > size:

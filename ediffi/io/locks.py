@@ -22,11 +22,9 @@ HOST = socket.gethostname()
 
 @contextmanager
 def hold(lock: Path, patience: float = 0.0) -> Iterator[None]:
-    """Hold a lock file while the block runs; BlockingIOError names another process that holds it.
-
-    `patience` is how many seconds to wait for a holder that is not known to be alive: children of a killed process may
-    keep the lock for a moment. A holder that is alive on this machine is not waited for.
-    """
+    """Hold a lock file while the block runs; BlockingIOError names another process that holds it. `patience` is how
+    many seconds to wait for a holder that is not known to be alive: children of a killed process may keep the lock for
+    a moment. A holder that is alive on this machine is not waited for."""
     note = note_of(lock)
     file = FileLock(lock, thread_local=False)
     if not _acquired(file, 0.0) and (_is_alive(note) or not _acquired(file, patience)):
@@ -44,11 +42,8 @@ def hold(lock: Path, patience: float = 0.0) -> Iterator[None]:
 
 @contextmanager
 def try_hold(lock: Path, wait: bool = False) -> Iterator[bool]:
-    """Hold a lock file while the block runs, if possible, or `wait` for it; yields whether it is held.
-
-    It is not held if another process holds it, or its folder does not exist. OSError: the file system cannot lock
-    files.
-    """
+    """Hold a lock file while the block runs, if possible, or `wait` for it; yields whether it is held. It is not held
+    if another process holds it, or its folder does not exist. OSError: the file system cannot lock files."""
     file = FileLock(lock, thread_local=False)
     try:
         acquired = lock.parent.is_dir() and _acquired(file, -1 if wait else 0.0)
@@ -64,7 +59,7 @@ def try_hold(lock: Path, wait: bool = False) -> Iterator[bool]:
 def holder(lock: Path) -> str:
     """The process that holds a lock, in words."""
     with suppress(OSError, ValueError, KeyError, TypeError):
-        note = json.loads(note_of(lock).read_text(encoding="utf-8"))
+        note = json.loads(note_of(lock).read_bytes())
         return f"process {note['pid']} on {note['host']} since {note['since']}"
     return "another process"
 
@@ -90,12 +85,11 @@ def _acquired(file: FileLock, timeout: float) -> bool:
 def _is_alive(note: Path) -> bool:
     """Whether the process that a note names runs on this machine."""
     try:
-        known = json.loads(note.read_text(encoding="utf-8"))
-        if known["host"] != HOST:
-            return False
-        os.kill(known["pid"], 0)
+        known = json.loads(note.read_bytes())
+        if here := known["host"] == HOST:
+            os.kill(known["pid"], 0)  # signal 0 does nothing, and fails if there is no such process
+        return bool(here)
     except PermissionError:  # it runs, as another user
         return True
     except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return False
-    return True

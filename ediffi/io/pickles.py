@@ -17,10 +17,8 @@ CODE = re.compile(r"GLOBAL (\S+)|(?:function|class) (\S+)")
 
 
 def read(path: Path) -> Any:
-    """The content of a file of `torch.save`, on the CPU, its tensors memory-mapped where the format allows.
-
-    ValueError: it is broken, or holds code; the message names the file and the code.
-    """
+    """The content of a file of `torch.save`, on the CPU, its tensors memory-mapped where the format allows. ValueError:
+    it is broken, or holds code; the message names the file and the code."""
     with path.open("rb") as file:
         mapped = file.read(len(ZIP)) == ZIP  # torch's older format cannot be mapped
     try:

@@ -49,10 +49,8 @@ def check_writable(path: Path) -> None:
 
 
 def numbered(output: Path, count: int) -> list[Path]:
-    """`out.png` for one image, `out-0.png`, `out-1.png`, ... for several; checked to be writable.
-
-    ValueError: `count` is below 1, or `output` does not end in .png.
-    """
+    """`out.png` for one image, `out-0.png`, `out-1.png`, ... for several; checked to be writable. ValueError: `count`
+    is below 1, or `output` does not end in .png."""
     if count < 1:
         raise ValueError(f"the number of images must be at least 1, got {count}")
     if output.suffix.lower() != ".png":

@@ -23,11 +23,9 @@ _SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]*):(//)?")
 
 
 def expand(patterns: Sequence[str]) -> list[str]:
-    """The paths and URLs of the shards that patterns name, in order.
-
-    A pattern is a path or URL with braces ("in-{0000..0999}.tar") or wildcards, or a folder, whose `.tar` files are
-    taken by name. ValueError: a pattern names nothing, is broken, or cannot be read from; or a shard is named twice.
-    """
+    """The paths and URLs of the shards that patterns name, in order. A pattern is a path or URL with braces
+    ("in-{0000..0999}.tar") or wildcards, or a folder, whose `.tar` files are taken by name. ValueError: a pattern names
+    nothing, is broken, or cannot be read from; or a shard is named twice."""
     shards: dict[str, None] = {}
     for url in (url for pattern in patterns for url in _expanded(pattern)):
         if url in shards:

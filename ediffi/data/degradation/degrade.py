@@ -121,12 +121,9 @@ def resize(image: Float[Tensor, "c h w"], height: int, width: int, mode: Mode) -
 def add_noise(
     image: Float[Tensor, "3 h w"], noise: NoiseKind, level: float, gray: bool, rng: np.random.Generator
 ) -> Float[Tensor, "3 h w"]:
-    """Add noise to an image in [0, 1], and clip.
-
-    Gaussian noise has the standard deviation `level / 255`. Poisson noise is `level` times the error of counting up to
-    256 photons, so of standard deviation `level · sqrt(value / 256)`. Gray noise is the same in all channels; Poisson
-    noise is then that of the luminance.
-    """
+    """Add noise to an image in [0, 1], and clip. Gaussian noise has the standard deviation `level / 255`. Poisson noise
+    is `level` times the error of counting up to 256 photons, so of standard deviation `level · sqrt(value / 256)`. Gray
+    noise is the same in all channels; Poisson noise is then that of the luminance."""
     image = image.clamp(0, 1)
     if noise == "gaussian":
         shape = (1 if gray else 3, *image.shape[1:])

@@ -94,7 +94,7 @@ class Resize:
         """A scale, to the power of `strength`, and how pixels are interpolated."""
         low, high = self.scale
         scale = (rng.uniform(1, high), rng.uniform(low, 1), 1.0)[int(rng.choice(3, p=self.shares))]
-        return scale**strength, draw_mode(rng, strength)
+        return scale**strength, draw_mode(rng, strength)  # a power: half the strength of ÷4 is ÷2
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class Round:
         kernel = self.blur.draw(rng, strength)
         scale, mode = self.resize.draw(rng, strength)
         noise, level, gray = self.noise.draw(rng, strength)
-        quality = round(100 - (100 - rng.uniform(*self.jpeg)) * strength)
+        quality = round(100 - (100 - rng.uniform(*self.jpeg)) * strength)  # strength 0: quality 100, no JPEG
         return DrawnRound(kernel, scale, mode, noise, level, gray, quality)
 
 

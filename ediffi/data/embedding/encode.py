@@ -110,6 +110,7 @@ def lengths(encoder: TextEncoder, texts: Sequence[str]) -> list[int]:
 def batches(sizes: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
     """Positions of all texts in batches, the longest first: at most `batch_tokens` padded tokens each, but one text."""
     batch: list[int] = []
+    # The longest first: a batch that does not fit into memory fails at the beginning of a shard, not at its end.
     for row in sorted(range(len(sizes)), key=lambda row: -sizes[row]):
         if batch and (len(batch) + 1) * sizes[batch[0]] > batch_tokens:
             yield batch

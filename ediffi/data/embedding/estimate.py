@@ -62,9 +62,7 @@ class EmbeddingEstimate:
 
 def estimate(shards: Sequence[str], embedder: Embedder, processes: int = 1) -> EmbeddingEstimate:
     """Embed the first samples of the shards that are left, and extrapolate to `processes` that are equally fast.
-
-    ValueError: none of the first shards has a sample to embed.
-    """
+    ValueError: none of the first shards has a sample to embed."""
     tally, began = Tally(), time.perf_counter()
     samples = _first_samples(shards, tally)
     reading = time.perf_counter() - began

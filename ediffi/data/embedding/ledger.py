@@ -22,11 +22,9 @@ REQUEST = "request.json"
 
 
 class Ledger:
-    """The records of a folder that will have `count` shards. Nothing is written before `begin`.
-
-    `request` is plain JSON that says what the folder is for. ValueError: the folder is for another request, or holds
-    shards that are not recorded.
-    """
+    """The records of a folder that will have `count` shards. Nothing is written before `begin`. `request` is plain JSON
+    that says what the folder is for. ValueError: the folder is for another request, or holds shards that are not
+    recorded."""
 
     def __init__(self, folder: Path, count: int, request: Mapping[str, Any]) -> None:
         self.folder, self.count, self.request = folder, count, json.loads(json.dumps(request))

@@ -52,11 +52,9 @@ class EmbedRun:
     batch_images: int = 64
 
     def __call__(self, context: DistributedContext, processes: int | None = None, dry_run: bool = False) -> None:
-        """Do the share of one process; rank 0 logs the estimate, shows the progress and writes the index.
-
-        `processes` (by default `context.world_size`) is the number that the estimate of a `dry_run` is for. ValueError:
-        an encoder or the folder does not fit, or there is nothing to embed, or too little space.
-        """
+        """Do the share of one process; rank 0 logs the estimate, shows the progress and writes the index. `processes`
+        (by default `context.world_size`) is the number that the estimate of a `dry_run` is for. ValueError: an encoder
+        or the folder does not fit, or there is nothing to embed, or too little space."""
         if missing := [url for url in self.shards if not urls.is_remote(url) and not Path(url).is_file()]:
             count = f"{len(missing)} of {len(self.shards):,} shards"
             raise FileNotFoundError(f"{count} do not exist, the first is {missing[0]}")
@@ -127,10 +125,8 @@ def work(
     first: int = 0, update: Callable[[], None] = lambda: None,
 ) -> None:  # fmt: skip
     """Embed shards until all are recorded, by this process or another; each process begins with another shard, `first`.
-
     `known` are shards whose hash an index lists; `update` is called whenever a shard may have been finished.
-    ValueError: some shards could not be read; the others are done.
-    """
+    ValueError: some shards could not be read; the others are done."""
     failed: dict[int, str] = {}
 
     while todo := [number for number in ledger.pending() if number not in failed]:
@@ -155,10 +151,8 @@ def work(
 
 
 def embed_shard(url: str, path: Path, embedder: Embedder, known: Shard | None = None) -> dict[str, Any]:
-    """Write the shard of one source shard, and return its entry for the index.
-
-    ValueError: the device has not enough memory.
-    """
+    """Write the shard of one source shard, and return its entry for the index. ValueError: the device has not enough
+    memory."""
     tally = Tally()
     samples = read_source(url, tally, known)
     try:

@@ -74,11 +74,8 @@ class Keep:
 @dataclass(frozen=True)
 class FilterRun:
     """A run of the filter: the filtered shards go to `output` under their own names; several filters may share
-    `measures`.
-
-    ValueError: two shards have one name, a threshold is on a score that is neither computed nor in the metadata, or a
-    library is missing.
-    """
+    `measures`. ValueError: two shards have one name, a threshold is on a score that is neither computed nor in the
+    metadata, or a library is missing."""
 
     shards: Sequence[str]
     output: Path
@@ -106,9 +103,7 @@ class FilterRun:
 
     def run(self, context: DistributedContext) -> FilterReport:
         """Measure, judge, write the shards and the index; finished files stay as they are. Returns the total.
-
-        ValueError: the folders are of another run, a shard was changed since it was measured, or nothing passes.
-        """
+        ValueError: the folders are of another run, a shard was changed since it was measured, or nothing passes."""
         scorer = Scorer(self.settings, context.device)
         if context.rank == 0:
             self._claim(scorer)
@@ -183,6 +178,7 @@ class FilterRun:
             passing = [digest for digest, reason in judged if reason is None]
             hashes.append(np.frombuffer(bytes.fromhex("".join(passing)), dtype="S16"))
             lengths.append(len(passing))
+        # np.unique gives the first index of each hash, so the order of `by_name` decides, not the order of the work.
         first = np.zeros(sum(lengths), dtype=bool)
         first[np.unique(np.concatenate(hashes), return_index=True)[1]] = True
         return dict(zip(self.by_name, np.split(first, np.cumsum(lengths)[:-1]), strict=True))

@@ -75,10 +75,8 @@ class ScoreSettings:
 
 
 class Scorer:
-    """Computes the alignment of images with their captions, and their aesthetic scores.
-
-    ValueError: an encoder is of another kind, or the two encoders or the head are not of one CLIP.
-    """
+    """Computes the alignment of images with their captions, and their aesthetic scores. ValueError: an encoder is of
+    another kind, or the two encoders or the head are not of one CLIP."""
 
     def __init__(self, settings: ScoreSettings, device: str = "cpu") -> None:
         self.settings, self.device = settings, device
@@ -114,6 +112,7 @@ class Scorer:
     ) -> tuple[list[float | None], list[float | None]]:
         """Alignments (cosines) and aesthetic scores of prepared images; None where not computed, as for an empty
         caption."""
+        # The one token of a CLIP image encoder is its projected embedding, of length 1: a dot product is a cosine.
         embedded = self.image(images.to(self.device) / 127.5 - 1).tokens[:, 0].float()
         scores: list[float | None] = [None] * len(images) if self.head is None else self.head(embedded)[:, 0].tolist()
         alignments: list[float | None] = [None] * len(images)
@@ -135,9 +134,7 @@ def _built(name: str, part: Part | None, reads: Literal["text", "image"], device
 
 def load_head(source: str | Path, revision: str | None = None) -> nn.Sequential:
     """The head of a `.safetensors` file, a folder or a Hub repository; it maps embeddings [b, d] to scores [b, 1].
-
-    FileNotFoundError: no such file. ValueError: it is a pickle, broken, or holds another network than the two.
-    """
+    FileNotFoundError: no such file. ValueError: it is a pickle, broken, or holds another network than the two."""
     path = find_head(source, revision)
     try:
         tensors = load_file(path)
