@@ -19,8 +19,8 @@ from ediffi.registry.encoders.clip import ClipImageEncoder, ClipTextEncoder, loa
 from ediffi.toybox import encoder_training as training
 
 BUDGET: Final = training.EncoderBudget(steps=700, batch_size=256, learning_rate=1e-3)
+# Of the CLIP in `evaluation/datasets/toybox/clip`, used for CLIP scores only, never for conditioning.
 JUDGE_BUDGET: Final = training.EncoderBudget(steps=1500, batch_size=256, learning_rate=1e-3)
-"""Of the CLIP in `evaluation/datasets/toybox/clip`, used for CLIP scores only, never for conditioning."""
 IMAGE_SIZE: Final = 64  # side of the images that the CLIP reads
 
 
@@ -51,6 +51,7 @@ def train_clip(
         tokens = tokens.to(training.device())
         text = pool_text(model, text_states(model, tokens["input_ids"]), tokens["attention_mask"].bool())
         image = model.encode_image(to_range(images[picked]), normalize=True)
+        # The scale is at most 100, as in CLIP (Radford et al. 2021, section 2.5): larger ones make training unstable.
         return contrast(image, text, model.logit_scale.clamp(max=math.log(100)).exp())
 
     record = training.fit(model, loss, budget, "CLIP", bf16=training.device() != "cpu") | {"seed": seed, "pool": pool}
@@ -65,13 +66,10 @@ def clip_settings(words: int) -> dict[str, Any]:
     vision = {"image_size": IMAGE_SIZE, "patch_size": 16, "width": 128, "layers": 4, "head_width": 32, "mlp_ratio": 2.0}
     text = {"context_length": 77, "vocab_size": words, "width": 128, "layers": 3, "heads": 4, "mlp_ratio": 2.0}
     ids = {"eos_id": training.SPECIAL.index(training.END), "pad_id": training.SPECIAL.index(training.PAD)}
+    read = {"hf_tokenizer_name": "toybox-words", "pool_type": "eos", **ids}
     half = [0.5, 0.5, 0.5]
     return {
-        "model_cfg": {
-            "embed_dim": 128,
-            "vision_cfg": vision,
-            "text_cfg": {**text, "hf_tokenizer_name": "toybox-words", "pool_type": "eos", **ids},
-        },
+        "model_cfg": {"embed_dim": 128, "vision_cfg": vision, "text_cfg": {**text, **read}},
         "preprocess_cfg": {"size": IMAGE_SIZE, "mean": half, "std": half, "interpolation": "bicubic"},
     }
 

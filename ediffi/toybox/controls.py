@@ -133,7 +133,6 @@ def judge_style(cascade: Cascade, cases: Sequence[Case], style_scale: float | No
 def _generate(
     cascade: Cascade, conds: Sequence[Conditioning], plan: Sequence[Sampling], steering: Steering, seed: int
 ) -> tuple[list[Image.Image], list[toybox.Reading]]:
-    """An image of the last stage for each conditioning, and the oracle's reading of it."""
     images: list[Image.Image] = []
     for first in tqdm(range(0, len(conds), BATCH_SIZE), desc="generating", unit="batch", disable=None):
         batch = Conditioning.cat(list(conds[first : first + BATCH_SIZE]))
@@ -144,7 +143,6 @@ def _generate(
 
 
 def _share(detected: toybox.DetectedObject, crowd: int, region: Region) -> float:
-    """The share of a detected object's area that is in a region."""
     # A detected object has all attributes or none; only one whose shape and colour match its prompt comes here.
     thing = toybox.Object(str(detected.shape), str(detected.colour), str(detected.size))
     placed = Placed(thing, detected.x, detected.y, radius(thing.size, crowd))
@@ -172,8 +170,9 @@ def _draw_regions(case: Case) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def _sheet(cases: Sequence[Case], rows: Sequence[list[Image.Image]], columns: int = 8, side: int = 128) -> Image.Image:
+def _sheet(cases: Sequence[Case], rows: Sequence[list[Image.Image]]) -> Image.Image:
     """A column for each case: its caption, then its image in each row."""
+    columns, side = 8, 128
     page = Image.new("RGB", (columns * (side + 6), 64 + len(rows) * (side + 6)), "white")
     draw_on = ImageDraw.Draw(page)
     for column, case in enumerate(cases[:columns]):

@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,21 @@ def record(runs: list[Path], output: Path) -> dict[str, Any]:
     By stage: steps, samples, minutes, seed, and the validation curve as [samples, loss] pairs. FileNotFoundError: a run
     directory has no `config.yaml` or no TensorBoard events.
     """
+    from matplotlib.figure import Figure
+
     stages = {run.name: _stage(run) for run in runs}
     content = {"machine": f"{os.cpu_count()} cores, {platform.machine()}", "stages": stages}
     output.mkdir(parents=True, exist_ok=True)
     (output / "training.json").write_text(json.dumps(content, indent=1) + "\n")
-    _plot(stages, output / "training.png")
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, stage in stages.items():
+        samples, losses = zip(*stage["validation_loss"], strict=True)
+        axes.plot(samples, losses, marker="o", label=f"{name}, {stage['samples'] / 1e3:.0f} k samples")
+    axes.set(xlabel="samples seen", ylabel="validation loss, EMA weights", yscale="log")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(output / "training.png", dpi=120)
     return content
 
 
@@ -46,20 +55,3 @@ def _stage(run: Path) -> dict[str, Any]:
         "seed": config["seed_everything"],
         "validation_loss": [[step * batch_size, round(loss, 4)] for step, loss in sorted(losses.items())],
     }
-
-
-def _plot(stages: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
-    for name, stage in stages.items():
-        samples, losses = zip(*stage["validation_loss"], strict=True)
-        axes.plot(samples, losses, marker="o", label=f"{name}, {stage['samples'] / 1e3:.0f} k samples")
-    axes.set(xlabel="samples seen", ylabel="validation loss, EMA weights", yscale="log")
-    axes.legend()
-    axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)

@@ -68,11 +68,9 @@ def judge(
     return results, [(caption, image, s) for ((_, caption), s), image in zip(final, images, strict=True)]
 
 
-def sheet(
-    shown: list[tuple[Caption, Image.Image, Score]], columns: int = 6, rows: int = 6, side: int = 192
-) -> Image.Image:
+def sheet(shown: list[tuple[Caption, Image.Image, Score]]) -> Image.Image:
     """A grid of images with their captions; wrong fields are named in red."""
-    height = side + 64
+    columns, rows, side, height = 6, 6, 192, 256
     page = Image.new("RGB", (columns * (side + 8), rows * height), "white")
     draw = ImageDraw.Draw(page)
     for index, (caption, image, result) in enumerate(shown[: columns * rows]):

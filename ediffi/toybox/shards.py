@@ -20,8 +20,8 @@ from ediffi.registry.encoders import reads_text
 CHUNK: Final = 256
 CLIP_SIZE: Final = 64
 
+# What the CLIP image embedding of a sample shows: its own image, as in the paper, or another one in its style.
 StyleImage = Literal["own", "style"]
-"""What the CLIP image embedding of a sample shows: its own image, as in the paper, or another one in its style."""
 
 
 def write_toybox(
@@ -59,34 +59,21 @@ def write_toybox(
             lengths: list[Length] = ["long" if rng.random() < long_share else "short" for rng in rngs]
             texts = [caption(*case, naming).text for case in zip(scenes, rngs, lengths, strict=True)]
             images = [Image.fromarray(render(scene, image_size)) for scene in scenes]
-            clip_scenes = (
-                scenes if reference == "own" else [in_style(x.style, rng) for x, rng in zip(scenes, rngs, strict=True)]
-            )
-            clip_images = images
+            clip_scenes, clip_images = scenes, images
+            if reference != "own":
+                clip_scenes = [in_style(scene.style, rng) for scene, rng in zip(scenes, rngs, strict=True)]
             if reference != "own" or image_size < CLIP_SIZE:
                 clip_images = [Image.fromarray(render(scene, CLIP_SIZE)) for scene in clip_scenes]
             with torch.inference_mode():
                 tensors = torch.stack([to_tensor(image, CLIP_SIZE) for image in clip_images])
-                sources = {
-                    name: encoder(texts if reads_text(encoder) else tensors) for name, encoder in encoders.items()
-                }
+                sources = {name: part(texts if reads_text(part) else tensors) for name, part in encoders.items()}
             for row, key in enumerate(keys):
-                yield Sample(
-                    key=f"{split}-{seed}-{key:07d}",
-                    image=images[row],
-                    caption=texts[row],
-                    embeddings=embedding_tensors(sources, row),
-                    metadata=dataclasses.asdict(scenes[row]),
-                )
+                name, facts = f"{split}-{seed}-{key:07d}", dataclasses.asdict(scenes[row])
+                yield Sample(name, images[row], texts[row], embedding_tensors(sources, row), facts)
 
     description = {
-        "dataset": "toybox",
-        "split": split,
-        "seed": seed,
-        "image_size": image_size,
-        "long_share": long_share,
-        "reference": reference,
-        "layout_share": layout_share,
+        **{"dataset": "toybox", "split": split, "seed": seed, "image_size": image_size},
+        **{"long_share": long_share, "reference": reference, "layout_share": layout_share},
         "encoders": {source: identity(parts[source], encoder) for source, encoder in encoders.items()},
         "dtype": "bfloat16",
     }

@@ -66,7 +66,7 @@ def train_t5(output: Path, budget: training.EncoderBudget = BUDGET, seed: int = 
         batch, words, classes = labelled_batch(tokenizer, rng, budget.batch_size, training.draw_length(rng))
         logits = model(batch, words)
         losses = [F.cross_entropy(logits[name], classes[name], ignore_index=UNNAMED) for name in CLASSES]
-        return torch.stack(losses).nansum()
+        return torch.stack(losses).nansum()  # NaN is the mean over an attribute that no caption of the batch names
 
     record = training.fit(model, loss, budget, "T5", bf16=False) | {"seed": seed}
     record |= {f"accuracy_{length}": accuracy(model, tokenizer, length, seed) for length in get_args(toybox.Length)}

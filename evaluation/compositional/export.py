@@ -20,7 +20,6 @@ from ediffi.io import files
 from ediffi.io.images import oddity, rgb
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG"}
-SUFFIXES_OF = {".png": {".png"}, ".jpg": {".jpg", ".jpeg"}}
 
 
 @dataclass(frozen=True)
@@ -67,8 +66,9 @@ def export(name: str, images: Path, prompts: Path, output: Path, images_per_prom
         part = output / layout.folders[0] / ".part"  # not beside its target: the scripts read whole folders
         pairs = zip(order, layout.images, strict=True)
         for number, target in tqdm(pairs, "exporting", len(order), unit="image", disable=None):
-            if not _is_whole(found, number, output / target):
-                _put(found, number, output / target, part)
+            file = found.path(number).resolve() if isinstance(found, ImageFolder) else None  # a shard has no files
+            if not _is_whole(file, output / target):
+                _put(found, number, file, output / target, part)
                 made += 1
         for target, content in layout.texts.items():
             if not (output / target).exists():
@@ -81,9 +81,8 @@ def _count(folder: Path) -> int:
         raise NotADirectoryError(f"no folder {folder}")
     if (folder / INDEX).exists():
         return len(ImageShards.read(folder))
-    with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if entry.is_file()]
-    return sum(Path(name).suffix.lower() in SUFFIXES and not name.startswith(".") for name in names)
+    paths = (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    return sum(path.suffix.lower() in SUFFIXES for path in paths)
 
 
 def _order(wanted: Sequence[str], run: Path) -> list[int]:
@@ -119,10 +118,8 @@ def _check_output(output: Path, layout: ExportLayout) -> None:
     """Refuse a folder with files of anything but an export, before anything is written."""
     if output.exists() and not output.is_dir():
         raise NotADirectoryError(f"{output} is a file; the export needs a folder")
-    if layout.siblings and output.is_dir():
-        for name in sorted(path.name for path in output.iterdir()):
-            if name not in layout.siblings:
-                raise ValueError(f"{output} contains {name}; only {', '.join(layout.siblings)} are allowed there")
+    if layout.siblings and output.is_dir() and (found := {path.name for path in output.iterdir()} - {*layout.siblings}):
+        raise ValueError(f"{output} contains {min(found)}; only {', '.join(layout.siblings)} are allowed there")
     for folder in (output / name for name in layout.folders):
         if folder.is_dir() and not (folder / claim.RUN).exists():
             names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
@@ -130,22 +127,15 @@ def _check_output(output: Path, layout: ExportLayout) -> None:
                 raise ValueError(f"{folder} contains {others[0]} and is no export; choose another folder")
 
 
-def _is_whole(images: NumberedImages, number: int, target: Path) -> bool:
+def _is_whole(file: Path | None, target: Path) -> bool:
     """Whether the target exists, and has the very bytes of the image's file if both have the same format."""
-    file = _file(images, number)
-    if not target.exists() or file is None or file.suffix.lower() not in SUFFIXES_OF[target.suffix]:
+    if not target.exists() or file is None or file.suffix.lower().replace(".jpeg", ".jpg") != target.suffix:
         return target.exists()
     return target.samefile(file) or filecmp.cmp(target, file, shallow=False)
 
 
-def _file(images: NumberedImages, number: int) -> Path | None:
-    """The file of an image; None for an image in a shard."""
-    return images.path(number).resolve() if isinstance(images, ImageFolder) else None
-
-
-def _put(images: NumberedImages, number: int, target: Path, part: Path) -> None:
-    """Write one image to `part`, then rename it to `target`."""
-    image, file = images[number], _file(images, number)
+def _put(images: NumberedImages, number: int, file: Path | None, target: Path, part: Path) -> None:
+    image = images[number]
     if odd := oddity(image):
         raise ValueError(f"{images.name(number)} is {odd}; the benchmarks' scripts read plain 8-bit images")
     target.parent.mkdir(parents=True, exist_ok=True)

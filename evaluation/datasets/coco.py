@@ -21,8 +21,8 @@ def open_coco(root: Path) -> PhotographDataset:
     `root` has `val2014/`, and `captions_val2014.json` in `annotations/` (as in the official archives) or directly.
     """
     annotations = find_captions(root)
-    missing = FILE if annotations is None else FOLDER
     if annotations is None or not (root / FOLDER).is_dir():
+        missing = FILE if annotations is None else FOLDER
         raise FileNotFoundError(f"no {missing} in {root}; `ediffi evaluate prepare coco2014` says where to get it")
     content = read_json(annotations)
     if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
@@ -66,7 +66,6 @@ def _photographs(images: list[dict[str, Any]], path: Path) -> tuple[dict[int, st
 
 
 def _items(annotations: list[dict[str, Any]], names: Mapping[int, str], path: Path) -> list[CaptionedImage]:
-    """The captions that are not blank."""
     if annotations and not any("caption" in annotation for annotation in annotations):
         keys = ", ".join(sorted(annotations[0])[:4])
         raise ValueError(f"{path} has annotations of another kind ({keys}, no caption); COCO's {FILE} is needed")

@@ -16,8 +16,7 @@ REGIONS: Final = "region_descriptions.json"
 IMAGES: Final = "image_data.json"
 FOLDERS: Final = ("VG_100K", "VG_100K_2")
 WORDS: Final = 61.9  # mean number of words of a caption in the paper
-CORRUPT: Final = frozenset({1592, 1722, 4616, 4617})
-"""Photographs that work on scene graphs leaves out as corrupt, since Xu et al. 2017; so do we."""
+CORRUPT: Final = frozenset({1592, 1722, 4616, 4617})  # left out as in work on scene graphs, since Xu et al. 2017
 
 
 class RegionDescription(NamedTuple):
@@ -104,7 +103,6 @@ def join(regions: Iterable[RegionDescription], words: float = WORDS) -> str:
 
 
 def _photographs(path: Path) -> dict[int, Photograph]:
-    """The entries of `image_data.json`, by id."""
     photographs: dict[int, Photograph] = {}
     for index, entry in enumerate(entries(read_json(path), str(path))):
         key = _image_id(entry, f"entry {index} of {path}")

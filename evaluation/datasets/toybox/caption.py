@@ -69,8 +69,7 @@ def vocabulary() -> tuple[str, ...]:
     tables = [value for name, value in vars(phrases).items() if name.isupper()]
     texts: list[str] = [*SHAPES, *COLOURS, *STYLES, "a an"]
     while tables:
-        table = tables.pop()
-        if isinstance(table, str):
+        if isinstance(table := tables.pop(), str):
             texts.append(re.sub(r"{\w+}", " ", table))
         else:
             tables.extend(table.values() if isinstance(table, dict) else table)
@@ -84,9 +83,8 @@ def tokens(text: str) -> list[str]:
 
 def _short(scene: Scene, named: frozenset[str], rng: np.random.Generator) -> str:
     things = [_noun_phrase(thing, named, rng) for thing in scene.objects]
-    if "layout" in named:
-        relations = phrases.RELATIONS[scene.layout]
-    else:
+    relations = phrases.RELATIONS[scene.layout]
+    if "layout" not in named:
         relations = phrases.UNPLACED[len(things)]
         things = [things[k] for k in rng.permutation(len(things))]
     text = _fill(_choice(relations, rng), **dict(zip("abc", things, strict=False)))

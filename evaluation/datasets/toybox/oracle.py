@@ -45,10 +45,8 @@ FOREGROUND: Final = 45.0  # a pixel this far from the background (Euclidean, in 
 SPLITTING: Final = (75.0, 105.0, 150.0)  # higher thresholds, which split a region of objects that touch each other
 UNKNOWN_BACKGROUND: Final = 60.0  # a border further than this from every background is none of them
 MIN_AREA: Final = 0.012  # smaller regions are ignored (share of the frame); the smallest object covers 0.04
-POOR: Final = 0.15
-UNEXPLAINED: Final = 0.25
-"""Share of a region's energy that the best template leaves: above `POOR` splitting is tried, above `UNEXPLAINED` the
-region is not a Toybox object."""
+POOR: Final = 0.15  # share of a region's energy that the best template leaves: above it splitting is tried
+UNEXPLAINED: Final = 0.25  # above this share the region is not a Toybox object
 BLURS: Final = (0.0, 1 / 64, 1 / 32)  # templates are sharp and blurred: the standard deviation of the blur, frame units
 GAIN: Final = 0.9  # splitting must leave less than this share of the energy that the region as one object leaves
 PHASES: Final = tuple(product((0.0, 0.5), repeat=2))

@@ -16,8 +16,7 @@ from ediffi.evaluation.datasets.toybox.scene import ALONE_SCALE, BACKGROUNDS, CO
 Floats = NDArray[np.float32]
 
 OUTLINE: Final = 0.28  # thickness of the black outline, in radii; it lies inside the silhouette
-STRIPES: Final = 0.16
-"""Period of the stripes in frame units, `ALONE_SCALE` times that for a single object; half colour, half white."""
+STRIPES: Final = 0.16  # period in frame units, half colour and half white; `ALONE_SCALE` times it for a single object
 CROSS_ARM: Final = 0.46  # half the thickness of the arms of the cross, in radii
 FINE: Final = 64  # images are drawn with at least this many pixels a side
 
@@ -43,8 +42,7 @@ def render(scene: Scene, size: int) -> NDArray[np.uint8]:
     fine = size * factor
     centres = ((np.arange(fine) + 0.5) / fine).astype(np.float32)
     background = np.array(BACKGROUNDS[scene.background], np.float32)
-    image = np.empty((fine, fine, 3), np.float32)
-    image[:] = background
+    image = np.tile(background, (fine, fine, 1))
     for placed in scene.placed():
         rows, columns = _span(placed, placed.y, fine), _span(placed, placed.x, fine)
         layers = draw(placed, scene.style, len(scene.objects), centres[rows], centres[columns], fine)

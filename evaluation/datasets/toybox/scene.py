@@ -6,6 +6,7 @@ Units: lengths are fractions of the frame; x grows to the right, y grows downwar
 import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
@@ -29,15 +30,13 @@ BACKGROUNDS: Final[dict[str, tuple[int, int, int]]] = {
 }
 STYLES: Final = ("flat", "outlined", "striped")
 COUNTS: Final = (1, 2, 3)
-SIZES: Final[dict[str, float]] = {"small": 0.14, "large": 0.21}
-"""Radius of an object in a scene of several; a single object is `ALONE_SCALE` times as large."""
-ALONE_SCALE: Final = 1.35
+SIZES: Final[dict[str, float]] = {"small": 0.14, "large": 0.21}  # radius of an object in a scene of several
+ALONE_SCALE: Final = 1.35  # a single object is larger by this factor
 
 EXTENTS: Final[dict[str, float]] = {"circle": 1.0, "square": 0.9, "triangle": 1.05, "cross": 1.05}
 """Half the side of the bounding box of a shape, in radii: chosen so that all shapes have about the same area."""
 JITTER: Final = 0.03  # largest offset of an object from the centre of its slot, per axis
-MARGIN: Final = 0.018
-"""Least distance of an object from the edges of its slot, so two objects are at least twice this apart."""
+MARGIN: Final = 0.018  # least distance of an object from the edges of its slot: two objects are twice this apart
 
 HELD_OUT_PAIRS: Final = frozenset({("circle", "purple"), ("square", "orange"), ("triangle", "green")})
 """(shape, colour) pairs that training never sees."""
@@ -109,10 +108,8 @@ class Scene:
         _check("style", self.style, STYLES)
         _check("background", self.background, BACKGROUNDS)
         if not len(self.objects) == len(self.offsets) == len(self.slots):
-            raise ValueError(
-                f"layout is {self.layout!r}, which has {len(self.slots)} slots; objects has {len(self.objects)}"
-                f" and offsets {len(self.offsets)}"
-            )
+            counts = f"objects has {len(self.objects)} and offsets {len(self.offsets)}"
+            raise ValueError(f"layout is {self.layout!r}, which has {len(self.slots)} slots; {counts}")
         if len({(thing.shape, thing.colour) for thing in self.objects}) != len(self.objects):
             raise ValueError(f"objects is {self.objects}; allowed: no two of the same shape and colour")
         if any(not abs(shift) <= JITTER for offset in self.offsets for shift in offset):
@@ -166,20 +163,16 @@ def sample_scene(rng: np.random.Generator, split: Split = "train", num_objects: 
     if num_objects is None:
         num_objects = int(rng.integers(1, 4))
     _check("num_objects", num_objects, COUNTS)
-    while True:
-        scene = _any_scene(rng, num_objects)
-        if held_out(scene) == (split == "test"):
-            return scene
+    while held_out(scene := _any_scene(rng, num_objects)) != (split == "test"):
+        pass
+    return scene
 
 
 def _any_scene(rng: np.random.Generator, count: int) -> Scene:
-    names = list(COLOURS)
-    pairs = rng.choice(len(SHAPES) * len(names), size=count, replace=False)
-    sizes = rng.integers(0, len(SIZES), size=count)
-    objects = tuple(
-        Object(SHAPES[pair // len(names)], names[pair % len(names)], list(SIZES)[size])
-        for pair, size in zip(pairs.tolist(), sizes.tolist(), strict=True)
-    )
+    kinds = list(product(SHAPES, COLOURS))
+    pairs = rng.choice(len(kinds), size=count, replace=False).tolist()
+    sizes = rng.integers(0, len(SIZES), size=count).tolist()
+    objects = tuple(Object(*kinds[int(pair)], list(SIZES)[size]) for pair, size in zip(pairs, sizes, strict=True))
     layout = layouts_of(count)[rng.integers(0, len(layouts_of(count)))]
     style = STYLES[rng.integers(0, len(STYLES))]
     background = list(BACKGROUNDS)[rng.integers(0, len(BACKGROUNDS))]
