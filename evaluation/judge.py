@@ -61,10 +61,7 @@ class ReferenceImages:
 
 
 class Judge:
-    """A suite with its captions and networks, ready to judge any number of candidates; `cache` is shared by all suites.
-
-    FileNotFoundError: weights cannot be found or downloaded. ValueError: they are broken or of another network.
-    """
+    """A suite with its captions and networks; `cache` keeps the reference statistics of all suites."""
 
     def __init__(
         self,
@@ -100,10 +97,9 @@ class Judge:
     def __call__(
         self, candidate: Candidate, reference: ReferenceStatistics, folder: Path, strict: bool = True
     ) -> Point:
-        """Measure a candidate in one pass, shared by all processes, and compare it with the reference.
+        """Measure a candidate in one pass into `folder`, shared by all processes, and compare it with the reference.
 
-        The rows of the pass are written to `folder`; an interrupted pass is resumed. `strict` refuses unusual and
-        broken images; otherwise they are converted or left out, and counted.
+        An interrupted pass is resumed. For `strict` see `measure`.
         """
         own, captions = partial(_measure, self.dataset, self.items), [item.caption for item in self.items]
         run = partial(measure, candidate.images, folder, self.networks, captions=captions, measure=own, strict=strict)

@@ -22,8 +22,7 @@ TASK = "text-to-image"
 def eval_results(results: Results, dataset_id: str | None = None) -> "list[EvalResult]":
     """Every finite number of every setting, for a model card's `model-index`.
 
-    The suite is the dataset's configuration. Each number has its guidance scale, NFE and number of images. `dataset_id`
-    is the dataset on the Hub, "owner/name"; by default our own name of it, which is no repository.
+    `dataset_id` is the dataset on the Hub, "owner/name"; by default our own name of it, which is no repository.
     """
     from huggingface_hub import EvalResult
 
@@ -59,9 +58,8 @@ def entries(
 ) -> "list[EvalResultEntry]":
     """The numbers of one setting (`headline`) as entries of `.eval_results/`, one for each task of a leaderboard.
 
-    The notes of each entry name the setting, the number of settings and the networks. The Hub shows an entry if it
-    knows `dataset_id` (as in `eval_results`) as a benchmark with the entry's task. `source_url` is of the report;
-    `date` is ISO 8601, the commit's by default.
+    The Hub shows an entry if it knows `dataset_id` (see `eval_results`) as a benchmark with the entry's task.
+    `source_url` is of the report; `date` is ISO 8601, the commit's by default.
     """
     from huggingface_hub import EvalResultEntry
 

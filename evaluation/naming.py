@@ -1,7 +1,6 @@
 """Names of metrics and datasets for people, which way is better, and which numbers compare with the paper's."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from ediffi.evaluation.results import Results
 
@@ -47,7 +46,8 @@ def less_is_better(metric: str) -> bool:
 def metric_name(metric: str) -> str:
     """A metric's name for people: "CLIP score"; of "oracle/shape" the last part, "Shape"."""
     if metric.startswith("frechet_"):
-        return f"Fréchet distance, {_features(metric.removeprefix('frechet_'))}"
+        extractor = metric.removeprefix("frechet_")
+        return f"Fréchet distance, {'CLIP' if extractor == 'clip' else extractor} features"
     last = metric.rpartition("/")[2].replace("_", " ")
     return _NAMES.get(metric, last[:1].upper() + last[1:])
 
@@ -73,12 +73,14 @@ def dataset_name(results: Results) -> str:
 
 def distance_name(results: Results) -> str:
     """The Fréchet distance's name: "FID" in Inception's features, "Fréchet distance, CLIP features" in others."""
-    extractor = _extractor(results)
-    if extractor["name"] != INCEPTION[0]:
-        return f"Fréchet distance, {_features(extractor['name'])}"
-    if extractor["layer"] != "2048":
-        return f"Fréchet distance, Inception features, layer {extractor['layer']}"
-    return "FID" if _has_inception_weights(extractor) else f"FID, weights {extractor['weights'][:8]}"
+    extractor = results.protocol.get("feature_extractor") or {}
+    name = str(extractor.get("name", results.suite.get("feature_extractor", "unknown")))
+    layer, weights = str(extractor.get("layer", "2048")), str(extractor.get("weights", INCEPTION[1]))
+    if name != INCEPTION[0]:
+        return metric_name(f"frechet_{name}")
+    if layer != "2048":
+        return f"Fréchet distance, Inception features, layer {layer}"
+    return "FID" if weights.startswith(INCEPTION[1]) else f"FID, weights {weights[:8]}"
 
 
 def measured_name(results: Results, metric: str) -> str:
@@ -97,31 +99,8 @@ def convention(results: Results) -> str:
 
 
 def comparable_to_paper(results: Results) -> bool:
-    """Whether the FID has the protocol of the paper's Table 1: one image for each of 30,000 captions of COCO 2014, at
-    256², judged by the Inception that defines FID against the dataset's own images.
-    """
-    suite, extractor = results.suite, _extractor(results)
-    foreign = (results.protocol.get("reference") or {}).get("foreign")
-    return (
-        not foreign
-        and suite.get("dataset") == "coco2014"
-        and suite.get("image_size", 256) == 256
-        and {point.count for point in results.points} == {30_000}
-        and extractor["name"] == INCEPTION[0]
-        and extractor["layer"] == "2048"
-        and _has_inception_weights(extractor)
-    )
-
-
-def _features(extractor: str) -> str:
-    return f"{'CLIP' if extractor == 'clip' else extractor} features"
-
-
-def _extractor(results: Results) -> dict[str, Any]:
-    """The feature extractor's protocol; the suite gives its name if the protocol has none."""
-    known = {"name": results.suite.get("feature_extractor", "unknown"), "layer": "2048"}
-    return {key: str(value) for key, value in {**known, **(results.protocol.get("feature_extractor") or {})}.items()}
-
-
-def _has_inception_weights(extractor: Mapping[str, str]) -> bool:
-    return extractor.get("weights", INCEPTION[1]).startswith(INCEPTION[1])
+    """Whether the FID has the protocol of the paper's Table 1: 30,000 images of COCO 2014's captions, at 256²."""
+    suite, counts = results.suite, {point.count for point in results.points}
+    foreign = (results.protocol.get("reference") or {}).get("foreign")  # other people's statistics of the real images
+    coco = suite.get("dataset") == "coco2014" and suite.get("image_size", 256) == 256 and counts == {30_000}
+    return coco and not foreign and distance_name(results) == "FID"

@@ -59,10 +59,7 @@ def shipped() -> list[str]:
 
 
 def read_suite(name: str | Path, **changes: Any) -> Suite:
-    """A suite that ships, by its name, or the suite in a YAML file; `changes` that are not None replace its values.
-
-    A `path` of the CLIP and `feature_weights` may be relative to the file.
-    """
+    """A suite that ships, by its name, or one in a YAML file; `changes` that are not None replace its values."""
     from jsonargparse import ArgumentError, ArgumentParser
 
     path = SHIPPED / f"{name}.yaml" if str(name) in shipped() else Path(name)

@@ -87,8 +87,7 @@ class ImageFolder:
     def verify(self, numbers: Sequence[int], settings: str) -> tuple[list[int], int]:
         """The images of a unit that are missing or broken, and how many are broken.
 
-        `settings` is the SHA-256 of the run's settings. ValueError: a whole image was made with other settings, or has
-        another number.
+        ValueError: a whole image was made with other settings (`settings` is their SHA-256), or has another number.
         """
         missing, broken = [], 0
         for index in numbers:
@@ -109,10 +108,7 @@ class ImageFolder:
 
 
 class ImageShards:
-    """Images 0 to `count - 1` in shards; with `first`, only the first so many of them.
-
-    The folder need not exist before images are written. The last shard may hold fewer than `shard_size` images.
-    """
+    """Images 0 to `count - 1` in shards, of which the last may be smaller; with `first`, only the first so many."""
 
     def __init__(self, folder: Path, count: int, shard_size: int, first: int | None = None) -> None:
         for name, value in (("count", count), ("shard_size", shard_size)):

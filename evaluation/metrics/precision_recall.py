@@ -17,10 +17,8 @@ def precision_recall(generated: Float[Tensor, "n d"], real: Float[Tensor, "m d"]
     from torch_fidelity.metric_prc import prc_features_to_metric
 
     if min(len(generated), len(real)) <= NEIGHBOURHOOD:
-        raise ValueError(
-            f"precision and recall need at least {NEIGHBOURHOOD + 1} images in each set, "
-            f"got {len(generated)} and {len(real)}"
-        )
+        got = f"got {len(generated)} and {len(real)}"
+        raise ValueError(f"precision and recall need at least {NEIGHBOURHOOD + 1} images in each set, {got}")
     settings = {"prc_neighborhood": NEIGHBOURHOOD, "prc_batch_size": ROWS, "save_cpu_ram": True, "verbose": False}
     found = prc_features_to_metric(generated, real, **settings)
     return {name: float(found[name]) for name in ("precision", "recall", "f_score")}

@@ -134,10 +134,8 @@ def read_npz(path: Path, extractor: FeatureExtractor) -> ReferenceStatistics:
         raise ValueError(f"{str(path)!r} has no arrays mu and sigma ({error})") from None
     d = extractor.width
     if mean.shape != (d,) or cov.shape != (d, d):
-        raise ValueError(
-            f"{str(path)!r} has mu {list(mean.shape)} and sigma {list(cov.shape)}; "
-            f"{extractor.protocol['name']} {extractor.protocol['layer']} needs [{d}] and [{d}, {d}]"
-        )
+        need = f"{extractor.protocol['name']} {extractor.protocol['layer']} needs [{d}] and [{d}, {d}]"
+        raise ValueError(f"{str(path)!r} has mu {list(mean.shape)} and sigma {list(cov.shape)}; {need}")
     if not (np.isfinite(mean).all() and np.isfinite(cov).all() and np.allclose(cov, cov.T)):
         raise ValueError(f"sigma of {str(path)!r} is no covariance: it must be finite and symmetric")
     key = {"file": path.name, "file_sha256": sha256(path), "feature_extractor": dict(extractor.protocol)}

@@ -73,11 +73,8 @@ class RowFiles:
             raise ValueError(f"{path} is missing or broken; delete the folder and start again") from None
 
     def write(self, name: str, start: int, mask: np.ndarray, rows: np.ndarray) -> None:
-        """Write the block of rows that begins with `start`: `rows` where `mask` [b] is true, zeros elsewhere.
-
-        The file is written directly and not through a memory map: two machines that map one page of a shared disk
-        overwrite each other's part of it.
-        """
+        """Write the block of rows that begins with `start`: `rows` where `mask` [b] is true, zeros elsewhere."""
+        # Not through a memory map: two machines that map one page of a shared disk overwrite each other's part of it.
         path, (dtype, shape) = self.folder / f"{name}.npy", self.layout.columns[name]
         block: np.ndarray = np.zeros((len(mask), *shape), dtype)
         block[mask] = rows
@@ -96,9 +93,8 @@ def open_rows(folder: Path, layout: PassLayout) -> RowFiles:
         _create(folder, layout)
         found = read_layout(folder) or layout
     if differing := [name for name in sorted({*found.key, *layout.key}) if found.key.get(name) != layout.key.get(name)]:
-        raise ValueError(
-            f"{folder} holds measurements with another {', '.join(differing)}; delete it or choose another folder"
-        )
+        other = ", ".join(differing)
+        raise ValueError(f"{folder} holds measurements with another {other}; delete it or choose another folder")
     return RowFiles(folder, found)
 
 
@@ -121,8 +117,7 @@ def _create(folder: Path, layout: PassLayout) -> None:
 
 def read_layout(folder: Path) -> PassLayout | None:
     """The layout of a folder of rows; None if there are none."""
-    path = folder / FILE
-    if not path.is_file():
+    if not (path := folder / FILE).is_file():
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -151,8 +146,7 @@ class Rows:
 
         ValueError: the pass is not finished, or fewer than `wanted` images are not broken.
         """
-        layout = read_layout(folder)
-        if layout is None:
+        if (layout := read_layout(folder)) is None:
             raise FileNotFoundError(f"{folder} holds no measurements")
         files = RowFiles(folder, layout)
         states = files.read("states")

@@ -24,9 +24,8 @@ class Summary(NamedTuple):
 def frechet_name(extractor: FeatureExtractor) -> str:
     """The name of the Fréchet distance in an extractor's features.
 
-    "fid" is torch-fidelity's Inception at layer 2048 and nothing else. Other names are "frechet_" and the extractor:
-    "frechet_clip" for the CLIP that scores, "frechet_dinov2-vit-l-14"; with the layer for another layer of Inception,
-    "frechet_inception-v3-compat_768".
+    "fid" is torch-fidelity's Inception at layer 2048 and nothing else. Other names are "frechet_clip",
+    "frechet_dinov2-vit-l-14", ...; another layer of Inception is "frechet_inception-v3-compat_768".
     """
     name, layer = extractor.protocol["name"], extractor.protocol["layer"]
     if name != DEFAULT:
@@ -68,14 +67,11 @@ def _distance_notices(name: str, count: int, width: int, reference: ReferenceSta
     few = min(count, reference.count or count)
     if few < FEW:
         unbiased = "; KID has no such bias" if reference.file else ""
-        notices.append(
-            f"{name} of {few} images is biased upwards (fewer than {FEW}): compare it at equal numbers only{unbiased}"
-        )
+        advice = f"(fewer than {FEW}): compare it at equal numbers only{unbiased}"
+        notices.append(f"{name} of {few} images is biased upwards {advice}")
     if few <= width:
         notices.append(f"the covariance of {few} rows of {width} numbers does not have full rank")
     if reference.protocol["foreign"]:
-        notices.append(
-            f"the reference statistics come from {reference.protocol['file']}: "
-            "how its images were selected and resized is not known"
-        )
+        source = f"the reference statistics come from {reference.protocol['file']}"
+        notices.append(f"{source}: how its images were selected and resized is not known")
     return notices

@@ -81,8 +81,7 @@ def write(
 def compare(folders: Sequence[Path], file: Path, command: str | Sequence[str] = "") -> Path:
     """Write one page on the evaluations in several folders, with a figure and a table for each dataset.
 
-    Models of one name are distinguished by their folders. ValueError: fewer than two folders, one folder twice, broken
-    results, or different protocols on one dataset; the message says which field differs.
+    Models of one name are distinguished by their folders. ValueError names the field in which two protocols differ.
     """
     if len(folders) < 2:
         raise ValueError(f"a comparison needs at least two folders, got {len(folders)}")

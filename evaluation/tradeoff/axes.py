@@ -74,13 +74,9 @@ def bars(axes: "Axes", several: Sequence[Results], planned: FigurePlan) -> None:
     rows = [(value, name, FAINT, "") for name, value in PAPER.items()] if planned.paper else []
     for index, results in enumerate(several):
         for point in results.points:
-            value, score = point.metric(metric), point.metric("clip_score")
+            value, score = point.metric(metric), point.metric("clip_score") if naming.is_distance(metric) else None
             if value is not None:
-                note = (
-                    f"CLIP score {shown('clip_score', score)}"
-                    if score is not None and naming.is_distance(metric)
-                    else ""
-                )
+                note = f"CLIP score {shown('clip_score', score)}" if score is not None else ""
                 name = f"{shortened(results.model, 30)}, {shortened(point.title, 20)} · {nfe(results)}"
                 rows.append((value, name, COLOURS[index % len(COLOURS)], note))
     rows.sort(key=lambda row: row[0] if lower else -row[0])
@@ -103,9 +99,8 @@ def bars(axes: "Axes", several: Sequence[Results], planned: FigurePlan) -> None:
 def nfe(results: Results) -> str:
     """The network evaluations of an evaluation's points: "NFE 75", "NFE 38 to 75"."""
     values = sorted({point.nfe for point in results.points if point.nfe is not None})
-    if not values:
-        return "NFE not known"
-    return f"NFE {values[0]:g}" if len(values) == 1 else f"NFE {values[0]:g} to {values[-1]:g}"
+    ends = dict.fromkeys([values[0], values[-1]] if values else [])
+    return f"NFE {' to '.join(f'{value:g}' for value in ends) or 'not known'}"
 
 
 def _paper(axes: "Axes") -> None:
