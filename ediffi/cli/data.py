@@ -107,9 +107,9 @@ def filter(
     if short_side_above is not None:
         keep = replace(keep, short_side_above=short_side_above)
     job = FilterRun(expand([shards]), output, measures or output / "measures", measuring, keep)
-    fleet = launch(device, devices, num_nodes)
-    total = job.run(fleet)
-    if fleet.rank == 0:
+    context = launch(device, devices, num_nodes)
+    total = job.run(context)
+    if context.rank == 0:
         print(*total.notices(), total, sep="\n")
         if page:
             write_page(output / "filter.png", job, total)

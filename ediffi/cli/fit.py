@@ -85,9 +85,8 @@ def _explained(error: Exception) -> Exception | None:
 
         return ValueError(pickles.refusal("the checkpoint to resume from", error))
     if died := PROCESS_DIED.search(f"{type(error).__name__}: {text}"):
-        return ChildProcessError(
-            f"a process of this run has died ({died[0]}); the same command resumes from the last checkpoint"
-        )
+        again = "the same command resumes from the last checkpoint"
+        return ChildProcessError(f"a process of this run has died ({died[0]}); {again}")
     if isinstance(error, ValueError | OSError) and text.startswith("Caught "):  # raised in a loader process
         return ValueError(text.strip().splitlines()[-1].partition(": ")[2])
     return None
@@ -134,14 +133,15 @@ def _run_lightning_cli(argv: list[str]) -> None:
             if not done:
                 trainer.fit(ckpt_path=path, **options)
 
+    # A class path of an earlier version must be the current one before jsonargparse imports it.
     set_loader("recipe", lambda text: get_loader("yaml")(class_paths.current(text, warn=True)), (yaml.YAMLError,))
     StageCLI(
         DiffusionStage,
         ShardData,
         args=argv,
         seed_everything_default=0,
-        trainer_defaults={"callbacks": [RunDirectory(), PreemptionCheckpoint(), Throughput()]},
+        trainer_defaults={"callbacks": [RunDirectory(), PreemptionCheckpoint(), Throughput()]},  # beside the recipe's
         parser_kwargs={"exit_on_error": False, "parser_mode": "recipe"},
         save_config_callback=resume.SaveRecipe,
-        save_config_kwargs={"save_to_log_dir": False},
+        save_config_kwargs={"save_to_log_dir": False},  # SaveRecipe writes it into the run directory
     )

@@ -92,14 +92,15 @@ def sample(
     if prompts is None:
         _to_files(str(prompt), output or Path("out.png"), num_images, options, model, device, expert_residency)
         return
+    # The images of a prompt are neighbours: image k of a run is that of prompt k // num_images.
     texts = [text for text in read_prompts(prompts) for _ in range(num_images)]
     store = open_store(output or Path(prompts.stem), len(texts), shard_size)
     store.unit(batch_size)  # before any process is started: batches must fill a shard
-    fleet = launch(device, devices, num_nodes)
-    cascade = Cascade.from_pretrained(model, fleet.device, expert_residency)
+    context = launch(device, devices, num_nodes)
+    cascade = Cascade.from_pretrained(model, context.device, expert_residency)
     generator = CascadeGenerator(cascade, options, identity(model), threads)
-    made = generate(generator, texts, store, batch_size=batch_size, context=fleet)
-    if fleet.rank == 0:
+    made = generate(generator, texts, store, batch_size=batch_size, context=context)
+    if context.rank == 0:
         print(f"{made}: {store.folder.resolve()}")
 
 

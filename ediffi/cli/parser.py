@@ -65,6 +65,7 @@ def run(command: Command, argv: Sequence[str], name: str) -> int:
     from jsonargparse import ArgumentError
 
     end = list(argv).index("--") if "--" in argv else len(argv)
+    # --num_images is --num-images too, as in the YAML files and in Python; after "--" nothing is an option.
     dashed = [re.sub(r"^--[^=]+", lambda found: found[0].replace("_", "-"), word) for word in argv[:end]]
     try:
         values = command_parser(command, name).parse_args([*dashed, *argv[end:]])
@@ -113,7 +114,7 @@ def command_parser(command: Command, name: str) -> "ArgumentParser":
         description="\n\n".join(filter(None, [text.short_description, text.long_description])),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         exit_on_error=False,
-        allow_abbrev=False,
+        allow_abbrev=False,  # an abbreviation in a script would break with the next option that begins alike
     )
     helps = SHARED | {parameter.arg_name: parameter.description or "" for parameter in text.params}
     hints = typing.get_type_hints(command)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ediffi.cli.parser import UsageError, check_positive
 from ediffi.cli.recipes import names, path_of
@@ -22,6 +22,15 @@ PAPER = {
 """Samples a step, devices and steps: eDiff-I, tables 7 and 5. The paper gives no hours."""
 PAPER_SAMPLES = 1_000_000_000
 DAY, HOUR = 86400.0, 3600.0
+
+
+class Machine(NamedTuple):
+    """Devices that train, images in a batch of each, and batches of each in a step."""
+
+    kind: "Accelerator"
+    devices: int
+    batch_size: int
+    batches: int
 
 
 def params(recipe: list[str], /) -> None:
@@ -132,11 +141,11 @@ def plan(
     job = read(path)
     many = devices or job.devices
     each = batch_size or max(1, min(job.batch_size, job.samples // many))
-    batches = accumulation(job, many, each)
+    machine = Machine(kind, many, each, accumulation(job, many, each))
     network = network_cost(path, job)
     seconds = measure(path, job, each) if measured else None
-    lines = [*_network(recipe, job, network), "", *_memory(job, network, many, each, kind), ""]
-    lines += [*_time(job, network, many, each, batches, kind, utilisation, seconds), ""]
+    lines = [*_network(recipe, job, network), "", *_memory(job, network, machine), ""]
+    lines += [*_time(job, network, machine, utilisation, seconds), ""]
     print(*lines, *_storage(job, network, samples or _samples(job)), sep="\n")
 
 
@@ -151,11 +160,10 @@ def _network(recipe: str, job: "TrainingPlan", network: "NetworkCost") -> Iterat
         yield f"  {len(job.steps)} runs: " + ", ".join(f"{name} {steps:,}" for name, steps in job.steps)
 
 
-def _memory(
-    job: "TrainingPlan", network: "NetworkCost", devices: int, batch_size: int, kind: "Accelerator"
-) -> Iterator[str]:
+def _memory(job: "TrainingPlan", network: "NetworkCost", machine: Machine) -> Iterator[str]:
     from ediffi.training.estimate.plan import memory
 
+    kind, devices, batch_size, _ = machine
     yield f"memory of a device, batches of {batch_size}, {'sharded over' if job.sharded else 'the same on'} {devices}"
     plain, checkpointed = (memory(job, network, devices, batch_size, checkpointing=on) for on in (False, True))
     yield f"  {'GB':<20}{'plain':>10}{'checkpointing':>16}{'   the recipe checkpoints' if job.checkpointing else ''}"
@@ -170,16 +178,10 @@ def _memory(
 
 
 def _time(
-    job: "TrainingPlan",
-    network: "NetworkCost",
-    devices: int,
-    batch_size: int,
-    batches: int,
-    kind: "Accelerator",
-    utilisation: float,
-    measured: float | None,
+    job: "TrainingPlan", network: "NetworkCost", machine: Machine, utilisation: float, measured: float | None
 ) -> Iterator[str]:
     """Time of a step and of all; `measured` is the time of a batch in seconds."""
+    kind, devices, batch_size, batches = machine
     work = (network.checkpointed if job.checkpointing else network.plain).step
     yield f"time on {devices} devices, {batches} batch{'es' if batches > 1 else ''} of {batch_size} a step"
     yield f"  operations           {work / 1e12:.3g} TFLOP an image, {work * job.samples / 1e15:.3g} PFLOP a step"

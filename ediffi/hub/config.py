@@ -56,7 +56,11 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not JSON: {error}") from None
     found = config.get("format") if isinstance(config, dict) else None
     if found != FORMAT:
-        raise ValueError(f"{path} has the format {found!r}; this version reads {FORMAT!r}{_newer(found)}")
+        number = re.fullmatch(r"ediffi-cascade-(\d+)", str(found))
+        hint = "" if number else ", so it is no model of ediffi"
+        if number and int(number[1]) > int(FORMAT.rpartition("-")[2]):
+            hint = ", so it needs a newer one: pip install --upgrade ediffi"
+        raise ValueError(f"{path} has the format {found!r}; this version reads {FORMAT!r}{hint}")
     return dict(config)
 
 
@@ -189,12 +193,3 @@ def _verified(path: Path, digest: str, role: str) -> Path:
     if (found := sha256(path)) != digest:
         raise ValueError(f"{path} has sha256 {found[:12]}..., {CONFIG} says {digest[:12]}...: truncated or changed")
     return path
-
-
-def _newer(found: Any) -> str:
-    """What to do about a config of a newer version, or of another library."""
-    stem, _, number = FORMAT.rpartition("-")
-    other = re.fullmatch(rf"{stem}-(\d+)", found) if isinstance(found, str) else None
-    if other is None:
-        return ", so it is no model of ediffi"
-    return ", so it needs a newer one: pip install --upgrade ediffi" if int(other[1]) > int(number) else ""

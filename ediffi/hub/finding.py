@@ -40,9 +40,28 @@ class FoundModel(NamedTuple):
     local_files_only: bool
 
     def fetch(self, wanted: Callable[[], Sequence[str]]) -> None:
-        """Download the files that `wanted` returns, if the model is on the Hub; see `download`."""
-        if self.address is not None:
-            download(self.address, self.folder, wanted(), self.local_files_only)
+        """Download what the folder lacks of the files that `wanted` returns, if the model is on the Hub; as `find`.
+
+        They are paths in the repository, and patterns (`encoders/t5/*.json`), which may match nothing.
+        """
+        if self.address is None:
+            return
+        from huggingface_hub import constants, snapshot_download
+
+        names = wanted()
+        offline = self.local_files_only or constants.HF_HUB_OFFLINE
+        if not offline and (self._lacks(names) or any("*" in name for name in names)):
+            with plain_errors(str(self.address)):
+                revision = self.folder.name  # the commit: a branch may have moved on since its config was read
+                snapshot_download(self.address.repository, revision=revision, allow_patterns=list(names))
+        if lacking := ", ".join(self._lacks(names)):
+            nowhere = "its folder in the cache of the Hub, and nothing is downloaded offline"
+            raise FileNotFoundError(
+                f"{self.address} is incomplete: {lacking} is missing in {nowhere if offline else 'the repository'}"
+            )
+
+    def _lacks(self, names: Sequence[str]) -> list[str]:
+        return [name for name in names if "*" not in name and not (self.folder / name).is_file()]
 
 
 def find(model: str | Path, revision: str | None = None, local_files_only: bool = False) -> FoundModel:
@@ -136,22 +155,3 @@ def snapshot(address: ModelAddress, local_files_only: bool = False) -> Path:
 @cache
 def _warn(message: str) -> None:
     logger.warning(message)  # once a process, although each part of a command may look for the model
-
-
-def download(address: ModelAddress, folder: Path, wanted: Sequence[str], local_files_only: bool = False) -> None:
-    """Download the files of a repository that `folder`, its `snapshot`, lacks; the OSErrors of `find`.
-
-    `wanted` has paths in the repository, and patterns (`encoders/t5/*.json`), which may match nothing.
-    """
-    from huggingface_hub import constants, snapshot_download
-
-    def missing() -> list[str]:
-        return [name for name in wanted if "*" not in name and not (folder / name).is_file()]
-
-    offline = local_files_only or constants.HF_HUB_OFFLINE
-    if not offline and (missing() or any("*" in name for name in wanted)):
-        with plain_errors(str(address)):
-            snapshot_download(address.repository, revision=folder.name, allow_patterns=list(wanted))
-    if lacking := missing():
-        place = "its folder in the cache of the Hub, and nothing is downloaded offline" if offline else "the repository"
-        raise FileNotFoundError(f"{address} is incomplete: {', '.join(lacking)} is missing in {place}")

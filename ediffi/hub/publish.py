@@ -6,7 +6,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -233,11 +233,16 @@ def upload(content: Content, repository: str, private: bool = False, revision: s
 
 def _earlier_files(info: "ModelInfo") -> set[str]:
     """The weights and encoders' files of the model that a repository holds."""
+    from huggingface_hub import hf_hub_download
+
     there = {sibling.rfilename for sibling in info.siblings or []}
-    config = _read_config(info) if CONFIG in there else {}
+    config: Any = None
+    if CONFIG in there:
+        with suppress(ValueError):
+            config = json.loads(Path(hf_hub_download(info.id, CONFIG, revision=info.sha)).read_text(encoding="utf-8"))
     ours = info.card_data is not None and info.card_data.library_name == LIBRARY
-    foreign = sorted(there.difference(NEUTRAL))
-    if foreign and not ours and not str(config.get("format")).startswith(f"{LIBRARY}-"):
+    ours = ours or (isinstance(config, dict) and str(config.get("format")).startswith(f"{LIBRARY}-"))
+    if not ours and (foreign := sorted(there.difference(NEUTRAL))):
         raise ValueError(
             f"{info.id} holds files that are not of a model of ediffi ({', '.join(foreign[:3])}): choose another "
             "repository, or another branch with --revision"
@@ -247,13 +252,3 @@ def _earlier_files(info: "ModelInfo") -> set[str]:
         return {str(name) for name in weights | set(config.get("files", {}))} & there
     except (KeyError, TypeError, AttributeError):  # a broken config lists nothing
         return set()
-
-
-def _read_config(info: "ModelInfo") -> Mapping[str, Any]:
-    from huggingface_hub import hf_hub_download
-
-    try:
-        config = json.loads(Path(hf_hub_download(info.id, CONFIG, revision=info.sha)).read_text(encoding="utf-8"))
-    except ValueError:
-        return {}
-    return config if isinstance(config, dict) else {}
