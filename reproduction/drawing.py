@@ -25,8 +25,8 @@ def lines(
         axes: what matplotlib's `Axes.set` takes: labels, scales, limits.
         labels: texts at the points, by series.
     """
-    pyplot = _pyplot()
-    figure, plot = pyplot.subplots(figsize=(6.4, 3.8), layout="constrained")
+    figure = _figure(6.4, 3.8)
+    plot = figure.subplots()
     looks = [(colour, style) for style in ("-", "--", ":") for colour in COLOURS]
     for (name, (x, y)), (colour, style) in zip(series.items(), looks, strict=False):
         plot.plot(x, y, style, marker="o", markersize=4, label=name, color=colour)
@@ -49,8 +49,8 @@ def bars(
     path: Path, groups: Sequence[str], series: Mapping[str, Sequence[tuple[float, float]]], axes: Mapping[str, Any]
 ) -> None:
     """A bar for each group and series, with its interval: pairs of height and half the interval's width (or nan)."""
-    pyplot = _pyplot()
-    figure, plot = pyplot.subplots(figsize=(7.2, 3.8), layout="constrained")
+    figure = _figure(7.2, 3.8)
+    plot = figure.subplots()
     width = 0.8 / len(series)
     for index, (name, values) in enumerate(series.items()):
         heights, halves = np.array(values, dtype=float).T
@@ -64,11 +64,9 @@ def bars(
 
 def wall(path: Path, rows: Sequence[Sequence[Image.Image]], labels: Sequence[str], side: int = 128) -> None:
     """Rows of images, with a label under each column."""
-    pyplot = _pyplot()
     columns = max(map(len, rows))
-    figure, grid = pyplot.subplots(
-        len(rows), columns, figsize=(1.25 * columns, 1.25 * len(rows) + 0.25), squeeze=False, layout="constrained"
-    )
+    figure = _figure(1.25 * columns, 1.25 * len(rows) + 0.25)
+    grid = figure.subplots(len(rows), columns, squeeze=False)
     for number, images in enumerate(rows, 1):
         for plot, image, label in zip(grid[number - 1], images, labels, strict=False):
             plot.imshow(image.resize((side, side), Image.Resampling.NEAREST if image.width < side else 1))
@@ -76,7 +74,6 @@ def wall(path: Path, rows: Sequence[Sequence[Image.Image]], labels: Sequence[str
             if number == len(rows):
                 plot.set_xlabel(label, fontsize=8)
     figure.savefig(path, dpi=110)
-    pyplot.close(figure)
 
 
 def _finish(figure: Any, plot: Any, path: Path) -> None:
@@ -85,13 +82,9 @@ def _finish(figure: Any, plot: Any, path: Path) -> None:
     outside = {"bbox_to_anchor": (1.02, 1), "loc": "upper left"}
     plot.legend(frameon=False, fontsize=8, **(outside if len(plot.get_legend_handles_labels()[1]) > 6 else {}))
     figure.savefig(path, dpi=110)
-    _pyplot().close(figure)
 
 
-def _pyplot() -> Any:
-    import matplotlib
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.figure import Figure  # without pyplot, nothing global has to be set and closed
 
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    return pyplot
+    return Figure(figsize=(width, height), layout="constrained")

@@ -27,17 +27,11 @@ def _axes(
     path: Path, rows: int, columns: int, size: tuple[float, float], dpi: int = 130, **options: Any
 ) -> Iterator[Any]:
     """The axes [rows, columns] of a figure of `size` inches, which is saved at the end of the block."""
-    import matplotlib
+    from matplotlib.figure import Figure  # without pyplot, nothing global has to be set and closed
 
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", **options)
-    try:
-        yield axes
-        figure.savefig(path, dpi=dpi)
-    finally:
-        pyplot.close(figure)
+    figure = Figure(figsize=size, layout="constrained")
+    yield figure.subplots(rows, columns, squeeze=False, **options)
+    figure.savefig(path, dpi=dpi)
 
 
 def overlays(attention: Attention, words: Sequence[str], path: Path) -> None:

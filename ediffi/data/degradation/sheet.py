@@ -103,14 +103,11 @@ def _operations(clean: Tensor) -> list[Cell]:
 
 
 def _draw(rows: Sequence[Sequence[Cell]], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
     columns = max(len(row) for row in rows)
-    shape = (1.9 * columns, 2.55 * len(rows))
-    figure, axes = pyplot.subplots(len(rows), columns, figsize=shape, squeeze=False)
+    figure = Figure(figsize=(1.9 * columns, 2.55 * len(rows)))
+    axes = figure.subplots(len(rows), columns, squeeze=False)
     figure.subplots_adjust(left=0.01, right=1, bottom=0.0, top=0.99, wspace=0.04, hspace=0.1)
     grid: Any
     for cells, grid in zip(rows, axes, strict=True):
@@ -123,4 +120,3 @@ def _draw(rows: Sequence[Sequence[Cell]], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with files.replacing(path) as beside:
         figure.savefig(beside, dpi=130, format="png")
-    pyplot.close(figure)

@@ -31,10 +31,7 @@ Example = tuple[Image.Image, str, bool]  # a small image, the text below it, and
 
 def write_page(path: Path, run: FilterRun, total: FilterReport) -> None:
     """Write the page as PNG."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
     examples, keep = collect(run), run.keep
     thresholds = {"short_side": keep.short_side_above, "alignment": keep.alignment, "aesthetic": keep.aesthetic}
@@ -52,13 +49,12 @@ def write_page(path: Path, run: FilterRun, total: FilterReport) -> None:
             panels.append((STRIP, partial(_strip, examples[reason], f"dropped: {reason}")))
 
     heights = [height for height, _ in panels]
-    figure = pyplot.figure(figsize=(WIDTH, sum(heights)))
+    figure = Figure(figsize=(WIDTH, sum(heights)))
     parts: Any = figure.subfigures(len(panels), 1, height_ratios=heights)
     for part, (_, draw) in zip(parts, panels, strict=True):
         draw(part)
     with files.replacing(path) as beside:
         figure.savefig(beside, dpi=110, format="png")
-    pyplot.close(figure)
 
 
 def collect(run: FilterRun) -> dict[str, list[Example]]:
