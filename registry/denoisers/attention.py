@@ -138,12 +138,13 @@ class CrossAttention(nn.Module):
 
     def _project(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
         q = _pixels_to_heads(self.to_q(self.norm(x)), self.head_channels)
+        # tokens are not normed here: each source's projection ends in a layer norm
         k, v = self.to_kv(context.tokens).unflatten(-1, (2, -1, self.head_channels)).permute(2, 0, 3, 1, 4)
         return q, k, v
 
 
 def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
-    """Zero the layer, so that its residual branch starts as the identity."""
+    """Zero the last layer of a residual branch, so that the block starts as the identity."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

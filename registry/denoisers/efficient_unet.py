@@ -84,7 +84,7 @@ class EfficientUNet(nn.Module):
                 h = run(block, h, *inputs)
             skips.append(h)
         for level in reversed(range(len(self.up))):
-            h = torch.cat([h, skips.pop() / math.sqrt(2)], dim=1)
+            h = torch.cat([h, skips.pop() / math.sqrt(2)], dim=1)  # Imagen scales its skips for faster convergence
             for block in self.up[level].children():
                 h = run(block, h, *inputs)
             h = h if level == 0 else F.interpolate(self.doubling[level - 1](h), scale_factor=2.0, mode="nearest")

@@ -50,7 +50,7 @@ class ResidualBlock(nn.Module):
         """Features [b, out_channels, H, W]."""
         h = self.conv1(resample(F.silu(self.norm1(x)), self.how))
         scale, shift = self.scale_shift(embedding)[:, :, None, None].chunk(2, dim=1)
-        h = F.silu(self.norm2(h) * (1 + scale) + shift)
+        h = F.silu(self.norm2(h) * (1 + scale) + shift)  # 1 + scale: no change at scale 0
         return self.skip(resample(x, self.how)) + self.conv2(self.dropout(h))
 
 

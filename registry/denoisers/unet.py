@@ -73,7 +73,7 @@ class UNet(nn.Module):
     ) -> Float[Tensor, "b 3 h w"]:
         """The raw output [b, 3, h, w]; h and w are multiples of `2^(levels-1)`."""
         inputs = (*self.embedding(c_noise, cond), self.gradient_checkpointing)
-        h = self.stem(x.contiguous(memory_format=torch.channels_last))
+        h = self.stem(x.contiguous(memory_format=torch.channels_last))  # convolutions are faster in this layout
         skips = [h]
         for block in self.down:
             h = run(block, h, *inputs)

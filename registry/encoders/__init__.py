@@ -17,7 +17,7 @@ import torch
 
 from ediffi.registry.core import Registry, variant
 from ediffi.registry.encoders.clip import ClipImageEncoder, ClipTextEncoder, clip_sizes
-from ediffi.registry.encoders.clip_files import PINNED, hub_repository, load_clip, load_clip_named
+from ediffi.registry.encoders.clip_files import clip_source, load_clip, load_clip_named
 from ediffi.registry.encoders.spec import EncoderSizes, EncoderSpec, declares
 from ediffi.registry.encoders.t5 import PAPER_TOKENS, T5TextEncoder, t5_sizes
 from ediffi.registry.types import Encoder
@@ -35,15 +35,8 @@ names, create, describe, register = REGISTRY.names, REGISTRY.create, REGISTRY.de
 T5_SPEC = EncoderSpec("t5", "text", PAPER_TOKENS, 20, dropout=0.25, sizes=t5_sizes)
 CLIP_TEXT_SPEC = EncoderSpec("clip_text", "text", 77, 18, dropout=0.2, sizes=partial(clip_sizes, "text"))
 CLIP_IMAGE_SPEC = EncoderSpec("clip_image", "image", 1, 1, dropout=0.9, sizes=partial(clip_sizes, "image"))
-
-
-def _l14_weights(pretrained: str, path: str | None, revision: str | None) -> tuple[str, str | None]:
-    source = path or hub_repository("ViT-L-14", pretrained)
-    return source, revision or PINNED.get(source)
-
-
-L14_TEXT_SPEC = replace(CLIP_TEXT_SPEC, weights=_l14_weights)
-L14_IMAGE_SPEC = replace(CLIP_IMAGE_SPEC, weights=_l14_weights)
+L14_TEXT_SPEC = replace(CLIP_TEXT_SPEC, weights=clip_source)
+L14_IMAGE_SPEC = replace(CLIP_IMAGE_SPEC, weights=clip_source)
 
 
 def spec(name: str) -> EncoderSpec:

@@ -36,8 +36,7 @@ class ClipTextEncoder(Frozen):
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any) -> None:
-        super().__init__()
-        self.model = model.requires_grad_(False)
+        super().__init__(model)
         self.tokenizer = tokenizer
         # open_clip's own byte-pair encoding (`SimpleTokenizer`), or a wrapped tokenizer of transformers
         self.own = hasattr(tokenizer, "byte_decoder")
@@ -47,7 +46,6 @@ class ClipTextEncoder(Frozen):
         self.width = int(tower.ln_final.weight.shape[0])
         self.max_tokens = int(tower.positional_embedding.shape[0])
         self.pooled_width: int | None = _project(model, torch.zeros(1, self.width)).shape[-1]
-        self.eval()
 
     def tokenize(self, texts: Sequence[str]) -> tuple[Int[Tensor, "b n"], Bool[Tensor, "b n"]]:
         """Token ids and mask, padded to the longest of `texts`; the mask is True up to and including the end token."""
@@ -129,8 +127,7 @@ class ClipImageEncoder(Frozen):
     std: Tensor
 
     def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model: Any = model.requires_grad_(False)
+        super().__init__(model)
         settings = model.visual.preprocess_cfg
         size = settings["size"]
         self.size = int(size if isinstance(size, int) else size[0])  # the side of the square images of the tower
@@ -138,7 +135,6 @@ class ClipImageEncoder(Frozen):
         self.register_buffer("std", torch.tensor(settings["std"]).view(3, 1, 1), persistent=False)
         self.width = int(model.visual.output_dim)
         self.pooled_width: int | None = self.width
-        self.eval()
 
     def prepare(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 s s"]:
         """Images in [-1, 1] for the tower: resized, cropped to the central square and normalised.

@@ -53,19 +53,22 @@ def load_clip_named(
     tags = open_clip.list_pretrained_tags_by_model(name)
     if pretrained not in tags:
         raise ValueError(f"open_clip has no weights {pretrained!r} of {name!r}; it has {', '.join(tags) or 'none'}")
-    source = path or hub_repository(name, pretrained)
-    folder = Path(source) if is_local(source) else _fetch(source, revision or PINNED.get(source), bool(path))
+    source, revision = clip_source(pretrained, path, revision, name)
+    folder = Path(source) if is_local(source) else _fetch(source, revision, bool(path))
     if path and (folder / CONFIG).is_file():
         return load_clip(folder)
     check_folder(folder, [WEIGHTS], "a CLIP")
     return _load(name, False, pretrained, str(folder / WEIGHTS), _written(folder))
 
 
-def hub_repository(name: str, pretrained: str) -> str:
-    """The repository of the Hub with the weights of a network and tag of open_clip."""
+def clip_source(
+    pretrained: str, path: str | None = None, revision: str | None = None, name: str = "ViT-L-14"
+) -> tuple[str, str | None]:
+    """The folder or repository of the Hub with the weights of open_clip's network `name`, and the revision."""
     import open_clip
 
-    return str(open_clip.get_pretrained_cfg(name, pretrained)["hf_hub"]).rstrip("/")
+    source = path or str(open_clip.get_pretrained_cfg(name, pretrained)["hf_hub"]).rstrip("/")
+    return source, revision or PINNED.get(source)
 
 
 def is_local(source: str) -> bool:

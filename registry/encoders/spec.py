@@ -63,7 +63,12 @@ def on_meta(name: str, build: Callable[[], nn.Module]) -> Any:
 
 
 class Frozen(nn.Module):
-    """A network of an encoder: its weights get no gradients, and it stays in evaluation mode."""
+    """An encoder around a model whose weights get no gradients, and which stays in evaluation mode."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model: Any = model.requires_grad_(False)
+        self.eval()
 
     def train(self, mode: bool = True) -> "Frozen":
         """Stay in evaluation mode."""

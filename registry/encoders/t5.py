@@ -40,14 +40,12 @@ class T5TextEncoder(Frozen):
     pooled_width: int | None = None  # eDiff-I uses no pooled T5 vector
 
     def __init__(self, model: Any, tokenizer: Any, max_tokens: int = PAPER_TOKENS) -> None:
-        super().__init__()
+        super().__init__(model)
         if max_tokens < 2:
             raise ValueError(f"max_tokens must be at least 2 (a word and the end token), not {max_tokens}")
-        self.model: Any = model.requires_grad_(False)
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
         self.width = int(model.config.d_model)
-        self.eval()
 
     @classmethod
     def from_pretrained(
