@@ -115,7 +115,7 @@ def _weights(source: Path, content: Any, key: str | None) -> dict[str, Tensor]:
 def _write(output: Path, weights: Mapping[str, Tensor], record: Mapping[str, Any]) -> int:
     """Write a safetensors file; mapped tensors go from file to file without a copy in memory.
 
-    safetensors wants each tensor contiguous and in memory of its own, so tied ones are written twice.
+    safetensors wants each tensor contiguous and in separate memory, so tied ones are written twice.
     """
     metadata = {METADATA: json.dumps(record)} if record else {"format": "pt"}  # one entry: the order of more is random
     plain, storages = {}, set()

@@ -1,9 +1,8 @@
 """Run directories of `ediffi fit`: the expert that a run trained, and what `ediffi publish` takes from it."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
-
-import yaml
+from typing import Any, NamedTuple
 
 from ediffi.diffusion.noise import LogNormal
 from ediffi.hub.config import Part
@@ -15,6 +14,7 @@ from ediffi.pipeline.trained_stage import TrainedExpert, TrainedStage, save_casc
 from ediffi.registry import denoisers
 from ediffi.training import checkpoint as checkpoints
 from ediffi.training import lora
+from ediffi.training.class_paths import read_recipe
 
 RECIPE = "config.yaml"
 """The recipe of a run in its directory, with all defaults."""
@@ -24,11 +24,12 @@ LOCK = "run.lock"
 
 
 class FinishedRun(NamedTuple):
-    """The expert of a run, its denoiser, and the training noise whose quantiles its interval is."""
+    """The expert of a run, its denoiser, the training noise whose quantiles its interval is, and the recipe."""
 
     expert: TrainedExpert
     denoiser: Part
     noise: LogNormal
+    recipe: Mapping[str, Any]
 
 
 def read_run(run: Path) -> FinishedRun:
@@ -36,7 +37,8 @@ def read_run(run: Path) -> FinishedRun:
     for path in (run / RECIPE, run / LAST):
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing; is the run finished?")
-    config = yaml.safe_load((run / RECIPE).read_text(encoding="utf-8"))["model"]["denoiser"]
+    recipe = read_recipe(run / RECIPE)
+    config = recipe["model"]["denoiser"]
     name = config["class_path"].rpartition(".")[2]
     if name not in denoisers.REGISTRY:
         raise ValueError(f"the denoiser of {run}, {config['class_path']}, is not registered, so no folder can name it")
@@ -45,7 +47,7 @@ def read_run(run: Path) -> FinishedRun:
     weights = trained.weights
     if trained.lora is not None:
         weights = lora.merged(build_denoiser(part), trained.lora, weights)
-    return FinishedRun(TrainedExpert(trained.expert, weights), part, trained.noise)
+    return FinishedRun(TrainedExpert(trained.expert, weights), part, trained.noise, recipe)
 
 
 def model_folder(source: Path, scratch: Path) -> Path:
@@ -76,8 +78,7 @@ def finished_stage(run: Path) -> TrainedStage:
 
     A super-resolution stage gets `aug_level` 0, as in those grids.
     """
-    expert, part, noise = read_run(run)
-    config = yaml.safe_load((run / RECIPE).read_text(encoding="utf-8"))
+    expert, part, noise, config = read_run(run)
     last = config["trainer"].get("max_steps") or -1
     if expert.expert.steps < last:
         raise ValueError(f"{run} is at step {expert.expert.steps} of {last}: run the same `ediffi fit` command again")

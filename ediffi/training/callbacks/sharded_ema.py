@@ -83,7 +83,7 @@ class ShardedEMA(L.Callback):
         self._average = [weight.detach().clone() for weight in local_tensors(pl_module)]
         if "current_model_state" not in checkpoint:
             return
-        self._updated = max(self._updated, checkpoint["global_step"])  # Lightning's callback has a count of its own
+        self._updated = max(self._updated, checkpoint["global_step"])  # Lightning's callback counts updates separately
         if isinstance(trainer.strategy, FSDPStrategy):
             from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 

@@ -36,7 +36,7 @@ class TrainingPlan:
     size: int  # side of the images that the network is trained on
     low_res: int | None  # side of the low-resolution images; None in a base stage
     low_precision: bool  # trains in bfloat16 or float16
-    sharded: bool  # the devices share weights, gradients and optimiser state out among them
+    sharded: bool  # weights, gradients and optimiser state are sharded over the devices
     averaged: bool  # an average (EMA) of the weights is computed
     checkpointing: bool  # the backward pass computes activations again
 

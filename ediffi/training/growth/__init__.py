@@ -1,1 +1,1 @@
-"""What becomes of training runs: their checkpoints are read, a schedule grows experts of them, stages are composed."""
+"""Growing a stage into experts, and composing finished runs into a model folder."""

@@ -1,8 +1,8 @@
 """Growing a stage into experts: a declared schedule of nodes, one training run each (eDiff-I, section 4.1 and table 5).
 
 A node starts from its parent's averaged weights and trains on its own noise. Each node is a run of `ediffi fit` in a
-process, or process group, of its own, from a recipe that is written into its run directory. Finished nodes are skipped,
-an interrupted one resumes from its checkpoint, and the experts of the leaves become a stage.
+separate process or process group, from a recipe that is written into its run directory. Finished nodes are skipped, an
+interrupted one resumes from its checkpoint, and the experts of the leaves become a stage.
 """
 
 import copy
@@ -55,7 +55,7 @@ def grow(
         trunk: published stage that nodes without a parent start from; random weights by default.
         overrides: settings of the recipe to change in every node, by dotted name (numbers count list items).
         plan: only report which nodes are done and which are to do.
-        run_node: runs `ediffi`; in a process of its own by default.
+        run_node: runs `ediffi`; in a separate process by default.
 
     Returns:
         The folder of the stage; None if only planned, and on all machines but the first (`NODE_RANK`).
