@@ -90,8 +90,8 @@ def judge(
     _sheet(painted, [regions, *(row.pop("images") for row in paint.values())]).save(folder / "paint.png")
     _sheet(styled, [references, *(row.pop("images") for row in style.values())]).save(folder / "style.png")
     protocol = {"dataset": "toybox", "split": split, "count": count, "seed": seed, "stage": cascade.stages[-1].name}
-    inside_means = f"at least {INSIDE} of an object in its area"
-    results = {**protocol, "inside_means": inside_means, "paint": paint, "style": style}
+    protocol |= {"inside_means": f"at least {INSIDE} of an object in its area"}
+    results = {**protocol, "paint": paint, "style": style}
     replace(folder / "controls.json", json.dumps(results, indent=1) + "\n")
     return results
 
@@ -125,8 +125,8 @@ def judge_style(cascade: Cascade, cases: Sequence[Case], style_scale: float | No
     with_style = style_scale is not None
     conds = [cascade.encode([case.caption.text], Style(_style_image(case)) if with_style else None) for case in cases]
     images, readings = _generate(cascade, conds, cascade.plan(), Steering(style_scale=style_scale or 0.0), seed)
-    styles = [None if case.reference is None else case.reference.style for case in cases]
-    right = [style == reading.style for style, reading in zip(styles, readings, strict=True)]
+    references = [case.reference.style for case in cases if case.reference is not None]
+    right = [style == reading.style for style, reading in zip(references, readings, strict=True)]
     return {"style": float(np.mean(right)), **_content(cases, readings), "images": images}
 
 

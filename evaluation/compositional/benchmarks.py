@@ -144,8 +144,7 @@ SCRIPTS: Mapping[str, Sequence[str]] = {
     "non_spatial": [CLIP],
     "complex": [BLIP, UNIDET % ("2D_spatial", " --complex True"), f"{CLIP} --complex True", THREE_IN_ONE],
 }
-"""Which script scores which category (Karine-Huang/T2I-CompBench, Readme.md); {} is the folder, without a "/" at its
-end, with which 3D_spatial_eval.py fails."""
+"""The scripts of each category (T2I-CompBench, Readme.md); {} is the folder: 3D_spatial_eval.py fails at a last "/"."""
 
 
 def _score_t2i_compbench(output: Path, file: Path) -> str:
