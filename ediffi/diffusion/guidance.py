@@ -37,11 +37,6 @@ class ClassifierFreeGuidance:
     interval: SigmaRange | None = None
     style_scale: float = 1.0
 
-    def __post_init__(self) -> None:
-        check_scale(self.guidance_scale)
-        check_scale(self.style_scale, "style_scale")
-        check_interval(self.interval)
-
     def __call__(
         self, x: Float[Tensor, "b 3 h w"], sigma: Float[Tensor, " b"], cond: Conditioning
     ) -> Float[Tensor, "b 3 h w"]:
@@ -101,9 +96,6 @@ class DynamicThresholding:
     denoiser: Denoiser
     percentile: float
 
-    def __post_init__(self) -> None:
-        check_percentile(self.percentile)
-
     def __call__(
         self, x: Float[Tensor, "b 3 h w"], sigma: Float[Tensor, " b"], cond: Conditioning
     ) -> Float[Tensor, "b 3 h w"]:
@@ -139,21 +131,3 @@ class PromptSwitching:
         if not before.any():
             return denoised
         return torch.where(before.view(-1, 1, 1, 1), self.denoiser(x, sigma, cond), denoised)
-
-
-def check_scale(scale: float, name: str = "guidance_scale") -> None:
-    """ValueError unless a scale is at least 0."""
-    if not scale >= 0:
-        raise ValueError(f"{name} must be at least 0 (1 is off), got {scale}")
-
-
-def check_interval(interval: SigmaRange | None) -> None:
-    """ValueError unless 0 <= low < high."""
-    if interval is not None and not 0 <= interval[0] < interval[1]:
-        raise ValueError(f"guidance_interval must be two rising noise levels, at least 0, got {list(interval)}")
-
-
-def check_percentile(percentile: float | None) -> None:
-    """ValueError unless a percentile of dynamic thresholding is in (0, 1]."""
-    if percentile is not None and not 0 < percentile <= 1:
-        raise ValueError(f"dynamic_threshold must be above 0 and at most 1 (Imagen: 0.995), got {percentile}")

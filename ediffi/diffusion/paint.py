@@ -24,9 +24,6 @@ class PaintWithWords:
     denoiser: Denoiser
     paint_weight: float
 
-    def __post_init__(self) -> None:
-        check_weight(self.paint_weight)
-
     def __call__(
         self, x: Float[Tensor, "b 3 h w"], sigma: Float[Tensor, " b"], cond: Conditioning
     ) -> Float[Tensor, "b 3 h w"]:
@@ -36,12 +33,6 @@ class PaintWithWords:
         strength = cond.paint.strength * self.paint_weight * sigma.log1p()
         paint = replace(cond.paint, strength=strength) if strength.any() else None
         return self.denoiser(x, sigma, replace(cond, paint=paint))
-
-
-def check_weight(paint_weight: float) -> None:
-    """ValueError unless w' is at least 0 and finite."""
-    if not 0 <= paint_weight < float("inf"):
-        raise ValueError(f"paint_weight must be at least 0 (0 is off), got {paint_weight}")
 
 
 def paint(encoders: Mapping[str, Encoder], texts: Sequence[str], layouts: Sequence[Sequence[Region]]) -> Paint:

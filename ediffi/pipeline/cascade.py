@@ -188,6 +188,7 @@ class Cascade:
         )
         stages = self.sample(
             cond,
+            # One generator an image, so that an image does not depend on the batch that it is sampled in.
             generators(options.seed, range(options.first_index, options.first_index + len(texts))),
             plan,
             steering=steering,
@@ -237,6 +238,7 @@ class Cascade:
         later = cond if steering.after is None or steering.switch_at >= 0.5 else steering.after
         first, low_res = entry
         done: dict[str, Tensor] = {}
+        # An edit enters every stage: super-resolution alone would change the pixels that a mask keeps.
         for index, (stage, sampling) in list(enumerate(zip(self.stages, plan, strict=True)))[first:]:
             low_res = done[stage.name] = stage(
                 cond if index == 0 else later,

@@ -108,6 +108,7 @@ def load_stage(
     check_partition([row.expert.interval for row in rows])
     files = [verified_file(folder, row) for row in rows]
     network = build_denoiser(Part(**entry["denoiser"])).eval().requires_grad_(False)
+    # Tensor cores want the channels last; other layers take either order.
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     half = dtype if dtype in HALF else None
     for layer in network.modules():

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -13,18 +13,13 @@ from PIL import Image
 from torch import Tensor
 
 from ediffi.diffusion.editing import Edit
-from ediffi.diffusion.guidance import SigmaRange, check_interval, check_percentile, check_scale
+from ediffi.diffusion.guidance import SigmaRange
 from ediffi.diffusion.layout import Region
-from ediffi.diffusion.paint import check_weight
 from ediffi.pipeline.prompt import parse
-from ediffi.pipeline.stage import Sampling, Stage, check_steps
+from ediffi.pipeline.stage import RANGES, Sampling, Stage, check_range
 
-PER_STAGE: dict[str, Callable[[Any], None]] = {
-    "num_inference_steps": check_steps,
-    "guidance_scale": check_scale,
-    "paint_weight": check_weight,
-}
-"""The options that may have one value per stage, with their checks."""
+PER_STAGE = ("num_inference_steps", "guidance_scale", "paint_weight")
+"""The options that may have one value per stage."""
 
 
 @dataclass(frozen=True)
@@ -115,11 +110,9 @@ class SamplingOptions:
                 parse(prompt)
         if self.num_images_per_prompt < 1:
             raise ValueError(f"num_images_per_prompt must be at least 1, got {self.num_images_per_prompt}")
-        for name, check in PER_STAGE.items():
-            for value in _per_stage(getattr(self, name)):
-                check(value)
-        check_interval(self.guidance_interval)
-        check_percentile(self.dynamic_threshold)
+        for name in RANGES:
+            for value in self._values(name):
+                check_range(name, value)
 
     def plan(self, defaults: Sequence[Sampling]) -> list[Sampling]:
         """The settings of each stage: the model's own, except for what the options set.
@@ -129,10 +122,8 @@ class SamplingOptions:
         plan = list(defaults)
         if self.sampler is not None:
             plan = [s.with_sampler(self.sampler, k > 0) for k, s in enumerate(plan)]
-        changes = {name: _per_stage(getattr(self, name)) for name in PER_STAGE}
-        for name in ("guidance_interval", "dynamic_threshold"):
-            changes[name] = [] if getattr(self, name) is None else [getattr(self, name)]
-        for name, values in changes.items():
+        for name in RANGES:
+            values = self._values(name)
             if values and len(values) not in (1, len(plan)):
                 raise ValueError(f"{name} has {len(values)} values; give 1, or {len(plan)}, one for each stage")
             changed = [dataclasses.replace(s, **{name: v}) for s, v in zip(plan, values, strict=False)]
@@ -164,12 +155,12 @@ class SamplingOptions:
         names = ("style", "paint", "switch", "edit", "low_res", "first_stage")
         return {name: _plain(value) for name in names if (value := getattr(self, name)) is not None and value != ()}
 
-
-def _per_stage(option: Any) -> list[Any]:
-    """The values of an option that takes one number or a list of them; none for None."""
-    if option is None:
-        return []
-    return list(option) if isinstance(option, Sequence) else [option]
+    def _values(self, name: str) -> list[Any]:
+        # None is the model's own setting: no value.
+        option = getattr(self, name)
+        if name in PER_STAGE and isinstance(option, Sequence):
+            return list(option)
+        return [] if option is None else [option]
 
 
 def _plain(value: Any) -> Any:

@@ -25,7 +25,7 @@ COUNT = 4
 
 
 def sampled_stages(folder: Path) -> list[str]:
-    """The stages of a model folder that the grid is sampled with: those up to `SIDE` pixels, and always the first."""
+    """Names of the stages of a model folder that make the grid: those up to `SIDE` pixels, and always the first."""
     stages = read_config(folder)["stages"]
     return [entry["name"] for entry in stages if entry["resolution"] <= SIDE] or [stages[0]["name"]]
 

@@ -1,7 +1,7 @@
 """One stage of a cascade at inference: a denoiser, its sampling settings, and what steers it."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,12 +15,9 @@ from ediffi.diffusion.guidance import (
     DynamicThresholding,
     PromptSwitching,
     SigmaRange,
-    check_interval,
-    check_percentile,
-    check_scale,
 )
 from ediffi.diffusion.low_res import augment
-from ediffi.diffusion.paint import PaintWithWords, check_weight
+from ediffi.diffusion.paint import PaintWithWords
 from ediffi.registry import samplers
 from ediffi.registry.core import UnknownNameError
 from ediffi.registry.denoisers.precondition import upsample
@@ -28,6 +25,22 @@ from ediffi.registry.random import randn
 from ediffi.registry.samplers.presets import PRESETS, preset
 from ediffi.registry.samplers.schedules import GRIDS, Grid
 from ediffi.registry.types import Callback, Conditioning, Denoiser, Sampler
+
+RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "num_inference_steps": (lambda steps: steps >= 1, "at least 1"),
+    "guidance_scale": (lambda w: w >= 0, "at least 0 (1 is off)"),
+    "guidance_interval": (lambda ends: 0 <= ends[0] < ends[1], "two rising noise levels, at least 0"),
+    "dynamic_threshold": (lambda quantile: 0 < quantile <= 1, "above 0 and at most 1 (Imagen: 0.995)"),
+    "paint_weight": (lambda w: 0 <= w < float("inf"), "at least 0 (0 is off)"),
+}
+"""The allowed values of sampling settings, as a condition and in words; `SamplingOptions` has them too."""
+
+
+def check_range(name: str, value: Any) -> None:
+    """ValueError unless the value of a setting is in its range; None always is."""
+    allowed, words = RANGES[name]
+    if value is not None and not allowed(value):
+        raise ValueError(f"{name} must be {words}, got {value}")
 
 
 @dataclass(frozen=True)
@@ -65,15 +78,12 @@ class Sampling:
     grid: Grid = "karras"
 
     def __post_init__(self) -> None:
-        check_steps(self.num_inference_steps)
-        check_scale(self.guidance_scale)
         if self.guidance_interval is not None:  # JSON has lists
             object.__setattr__(self, "guidance_interval", tuple(self.guidance_interval))
         if self.grid not in GRIDS:
             raise UnknownNameError.among(GRIDS, "grid", self.grid)
-        check_interval(self.guidance_interval)
-        check_percentile(self.dynamic_threshold)
-        check_weight(self.paint_weight)
+        for name in RANGES:
+            check_range(name, getattr(self, name))
 
     def build(self) -> Sampler:
         """The sampler, from the registry."""
@@ -96,12 +106,6 @@ class Sampling:
             return dataclasses.replace(self, sampler=chosen.sampler, num_inference_steps=chosen.num_steps, **rest)
         samplers.REGISTRY.factory(name)
         return dataclasses.replace(self, sampler=name, arguments={})
-
-
-def check_steps(num_inference_steps: int) -> None:
-    """Raise ValueError unless there is at least one step."""
-    if num_inference_steps < 1:
-        raise ValueError(f"num_inference_steps must be at least 1, got {num_inference_steps}")
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def _trained_again(folder: Path, entry: Mapping[str, Any], stage: Stage) -> Trai
 
 
 def _equal(path: Path, network: nn.Module) -> bool:
-    """Whether a file has the weights of a network, in the network's precision."""
+    # In the network's precision: a network that was loaded in half precision counts as unchanged.
     state = network.state_dict()
     with safetensors.safe_open(path, framework="pt") as file:
         return set(file.keys()) == set(state) and all(
@@ -135,24 +135,21 @@ def _write(
 
 
 def _write_stage(folder: Path, stage: TrainedStage) -> dict[str, Any]:
-    """Write the experts' files into `folder`, and return the stage's entry."""
+    # The experts' files, and the stage's entry in config.json.
     experts = sorted(stage.experts, key=lambda trained: trained.expert.interval.spans)
     check_partition([trained.expert.interval for trained in experts])
     rows = []
     for trained in experts:
         label = f"-{trained.expert.interval.label}" if len(experts) > 1 else ""
         path = folder / f"{stage.name}{label}.safetensors"
-        _write_weights(path, trained.weights)
+        if isinstance(trained.weights, Path):
+            shutil.copyfile(trained.weights, path)
+        else:
+            half = {key: value.to(torch.bfloat16).contiguous() for key, value in trained.weights.items()}
+            try:
+                safetensors.torch.save_file(half, path)
+            except safetensors.SafetensorError as error:
+                raise OSError(f"{path.name} could not be written: {error}") from None
+            path.chmod(0o644)  # safetensors writes files that only their owner may read
         rows.append({**dataclasses.asdict(trained.expert), "file": path.name, "sha256": sha256(path)})
     return dataclasses.asdict(dataclasses.replace(stage, experts=())) | {"experts": rows}
-
-
-def _write_weights(path: Path, weights: Mapping[str, Tensor] | Path) -> None:
-    if isinstance(weights, Path):
-        shutil.copyfile(weights, path)
-        return
-    try:
-        safetensors.torch.save_file({key: v.to(torch.bfloat16).contiguous() for key, v in weights.items()}, path)
-    except safetensors.SafetensorError as error:
-        raise OSError(f"{path.name} could not be written: {error}") from None
-    path.chmod(0o644)  # safetensors writes files that only their owner may read

@@ -93,7 +93,6 @@ def _header(backend: Backend) -> str:
 
 
 def _prompts(request: GenerationRequest) -> tuple[dict[str, Any], Any, Any]:
-    """The prompts, the brushes, and the buttons."""
     import gradio as gr
 
     options: dict[str, Any] = {"lines": 3, "max_lines": 6, "placeholder": "a red circle"}
@@ -108,12 +107,11 @@ def _prompts(request: GenerationRequest) -> tuple[dict[str, Any], Any, Any]:
 
 
 def _sampling(backend: Backend, request: GenerationRequest) -> tuple[dict[str, Any], tuple[Any, ...]]:
-    """The settings of sampling, and the steps of each stage."""
     import gradio as gr
 
     def default_steps(sampler: str) -> list[int]:
-        plan = backend.cascade.plan(SamplingOptions(sampler=None if sampler == MODEL_SAMPLER else sampler))
-        return [sampling.num_inference_steps for sampling in plan]
+        options = SamplingOptions(sampler=None if sampler == MODEL_SAMPLER else sampler)
+        return [sampling.num_inference_steps for sampling in backend.cascade.plan(options)]
 
     with gr.Row(elem_id="seed"):
         seed = gr.Number(request.seed, label="Seed", precision=0, min_width=60)
@@ -136,7 +134,6 @@ def _sampling(backend: Backend, request: GenerationRequest) -> tuple[dict[str, A
 
 
 def _style(backend: Backend, request: GenerationRequest) -> dict[str, Any]:
-    """The style image and its scale."""
     import gradio as gr
 
     def store(path: str) -> dict[str, str]:

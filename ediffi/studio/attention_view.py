@@ -43,11 +43,11 @@ class AttentionView:
             f'<input type="radio" name="period" id="p{k}"{" checked" * (k == 0)}><label for="p{k}">{name}</label>'
             for k, name in enumerate(PERIODS)
         )
-        tiles = "".join(
-            f"<figure>{''.join(_img(tile, word.text) for tile in word.tiles)}"
-            f"<figcaption>{html.escape(word.text)}<em>{100 * word.share:.0f} %</em></figcaption></figure>"
-            for word in self.words
-        )
+        tiles = ""
+        for word in self.words:
+            text = html.escape(word.text)
+            shown = "".join(f'<img src="{data_url(tile)}" alt="attention of {text}">' for tile in word.tiles)
+            tiles += f"<figure>{shown}<figcaption>{text}<em>{100 * word.share:.0f} %</em></figcaption></figure>"
         rest = f"<p>{100 * self.null:.0f} % of the attention went to the null token, which stands for no word.</p>"
         return f'<div class="maps">{choices}<div class="tiles">{tiles}</div>{rest}</div>'
 
@@ -55,11 +55,7 @@ class AttentionView:
 def attention_view(
     cascade: Cascade, prompt: str, options: SamplingOptions, image: Image.Image, progress: Progress | None = None
 ) -> AttentionView:
-    """Sample the base stage and record its attention; `image` is shown in gray under the heat maps.
-
-    Raises:
-        ValueError: the options are not possible with the model, or its base stage has no cross-attention.
-    """
+    """Sample the base stage and record its attention; `image` is shown in gray under the heat maps."""
     attention = attention_maps(cascade, prompt, options, progress=progress)
     gray = np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.BICUBIC), np.float32)
     texts = [text for text in attention.words() if text != NULL and any(map(str.isalnum, text)) and text[0] != "<"]
@@ -76,12 +72,8 @@ def _word(attention: Attention, text: str, gray: Float[np.ndarray, "h w"]) -> Wo
 
 
 def _tile(heat: Float[np.ndarray, "h w"], gray: Float[np.ndarray, "H W"]) -> Image.Image:
-    """The gray image under the heat, scaled to the maximum of this word."""
+    # Each word is scaled to its own maximum: a small word gets little attention, and its place still shows.
     scaled = Image.fromarray((heat / max(float(heat.max()), 1e-9)).astype(np.float32))
     level = np.asarray(scaled.resize((SIDE, SIDE), Image.Resampling.BICUBIC)).clip(0, 1) * (len(HEAT) - 1)
     colours = np.stack([np.interp(level, range(len(HEAT)), HEAT[:, channel]) for channel in range(3)], -1)
     return Image.fromarray((OPACITY * colours + (1 - OPACITY) * gray[..., None]).round().astype(np.uint8))
-
-
-def _img(tile: Image.Image, text: str) -> str:
-    return f'<img src="{data_url(tile)}" alt="attention of {html.escape(text)}">'

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 from ediffi.io.images import open_image
 from ediffi.pipeline.cascade import Cascade, Progress
@@ -15,12 +16,7 @@ from ediffi.studio.views import index_of
 
 
 class Backend:
-    """A model and a gallery behind the page.
-
-    Args:
-        cascade: the model.
-        gallery: where the images go.
-    """
+    """A model and the gallery that its images go to."""
 
     def __init__(self, cascade: Cascade, gallery: Gallery) -> None:
         self.cascade, self.gallery = cascade, gallery
@@ -36,9 +32,7 @@ class Backend:
     def generate(self, session: str, request: GenerationRequest) -> Iterator[JobEvent]:
         """Check a request, then iterate over its job, which puts images into the gallery and results in their names.
 
-        Raises:
-            FileNotFoundError: the style image does not exist.
-            ValueError: the request cannot be carried out.
+        FileNotFoundError: the style image does not exist. ValueError: the request cannot be carried out.
         """
         request.check(self.cascade)
         options = self._options(request)
@@ -52,9 +46,7 @@ class Backend:
     def attention(self, session: str, name: str) -> Iterator[JobEvent]:
         """Iterate over a job that samples an image of the gallery again and results in its `AttentionView`.
 
-        Raises:
-            FileNotFoundError: the image does not exist.
-            ValueError: another model generated it, or its settings lack an input.
+        FileNotFoundError: the image does not exist. ValueError: it is another model's, or its settings lack an input.
         """
         settings = self.gallery.image(name).settings
         if settings.get("model") != self.cascade.name:
@@ -62,12 +54,9 @@ class Backend:
         if missing := missing_inputs(settings):
             raise ValueError(f"{name} cannot be sampled again: its settings do not contain {', '.join(missing)}")
         request = GenerationRequest.from_settings(settings, self.cascade)
-        options = dataclasses.replace(
-            self._options(request),
-            num_images_per_prompt=1,
-            first_index=index_of(settings),
-            num_inference_steps=request.num_inference_steps[:1] or None,  # the base stage is sampled alone
-        )
+        steps = request.num_inference_steps[:1] or None  # the base stage is sampled alone
+        changes: dict[str, Any] = {"first_index": index_of(settings), "num_inference_steps": steps}
+        options = dataclasses.replace(self._options(request), num_images_per_prompt=1, **changes)
         image = open_image(self.gallery.folder / name, exif=True)
 
         def work(progress: Progress) -> AttentionView:

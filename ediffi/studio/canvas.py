@@ -57,11 +57,7 @@ class CanvasLayout:
 
     @classmethod
     def from_json(cls, value: Any) -> "CanvasLayout":
-        """The layout in `{brushes: [{phrase, colour, weight, occurrence}], image: data URL}`; empty for no mapping.
-
-        Raises:
-            ValueError: a brush has no phrase or colour, or a value of a wrong type.
-        """
+        """The layout in `{brushes: [{phrase, colour, weight, occurrence}], image: data URL}`; empty for no mapping."""
         content = value if isinstance(value, Mapping) else {}
         try:
             brushes = tuple(
@@ -85,14 +81,11 @@ class CanvasLayout:
 
     @cached_property
     def regions(self) -> list[Region]:
-        """A region for each brush that drew something. A pixel belongs to the brush of the nearest colour.
-
-        Raises:
-            ValueError: the drawing is broken, not square or too large, or a weight is out of range.
-        """
+        """A region for each brush that drew something; ValueError if the drawing is broken, not square or too large."""
         if not self.image or not self.brushes:
             return []
         pixels = _decode(self.image)
+        # A browser smooths the edges of strokes: a mixed colour belongs to the brush of the nearest one.
         colours, places = np.unique(pixels.reshape(-1, 4), axis=0, return_inverse=True)
         brushes = np.array([list(bytes.fromhex(brush.colour.removeprefix("#"))) for brush in self.brushes])
         distances = ((colours[:, None, :3].astype(np.int64) - brushes) ** 2).sum(-1)
@@ -112,7 +105,6 @@ class CanvasLayout:
 
 
 def _decode(url: str) -> UInt8[np.ndarray, "h w 4"]:
-    """The RGBA pixels of a PNG data URL."""
     try:
         data = base64.b64decode(url.removeprefix(DATA_URL), validate=True)
     except binascii.Error as error:

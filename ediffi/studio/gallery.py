@@ -25,21 +25,14 @@ STYLE_SIDE = 1024
 
 @dataclass(frozen=True)
 class GalleryImage:
-    """A file name in the gallery, and the settings that the image was generated with."""
+    """An image of the gallery, by its file name."""
 
     name: str
-    settings: Mapping[str, Any]
+    settings: Mapping[str, Any]  # that it was generated with
 
 
 class Gallery:
-    """PNG files of the studio and of any other command of ediffi.
-
-    Args:
-        folder: where they are; made if it is missing.
-
-    Raises:
-        OSError: the folder cannot be made.
-    """
+    """PNG files of the studio and of any other command of ediffi, in a folder that is made if it is missing."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
@@ -47,11 +40,7 @@ class Gallery:
         self._cache: dict[tuple[str, int], GalleryImage | None] = {}
 
     def add(self, images: Sequence[Image.Image], settings: Mapping[str, Any]) -> list[str]:
-        """Save the images of one call, each with the settings and its own index; returns the file names.
-
-        Raises:
-            OSError: a file cannot be written.
-        """
+        """Save the images of one call, each with the settings and its own index; returns the file names."""
         now = time.strftime("%Y%m%d-%H%M%S")
         stems = (f"{now}-{number}" if number else now for number in itertools.count())
         stem = next(stem for stem in stems if not (self.folder / f"{stem}-0.png").exists())
@@ -66,22 +55,14 @@ class Gallery:
         return list(itertools.islice((image for image in found if image is not None), limit))
 
     def image(self, name: str) -> GalleryImage:
-        """One image.
-
-        Raises:
-            FileNotFoundError: there is no image of that name.
-        """
+        """One image; FileNotFoundError if there is none of that name."""
         path = self.folder / Path(name).name
         if path.name != name or (image := self._read(path)) is None:
             raise FileNotFoundError(f"{name!r} is not among the images in {self.folder}")
         return image
 
     def add_style(self, image: Image.Image) -> str:
-        """Store a style image, so that images that refer to it can be generated again; returns its name, a hash.
-
-        Raises:
-            OSError: the file cannot be written.
-        """
+        """Store a style image, so that images that refer to it can be generated again; returns its name, a hash."""
         small = image.convert("RGB")
         small.thumbnail((STYLE_SIDE, STYLE_SIDE))
         name = hashlib.sha256(small.tobytes()).hexdigest()[:16]
@@ -92,18 +73,13 @@ class Gallery:
         return name
 
     def style(self, name: str) -> Image.Image:
-        """A style image.
-
-        Raises:
-            FileNotFoundError: it does not exist.
-            ValueError: the name is not 16 hexadecimal digits, or the file is not an image.
-        """
+        """A style image, by the name that `add_style` returned."""
         if not re.fullmatch(r"[0-9a-f]{16}", name):
             raise ValueError(f"the name of a style image must be 16 hexadecimal digits, got {name!r}")
         return open_image(self.folder / STYLES / f"{name}.png", exif=True)
 
     def _read(self, path: Path) -> GalleryImage | None:
-        """The image in a file, read again when the file changes; None if ediffi did not make it."""
+        # None if ediffi did not make the file. It is read again when it changes.
         try:
             key = (path.name, path.stat().st_mtime_ns)
         except FileNotFoundError:  # removed a moment ago
@@ -118,8 +94,7 @@ class Gallery:
 
 
 def _newest_first(path: Path) -> tuple[int, str]:
-    """Sort key; removed files come last."""
     try:
         return -path.stat().st_mtime_ns, path.name
-    except FileNotFoundError:
+    except FileNotFoundError:  # removed a moment ago
         return 0, path.name

@@ -22,7 +22,7 @@ class Waiting:
 
 @dataclass(frozen=True)
 class StepDone:
-    """A sampling step is done."""
+    """A sampling step of a stage is done."""
 
     stage: str
     step: int  # from 1
@@ -78,11 +78,9 @@ class JobQueue:
         self._changed = threading.Condition()
 
     def run(self, session: str, work: Work) -> Iterator[JobEvent]:
-        """Wait for the model, call `work` in a thread, and yield the events. Closing the iterator stops the job.
+        """Wait for the model, call `work` in a thread, yield the events, and raise `Stopped` or what `work` raises.
 
-        Raises:
-            Stopped: the job was stopped.
-            Exception: what `work` raises.
+        Closing the iterator stops the job.
         """
         job = _Job(session)
         with self._changed:
@@ -114,7 +112,7 @@ class JobQueue:
             self._changed.notify_all()
 
     def wait_until_idle(self, seconds: float) -> bool:
-        """Wait at most `seconds` until there is no job; returns whether there is none."""
+        """Wait at most `seconds` until there is no job; whether there is none."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._jobs, seconds)
 

@@ -186,11 +186,7 @@ def style_value(gallery: Gallery, name: str) -> dict[str, str]:
 
 
 def upload_style(gallery: Gallery, path: str) -> dict[str, str]:
-    """Store an uploaded style image; returns the value of the style field.
-
-    Raises:
-        ValueError: the file is not an image, is broken, or has too many pixels.
-    """
+    """Store an uploaded style image; returns the value of the style field."""
     return style_value(gallery, gallery.add_style(open_image(Path(path), Path(path).name, exif=True)))
 
 

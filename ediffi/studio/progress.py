@@ -1,16 +1,90 @@
-"""The progress of a job on the page: the latest estimate of the images, the stages, and the time left."""
+"""The progress of a job on the page: the latest estimate, the time left, and each stage with its noise and experts."""
 
+import html
+import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+import torch
+
+from ediffi.diffusion.experts import expert_tree
 from ediffi.pipeline.cascade import Cascade
-from ediffi.pipeline.stage import Sampling
+from ediffi.pipeline.stage import Sampling, Stage
 from ediffi.studio.jobs import JobEvent, StepDone, Waiting
-from ediffi.studio.noise_chart import NoiseChart
 from ediffi.studio.views import data_url, image_panel
 
 DECAY = 0.7
 """Weight of the old estimate in the running mean of a step's time."""
+NUM_COLOURS = 6
+"""Colours of experts in the style sheet."""
+
+
+@dataclass(frozen=True)
+class ExpertBand:
+    """A part of the axis that one expert owns. An expert may own several."""
+
+    index: int  # of the expert
+    label: str  # its noise interval
+    left: float  # 0 is the noisiest step
+    right: float  # 1 is the cleanest step
+
+
+class NoiseChart:
+    """The noise levels of a stage on a logarithmic axis, from the noisiest step to the cleanest."""
+
+    def __init__(self, stage: Stage, sampling: Sampling) -> None:
+        self.stage = stage
+        self.sigmas: list[float] = sampling.sigmas()[:-1].tolist()
+        self.tree = expert_tree(stage.denoiser)
+        bands = [ExpertBand(0, "", 0.0, 1.0)]
+        if self.tree is not None:
+            bands = [
+                ExpertBand(index, str(expert.interval), self.position(high), self.position(low))
+                for index, expert in enumerate(self.tree.experts)
+                for low, high in self.tree.noise.bounds(expert.interval)
+            ]
+        self.bands = sorted((band for band in bands if band.left < band.right), key=lambda band: band.left)
+
+    def position(self, sigma: float) -> float:
+        """The place of a noise level on the axis, 0 to 1."""
+        if sigma <= 0:
+            return 1.0
+        high, low = math.log(self.sigmas[0]), math.log(self.sigmas[-1])
+        return min(max((high - math.log(sigma)) / max(high - low, 1e-6), 0.0), 1.0)
+
+    def expert_at(self, sigma: float) -> int:
+        """Index of the expert that runs at a noise level."""
+        return 0 if self.tree is None else int(self.tree.route(torch.tensor([sigma]))[0])
+
+    def card(self, step: StepDone | None, state: str) -> str:
+        """The card as HTML, with the last step; `state` is "idle", "running" or "done"."""
+        current = step.sigma if step is not None and state == "running" else None
+        running = None if current is None else self.expert_at(current)
+        label = next((band.label for band in self.bands if band.index == running), "")
+        count = len({band.index for band in self.bands})
+        expert = f"expert {label}" if label and count > 1 else f"{count} expert{'s' * (count > 1)}"
+        text = f"step {step.step} of {step.num_steps}" if step is not None else f"{len(self.sigmas)} steps"
+        thumb = f'<img src="{data_url(step.images[0])}" alt="">' if step is not None else ""
+        return (
+            f'<div class="stage {state}"><div class="thumb">{thumb}</div><div class="about">'
+            f"<div class=title><b>{html.escape(self.stage.name)}</b><span>{self.stage.resolution}²</span>"
+            f"<em>{text}</em></div>"
+            f'<div class="band">{self._axis(running, current)}</div>'
+            f"<div class=ends><span>σ {self.sigmas[0]:.3g}</span><span>{html.escape(expert)}</span>"
+            f"<span>{self.sigmas[-1]:.2g}</span></div></div></div>"
+        )
+
+    def _axis(self, running: int | None, current: float | None) -> str:
+        bands = [
+            f'<i class="expert e{band.index % NUM_COLOURS}{" lit" * (band.index == running)}" '
+            f'title="expert {band.label}" '
+            f'style="left:{100 * band.left:.2f}%;width:{100 * (band.right - band.left):.2f}%"></i>'
+            for band in self.bands
+        ]
+        marks = [("u", sigma) for sigma in self.sigmas] + ([] if current is None else [("s", current)])
+        ticks = [f'<{tag} style="left:{100 * self.position(sigma):.2f}%"></{tag}>' for tag, sigma in marks]
+        return "".join(bands + ticks)
 
 
 class StepTimes:
@@ -20,7 +94,7 @@ class StepTimes:
         self.seconds: dict[str, float] = {}
 
     def update(self, before: StepDone, after: StepDone, seconds: float) -> None:
-        """Learn from two events that lie `seconds` apart; has no effect if they are of two stages."""
+        """Learn from two events of one stage that lie `seconds` apart."""
         steps = (after.step - before.step) * len(after.images)
         if before.stage == after.stage and steps > 0:
             known = self.seconds.get(after.stage, seconds / steps)
@@ -91,11 +165,9 @@ class JobProgress:
 
     def _time_left(self, step: StepDone) -> str:
         """The time left of the job, or of the current stage while the step time of a later stage is not known."""
-        names = list(self.charts)
-        later = names[names.index(step.stage) + 1 :]
-        here = {step.stage: step.num_steps - step.step}
-        steps = {**here, **{name: len(self.charts[name].sigmas) for name in later}}
-        if (seconds := self.times.estimate(steps, self.num_images)) is not None:
+        here, names = {step.stage: step.num_steps - step.step}, list(self.charts)
+        later = {name: len(self.charts[name].sigmas) for name in names[names.index(step.stage) + 1 :]}
+        if (seconds := self.times.estimate(here | later, self.num_images)) is not None:
             return f"{_duration(seconds)} left"
         seconds = self.times.estimate(here, self.num_images)
         return "" if seconds is None else f"{_duration(seconds)} left in {step.stage}"

@@ -1,6 +1,5 @@
 """What the user asks the page for: checked before the job waits, stored in the image, and read back from it."""
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -54,11 +53,7 @@ class GenerationRequest:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "GenerationRequest":
-        """The request in the output of `to_json` or in the values of the page.
-
-        Raises:
-            ValueError: a number is missing, of a wrong type, or out of range.
-        """
+        """The request in the output of `to_json` or in the values of the page."""
         steps = {f"num_inference_steps of stage {k}": n for k, n in enumerate(content["num_inference_steps"], start=1)}
         return cls(
             prompt=str(content.get("prompt") or "").strip(),
@@ -76,11 +71,7 @@ class GenerationRequest:
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], cascade: Cascade) -> "GenerationRequest":
-        """The request of an image: as stored, or else from the settings that another command stored.
-
-        Raises:
-            ValueError: a stored number is of a wrong type or out of range.
-        """
+        """The request of an image: as stored, or else from the settings that another command stored."""
         if KEY in settings:
             return cls.from_json(settings[KEY])
         known = {name: settings[name] for name in ("prompt", "negative_prompt", "seed") if name in settings}
@@ -92,15 +83,10 @@ class GenerationRequest:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {**fields, "num_inference_steps": list(self.num_inference_steps), "layout": self.layout.to_json()}
+        return {**vars(self), "num_inference_steps": list(self.num_inference_steps), "layout": self.layout.to_json()}
 
     def check(self, cascade: Cascade) -> None:
-        """Check that the images can be generated, without sampling.
-
-        Raises:
-            ValueError: a prompt is empty or too long, a phrase is not in it, or a setting is out of range.
-        """
+        """ValueError unless the images can be generated; nothing is sampled."""
         text = parse(self.prompt).text
         for brush in self.layout.brushes:
             places(text, Region(brush.phrase, torch.ones(1, 1), brush.weight, brush.occurrence))

@@ -94,13 +94,12 @@ def index_of(settings: Mapping[str, Any]) -> int:
 
 
 def _rows(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Names and values of the settings."""
-    index = index_of(settings)
     stages: Mapping[str, Mapping[str, Any]] = settings.get("stages", {})
     steps = ", ".join(f"{name} {stage['num_inference_steps']}" for name, stage in stages.items())
     samplers = ", ".join(dict.fromkeys(stage["sampler"] for stage in stages.values()))
     base = next(iter(stages.values()), {})
     request = settings.get("order", {})
+    index = index_of(settings)
     rows = [("seed", f"{settings.get('seed', '?')}" + (f", image {index + 1}" if index else ""))]
     if settings.get("negative_prompt"):
         rows.append(("without", str(settings["negative_prompt"])))

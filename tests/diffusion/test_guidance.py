@@ -5,6 +5,8 @@ import torch
 from torch import Tensor
 
 from ediffi.diffusion.guidance import ClassifierFreeGuidance, DynamicThresholding, PromptSwitching
+from ediffi.pipeline.options import SamplingOptions
+from ediffi.pipeline.stage import Sampling
 from ediffi.registry.types import Conditioning, Embedding
 
 X = torch.zeros(3, 3, 4, 4)
@@ -82,16 +84,22 @@ def test_guidance_stays_in_its_interval() -> None:
     assert idle.samples == [3]
 
 
-@pytest.mark.parametrize("scales", [(-1.0, 1.0), (float("nan"), 1.0), (1.0, -0.5)])
-def test_a_negative_scale_is_refused(scales: tuple[float, float]) -> None:
-    with pytest.raises(ValueError, match="scale must be at least 0"):
-        ClassifierFreeGuidance(Sum(), scales[0], style_scale=scales[1])
-
-
-@pytest.mark.parametrize("interval", [(1.0, 1.0), (2.0, 1.0), (-1.0, 1.0)])
-def test_an_empty_interval_is_refused(interval: tuple[float, float]) -> None:
-    with pytest.raises(ValueError, match="guidance_interval must be two rising noise levels"):
-        ClassifierFreeGuidance(Sum(), 3.0, interval=interval)
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("guidance_scale", -1.0),
+        ("guidance_scale", float("nan")),
+        ("guidance_interval", (1.0, 1.0)),
+        ("guidance_interval", (2.0, 1.0)),
+        ("guidance_interval", (-1.0, 1.0)),
+        ("dynamic_threshold", 0.0),
+        ("dynamic_threshold", 1.5),
+    ],
+)
+def test_a_setting_out_of_range_is_refused(setting: str, value: object) -> None:
+    for settings in (Sampling, SamplingOptions):
+        with pytest.raises(ValueError, match=f"{setting} must be"):
+            settings(**{setting: value})
 
 
 def test_thresholding_keeps_each_picture_in_range_by_itself() -> None:
@@ -105,9 +113,6 @@ def test_thresholding_keeps_each_picture_in_range_by_itself() -> None:
     s = torch.quantile(pictures[1].abs(), 0.9)
     torch.testing.assert_close(kept[1], pictures[1].clamp(-s, s) / s)
     assert kept.abs().max() == 1
-    for percentile in (0.0, 1.5):
-        with pytest.raises(ValueError, match="dynamic_threshold must be above 0 and at most 1"):
-            DynamicThresholding(denoiser, percentile)
 
 
 def test_the_other_prompt_takes_over_at_its_noise_level() -> None:

@@ -9,8 +9,7 @@ from PIL import Image
 from ediffi.pipeline.cascade import Cascade
 from ediffi.pipeline.stage import Sampling
 from ediffi.studio.jobs import StepDone, Waiting
-from ediffi.studio.noise_chart import NoiseChart
-from ediffi.studio.progress import JobProgress, StepTimes
+from ediffi.studio.progress import JobProgress, NoiseChart, StepTimes
 from ediffi.studio.request import GenerationRequest
 
 
