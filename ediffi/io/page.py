@@ -14,12 +14,9 @@ def write_page(file: Path, template: Path, **values: Any) -> Path:
     """Write a page from a template that extends "page.html.j2"; the same values, all escaped, give the same bytes."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+    loader = FileSystemLoader([template.parent, Path(__file__).parent])
     environment = Environment(
-        loader=FileSystemLoader([template.parent, Path(__file__).parent]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     text = environment.get_template(template.name).render(**values)
     file.parent.mkdir(parents=True, exist_ok=True)
