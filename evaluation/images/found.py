@@ -63,18 +63,15 @@ def _matched(folder: Path, names: Sequence[str], keys: Sequence[str], match: Mat
     if not complete:
         rule, found = max(rules.items(), key=lambda item: sum(map(bool, item[1])))
         index = [bool(files) for files in found].index(False)
-        raise ValueError(
-            f"{folder} has {len(names)} images, but none for caption {index} (annotation {keys[index]}); "
-            f"{sum(map(bool, found))} of {len(keys)} are named by {rule}, as in 00000.png or {keys[0]}.png"
-        )
+        fitting = f"{sum(map(bool, found))} of {len(keys)} are named by {rule}, as in 00000.png or {keys[0]}.png"
+        missing = f"none for caption {index} (annotation {keys[index]})"
+        raise ValueError(f"{folder} has {len(names)} images, but {missing}; {fitting}")
     for found in complete:
         for index, several in enumerate(found):
             if len(several) > 1:
                 raise ValueError(f"{folder} has two images for caption {index}: {several[0]} and {several[1]}")
     first, *others = complete
     if others and others[0] != first:
-        raise ValueError(
-            f"{folder} has images named by number and by annotation id, such as {first[0][0]} and {others[0][0][0]}; "
-            "set match to index or key"
-        )
+        both = f"{first[0][0]} and {others[0][0][0]}; set match to index or key"
+        raise ValueError(f"{folder} has images named by number and by annotation id, such as {both}")
     return [several[0] for several in first]

@@ -111,7 +111,7 @@ def _end_positions(model: Any, ids: Tensor) -> Tensor | None:
 
     if type(model) is not open_clip.CLIP or model.attn_mask is None:
         return None
-    if model.text_pool_type == "argmax":
+    if model.text_pool_type == "argmax":  # of the ids: the end token has the highest id
         return ids.argmax(1)
     if model.text_pool_type == "eos" and model.text_eos_id is not None:
         return (ids == model.text_eos_id).int().argmax(1)

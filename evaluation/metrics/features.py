@@ -28,7 +28,6 @@ class FeatureExtractor(Protocol):
 
     @property
     def width(self) -> int: ...  # noqa: D102
-
     @property
     def protocol(self) -> Mapping[str, Any]: ...  # noqa: D102
 

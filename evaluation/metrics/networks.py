@@ -209,6 +209,4 @@ def _open_clip_name(name: str) -> str:
     """open_clip's name of the network: "clip-vit-b-32" is ViT-B-32."""
     from torch_fidelity.feature_extractor_clip import MODEL_METADATA
 
-    if name not in MODEL_METADATA:
-        raise ValueError(f"no feature extractor {name!r}; there are {', '.join(MODEL_METADATA)}")
     return str(MODEL_METADATA[name]["filename"]).replace("px", "")

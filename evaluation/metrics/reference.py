@@ -45,17 +45,10 @@ class ReferenceStatistics:
         return torch.from_numpy(np.load(self.file, mmap_mode="c"))
 
 
-def reference_key(
-    images: NumberedImages, extractor: FeatureExtractor, preparation: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What reference statistics depend on, as plain JSON values; for the arguments see `reference_statistics`."""
-    key = {
-        "pictures": images.fingerprint(),
-        "count": len(images),
-        "preparation": dict(preparation),
-        "feature_extractor": dict(extractor.protocol),
-    }
-    return dict(json.loads(json.dumps(key)))
+def reference_key(images: NumberedImages, extractor: FeatureExtractor, preparation: Mapping[str, Any]) -> Any:
+    """What reference statistics depend on, a dictionary of plain JSON values."""
+    key = {"pictures": images.fingerprint(), "count": len(images), "preparation": dict(preparation)}
+    return dict(json.loads(json.dumps(key | {"feature_extractor": dict(extractor.protocol)})))
 
 
 def key_sha256(key: Mapping[str, Any]) -> str:

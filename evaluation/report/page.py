@@ -20,15 +20,8 @@ from ediffi.io.page import data_uri, write_page
 
 FILE = "report.html"
 TEMPLATE = Path(__file__).with_name("report.html.j2")
-_PARTS = {
-    "dataset": "Dataset",
-    "selection": "Captions",
-    "reference": "Reference images",
-    "feature_extractor": "Feature extractor",
-    "clip": "CLIP",
-    "guidance": "Guidance",
-    "versions": "Versions",
-}
+_PARTS = {"dataset": "Dataset", "selection": "Captions", "reference": "Reference images"}
+_PARTS |= {"feature_extractor": "Feature extractor", "clip": "CLIP", "guidance": "Guidance", "versions": "Versions"}
 SIDE = 192
 """Longest side of an image on the page."""
 
@@ -42,22 +35,12 @@ class ReportSample(NamedTuple):
     right: bool | None = None
 
 
-class EmbeddedSample(NamedTuple):
-    """An image in the page: `source` is a data URI; a `coarse` image has few pixels and is not smoothed."""
-
-    caption: str
-    source: str
-    verdict: str | None
-    right: bool | None
-    coarse: bool
-
-
 class SampleGrid(NamedTuple):
     """Images of several settings: rows by caption if all settings have the same captions, else cards by setting."""
 
     settings: Sequence[str]
-    rows: Sequence[tuple[str, Sequence[EmbeddedSample]]]
-    cards: Sequence[tuple[str, Sequence[EmbeddedSample]]]
+    rows: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]
+    cards: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]
 
 
 def write(
@@ -215,16 +198,16 @@ def sample_grid(samples: Mapping[str, Sequence[ReportSample]]) -> SampleGrid | N
     if not groups:
         return None
     settings = [title for title, _ in groups]
-    captions = [[sample.caption for sample in group] for _, group in groups]
+    captions = [[sample["caption"] for sample in group] for _, group in groups]
     if len(groups) == 1 or any(one != captions[0] for one in captions):
         return SampleGrid(settings, [], groups)
     rows = zip(*(group for _, group in groups), strict=True)
     return SampleGrid(settings, list(zip(captions[0], rows, strict=True)), [])
 
 
-def _embedded(sample: ReportSample) -> EmbeddedSample:
+def _embedded(sample: ReportSample) -> dict[str, Any]:
+    """A sample for the page: `source` is a data URI; a `coarse` image has few pixels and is not smoothed."""
     image = rgb(sample.image)
     coarse = max(image.size) < SIDE
     image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    source = data_uri(image, "png", "jpeg", quality=88)
-    return EmbeddedSample(sample.caption, source, sample.verdict, sample.right, coarse)
+    return sample._asdict() | {"source": data_uri(image, "png", "jpeg", quality=88), "coarse": coarse}

@@ -26,9 +26,7 @@ def plan(several: Sequence[Results]) -> FigurePlan:
         raise ValueError("a figure needs at least one evaluation, got none")
     check_comparable(several)
     points = [point for results in several for point in results.points]
-    names = dict.fromkeys(
-        [distance(several), "clip_score", "oracle/everything", *(name for point in points for name in point.metrics)]
-    )
+    names = [distance(several), "clip_score", "oracle/everything", *(name for p in points for name in p.metrics)]
     metric = next((name for name in names if any(point.metric(name) is not None for point in points)), None)
     if metric is None:
         return FigurePlan("nothing")

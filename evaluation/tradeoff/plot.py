@@ -90,15 +90,15 @@ def _figure(several: Sequence[Results]) -> "Figure":
     figure = Figure(figsize=(7.6, height), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
     axes = figure.subplots()
     figure.supxlabel("\n".join(notes), x=0.012, ha="left", fontsize=7.5, color=MUTED, linespacing=1.5)
-    if planned.kind in ("bars", "nothing"):
-        figure.suptitle(shortened(dataset_name(several[0]), 60), x=0.012, ha="left", fontsize=10.5, fontweight="bold")
-    if planned.kind == "nothing":
-        axes.set_axis_off()
-        axes.text(0, 0.5, "There is no finite number to draw.", transform=axes.transAxes, va="center")
-    elif planned.kind == "bars":
+    if planned.kind in ("curve", "guidance"):  # with a legend, which has the title
+        curves(axes, figure, several, planned)
+        return figure
+    figure.suptitle(shortened(dataset_name(several[0]), 60), x=0.012, ha="left", fontsize=10.5, fontweight="bold")
+    if planned.kind == "bars":
         bars(axes, several, planned)
     else:
-        curves(axes, figure, several, planned)
+        axes.set_axis_off()
+        axes.text(0, 0.5, "There is no finite number to draw.", transform=axes.transAxes, va="center")
     return figure
 
 
