@@ -290,10 +290,7 @@ class Cascade:
 
 
 def paint_samples(folder: Path, output: Path, device: str | torch.device = "cpu") -> list[str]:
-    """Sample the grid of a model folder's card into a PNG file, and return its prompts; none if no encoder reads text.
-
-    Its images have seed 0 and the model's own settings.
-    """
+    """Sample the grid of a model card at seed 0 into a PNG file; returns its prompts, none if no encoder reads text."""
     cascade = Cascade.from_pretrained(folder, device, "stream", stages=sampled_stages(folder))
     if prompts := sample_prompts(cascade.encoders):
         made = cascade(prompts)

@@ -25,17 +25,13 @@ element.querySelector("button").addEventListener("click", () => {
   localStorage.setItem("ediffi-studio", dark() ? "dark" : "light");
 });
 """
-CHOOSE_IMAGE = """
-element.addEventListener("click", (event) => {
+CHOOSE_IMAGE = """element.addEventListener("click", (event) => {
   const card = event.target.closest("[data-name]");
   if (card) trigger("choose", { name: card.dataset.name });
-});
-"""
-RESTORE_SETTINGS = """
-element.addEventListener("click", (event) => {
+});"""
+RESTORE_SETTINGS = """element.addEventListener("click", (event) => {
   if (event.target.closest("[data-action=restore]")) trigger("restore");
-});
-"""
+});"""
 STYLE_THUMB = (
     '<div class="thumb ${value.name ? `full` : ``}">${value.name ? `<img src="${value.url}" alt="style image">'
     '<button type="button" title="remove">×</button>` : ``}</div>'
