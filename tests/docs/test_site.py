@@ -143,7 +143,9 @@ def test_every_command_has_a_page_with_every_option(site: Path, command: str) ->
 
 
 def test_groups_are_complete() -> None:
-    assert [parser.prog.split()[-1] for parser in parsers("recipes")] == [command.__name__ for command in recipes.COMMANDS]
+    assert [parser.prog.split()[-1] for parser in parsers("recipes")] == [
+        command.__name__ for command in recipes.COMMANDS
+    ]
     assert [parser.prog for parser in parsers("evaluate")][:2] == ["ediffi evaluate", "ediffi evaluate suites"]
     assert [parser.prog for parser in parsers("edit")] == ["ediffi edit"]
 
