@@ -35,7 +35,7 @@ class ReportSample(NamedTuple):
     right: bool | None = None
 
 
-class SampleGrid(NamedTuple):
+class ImageGrid(NamedTuple):
     """Images of several settings: rows by caption if all settings have the same captions, else cards by setting."""
 
     settings: Sequence[str]
@@ -192,7 +192,7 @@ def judged_sample(caption: str, image: Image.Image, measured: Mapping[str, float
     return ReportSample(caption, image, f"wrong: {', '.join(wrong)}" if wrong else "right", not wrong)
 
 
-def sample_grid(samples: Mapping[str, Sequence[ReportSample]]) -> SampleGrid | None:
+def sample_grid(samples: Mapping[str, Sequence[ReportSample]]) -> ImageGrid | None:
     """The images of each setting beside each other; None if there are none."""
     groups = [(title, [_embedded(sample) for sample in group]) for title, group in samples.items() if group]
     if not groups:
@@ -200,9 +200,9 @@ def sample_grid(samples: Mapping[str, Sequence[ReportSample]]) -> SampleGrid | N
     settings = [title for title, _ in groups]
     captions = [[sample["caption"] for sample in group] for _, group in groups]
     if len(groups) == 1 or any(one != captions[0] for one in captions):
-        return SampleGrid(settings, [], groups)
+        return ImageGrid(settings, [], groups)
     rows = zip(*(group for _, group in groups), strict=True)
-    return SampleGrid(settings, list(zip(captions[0], rows, strict=True)), [])
+    return ImageGrid(settings, list(zip(captions[0], rows, strict=True)), [])
 
 
 def _embedded(sample: ReportSample) -> dict[str, Any]:
