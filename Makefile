@@ -8,7 +8,7 @@ PROMPT := a large red circle left of a small blue square, striped, on a pink bac
 .DELETE_ON_ERROR:
 .PHONY: demo test check docs clean
 
-demo: $(VENV)/.installed  ## paint one picture
+demo: $(VENV)/.installed  ## generate one image
 	$(VENV)/bin/ediffi sample "$(PROMPT)" -o demo.png
 
 test: $(VENV)/.installed-test  ## the tests CI runs
@@ -23,7 +23,7 @@ check: $(VENV)/.installed-dev  ## format, lint, types, tests
 docs: $(VENV)/.installed-docs  ## the site, into build/site
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
 
-clean:  ## build outputs and caches; your pictures, runs, data and .venv stay
+clean:  ## build outputs and caches; your images, runs, data and .venv stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 

@@ -82,7 +82,7 @@ class Paint(Tensors):
     Attributes:
         areas: [b, r, h, w] share of each pixel that a region covers, 0 to 1, at any resolution.
         tokens: [b, r, n] by source: weight of token n in region r; 0 if it does not belong there.
-        strength: [b] `w'·log(1+sigma)` once the noise level is known, `w'` before; 0 leaves a sample unpainted.
+        strength: [b] 1 if a sample has a layout, else 0; `PaintWithWords` multiplies it by `w'·log(1+sigma)`.
     """
 
     areas: Float[Tensor, "b r h w"]

@@ -1,1 +1,1 @@
-"""Models on the Hub: where they are, how they come here, how they get there."""
+"""Models as folders and on the Hub: finding, downloading, describing and publishing them."""

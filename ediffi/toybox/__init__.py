@@ -1,1 +1,1 @@
-"""What makes the Toybox model: training of its encoders, its shards, and the measurements that gate them."""
+"""What makes the Toybox model: training of its encoders, its shards, and measurements of the trained model."""
