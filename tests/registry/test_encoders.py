@@ -129,6 +129,14 @@ def test_clip_image_is_open_clips_own_forward(clip_image: ClipImageEncoder, clip
     torch.testing.assert_close(clip_image(images).pooled, features, atol=1e-2, rtol=0)
 
 
+def test_bicubic_overshoot_is_clamped(clip_image: ClipImageEncoder) -> None:
+    """Resizing a hard edge overshoots both ends of the range, which an image in 8 bits cannot hold."""
+    edge = torch.ones(1, 3, 20, 20)
+    edge[..., 10:] = -1
+    pixels = clip_image.prepare(edge) * clip_image.std + clip_image.mean
+    torch.testing.assert_close((pixels.min(), pixels.max()), (torch.tensor(0.0), torch.tensor(1.0)), atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize("shape", [(64, 64), (16, 16), (256, 100), (65, 64)])
 def test_clip_image_takes_any_size(clip_image: ClipImageEncoder, shape: tuple[int, int]) -> None:
     encoded = clip_image(torch.rand(2, 3, *shape) * 2 - 1)
