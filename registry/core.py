@@ -183,7 +183,9 @@ def _load(entry_point: EntryPoint) -> Callable[..., Any]:
     try:
         factory: Callable[..., Any] = entry_point.load()
     except Exception as error:
-        raise ValueError(f"{plugin} cannot be loaded: {type(error).__name__}: {error}") from error
+        renamed = isinstance(error, ModuleNotFoundError) and str(error.name).partition(".")[0] == "registry"
+        hint = "; registry is imported as ediffi.registry" if renamed else ""
+        raise ValueError(f"{plugin} cannot be loaded: {type(error).__name__}: {error}{hint}") from error
     name = getattr(factory, "__name__", None)
     if name != entry_point.name:
         raise ValueError(f"{plugin} loads a factory named {name!r}; the two names must be equal")

@@ -31,6 +31,14 @@ def test_the_public_names_are_these() -> None:
         ediffi.Painter  # noqa: B018
 
 
+@pytest.mark.parametrize("name", ["registry", "evaluation"])
+def test_the_folders_of_the_checkout_have_one_import_name(name: str) -> None:
+    root = Path(ediffi.__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", f"import {name}"], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert f"ImportError: this package is imported as ediffi.{name}, not as {name}" in done.stderr
+
+
 def test_a_type_checker_knows_the_same_names() -> None:
     tree = ast.parse(Path(ediffi.__file__).read_text(encoding="utf-8"))
     (typed,) = (node for node in tree.body if isinstance(node, ast.If))

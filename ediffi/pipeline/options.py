@@ -111,7 +111,10 @@ class SamplingOptions:
         if self.num_images_per_prompt < 1:
             raise ValueError(f"num_images_per_prompt must be at least 1, got {self.num_images_per_prompt}")
         for name in RANGES:
-            for value in self._values(name):
+            values = self._values(name)
+            if not values and getattr(self, name) is not None:
+                raise ValueError(f"{name} is an empty list; give one value, or one for each stage")
+            for value in values:
                 check_range(name, value)
 
     def plan(self, defaults: Sequence[Sampling]) -> list[Sampling]:

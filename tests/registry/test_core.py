@@ -153,6 +153,7 @@ def test_a_plugin_may_look_names_up_and_register_itself(
             "teal = paint_plugin:teal",
             "cannot be loaded: ModuleNotFoundError: .*no_such_thing",
         ),
+        ("import registry.denoisers", "teal = paint_plugin:teal", "cannot be loaded: .*imported as ediffi.registry"),
         ("", "teal = paint_plugin:teal", "cannot be loaded: AttributeError"),
     ],
 )
