@@ -143,6 +143,32 @@ def test_polygons_and_masks_say_the_same(tmp_path: Path) -> None:
     assert (regions[0].mask - regions[1].mask).abs().mean() < 0.01
 
 
+def test_masks_and_colour_maps_are_turned_as_their_exif_says(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (0, 0, 32, 64))
+    mask.save(tmp_path / "mask.png", exif=exif)
+    mask.convert("RGB").save(tmp_path / "map.png", exif=exif)
+    content = {"color_map_image": "map.png", "color_context": {"(255, 255, 255)": "white"}}
+    for layout in ([{"phrase": "white", "mask": "mask.png"}], content):
+        (region,) = read_layout(write(tmp_path, layout))
+        assert (region.mask[:, :32].mean(), region.mask[:, 32:].mean()) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("corners", [[1, 2, 3], [[0, 0], [1, 0], [1]], [[0, 0, 0], [1, 0, 0], [1, 1, 1]], {}])
+def test_corners_that_are_no_points_are_refused(tmp_path: Path, corners: object) -> None:
+    with pytest.raises(ValueError, match="region 1"):
+        read_layout(write(tmp_path, [{"phrase": "x", "mask": corners}]))
+
+
+def test_a_colour_beyond_255_is_refused(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "map.png")
+    content = {"color_map_image": "map.png", "color_context": {"(300, 0, 0)": "red"}}
+    with pytest.raises(ValueError, match="is not a colour"):
+        read_layout(write(tmp_path, content))
+
+
 def test_the_colour_map_of_the_public_versions(tmp_path: Path) -> None:
     image = Image.new("RGB", (64, 64), (255, 255, 255))
     image.paste((255, 0, 0), (0, 0, 32, 64))

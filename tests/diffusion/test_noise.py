@@ -70,6 +70,13 @@ def test_the_test_of_draws_can_fail() -> None:
     assert shifted.pvalue < 1e-3
 
 
+def test_a_random_number_of_zero_gives_the_lowest_noise_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`torch.rand` may return 0, the quantile of noise level 0; the least number in its place is 2^-53."""
+    monkeypatch.setattr(torch, "rand", lambda *args, **options: torch.zeros(1, dtype=torch.float64))
+    sigma = float(LogNormal().sample(1))
+    assert sigma == pytest.approx(math.exp(-1.2 + 1.2 * stats.norm.ppf(2.0**-53)), rel=1e-6)
+
+
 def test_draws_are_repeated_by_their_generator() -> None:
     one, two = (NOISE.sample(5, torch.Generator().manual_seed(3), MIDDLE) for _ in range(2))
     assert torch.equal(one, two)
