@@ -162,6 +162,12 @@ def test_corners_that_are_no_points_are_refused(tmp_path: Path, corners: object)
         read_layout(write(tmp_path, [{"phrase": "x", "mask": corners}]))
 
 
+def test_occurrences_count_from_one() -> None:
+    assert Region("x", torch.ones(2, 2), occurrence=1).occurrence == 1
+    with pytest.raises(ValueError, match="occurrence"):
+        Region("x", torch.ones(2, 2), occurrence=0)
+
+
 def test_a_colour_beyond_255_is_refused(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "map.png")
     content = {"color_map_image": "map.png", "color_context": {"(300, 0, 0)": "red"}}
