@@ -102,9 +102,9 @@ def test_an_error_reaches_the_reader_and_frees_the_queue() -> None:
 
 def test_jobs_run_in_order_of_arrival() -> None:
     jobs, gates, readers = JobQueue(), [Gate() for _ in range(3)], []
-    for count, gate in enumerate(gates, start=1):
+    for ahead, gate in enumerate(gates):
         readers.append(follow(jobs.run("a", gate)))
-        until(lambda count=count: len(jobs._jobs) == count)
+        until(gate.entered.is_set if ahead == 0 else lambda ahead=ahead: Waiting(ahead) in readers[ahead][1])
     for gate in gates:
         assert gate.entered.wait(5)
         assert sum(one.entered.is_set() and not one.ended.is_set() for one in gates) == 1
