@@ -57,6 +57,7 @@ def unet_base64(
     norm_groups: int = 32,
     context_width: int = 1024,
     dropout: float = 0.0,
+    patch_size: int = 1,
     sigma_data: float = 0.5,
     gradient_checkpointing: bool = False,
     tokens: dict[str, int] = PAPER_TOKENS,
@@ -76,6 +77,7 @@ def unet_base64(
         norm_groups: groups of the group norms; with few channels, groups of 16 or more are far faster on a CPU.
         context_width: common width of the cross-attention tokens.
         dropout: inside residual blocks.
+        patch_size: fold pixels into channels by this factor; 1 in the paper.
         sigma_data: standard deviation of the training images, in [-1, 1] units.
         gradient_checkpointing: trade a second forward pass for memory.
         tokens: width of the tokens of each source that feeds cross-attention.
@@ -83,7 +85,7 @@ def unet_base64(
     """
     embedding = ConditionEmbedding(4 * channels, context_width, tokens, pooled)
     levels = channel_mults, num_res_blocks, attention_levels
-    unet = UNet(embedding, channels, *levels, head_channels, norm_groups, dropout, gradient_checkpointing)
+    unet = UNet(embedding, channels, *levels, head_channels, norm_groups, dropout, patch_size, gradient_checkpointing)
     return Preconditioned(unet, sigma_data)
 
 

@@ -17,7 +17,7 @@ from ediffi.registry.types import Conditioning
 class UNet(nn.Module):
     """`F(x; c_noise, cond)`: residual blocks at halving resolutions, skips across, attention at the coarse levels.
 
-    Level `i` works at `1/2^i` of the input's resolution. Resolution changes inside residual blocks, as in ADM. The
+    Level `i` works at `1/2^i` of the input's resolution, after its pixels are folded into channels by `patch_size`. Resolution changes inside residual blocks, as in ADM. The
     paper's "attention at 32, 16, 8" for 64² images is `attention_levels=(1, 2, 3)`.
 
     `embedding` builds the global embedding and the cross-attention context. The decoder has one residual block a level
@@ -34,12 +34,14 @@ class UNet(nn.Module):
         head_channels: int,
         norm_groups: int,
         dropout: float,
+        patch_size: int,
         gradient_checkpointing: bool,
     ) -> None:
         super().__init__()
         if unknown := [level for level in attention_levels if level not in range(len(channel_mults))]:
             raise ValueError(f"attention_levels has {unknown[0]}; levels are 0 to {len(channel_mults) - 1}")
         self.embedding = embedding
+        self.patch_size = patch_size
         self.gradient_checkpointing = gradient_checkpointing
 
         def block(channels_in: int, channels_out: int, attention: bool = False, **rest: Any) -> Block:
@@ -47,7 +49,7 @@ class UNet(nn.Module):
             return Block(*sizes, self_attention=attention, cross_attention=attention, dropout=dropout, **rest)
 
         widths = [channels * mult for mult in channel_mults]
-        self.stem = nn.Conv2d(3, widths[0], 3, padding=1)
+        self.stem = nn.Conv2d(3 * patch_size**2, widths[0], 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         skips, width = [widths[0]], widths[0]
         for level, level_width in enumerate(widths):
@@ -66,14 +68,15 @@ class UNet(nn.Module):
             if level > 0:
                 self.up.append(block(width, width, how="up"))
         self.norm = nn.GroupNorm(norm_groups, width)
-        self.out = zeroed(nn.Conv2d(width, 3, 3, padding=1))
+        self.out = zeroed(nn.Conv2d(width, 3 * patch_size**2, 3, padding=1))
 
     def forward(
         self, x: Float[Tensor, "b 3 h w"], c_noise: Float[Tensor, " b"], cond: Conditioning
     ) -> Float[Tensor, "b 3 h w"]:
-        """The raw output [b, 3, h, w]; h and w are multiples of `2^(levels-1)`."""
+        """The raw output [b, 3, h, w]; h and w are multiples of `patch_size·2^(levels-1)`."""
         inputs = (*self.embedding(c_noise, cond), self.gradient_checkpointing)
-        h = self.stem(x.contiguous(memory_format=torch.channels_last))  # convolutions are faster in this layout
+        h = F.pixel_unshuffle(x, self.patch_size)
+        h = self.stem(h.contiguous(memory_format=torch.channels_last))  # convolutions are faster in this layout
         skips = [h]
         for block in self.down:
             h = run(block, h, *inputs)
@@ -83,4 +86,4 @@ class UNet(nn.Module):
         for block in self.up:
             h = torch.cat([h, skips.pop()], dim=1) if block.takes_skip else h
             h = run(block, h, *inputs)
-        return self.out(F.silu(self.norm(h)))
+        return F.pixel_shuffle(self.out(F.silu(self.norm(h))), self.patch_size)

@@ -25,6 +25,7 @@ EFFICIENT = TINY | {"channel_mults": (1, 2), "num_res_blocks": (1, 2), "cross_at
 NETWORKS: dict[str, dict[str, Any]] = {
     "unet_base64": UNET,
     "unet_adm64": UNET,
+    "unet_toybox": UNET | {"patch_size": 2},
     "efficient_sr256": EFFICIENT | {"self_attention_levels": (1,)},
     "efficient_sr1024": EFFICIENT | {"patch_size": 2},
     "efficient_toybox64": EFFICIENT | {"patch_size": 2},
@@ -66,6 +67,10 @@ GOLDEN = {
     "unet_adm64": [
         -1.45709569, 0.32698694, -2.14661231, -2.2826637, -2.11837284,
         -3.86829492, 0.73069945, 0.5672751, 2.72512754,
+    ],
+    "unet_toybox": [
+        0.82786171, -0.95046749, -0.97403456, -0.61983287, -0.3497103,
+        0.18927268, -0.11373558, -0.31931239, 1.03121508,
     ],
     "efficient_sr256": [
         -1.22642883, 3.78372382, -2.53081904, -0.64124416, 0.15398119,
