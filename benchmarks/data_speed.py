@@ -41,7 +41,7 @@ from ediffi.data.shards import (
     read_shard,
     write_shards,
 )
-from ediffi.registry.encoders import T5TextEncoder
+from ediffi.registry.encoders import HfTextEncoder
 
 PAPER = {"t5": (4096, None, 113), "clip_text": (768, 768, 77), "clip_image": (768, 768, 1)}
 TOYBOX = {"t5": (128, None, 113), "clip_text": (128, 128, 77), "clip_image": (128, 128, 1)}
@@ -65,7 +65,7 @@ def captions(count: int, rng: np.random.Generator) -> list[str]:
     return [" ".join(f"w{word}" for word in rng.integers(0, WORDS, size)) for size in sizes]
 
 
-def t5_small() -> T5TextEncoder:
+def t5_small() -> HfTextEncoder:
     """An encoder of t5-small's shape, and a tokenizer with one token a word."""
     special = ["<pad>", "</s>", "<unk>"]
     vocabulary = {word: index for index, word in enumerate([*special, *(f"w{word}" for word in range(WORDS))])}
@@ -76,7 +76,7 @@ def t5_small() -> T5TextEncoder:
         tokenizer_object=fast, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=113
     )
     torch.manual_seed(0)
-    return T5TextEncoder(T5EncoderModel(T5Config(vocab_size=32128, **T5_SMALL)).eval(), tokenizer)
+    return HfTextEncoder(T5EncoderModel(T5Config(vocab_size=32128, **T5_SMALL)).eval(), tokenizer)
 
 
 def samples(count: int, widths: dict[str, Any], rng: np.random.Generator) -> Iterator[Sample]:

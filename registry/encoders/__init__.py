@@ -19,10 +19,17 @@ from ediffi.registry.core import Registry, variant
 from ediffi.registry.encoders.clip import ClipImageEncoder, ClipTextEncoder, clip_sizes
 from ediffi.registry.encoders.clip_files import clip_source, load_clip, load_clip_named
 from ediffi.registry.encoders.spec import EncoderSizes, EncoderSpec, declares
-from ediffi.registry.encoders.t5 import PAPER_TOKENS, T5TextEncoder, t5_sizes
+from ediffi.registry.encoders.text import (
+    MINILM_SIZES,
+    PAPER_TOKENS,
+    HfTextEncoder,
+    Pooling,
+    minilm_folder,
+    text_sizes,
+)
 from ediffi.registry.types import Encoder
 
-__all__ = ["ClipImageEncoder", "ClipTextEncoder", "EncoderSizes", "EncoderSpec", "T5TextEncoder", "declares"]
+__all__ = ["ClipImageEncoder", "ClipTextEncoder", "EncoderSizes", "EncoderSpec", "HfTextEncoder", "declares"]
 # Re-exported; the functions below are public too.
 
 T5_REVISION = "3db67ab1af984cf10548a73467f0e5bca2aaaeb2"
@@ -32,7 +39,8 @@ REGISTRY: Registry[Encoder] = Registry("encoders")
 names, create, describe, register = REGISTRY.names, REGISTRY.create, REGISTRY.describe, REGISTRY.register
 
 # Dropout: eDiff-I, section 4.2.
-T5_SPEC = EncoderSpec("t5", "text", PAPER_TOKENS, 20, dropout=0.25, sizes=t5_sizes)
+T5_SPEC = EncoderSpec("t5", "text", PAPER_TOKENS, 20, dropout=0.25, sizes=text_sizes)
+MINILM_SPEC = replace(T5_SPEC, sizes=lambda **_: MINILM_SIZES, weights=lambda **_: (str(minilm_folder()), None))
 CLIP_TEXT_SPEC = EncoderSpec("clip_text", "text", 77, 18, dropout=0.2, sizes=partial(clip_sizes, "text"))
 CLIP_IMAGE_SPEC = EncoderSpec("clip_image", "image", 1, 1, dropout=0.9, sizes=partial(clip_sizes, "image"))
 L14_TEXT_SPEC = replace(CLIP_TEXT_SPEC, weights=clip_source)
@@ -66,7 +74,7 @@ def reads_text(encoder: Encoder) -> bool:
 
 @register
 @declares(T5_SPEC)
-def t5(path: str, max_tokens: int = PAPER_TOKENS) -> T5TextEncoder:
+def t5(path: str, max_tokens: int = PAPER_TOKENS) -> HfTextEncoder:
     """A T5 encoder from a local folder; computes in float32.
 
     Args:
@@ -77,7 +85,7 @@ def t5(path: str, max_tokens: int = PAPER_TOKENS) -> T5TextEncoder:
         FileNotFoundError: the folder or one of its files is missing.
         ValueError: a file of the folder is broken.
     """
-    return T5TextEncoder.from_pretrained(Path(path), max_tokens)
+    return HfTextEncoder.from_pretrained(Path(path), max_tokens)
 
 
 @register
@@ -87,7 +95,7 @@ def t5_xxl(
     max_tokens: int = PAPER_TOKENS,
     revision: str | None = T5_REVISION,
     dtype: Literal["bfloat16", "float32"] = "bfloat16",
-) -> T5TextEncoder:
+) -> HfTextEncoder:
     """T5-XXL, the paper's encoder (eDiff-I, section 4.2): 113 tokens of width 4096.
 
     Args:
@@ -101,7 +109,42 @@ def t5_xxl(
         FileNotFoundError: the model is not cached and cannot be downloaded, or the folder is incomplete.
         ValueError: a file of the folder is broken.
     """
-    return T5TextEncoder.from_pretrained(path, max_tokens, revision, getattr(torch, dtype))
+    return HfTextEncoder.from_pretrained(path, max_tokens, revision, getattr(torch, dtype))
+
+
+@register
+@declares(T5_SPEC)
+def hf_text(
+    path: str,
+    max_tokens: int = PAPER_TOKENS,
+    pooling: Pooling = "mean",
+    revision: str | None = None,
+    dtype: Literal["bfloat16", "float32"] = "float32",
+) -> HfTextEncoder:
+    """Any text encoder of transformers (BERT and its kin, the encoder half of a T5), in the place of the T5.
+
+    Its source is "t5", so networks, dropout and recipes that name it need no change but the width of its tokens.
+
+    Args:
+        path: "organisation/name" of the Hub, or a local folder: config.json, the tokenizer, and weights as safetensors.
+        max_tokens: longer texts are truncated; at most what the model can read.
+        pooling: the pooled vector of a text: the mean of its tokens, its first token, or none.
+        revision: branch, tag or commit of the Hub. Not used for a folder.
+        dtype: precision to compute in.
+
+    Raises:
+        FileNotFoundError: the model is not cached and cannot be downloaded, or the folder is incomplete.
+        ValueError: a file of the folder is broken, or the model is of another kind.
+    """
+    return HfTextEncoder.from_pretrained(path, max_tokens, revision, getattr(torch, dtype), pooling)
+
+
+@register
+@declares(MINILM_SPEC)
+@variant(hf_text, without=["path", "revision"])
+def minilm(**arguments: Any) -> HfTextEncoder:
+    """all-MiniLM-L6-v2 (Wang et al., arXiv 2002.10957), in the place of the T5: tokens of width 384. Extra `minilm`."""
+    return hf_text(str(minilm_folder()), **arguments)
 
 
 @register

@@ -1,6 +1,7 @@
 """Encoders: the real classes at tiny size, written to disk and read through the real loading code."""
 
 import json
+import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +12,13 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
-from transformers import T5Config, T5EncoderModel
+from transformers import BartConfig, BertConfig, BertForMaskedLM, BertModel, T5Config, T5EncoderModel
 
 from ediffi.registry import encoders
+from ediffi.registry.encoders import EncoderSizes
+from ediffi.registry.encoders import text as text_encoders
 from ediffi.registry.encoders.clip import ClipImageEncoder, ClipTextEncoder, load_clip
-from ediffi.registry.encoders.t5 import T5TextEncoder
+from ediffi.registry.encoders.text import MINILM_PACKAGE, HfTextEncoder
 from ediffi.toybox.clip import clip_settings, write_clip
 from ediffi.toybox.encoder_training import END, SPECIAL, word_tokenizer
 from ediffi.toybox.t5 import t5_settings
@@ -49,8 +52,27 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bert")
+    tokenizer = word_tokenizer(begin=True, max_length=64)
+    BertModel(bert_config(len(tokenizer))).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def bert_config(words: int) -> BertConfig:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+    return BertConfig(vocab_size=words, max_position_embeddings=64, **sizes)
+
+
 @pytest.fixture
-def t5(t5_folder: Path) -> T5TextEncoder:
+def bert(bert_folder: Path) -> HfTextEncoder:
+    return encoders.hf_text(str(bert_folder), max_tokens=64)
+
+
+@pytest.fixture
+def t5(t5_folder: Path) -> HfTextEncoder:
     return encoders.t5(str(t5_folder))
 
 
@@ -64,7 +86,7 @@ def clip_image(clip_folder: Path) -> ClipImageEncoder:
     return encoders.clip_image(str(clip_folder))
 
 
-@pytest.fixture(params=["t5", "clip_text"])
+@pytest.fixture(params=["t5", "bert", "clip_text"])
 def text_encoder(request: pytest.FixtureRequest) -> Any:
     return request.getfixturevalue(request.param)
 
@@ -82,7 +104,7 @@ def spoilt(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str, C
     return tmp_path, weights, lambda: encoders.create("t5" if kind == "t5" else "clip_image", path=str(tmp_path))
 
 
-def test_t5_is_transformers_own_forward(t5: T5TextEncoder, t5_folder: Path) -> None:
+def test_t5_is_transformers_own_forward(t5: HfTextEncoder, t5_folder: Path) -> None:
     own = T5EncoderModel.from_pretrained(t5_folder).eval()
     encoded = t5(TEXTS)
     for text, tokens, mask in zip(TEXTS, encoded.tokens, encoded.mask, strict=True):
@@ -91,6 +113,109 @@ def test_t5_is_transformers_own_forward(t5: T5TextEncoder, t5_folder: Path) -> N
             wanted = own(input_ids=ids).last_hidden_state[0]
         torch.testing.assert_close(tokens[mask], wanted, atol=1e-5, rtol=1e-5)
     assert encoded.pooled is None
+
+
+@pytest.mark.parametrize("pooling", ["mean", "first", "none"])
+def test_hf_text_is_transformers_own_forward(bert_folder: Path, pooling: Any) -> None:
+    """Tokens are the last hidden states; the pooled vector is as sentence-transformers makes it, of length 1."""
+    own = BertModel.from_pretrained(bert_folder).eval()
+    encoder = encoders.hf_text(str(bert_folder), max_tokens=64, pooling=pooling)
+    encoded = encoder(TEXTS)
+    assert encoder.pooled_width == (None if pooling == "none" else 32)
+    for row, text in enumerate(TEXTS):
+        with torch.no_grad():
+            wanted = own(**encoder.tokenizer([text], return_tensors="pt")).last_hidden_state[0]
+        torch.testing.assert_close(encoded.tokens[row, encoded.mask[row]], wanted, atol=1e-5, rtol=1e-5)
+        vector = wanted.mean(0) if pooling == "mean" else wanted[0]
+        if encoded.pooled is not None:
+            torch.testing.assert_close(encoded.pooled[row], vector / vector.norm(), atol=1e-5, rtol=1e-5)
+    assert (encoded.pooled is None) == (pooling == "none")
+
+
+def test_hf_text_reads_the_encoder_half_of_a_t5(t5: HfTextEncoder, t5_folder: Path) -> None:
+    again = encoders.hf_text(str(t5_folder))
+    assert again.model.state_dict().keys() == t5.model.state_dict().keys()
+    torch.testing.assert_close(again(TEXTS).tokens, t5(TEXTS).tokens, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["bert", "t5"])
+def test_sizes_are_known_without_weights(name: str, request: pytest.FixtureRequest) -> None:
+    folder, encoder = request.getfixturevalue(f"{name}_folder"), request.getfixturevalue(name)
+    sizes = encoders.spec("hf_text").sizes
+    assert sizes is not None
+    counted = sum(weight.numel() for weight in encoder.parameters())
+    found = sizes(path=str(folder), pooling="mean")
+    assert (found.parameters, found.width, found.pooled_width) == (counted, 32, 32)
+
+
+def test_what_the_model_cannot_read_is_refused(bert_folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"max_tokens must be at most 64, .*not 65"):
+        encoders.hf_text(str(bert_folder), max_tokens=65)
+    with pytest.raises(ValueError, match=r"at least 3 \(a word and 2 special tokens\), not 2"):
+        encoders.hf_text(str(bert_folder), max_tokens=2)
+
+
+def test_weights_that_are_not_there_are_not_made_up(bert_folder: Path, tmp_path: Path) -> None:
+    """A masked language model lacks only the pooler, which is not used; a file of fewer layers is refused."""
+    for file in bert_folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = BertConfig.from_pretrained(bert_folder)
+    BertForMaskedLM(config).save_pretrained(tmp_path)
+    encoders.hf_text(str(tmp_path), max_tokens=64)
+    config.num_hidden_layers = 3
+    config.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"lack \d+ tensors, the first is encoder\.layer\.2"):
+        encoders.hf_text(str(tmp_path), max_tokens=64)
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [({"model_type": "mine", "auto_map": {"AutoModel": "evil.Evil"}}, "no model_type 'mine'"), ({}, "model_type None")],
+)
+def test_no_code_from_elsewhere(bert_folder: Path, tmp_path: Path, config: dict[str, Any], reason: str) -> None:
+    for file in bert_folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=reason):
+        encoders.hf_text(str(tmp_path))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_model_without_an_encoder_half_is_refused(bert_folder: Path, tmp_path: Path) -> None:
+    for file in bert_folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    BartConfig().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="'bart', transformers has no encoder half"):
+        encoders.hf_text(str(tmp_path))
+
+
+def test_minilm_is_a_bert_of_the_package(bert_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its folder is read from the package that carries it, which is not imported; it is in the place of the T5."""
+    package = tmp_path / MINILM_PACKAGE
+    shutil.copytree(bert_folder, package / "model")
+    (package / "__init__.py").write_text("raise AssertionError('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert encoders.create("minilm", max_tokens=64)(TEXTS).pooled is not None
+    spec = encoders.spec("minilm")
+    assert (spec.source, spec.dropout) == ("t5", encoders.spec("t5").dropout)
+    assert spec.weights is not None
+    assert spec.weights() == (str(package / "model"), None)
+
+
+def test_the_published_sizes_of_minilm() -> None:
+    config = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
+    with torch.device("meta"):
+        model = BertModel(config)
+    sizes = encoders.spec("minilm").sizes
+    assert sizes is not None
+    assert sizes() == EncoderSizes(sum(weight.numel() for weight in model.parameters()), 384, 384)
+
+
+def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_encoders, "MINILM_PACKAGE", "no_such_package")
+    with pytest.raises(FileNotFoundError, match=r"pip install 'ediffi\[minilm\]'"):
+        encoders.minilm()
 
 
 def test_clip_text_is_open_clips_own_forward(clip_text: ClipTextEncoder) -> None:
@@ -147,7 +272,7 @@ def test_clip_image_takes_any_size(clip_image: ClipImageEncoder, shape: tuple[in
     torch.testing.assert_close(encoded.tokens[:, 0], encoded.pooled)
 
 
-def test_widths_are_told(t5: T5TextEncoder, clip_text: ClipTextEncoder, clip_image: ClipImageEncoder) -> None:
+def test_widths_are_told(t5: HfTextEncoder, clip_text: ClipTextEncoder, clip_image: ClipImageEncoder) -> None:
     assert (t5.width, t5.pooled_width) == (32, None)
     assert (clip_text.width, clip_text.pooled_width) == (64, 48)
     assert (clip_image.width, clip_image.pooled_width) == (48, 48)
@@ -177,7 +302,7 @@ def test_padding_is_masked_and_zero(text_encoder: Any) -> None:
 
 
 def test_the_end_token_survives_truncation(t5_folder: Path, clip_text: ClipTextEncoder) -> None:
-    for encoder, most in ((T5TextEncoder.from_pretrained(t5_folder, max_tokens=8), 8), (clip_text, 77)):
+    for encoder, most in ((HfTextEncoder.from_pretrained(t5_folder, max_tokens=8), 8), (clip_text, 77)):
         ids, mask = encoder.tokenize([LONG * 20, SHORT])
         assert ids.shape == (2, most)
         assert (ids == END_ID).sum(1).tolist() == [1, 1]
@@ -204,7 +329,7 @@ def test_images_come_in_a_batch(clip_image: ClipImageEncoder) -> None:
         encoder(torch.zeros(3, 64, 64))
 
 
-def test_encoders_are_frozen(t5: T5TextEncoder, clip_text: ClipTextEncoder, clip_image: ClipImageEncoder) -> None:
+def test_encoders_are_frozen(t5: HfTextEncoder, clip_text: ClipTextEncoder, clip_image: ClipImageEncoder) -> None:
     for encoder in (t5, clip_text, clip_image):
         encoder.train()
         assert not any(module.training for module in encoder.modules())

@@ -21,7 +21,7 @@ from ediffi.registry.encoders.clip import ClipTextEncoder
 from ediffi.registry.encoders.clip_files import PINNED, load_clip_named
 from ediffi.registry.encoders.folder import from_hub
 from ediffi.registry.encoders.spans import covering, occurrences, safe_split, without_space
-from ediffi.registry.encoders.t5 import T5TextEncoder
+from ediffi.registry.encoders.text import HfTextEncoder
 from ediffi.toybox.encoder_training import word_tokenizer
 
 TEXT = "A photorealistic, (very) old tree-house; an OLD cathedral — café's cat, catalogue & cat!"
@@ -203,12 +203,12 @@ def t5_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def t5_spiece(t5_folder: Path) -> T5TextEncoder:
+def t5_spiece(t5_folder: Path) -> HfTextEncoder:
     return encoders.t5(str(t5_folder))
 
 
 @pytest.fixture(scope="module")
-def t5_metaspace() -> T5TextEncoder:
+def t5_metaspace() -> HfTextEncoder:
     """A tokenizer as older T5s have it: its offsets count the white space before a word as the word's."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
@@ -223,7 +223,32 @@ def t5_metaspace() -> T5TextEncoder:
     pieces.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=pieces, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
     config = T5Config(vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
-    return T5TextEncoder(T5EncoderModel(config), tokenizer, max_tokens=113)
+    return HfTextEncoder(T5EncoderModel(config), tokenizer, max_tokens=113)
+
+
+@pytest.fixture(scope="module")
+def bert() -> HfTextEncoder:
+    """A tiny BERT: WordPiece, a token before the text and one after it, and places up to 40."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    pieces = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    pieces.normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=False)
+    pieces.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    pieces.decoder = decoders.WordPiece()
+    special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
+    alphabet = [chr(code) for code in range(33, 127)]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=260, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    pieces.train_from_iterator(TRAINED_ON, trainer)
+    frame = "[CLS] $A [SEP]"
+    pieces.post_processor = processors.TemplateProcessing(single=frame, special_tokens=[("[CLS]", 1), ("[SEP]", 2)])
+    names = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=pieces, **names)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=113, **sizes)
+    return HfTextEncoder(BertModel(config), tokenizer, max_tokens=113, pooling="mean")
 
 
 TINY_CLIP = {
@@ -253,15 +278,17 @@ def clip_hf(tmp_path_factory: pytest.TempPathFactory) -> ClipTextEncoder:
     return ClipTextEncoder(open_clip.CLIP(**TINY_CLIP), wrapped)
 
 
-Reader = T5TextEncoder | ClipTextEncoder
-SUBWORDS = ["t5_spiece", "t5_metaspace", "clip_bpe", "clip_hf"]
+Reader = HfTextEncoder | ClipTextEncoder
+SUBWORDS = ["t5_spiece", "t5_metaspace", "bert", "clip_bpe", "clip_hf"]
 
 
 @pytest.fixture(scope="module")
-def readers(t5_spiece: Reader, t5_metaspace: Reader, clip_bpe: Reader, clip_hf: Reader) -> dict[str, Reader]:
+def readers(
+    t5_spiece: Reader, t5_metaspace: Reader, bert: Reader, clip_bpe: Reader, clip_hf: Reader
+) -> dict[str, Reader]:
     toybox = SHIPPED / "toybox" / "encoders"
     return {
-        **dict(zip(SUBWORDS, (t5_spiece, t5_metaspace, clip_bpe, clip_hf), strict=True)),
+        **dict(zip(SUBWORDS, (t5_spiece, t5_metaspace, bert, clip_bpe, clip_hf), strict=True)),
         "toybox t5": encoders.t5(str(toybox / "t5")),
         "toybox clip": encoders.clip_text(str(toybox / "clip")),
     }
@@ -290,7 +317,7 @@ def as_read(reader: Reader, part: str) -> str:
     return read_back(reader, part, (0, len(part)))
 
 
-def test_a_toybox_t5_is_transformers_own_t5(t5_spiece: T5TextEncoder, t5_folder: Path) -> None:
+def test_a_toybox_t5_is_transformers_own_t5(t5_spiece: HfTextEncoder, t5_folder: Path) -> None:
     own = T5EncoderModel.from_pretrained(t5_folder).eval()
     with torch.no_grad():
         wanted = own(**t5_spiece.tokenizer(TEXT, return_tensors="pt")).last_hidden_state
@@ -323,7 +350,7 @@ def test_a_word_has_the_tokens_that_it_has_alone(
 @pytest.mark.parametrize("kind", [*SUBWORDS, "toybox t5", "toybox clip"])
 def test_no_text_leads_out_of_its_tokens(readers: dict[str, Reader], kind: str, text: str, data: st.DataObject) -> None:
     reader = readers[kind]
-    begin = int(isinstance(reader, ClipTextEncoder))
+    begin = int(isinstance(reader, ClipTextEncoder) or reader.tokenizer.cls_token is not None)
     own = range(begin, int(reader.tokenize([text])[1].sum()) - 1)
     start = data.draw(st.integers(0, len(text)))
     end = data.draw(st.integers(start, len(text)))
@@ -348,7 +375,7 @@ def test_a_range_decodes_to_the_phrase(subwords: Reader, phrase: str, number: in
     # a token may hold the punctuation beside a phrase as well ("),"), never a letter of another word
     assert sum(map(str.isalnum, read)) == sum(map(str.isalnum, wanted))
     pieces = [subwords.token_strings(TEXT)[k] for k in subwords.token_range(TEXT, *span)]
-    assert "".join("".join(pieces).replace("▁", "").split()).casefold() == read
+    assert "".join("".join(pieces).replace("▁", "").replace("##", "").split()).casefold() == read
 
 
 def test_every_occurrence_has_its_own_tokens(reader: Reader) -> None:
@@ -378,7 +405,7 @@ def test_pieces_are_for_people(readers: dict[str, Reader]) -> None:
 def test_special_tokens_cover_nothing(reader: Reader) -> None:
     text = " a red circle\n"
     ids, mask = reader.tokenize([text])
-    begin = int(isinstance(reader, ClipTextEncoder))
+    begin = int(isinstance(reader, ClipTextEncoder) or reader.tokenizer.cls_token is not None)
     last = int(mask.sum()) - 1 - (reader.token_strings(text)[-2] == "▁")  # white space at the end is a token to some
     assert reader.token_range(text, 0, len(text)) == range(begin, last)
     assert len(reader.token_strings(text)) == ids.shape[1]
@@ -505,7 +532,7 @@ def test_the_pinned_t5_is_read_from_the_cache(cache: Callable[[str, str], Path],
         encoders.t5_xxl(revision=None)
 
 
-def test_shards_are_read(t5_folder: Path, t5_spiece: T5TextEncoder, tmp_path: Path) -> None:
+def test_shards_are_read(t5_folder: Path, t5_spiece: HfTextEncoder, tmp_path: Path) -> None:
     T5EncoderModel.from_pretrained(t5_folder).save_pretrained(tmp_path, max_shard_size="8KB")
     t5_spiece.tokenizer.save_pretrained(tmp_path)
     assert not (tmp_path / "model.safetensors").exists()
