@@ -1,0 +1,53 @@
+"""The command: `python -m emojiworld COMMAND`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from emojiworld.shards import write_scenes
+from emojiworld.world import STYLES, open_world
+
+
+def main() -> int:
+    """Run a command; wrong input is one sentence on stderr, and 1."""
+    options = _parser().parse_args()
+    try:
+        options.run(options)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def scenes(options: argparse.Namespace) -> None:
+    """Write scenes as shards."""
+    styles = options.styles.split(",") if options.styles else None
+    world = open_world(options.sprites, options.concepts, styles, options.all)
+    drawings = sum(map(len, world.drawn.values()))
+    print(f"{len(world.concepts)} concepts, {len(world.styles)} styles, {drawings} drawings")
+    index = write_scenes(
+        world, options.output, options.size, options.count, options.split, options.seed, options.per_shard
+    )
+    print(index)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m emojiworld", description=sys.modules[__name__].__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    command = commands.add_parser("scenes", help=scenes.__doc__)
+    command.set_defaults(run=scenes)
+    command.add_argument("output", type=Path, help="the folder to write shards to")
+    command.add_argument("--sprites", type=Path, required=True, help="the folder with STYLE/HEXCODE.webp")
+    command.add_argument("--size", type=int, default=64, help="the side of the pictures, in pixels")
+    command.add_argument("--count", type=int, default=2000, help="of scenes")
+    command.add_argument("--split", choices=("train", "test"), default="train")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--concepts", help="so many from the top of concepts.csv, or names with commas between")
+    command.add_argument("--styles", help=f"with commas between: {', '.join(STYLES)}")
+    command.add_argument("--all", action="store_true", help="every drawing of eight colour styles, not the list")
+    command.add_argument("--per-shard", type=int, default=2000)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""The emoji world's scenes: what the JSON says is what the picture and the caption show."""
+
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from emojiworld import caption as captions
+from emojiworld import shards, world
+from emojiworld.scene import render, sample_scene
+
+from ediffi.cli import main
+from ediffi.data.index import Index
+from ediffi.data.shards import image_of, metadata_of, reject_for_embedding
+from ediffi.data.tar import Tally, read_samples
+from tests.examples.shapes import ROOT
+
+
+def first_shard(folder: Path) -> list[dict[str, Any]]:
+    return list(read_samples(str(folder / "00000.tar"), Tally(), reject_for_embedding))
+
+
+@pytest.fixture(scope="module")
+def small(sprites: Path) -> world.World:
+    return world.open_world(sprites)
+
+
+def test_a_scene_depends_on_seed_and_index_only(small: world.World) -> None:
+    first = shards.scene_and_caption(small, 0, "train", 7)
+    shards.scene_and_caption(small, 0, "train", 8)
+    assert shards.scene_and_caption(small, 0, "train", 7) == first
+    assert shards.scene_and_caption(small, 1, "train", 7) != first
+    assert shards.scene_and_caption(small, 0, "test", 7) != first
+
+
+def test_training_never_sees_what_is_held_out(small: world.World) -> None:
+    held_out = small.held_out()
+    pairs, together = map(set, (map(tuple, held_out["pairs"]), map(tuple, held_out["together"])))
+    assert pairs
+    assert together
+    seen: Counter[bool] = Counter()
+    for split in ("train", "test"):
+        for index in range(300):
+            scene, _ = shards.scene_and_caption(small, 0, split, index)
+            codes = [concept.hexcode for concept in scene.concepts]
+            apart = any({a, b} <= set(codes) for a, b in together)
+            unseen = apart or any((code, scene.style) in pairs for code in codes)
+            assert scene.held_out == unseen
+            assert not (unseen and split == "train")
+            seen[unseen] += 1
+    assert min(seen.values()) > 20
+
+
+def test_things_are_where_the_boxes_and_the_relation_say(small: world.World) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        scene = sample_scene(small, rng)
+        pixels = np.asarray(render(small, scene, 128)).astype(int)
+        covered = np.zeros((128, 128), bool)
+        for box in scene.boxes:
+            left, top, right, bottom = (round(128 * edge) for edge in box)
+            covered[max(top - 1, 0) : bottom + 1, max(left - 1, 0) : right + 1] = True
+            assert 0 <= box[0] < box[2] <= 1.001
+            assert 0 <= box[1] < box[3] <= 1.001
+        assert (pixels[~covered] == world.BACKGROUNDS[scene.background]).all()
+        centres = [((box[0] + box[2]) / 2, (box[1] + box[3]) / 2) for box in scene.boxes]
+        if scene.relation in captions.SIDE:
+            (x1, y1), (x2, y2) = centres
+            along = {"left of": x2 - x1, "right of": x1 - x2, "above": y2 - y1, "below": y1 - y2}[scene.relation]
+            across = abs(y1 - y2) if scene.relation in ("left of", "right of") else abs(x1 - x2)
+            assert along > across
+
+
+def test_captions_name_things_as_the_facts_say(small: world.World) -> None:
+    rng, seen = np.random.default_rng(1), Counter[str]()
+    unseen = {word for concept in world.read_concepts() for word in concept.unseen}
+    for _ in range(400):
+        scene = sample_scene(small, rng)
+        caption = captions.describe(scene, rng)
+        truth = captions.facts(scene, caption)
+        for concept, thing in zip(scene.concepts, truth["things"], strict=True):
+            assert thing["mention"] in (concept.name, *concept.synonyms)
+            assert thing["spans"]
+            for start, end in thing["spans"]:
+                assert caption.text[start:end].lower() == world.bare(thing["mention"])
+            seen["synonym"] += thing["synonym"]
+        assert (truth["style_name"] is not None) == any(name in caption.text for name in world.STYLES[scene.style])
+        assert not any(re.search(rf"\b{re.escape(world.bare(word))}\b", caption.text, re.I) for word in unseen)
+        assert not re.search(
+            r"\ba [aeio]|\ban [^aeiou8]|  | ,|\bis (grapes|scissors)|(grapes|scissors) is", caption.text
+        )
+        seen[caption.length] += 1
+    assert min(seen[length] for length in captions.LENGTHS) > 50
+    assert seen["synonym"] > 20
+
+
+def test_a_word_stands_for_one_concept() -> None:
+    concepts = world.read_concepts()
+    words = Counter(word for one in concepts for word in (one.name, *one.synonyms, *one.unseen))
+    assert max(words.values()) == 1
+    assert len({one.hexcode for one in concepts}) == len(concepts) == 171
+    assert sum(bool(one.unseen) for one in concepts) >= 10
+
+
+def test_the_shards_are_those_that_the_commands_read(
+    sprites: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two sizes have the same scenes, equal calls equal bytes, and `data verify` and `data stats` take them."""
+    for name, size in (("a", 32), ("b", 32), ("c", 128)):
+        command = [sys.executable, "-m", "emojiworld", "scenes", str(tmp_path / name), "--sprites", str(sprites)]
+        done = subprocess.run(
+            [*command, "--size", str(size), "--count", "12", "--per-shard", "8"],
+            cwd=ROOT / "examples" / "emoji",
+            env={"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+    found = {name: Index.read(tmp_path / name) for name in "abc"}
+    assert [shard.samples for shard in found["a"].shards] == [8, 4]
+    assert [shard.sha256 for shard in found["a"].shards] == [shard.sha256 for shard in found["b"].shards]
+    small, large = (first_shard(tmp_path / name) for name in "ac")
+    assert [raw["txt"] for raw in small] == [raw["txt"] for raw in large]
+    assert image_of(small[0]).size == (32, 32)
+    assert image_of(large[0]).size == (128, 128)
+    assert metadata_of(small[0])["things"] == metadata_of(large[0])["things"]
+    assert json.loads((tmp_path / "a" / "held_out.json").read_text())["pairs"]
+    capsys.readouterr()
+    assert main(["data", "verify", str(tmp_path / "c")]) == 0
+    assert main(["data", "stats", str(tmp_path / "c")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--styles", "manga"], "no style 'manga'; there are fluent-3d,"),
+        (["--styles", "blob"], "no drawings in .*blob"),
+        (["--concepts", "fox,accountant"], "no concept 'accountant'; see concepts.csv"),
+        (["--concepts", "1"], "concepts must be from 2 to 171, got 1"),
+        (["--size", "8"], "size must be at least 16, got 8"),
+        (["--count", "0"], "count must be at least 1, got 0"),
+    ],
+)
+def test_wrong_input_is_one_sentence(
+    sprites: Path,
+    tmp_path: Path,
+    options: list[str],
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from emojiworld.__main__ import main as emojiworld
+
+    monkeypatch.setattr(
+        sys, "argv", ["emojiworld", "scenes", str(tmp_path / "out"), "--sprites", str(sprites), *options]
+    )
+    assert emojiworld() == 1
+    error = capsys.readouterr().err
+    assert re.fullmatch(rf"error: {sentence}[^\n]*\n", error), error
