@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 SHORT = re.compile(r"(?<![\w./-])registry\.(?=(?:denoisers|encoders|samplers)\.\w)")
 """`registry.denoisers.NAME`, which may be written for `ediffi.registry.denoisers.NAME`."""
-AVERAGES = ("WeightAveraging", "ShardedEMA")
+AVERAGES = ("WeightAveraging", ".EMA")
 """Endings of the class paths of callbacks that average weights."""
 MOVED = {
     "ediffi.stages.finite.SkipNonFinite": "ediffi.training.callbacks.non_finite.SkipNonFinite",
@@ -21,7 +21,8 @@ MOVED = {
     "ediffi.stages.pace.Pace": "ediffi.training.callbacks.throughput.Throughput",
     "ediffi.stages.sample_grid.SampleGrid": "ediffi.training.callbacks.sample_grid.SampleGrid",
     "ediffi.stages.schedule_bar.ScheduleBar": "ediffi.training.callbacks.schedule_bar.ScheduleBar",
-    "ediffi.stages.sharded_average.ShardedAverage": "ediffi.training.callbacks.sharded_ema.ShardedEMA",
+    "ediffi.stages.sharded_average.ShardedAverage": "ediffi.training.callbacks.ema.EMA",
+    "ediffi.training.callbacks.sharded_ema.ShardedEMA": "ediffi.training.callbacks.ema.EMA",
 }
 
 

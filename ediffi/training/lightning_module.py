@@ -19,10 +19,10 @@ from ediffi.registry.random import STATES, generators, randn
 from ediffi.registry.types import Conditioning
 from ediffi.training import checkpoint as checkpoints
 from ediffi.training.callbacks.non_finite import SampleLosses, SkipNonFinite
-from ediffi.training.callbacks.sharded_ema import prepare_sharding
 from ediffi.training.lora import Lora
 from ediffi.training.loss import drop_sources, low_resolution, sum_by_band, weighted_losses
 from ediffi.training.one_cycle import over
+from ediffi.training.sharding import prepare
 
 DROPOUT = encoders.default_dropout()
 BANDS = 4
@@ -96,9 +96,9 @@ class DiffusionStage(L.LightningModule):
         return self.interval or ROOT
 
     def setup(self, stage: str) -> None:
-        """Check that the recipe goes with a strategy that shards weights; ValueError if it does not."""
+        """Check that the recipe goes with its strategy; ValueError if it does not."""
         if stage == "fit":
-            prepare_sharding(self.trainer, self)
+            prepare(self.trainer, self)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Record noise, interval, parent and adapter."""

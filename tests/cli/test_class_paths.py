@@ -56,6 +56,7 @@ def test_an_old_recipe_is_the_new_one_and_each_moved_class_is_named_once(
     assert sorted(line.split()[0] for line in warned.splitlines()) == [
         "ediffi.stages.one_cycle.OneCycle",
         "ediffi.stages.sample_grid.SampleGrid",
+        "ediffi.stages.sharded_average.ShardedAverage",
     ]
     assert "ediffi.training.callbacks.sample_grid.SampleGrid" in warned
 

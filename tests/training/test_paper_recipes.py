@@ -96,7 +96,7 @@ def test_a_stage_is_trained_as_table_7_says(name: str, capsys: pytest.CaptureFix
     assert config["data"]["chunk"] == config["data"]["batch_size"]
     assert (trainer["strategy"], trainer["precision"]) == ("ddp", "bf16-mixed")
     callbacks = {entry["class_path"].rpartition(".")[2]: entry["init_args"] for entry in trainer["callbacks"]}
-    assert callbacks["EMAWeightAveraging"]["decay"] == 0.9999
+    assert callbacks["EMA"]["decay"] == 0.9999
     assert callbacks["ModelCheckpoint"]["save_last"] is True
     assert STEPS[name] % callbacks["ModelCheckpoint"]["every_n_train_steps"] == 0, "the last step is saved"
 

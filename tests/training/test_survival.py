@@ -25,8 +25,8 @@ from ediffi.cli.fit import QUIET
 from ediffi.io import locks
 from ediffi.training.callbacks import run_directory
 from ediffi.training.callbacks.run_directory import AtomicCheckpointIO
-from ediffi.training.callbacks.sharded_ema import prepare_sharding
 from ediffi.training.finished_run import LOCK
+from ediffi.training.sharding import prepare
 from tests.training import forked
 
 pytestmark = [pytest.mark.filterwarnings(f"ignore:{line}") for line in (*QUIET, ".*Checkpoint directory.*")]
@@ -398,11 +398,11 @@ def test_lightning_s_average_is_refused_where_weights_are_sharded() -> None:
         """Lightning has it on GPUs only; what is refused here is refused before anything runs."""
 
     trainer = L.Trainer(accelerator="cpu", strategy=OnCpu(), logger=False, callbacks=[EMAWeightAveraging()])
-    with pytest.raises(ValueError, match=r"cannot average weights that fsdp shards.*sharded_ema\.ShardedEMA"):
-        prepare_sharding(trainer, L.LightningModule())
+    with pytest.raises(ValueError, match=r"cannot average weights that fsdp shards.*callbacks\.ema\.EMA"):
+        prepare(trainer, L.LightningModule())
     sharded = L.Trainer(accelerator="cpu", strategy=OnCpu(state_dict_type="sharded"), logger=False)
     with pytest.raises(ValueError, match="state_dict_type"):
-        prepare_sharding(sharded, L.LightningModule())
+        prepare(sharded, L.LightningModule())
 
 
 def test_compiled_or_not_a_checkpoint_has_the_same_names(tiny: Tiny) -> None:

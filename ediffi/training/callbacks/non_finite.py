@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import lightning as L
 import torch
 from jaxtyping import Float
-from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import FSDPStrategy, Strategy
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from ediffi.training.callbacks.sharded_ema import ShardedEMA
+from ediffi.training.callbacks.ema import AVERAGES
 
 logger = logging.getLogger(__name__)
 LISTED = 8
@@ -77,7 +77,7 @@ class SkipNonFinite(L.Callback):
             logger.warning("step %d is skipped: %s", trainer.global_step, explain(batches, norm.item()))
         optimizer.zero_grad(set_to_none=True)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, WeightAveraging | ShardedEMA):  # as if it had averaged this step already
+            if isinstance(callback, AVERAGES):  # as if it had averaged this step already
                 callback.load_state_dict({"latest_update_step": trainer.global_step + 1})
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any) -> None:
@@ -135,7 +135,7 @@ def restore(trainer: L.Trainer, path: str) -> int:
     for group, rate in zip(groups, rates, strict=True):
         group["lr"] = rate
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, WeightAveraging | ShardedEMA):
+        if isinstance(callback, AVERAGES):
             callback.on_load_checkpoint(trainer, module, checkpoint)
     return int(checkpoint["global_step"])
 

@@ -10,11 +10,11 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import FSDPStrategy
 
 from ediffi.io import files, locks, pickles
-from ediffi.training.callbacks.sharded_ema import ShardedEMA
+from ediffi.training.callbacks.ema import AVERAGES
 from ediffi.training.finished_run import LOCK
 
 
@@ -131,6 +131,6 @@ def checkpoint_bytes(trainer: L.Trainer, module: L.LightningModule) -> int:
     """Estimated size of a checkpoint: weights, their average, and Adam's two moments of each trained weight."""
     weights = sum(value.numel() * value.element_size() for value in module.state_dict().values())
     trained = sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
-    averaged = any(isinstance(c, WeightAveraging | ShardedEMA) for c in trainer.callbacks)  # type: ignore[attr-defined]
+    averaged = any(isinstance(c, AVERAGES) for c in trainer.callbacks)  # type: ignore[attr-defined]
     whole = weights * (1 + averaged) + 2 * trained
     return whole * (trainer.world_size if isinstance(trainer.strategy, FSDPStrategy) else 1)
