@@ -31,7 +31,7 @@ class PaintWithWords:
         if cond.paint is None:
             return self.denoiser(x, sigma, cond)
         strength = cond.paint.strength * self.paint_weight * sigma.log1p()
-        paint = replace(cond.paint, strength=strength) if strength.any() else None
+        paint = replace(cond.paint, strength=strength) if self.paint_weight else None
         return self.denoiser(x, sigma, replace(cond, paint=paint))
 
 

@@ -3,7 +3,8 @@
 Shapes: `b` batch, `m` heads, `q` queries (pixels), `k` keys (pixels or tokens), `d` channels a head.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ediffi.registry.types import Tensors
+
+PAINTED_SCORES = 1 << 26
+"""Scores of painted attention in memory at a time, or those of one head of one image: 256 MB in float32."""
 
 
 @dataclass(frozen=True)
@@ -20,15 +24,20 @@ class PaintedKeys(Tensors):
     areas: Float[Tensor, "b r h w"]  # share of each pixel that a region covers, 0 to 1, at any resolution
     keys: Float[Tensor, "b r k"]  # weight of key k in region r
     strength: Float[Tensor, " b"]  # `w'·log(1+sigma)`; 0 leaves a sample unpainted
+    maps: dict[object, Tensor] = field(default_factory=dict)  # what `at` has computed, for the layers of one size
 
-    def at(self, height: int, width: int, row: int) -> Float[Tensor, "q k"]:
-        """`A` of sample `row` at the resolution of a layer.
+    def at(self, height: int, width: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "b q k"]:
+        """`A` at the resolution of a layer.
 
         Bilinear, and antialiased (our choice), so that a thin stroke does not fall between the pixels of a small layer.
         Where regions overlap, a key that is in several takes the largest value.
         """
-        areas = F.interpolate(self.areas[row, None], (height, width), mode="bilinear", antialias=True)[0].flatten(1)
-        return (areas[:, :, None] * self.keys[row, :, None]).amax(0)
+        key = height, width, dtype
+        if key not in self.maps:
+            areas = F.interpolate(self.areas, (height, width), mode="bilinear", antialias=True).flatten(2)
+            regions = [areas[:, r, :, None] * self.keys[:, r, None] for r in range(areas.shape[1])]
+            self.maps[key] = reduce(torch.maximum, regions).to(dtype)
+        return self.maps[key]
 
 
 @dataclass(frozen=True)
@@ -62,26 +71,38 @@ def attend_painted(
     q: Float[Tensor, "b m q d"],
     k: Float[Tensor, "b m k d"],
     v: Float[Tensor, "b m k e"],
-    bias: Float[Tensor, "b 1 1 k"],
+    bias: Float[Tensor, "b 1 1 k"] | None,
     paint: PaintedKeys,
     size: tuple[int, int],
 ) -> Float[Tensor, "b m q e"]:
     """`softmax((QKᵀ + w·A)/√d + bias)·V` with `w = strength·max(QKᵀ)` (eDiff-I, section 4.3).
 
     Our choice: the maximum is taken over the pixels and real tokens of one image and one head, so that neither the rest
-    of the batch nor padding matter, and each head keeps its scale. Scores are computed once and changed in place, a
-    sample at a time; samples without paint go through `attend`. `size` is height and width of the layer.
+    of the batch nor padding matter, and each head keeps its scale. So scores are computed once, for as many images and
+    heads at a time as make at most `PAINTED_SCORES` of them. `size` is height and width of the layer.
     """
-    out, plain = q.new_empty(*q.shape[:3], v.shape[3]), paint.strength == 0
-    if plain.any():
-        out[plain] = attend(q[plain], k[plain], v[plain], bias[plain])
-    for row in (~plain).nonzero().flatten().tolist():
-        scores = q[row] @ k[row].transpose(-2, -1)
-        largest = scores.masked_fill(bias[row].isneginf(), -torch.inf).amax((1, 2), keepdim=True)
-        wanted = paint.at(*size, row).to(scores.dtype) * paint.strength[row].to(scores.dtype)
-        scores.addcmul_(largest, wanted.expand_as(scores))
-        out[row] = scores.mul_(q.shape[-1] ** -0.5).add_(bias[row].to(scores.dtype)).softmax(-1) @ v[row]
+    areas, out = paint.at(*size, q.dtype)[:, None], q.new_empty(*q.shape[:3], v.shape[3])
+    each = q.shape[2] * k.shape[2]  # scores of a head
+    images, heads = (max(1, PAINTED_SCORES // (count * each)) for count in (q.shape[1], 1))
+    for i in range(0, q.shape[0], images):
+        row = slice(i, i + images)
+        hidden = None if bias is None else bias[row]
+        for j in range(0, q.shape[1], heads):
+            at = row, slice(j, j + heads)
+            out[at] = _attend_painted(q[at], k[at], v[at], hidden, areas[row], paint.strength[row])
     return out
+
+
+def _attend_painted(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, areas: Tensor, strength: Tensor) -> Tensor:
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    largest = scores.amax(2, keepdim=True)  # of each key
+    if bias is not None:
+        largest = largest.masked_fill(bias.isneginf(), -torch.inf)
+    w = strength.to(scores.dtype).view(-1, 1, 1, 1) * largest.amax(3, keepdim=True)
+    scores.addcmul_(w, areas)
+    if bias is not None:
+        scores.add_(bias.to(scores.dtype))
+    return scores.softmax(-1, dtype=scores.dtype) @ v  # the dtype: autocast would write float32
 
 
 def _pixels_to_heads(x: Float[Tensor, "b c h w"], head_channels: int) -> Float[Tensor, "b m q d"]:

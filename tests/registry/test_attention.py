@@ -1,15 +1,31 @@
 """Attention that is painted, weighted or looked at, against plain formulas."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ediffi.registry import denoisers
+from ediffi.registry.denoisers import attention
 from ediffi.registry.denoisers.attention import Context, CrossAttention, PaintedKeys, attend, attend_painted
 from ediffi.registry.types import Conditioning, Embedding, Paint
 
 B, HEADS, SIDE, KEYS, WIDTH = 3, 2, 4, 7, 8
+
+
+class Operators(TorchDispatchMode):
+    """The names of the operators that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(func.name())
+        return func(*args, **(kwargs or {}))
 
 
 def inputs() -> tuple[Tensor, Tensor, Tensor, Tensor, PaintedKeys]:
@@ -53,7 +69,7 @@ def test_the_resolution_of_an_area_does_not_change_what_is_painted() -> None:
     coarse[..., :4, :4] = 1
     fine = coarse.repeat_interleave(4, -1).repeat_interleave(4, -2)
     one, two = (PaintedKeys(areas, paint.keys, paint.strength) for areas in (coarse, fine))
-    a, b = one.at(SIDE, SIDE, 0), two.at(SIDE, SIDE, 0)
+    a, b = one.at(SIDE, SIDE)[0], two.at(SIDE, SIDE)[0]
     assert a.max() == b.max() == 1
     torch.testing.assert_close(a, b, atol=0.13, rtol=0)
 
@@ -63,8 +79,37 @@ def test_a_sample_without_paint_is_untouched_and_a_painted_one_knows_no_neighbou
     some = PaintedKeys(paint.areas, paint.keys, torch.tensor([0.0, 2.0, 0.0]))
     out = attend_painted(q, k, v, bias, some, (SIDE, SIDE))
     torch.testing.assert_close(out[[0, 2]], attend(q, k, v, bias)[[0, 2]])
-    alone = PaintedKeys(paint.areas[1:2], paint.keys[1:2], paint.strength[1:2])
-    assert torch.equal(out[1:2], attend_painted(q[1:2], k[1:2], v[1:2], bias[1:2], alone, (SIDE, SIDE)))
+    for row in range(B):
+        alone = [tensor[row : row + 1] for tensor in (q, k, v, bias)]
+        assert torch.equal(out[row : row + 1], attend_painted(*alone, some[row : row + 1], (SIDE, SIDE)))
+
+
+@pytest.mark.parametrize("limit", [1, SIDE**2 * KEYS, 3 * SIDE**2 * KEYS, 4 * SIDE**2 * KEYS])
+def test_painted_scores_are_bounded_and_the_bound_changes_no_bit(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    q, k, v, bias, paint = inputs()
+    whole, largest = attend_painted(q, k, v, bias, paint, (SIDE, SIDE)), []
+    monkeypatch.setattr(attention, "PAINTED_SCORES", limit)
+    original = attention._attend_painted
+
+    def counted(q: Tensor, k: Tensor, *rest: Tensor) -> Tensor:
+        largest.append(q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2])
+        return original(q, k, *rest)
+
+    monkeypatch.setattr(attention, "_attend_painted", counted)
+    assert torch.equal(attend_painted(q, k, v, bias, paint, (SIDE, SIDE)), whole)
+    assert max(largest) <= max(limit, SIDE**2 * KEYS)
+    assert sum(largest) == B * HEADS * SIDE**2 * KEYS
+
+
+def test_paint_reads_nothing_back_and_launches_as_much_for_eight_images_as_for_one() -> None:
+    def operators(batch: int) -> list[str]:
+        q, k, v, bias, paint = (part[[0] * batch] for part in inputs())
+        with Operators() as seen:
+            attend_painted(q, k, v, bias, paint, (SIDE, SIDE))
+        return seen.names
+
+    assert operators(1) == operators(8)
+    assert not {"aten::_local_scalar_dense", "aten::nonzero"} & set(operators(8))
 
 
 def test_padding_does_not_set_the_scale() -> None:
