@@ -9,30 +9,32 @@ from ediffi.cli.parser import check_positive
 
 
 def verify(shards: list[str], /, *, decode: bool = True) -> None:
-    """Read shards completely, and compare them with their index if there is one.
+    """Read shards completely, name every broken sample, and compare the shards with their index if there is one.
 
     Args:
         decode: also decode every image, caption and tensor; --no-decode is faster.
     """
     from ediffi.data.embedding.estimate import format_bytes, plural
     from ediffi.data.survey import loss_lines
-    from ediffi.data.tar import Tally
+    from ediffi.data.verify import CheckedShard
     from ediffi.data.verify import verify as check
     from ediffi.io import urls
 
-    total, problems, unhashed, count = Tally(), [], 0, 0
-    for checked in check(urls.expand(shards), decode):
-        count += 1
-        total.add(checked.tally)
+    found = urls.expand(shards)
+    total, unhashed = CheckedShard(f"{len(found)} shards"), 0
+    for checked in check(found, decode):
+        total.add(checked)
         unhashed += not checked.has_hash
-        problems += checked.problems
-    print(f"{plural(count, 'shard')}, {plural(total.samples, 'complete sample')}, {format_bytes(total.bytes)}")
-    print(*loss_lines(total), sep="\n", end="\n" if total.dropped or total.skipped else "")
+        for problem in checked.problems:
+            print(problem)
+    tally = total.tally
+    print(f"{plural(len(found), 'shard')}, {plural(tally.samples, 'complete sample')}, {format_bytes(tally.bytes)}")
+    for line in (*loss_lines(tally), *total.facts.lines()):
+        print(line)
     if unhashed:
         print(f"{plural(unhashed, 'shard')} without an index to be compared with (ediffi data index)")
-    if problems:
-        print(*problems[1:20], sep="\n", end="\n" if problems[1:] else "")
-        raise ValueError(f"{plural(len(problems), 'problem')}, the first: {problems[0]}")
+    if total.problems:
+        raise ValueError(f"{plural(len(total.problems), 'problem')}, the first: {total.problems[0]}")
 
 
 def stats(shards: list[str], /, *, output: Path | None = None, limit: int | None = None) -> None:
@@ -57,7 +59,8 @@ def stats(shards: list[str], /, *, output: Path | None = None, limit: int | None
 
 
 def index(folder: Path, /) -> None:
-    """Write index.json of shards that have none: samples, bytes and sha256 of each, for `verify` and `ediffi embed`.
+    """Write index.json of shards that have none: samples, bytes, sha256 and image sizes of each, for `verify`, `embed`
+    and `fit`. One of an earlier version, without the sizes, is completed.
 
     Args:
         folder: of the .tar files.
@@ -66,7 +69,8 @@ def index(folder: Path, /) -> None:
     from ediffi.data.verify import write_folder_index
 
     path, total = write_folder_index(folder)
-    print(f"{total.samples:,} complete samples", *loss_lines(total), path, sep="\n")
+    lines = (*loss_lines(total.tally), *total.facts.lines())
+    print(f"{total.tally.samples:,} complete samples", *lines, path, sep="\n")
 
 
 def filter(
@@ -153,6 +157,7 @@ def embed(
     encoders: list[str] = ["toybox"],  # noqa: B006
     batch_tokens: int = 8192,
     batch_pictures: int = 64,
+    background: str = "white",
     device: str = "cpu",
     devices: int = 1,
     num_nodes: int = 1,
@@ -171,6 +176,8 @@ def embed(
             file that names them; or registered ones, as in [t5_xxl,clip_l14_text,clip_l14_image].
         batch_tokens: padded tokens in a batch of captions; fewer need less memory.
         batch_pictures: images in a batch.
+        background: the colour (a name, or a code such as "#ff8800") that transparent images are laid on; training takes
+            the same (data.background).
         dry_run: time a few batches, print an estimate of space and time, and write nothing.
     """
     from ediffi.data.embedding.identity import named_encoders
@@ -178,7 +185,7 @@ def embed(
     from ediffi.io.distributed import launch
     from ediffi.io.urls import expand
 
-    request = EmbedRun(expand(shards), out, named_encoders(encoders), batch_tokens, batch_pictures)
+    request = EmbedRun(expand(shards), out, named_encoders(encoders), batch_tokens, batch_pictures, background)
     here = launch(device, 1, 1) if dry_run else launch(device, devices, num_nodes)
     request(here, devices * num_nodes, dry_run)
 

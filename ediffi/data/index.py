@@ -1,6 +1,7 @@
 """`index.json` beside shards: their sample counts and hashes, and which encoders made the embeddings in them."""
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -11,22 +12,33 @@ from ediffi.io.files import replace
 
 INDEX = "index.json"
 FORMAT = "ediffi-shards-1"
+logger = logging.getLogger(__name__)
 IDENTITY = ("name", "sha256", "revision", "width", "pooled_width")  # what tells one encoder from another
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A shard in an index: its path or URL, and what a reader can check; `bytes` is None in old indexes."""
+    """A shard in an index: its path or URL, and what a reader can check. `sides`, `smallest` and `transparent` are
+    those of `ImageFacts`. Old indexes lack these and `bytes`: None."""
 
     url: str
     samples: int
     sha256: str
     bytes: int | None = None
+    sides: Mapping[int, int] | None = None
+    smallest: str | None = None
+    transparent: int | None = None
 
     @property
     def path(self) -> Path:
         """Its path, for a local file."""
         return Path(self.url)
+
+    def samples_from(self, side: int) -> int:
+        """How many samples have an image whose shortest side is at least this; all, if the index does not know."""
+        if self.sides is None:
+            return self.samples
+        return sum(count for one, count in self.sides.items() if one >= side)
 
 
 @dataclass(frozen=True)
@@ -97,6 +109,35 @@ def check_embeddings(index: Index, expected: Mapping[str, str | Mapping[str, Any
         raise ValueError(f"the embeddings in {shards} are {index.dtype}, and {dtype} is expected; {advice}")
 
 
+def check_background(index: Index, background: str) -> None:
+    """ValueError if the embeddings of an index are of images on another background than that of training."""
+    if (embedded := index.content.get("background", background)) != background:
+        were = f"the images in {urls.redact(index.url)} were embedded on the background {embedded!r}"
+        raise ValueError(f"{were}, and data.background is {background!r}: use that, or embed them again (ediffi embed)")
+
+
+def check_sizes(index: Index, image_size: int, skip_small: bool = False) -> None:
+    """Check that the images of an index are large enough, as far as it records their sizes. ValueError: an image cannot
+    be read, all are smaller than `image_size`, or some are and `skip_small` is False; those are named and counted."""
+    unknown = sum(shard.sides is None for shard in index.shards)
+    if unknown and skip_small:
+        what = f"data.skip_small needs image sizes, and {urls.redact(index.url)} does not record them"
+        raise ValueError(f"{what}: complete it (ediffi data index)")
+    known = [shard for shard in index.shards if shard.sides]
+    if not known:
+        return
+    shard = min(known, key=lambda shard: min(shard.sides or [0]))
+    side, there = min(shard.sides or [0]), f"sample {shard.smallest!r} of {urls.redact(shard.url)}"
+    if not side:
+        raise ValueError(f"the image of {there} cannot be read; `ediffi data verify` names all such images")
+    if small := sum(one.samples - one.samples_from(image_size) for one in known):
+        found = f"{small:,} of {index.samples:,} images have a shortest side below image_size ({image_size})"
+        found = f"{found}, the smallest has {side}: {there}"
+        if small == index.samples or not skip_small:
+            raise ValueError(f"{found}; leave them out (data.skip_small), or filter them away (ediffi data filter)")
+        logger.warning("%s; they are left out (data.skip_small)", found)
+
+
 def _has_index(folder: str) -> bool:
     """Whether an index of ours is in a folder; other programs write files of that name too."""
     url = urls.join(folder, INDEX)
@@ -109,10 +150,7 @@ def _has_index(folder: str) -> bool:
 def _parsed(data: bytes, folder: str, url: str) -> Index:
     try:
         content = json.loads(data)
-        shards = [
-            Shard(urls.join(folder, _inside(s["file"])), int(s["samples"]), str(s["sha256"]), s.get("bytes"))
-            for s in content["shards"]
-        ]
+        shards = [_shard(folder, entry) for entry in content["shards"]]
         encoders = {
             str(source): {"name": encoder} if isinstance(encoder, str) else dict(encoder)
             for source, encoder in content.get("encoders", {}).items()
@@ -120,6 +158,12 @@ def _parsed(data: bytes, folder: str, url: str) -> Index:
         return Index(url, shards, encoders, content.get("dtype"), content)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{urls.redact(url)} is not an index of shards: {error}") from None
+
+
+def _shard(folder: str, entry: Mapping[str, Any]) -> Shard:
+    sides = None if "sides" not in entry else {int(side): int(count) for side, count in entry["sides"].items()}
+    url, facts = urls.join(folder, _inside(entry["file"])), (entry.get("smallest"), entry.get("transparent"))
+    return Shard(url, int(entry["samples"]), str(entry["sha256"]), entry.get("bytes"), sides, *facts)
 
 
 def _inside(name: Any) -> str:

@@ -11,8 +11,9 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from ediffi.data.degradation.degrade import Degradation
-from ediffi.data.index import Index, check_embeddings
+from ediffi.data.index import Index, check_background, check_embeddings, check_sizes
 from ediffi.data.stream import Batch, ImageTransform, ShardStream
+from ediffi.io.images import color
 from ediffi.registry.denoisers.conditioning import ConditionEmbedding
 
 
@@ -36,6 +37,9 @@ class ShardData(L.LightningDataModule):
         lanes: shards read side by side; a multiple of processes times workers saves reading them more than once.
         chunk: samples from one lane before the next; best the batch_size, and then left as it is.
         degradation: of the low-resolution images, in the loader; None for the stage's own `low_res`.
+        skip_small: leave out images smaller than image_size, with a warning that counts them; else they are refused
+            before the run. The index must record their sizes (`ediffi data index` completes an old one).
+        background: the colour (a name, or a code such as "#ff8800") that transparent images are laid on.
     """
 
     def __init__(
@@ -52,6 +56,8 @@ class ShardData(L.LightningDataModule):
         lanes: int = 1,
         chunk: int = 1,
         degradation: Degradation | None = None,
+        skip_small: bool = False,
+        background: str = "white",
     ) -> None:
         super().__init__()
         sizes = {"image_size": image_size, "batch_size": batch_size, "val_batches": val_batches}
@@ -61,7 +67,8 @@ class ShardData(L.LightningDataModule):
         if crop_size is not None and not 0 < crop_size <= image_size:
             raise ValueError(f"crop_size must be in 1 to image_size ({image_size}), got {crop_size}")
         self.folders = {"train": str(train), "val": str(val)}
-        self.transform, self.degradation = ImageTransform(image_size, crop_size), degradation
+        self.background, self.degradation, self.skip_small = background, degradation, skip_small
+        self.transform = ImageTransform(image_size, crop_size, color(background))
         self.batch_size, self.step_size, self.val_batches = batch_size, step_size, val_batches
         self.seed, self.num_workers, self.lanes, self.chunk = seed, num_workers, lanes, chunk
 
@@ -82,13 +89,18 @@ class ShardData(L.LightningDataModule):
         return share * accumulated
 
     def setup(self, stage: str) -> None:
-        """Check the size of a step, and which encoders made the embeddings, before anything runs. ValueError: batches
-        do not make the step; the encoders of training and validation differ, or their embeddings have another width
-        than the network reads."""
+        """Check the size of a step, the sizes of the images, and which encoders made the embeddings, before anything
+        runs. ValueError: batches do not make the step; images are smaller than `image_size`; the encoders of training
+        and validation differ, or their embeddings have another width than the network reads, or are of images on
+        another background."""
+        indexes = [Index.read(self.folders[part]) for part in (("train", "val") if stage == "fit" else ("val",))]
+        for index in indexes:
+            check_background(index, self.background)
+            check_sizes(index, self.transform.size, self.skip_small)
         if stage != "fit":
             return
         assert self.samples_per_step
-        train, val = (Index.read(self.folders[part]) for part in ("train", "val"))
+        train, val = indexes
         if val.encoders:
             check_embeddings(val, train.identities, train.dtype)
         if self.trainer is not None:
@@ -123,8 +135,9 @@ class ShardData(L.LightningDataModule):
         rank, size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         shards, lanes = Index.read(self.folders[part]).shards, self.lanes if part == "train" else 1
         return ShardStream(
-            shards, self.transform, self.batch_size, self.seed, start, rank, size, lanes, self.chunk, self.degradation
-        )
+            shards, self.transform, self.batch_size, self.seed, start, rank, size, lanes, self.chunk, self.degradation,
+            least_side=self.transform.size if self.skip_small else 0,
+        )  # fmt: skip
 
 
 class FirstBatches(IterableDataset[Batch]):

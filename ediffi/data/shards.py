@@ -22,6 +22,7 @@ import webdataset
 from PIL import Image
 from torch import Tensor
 
+from ediffi.data.image_facts import ImageFacts, image_bytes, side_and_transparency
 from ediffi.data.index import INDEX, Shard, write_index
 from ediffi.data.tar import IMAGES, RawSample, Tally, read_samples
 from ediffi.io import files, images
@@ -80,21 +81,22 @@ def write_shards(
 
 
 def write_tar(path: Path, samples: Iterable[RawSample]) -> dict[str, Any]:
-    """Write undecoded samples as a shard, through `files.replacing`; returns its "samples", "bytes" and "sha256". Equal
-    samples make equal bytes. OSError names the path."""
-    count = 0
+    """Write undecoded samples as a shard, through `files.replacing`; returns its entry in an index: "samples", "bytes",
+    "sha256" and `ImageFacts`. Equal samples make equal bytes. OSError names the path."""
+    count, facts = 0, ImageFacts()
     try:
         with files.replacing(path) as beside:
             with beside.open("wb") as file:  # TarWriter would run a name that begins with `pipe:`
                 with webdataset.TarWriter(file, encoder=False, mtime=0) as tar:  # a float would lengthen every header
                     for count, sample in enumerate(samples, start=1):  # noqa: B007
                         tar.write(sample)
+                        facts.add(sample)
                 file.flush()
                 os.fsync(file.fileno())
             size, digest = beside.stat().st_size, files.sha256(beside)
     except OSError as error:
         raise OSError(error.errno, f"{error.strerror}, while writing", str(path)) from error
-    return {"samples": count, "bytes": size, "sha256": digest}
+    return {"samples": count, "bytes": size, "sha256": digest, **facts.entry()}
 
 
 def read_shard(url: Path | str, tally: Tally | None = None) -> Iterator[RawSample]:
@@ -102,8 +104,9 @@ def read_shard(url: Path | str, tally: Tally | None = None) -> Iterator[RawSampl
     return read_samples(str(url), Tally() if tally is None else tally, _reject)
 
 
-def load_shard(shard: Shard) -> list[RawSample]:
-    """All undecoded samples of a shard; ValueError if their number or the hash differs from the index."""
+def load_shard(shard: Shard, least_side: int = 0) -> list[RawSample]:
+    """All undecoded samples of a shard whose images have sides of at least `least_side`; ValueError if the number or
+    the hash differs from the index."""
     tally = Tally()
     raw = list(read_shard(shard.url, tally))
     if len(raw) != shard.samples:
@@ -111,22 +114,21 @@ def load_shard(shard: Shard) -> list[RawSample]:
     if shard.sha256 and tally.sha256 != shard.sha256:
         hashes = f"has the sha256 {tally.sha256[:12]}..., its index says {shard.sha256[:12]}..."
         raise ValueError(f"{shard.url} {hashes}: it was changed or damaged; write it again")
+    if shard.samples_from(least_side) < len(raw):
+        raw = [sample for sample in raw if side_and_transparency(sample)[0] >= least_side]
     return raw
 
 
-def decode(raw: Mapping[str, Any]) -> Sample:
+def decode(raw: Mapping[str, Any], background: images.Color = images.WHITE) -> Sample:
     """Decode a sample; ValueError, which names the sample, if a member does not hold what its suffix says."""
-    return Sample(raw["__key__"], image_of(raw), caption_of(raw), embeddings_of(raw), metadata_of(raw))
+    return Sample(raw["__key__"], image_of(raw, background), caption_of(raw), embeddings_of(raw), metadata_of(raw))
 
 
-def image_bytes(raw: Mapping[str, Any]) -> bytes:
-    """The encoded image of a sample that has one."""
-    return next(raw[suffix] for suffix in IMAGES if suffix in raw)
-
-
-def image_of(raw: Mapping[str, Any]) -> Image.Image:
-    """The image of a sample as RGB, turned by its EXIF orientation; raises as `decode`, and for too many pixels."""
-    return images.rgb(images.open_image(image_bytes(raw), f"the image of sample {raw['__key__']!r}", exif=True))
+def image_of(raw: Mapping[str, Any], background: images.Color = images.WHITE) -> Image.Image:
+    """The image of a sample as RGB, on a background where it is transparent, turned by its EXIF orientation; raises as
+    `decode`, and for too many pixels. Training, embedding and filtering all see the images of this function."""
+    image = images.open_image(image_bytes(raw), f"the image of sample {raw['__key__']!r}", exif=True)
+    return images.rgb(image, background)
 
 
 def caption_of(raw: Mapping[str, Any]) -> str:

@@ -3,12 +3,12 @@
 Sample `p` of a run is a function of (seed, p): not of the number of processes, batches a step or loader workers. So a
 run may resume with half of its GPUs and twice the accumulation, and sees the samples it would have seen.
 
-Every epoch shuffles the shards and deals them to `lanes`; a lane shuffles within each of its shards. Positions go
-round the lanes, `chunk` samples from each. One lane is always correct, and is read by every process; with many
+Every epoch shows every sample once, whatever the sizes of the shards (see `Order`). It shuffles the shards and deals
+them to `lanes`; positions go round the lanes, `chunk` samples from each. One lane is read by every process; with many
 processes, each should have lanes of its own, so that a shard is read once (see `ShardStream`).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
@@ -23,11 +23,16 @@ from ediffi.data.degradation.degrade import random_source
 from ediffi.data.index import Shard
 from ediffi.data.shards import Sample, collate_embeddings, decode, load_shard
 from ediffi.data.tar import RawSample
-from ediffi.io.images import crop_to_tensor, to_tensor
+from ediffi.io.images import WHITE, Color, crop_to_tensor, to_tensor
+from ediffi.io.urls import redact
 from ediffi.registry.types import Conditioning
 
 Degrade = Callable[[Tensor, np.random.Generator], Tensor]
 """Makes the low-resolution image [3, h, w] of a training image [3, H, W], drawing from the generator."""
+
+
+Loaded = dict[int, tuple[tuple[int, int], list[RawSample]]]
+"""By lane, the shard that it is reading: epoch and number, and the samples in the order of the epoch."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +53,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """How an image becomes a training tensor: averaged down to a square of `size`, then a random `crop` of that."""
+    """How an image becomes a training tensor: laid on `background` where it is transparent, averaged down to a square
+    of `size`, then a random `crop` of that."""
 
     size: int
     crop: int | None = None
+    background: Color = WHITE
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Float[Tensor, "3 h w"]:
         """Tensor [3, crop or size, ...] in [-1, 1]."""
@@ -61,32 +68,51 @@ class ImageTransform:
         return crop_to_tensor(sample.image, self.size, int(top), int(left), self.crop)
 
 
-class Lane:
-    """Lane `number` of `lanes`: an endless sequence of samples, read forwards; it keeps one shard in memory."""
+class Order:
+    """Which sample a position shows: every epoch, of as many positions as there are samples, shows each once.
 
-    def __init__(self, shards: list[Shard], seed: int, number: int, lanes: int) -> None:
-        self.shards, self.seed, self.number, self.lanes = shards, seed, number, lanes
-        self._order = self._shards()
-        self._epoch, self._shard = next(self._order)
-        self._before = 0  # samples of the lane before its current shard
-        self._raw: list[RawSample] | None = None
+    Positions go round `lanes`, `chunk` from each. The shards of an epoch are shuffled, laid in a row lane by lane, and
+    shuffled within; a lane reads the part of this row that has as many samples as the epoch has positions in it. So
+    shards of any sizes are dealt evenly, and one that lies across the border of two lanes is read by both.
+    """
 
-    def sample(self, position: int) -> Sample:
-        """The sample at a position, which must not lie before the shard of the last one."""
-        assert position >= self._before, "a lane is read forwards"
-        while position >= self._before + self.shards[self._shard].samples:
-            self._before += self.shards[self._shard].samples
-            self._epoch, self._shard = next(self._order)
-            self._raw = None
-        if self._raw is None:
-            self._raw = load_shard(self.shards[self._shard])
-            self._within = np.random.default_rng([self.seed, self._epoch, self._shard]).permutation(len(self._raw))
-        return decode(self._raw[self._within[position - self._before]])
+    def __init__(self, sizes: Sequence[int], seed: int, lanes: int, chunk: int) -> None:
+        self.sizes, self.seed, self.lanes, self.chunk = np.array(sizes), seed, lanes, chunk
+        self.samples = sum(sizes)
+        self._rows: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
-    def _shards(self) -> Iterator[tuple[int, int]]:
-        for epoch in count():
-            order = np.random.default_rng([self.seed, epoch]).permutation(len(self.shards))
-            yield from ((epoch, int(number)) for number in order[self.number :: self.lanes])
+    def lane(self, position: int) -> int:
+        """The lane that a position belongs to."""
+        return position // self.chunk % self.lanes
+
+    def locate(self, position: int) -> tuple[int, int, int]:
+        """Epoch, shard, and place in the shuffled shard, of the sample at a position."""
+        epoch, lane = position // self.samples, self.lane(position)
+        shards, ends, starts = self._row(epoch)
+        place = starts[lane] + self._before(position, lane) - self._before(epoch * self.samples, lane)
+        turn = int(np.searchsorted(ends, place, side="right"))
+        shard = int(shards[turn])
+        return epoch, shard, int(place - ends[turn] + self.sizes[shard])
+
+    def shuffled(self, epoch: int, shard: int) -> np.ndarray:
+        """The samples of a shard in the order of an epoch."""
+        return np.random.default_rng([self.seed, epoch, shard]).permutation(self.sizes[shard])
+
+    def _row(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The row of an epoch: its shards, where each ends, and where each lane starts."""
+        if epoch not in self._rows:
+            shuffled = np.random.default_rng([self.seed, epoch]).permutation(len(self.sizes))
+            shards = np.concatenate([shuffled[lane :: self.lanes] for lane in range(self.lanes)])
+            first, end = epoch * self.samples, (epoch + 1) * self.samples
+            shares = [self._before(end, lane) - self._before(first, lane) for lane in range(self.lanes)]
+            self._rows = {epoch: (shards, np.cumsum(self.sizes[shards]), np.cumsum([0, *shares]))}  # positions ascend
+        return self._rows[epoch]
+
+    def _before(self, position: int, lane: int) -> int:
+        """How many positions before this one belong to a lane."""
+        turns, within = divmod(position, self.chunk)
+        around, now = divmod(turns, self.lanes)
+        return around * self.chunk + (self.chunk if lane < now else within if lane == now else 0)
 
 
 @dataclass(eq=False)
@@ -96,6 +122,8 @@ class ShardStream(IterableDataset[Batch]):
     Batch `i` of rank `r` of `n` holds the samples from position `(i·n + r)·batch_size` on. With `chunk = batch_size`
     and `lanes` a multiple of processes times workers, every worker reads `lanes / (processes · workers)` lanes that no
     other worker reads; it keeps one shard of each in memory.
+
+    Images whose shortest side is below `least_side` are left out; the index must record the sizes.
 
     `degrade` makes the low-resolution images of `cond.low_res`; None leaves that to the stage.
     """
@@ -110,6 +138,7 @@ class ShardStream(IterableDataset[Batch]):
     lanes: int = 1
     chunk: int = 1
     degrade: Degrade | None = None
+    least_side: int = 0
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "lanes", "chunk"):
@@ -121,17 +150,16 @@ class ShardStream(IterableDataset[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         info = get_worker_info()
         workers, worker = (info.num_workers, info.id) if info else (1, 0)
-        lanes: dict[int, Lane] = {}
+        sizes = [shard.samples_from(self.least_side) for shard in self.shards]
+        order = Order(sizes, self.seed, self.lanes, self.chunk)
+        loaded: Loaded = {}
         # The loader asks its workers in turn, beginning with worker 0, which must give batch `start`.
         for index in count(self.start + worker, workers):
             first = (index * self.world_size + self.rank) * self.batch_size
-            yield self._batch(index, range(first, first + self.batch_size), lanes)
+            yield self._batch(index, range(first, first + self.batch_size), order, loaded)
 
-    def _batch(self, index: int, positions: range, lanes: dict[int, Lane]) -> Batch:
-        samples = [self._sample(position, lanes) for position in positions]
-        # A generator for each position: the crop of a sample must not depend on which process or worker reads it.
-        generators = [np.random.default_rng([self.seed, position]) for position in positions]
-        images = [self.transform(sample, rng) for sample, rng in zip(samples, generators, strict=True)]
+    def _batch(self, index: int, positions: range, order: Order, loaded: Loaded) -> Batch:
+        samples, images = zip(*(self._example(position, order, loaded) for position in positions), strict=True)
         low_res = None
         if self.degrade is not None:
             sources = (random_source(self.seed, position) for position in positions)
@@ -144,9 +172,21 @@ class ShardStream(IterableDataset[Batch]):
             index=index,
         )
 
-    def _sample(self, position: int, lanes: dict[int, Lane]) -> Sample:
-        turn, within = divmod(position, self.chunk)
-        around, number = divmod(turn, self.lanes)
-        if number not in lanes:
-            lanes[number] = Lane(self.shards, self.seed, number, self.lanes)
-        return lanes[number].sample(around * self.chunk + within)
+    def _example(self, position: int, order: Order, loaded: Loaded) -> tuple[Sample, Tensor]:
+        """The sample at a position, and its image to train on; every lane keeps its current shard in `loaded`."""
+        epoch, number, place = order.locate(position)
+        lane, shard = order.lane(position), self.shards[number]
+        if lane not in loaded or loaded[lane][0] != (epoch, number):
+            loaded.pop(lane, None)  # before the next one is read: memory holds one shard a lane
+            usable = load_shard(shard, self.least_side)
+            loaded[lane] = (epoch, number), [usable[row] for row in order.shuffled(epoch, number)]
+        raw = loaded[lane][1][place]
+        # A generator for each position: the crop of a sample must not depend on which process or worker reads it.
+        rng = np.random.default_rng([self.seed, position])
+        try:
+            sample = decode(raw, self.transform.background)
+            return sample, self.transform(sample, rng)
+        except ValueError as error:
+            raise ValueError(
+                f"sample {raw['__key__']!r} of {redact(shard.url)} cannot be trained on: {error}"
+            ) from None

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ediffi.data.embedding.estimate import format_bytes
-from ediffi.data.shards import caption_of, embeddings_of, image_bytes, metadata_of, reject_for_embedding
+from ediffi.data.image_facts import side_and_transparency
+from ediffi.data.shards import caption_of, embeddings_of, metadata_of, reject_for_embedding
 from ediffi.data.tar import RawSample, Tally, each_shard, read_samples
-from ediffi.io.images import open_image
 
 SIDES = (64, 128, 256, 512, 1024)
 """Edges of the histogram of shortest sides; 64, 256 and 1024 are those of the stages (eDiff-I, section 5)."""
@@ -27,9 +27,9 @@ class Survey:
     """Counts over any number of samples; memory does not grow with them.
 
     `counts[name, value]` is how many samples have a value: of "sides" and "original_sides" (shortest sides, by edge of
-    `SIDES`; the original ones as the metadata record them), "words" of the caption (1000 stands for all longer ones),
-    "fields" of the metadata, and the bins of `SCORES`. By source: "samples", "tokens" and "bytes" of its embeddings; by
-    "kinds SOURCE" their shapes, such as "[n, 768] bfloat16".
+    `SIDES`; the original ones as the metadata record them), "transparent" (True or False), "words" of the caption (1000
+    stands for all longer ones), "fields" of the metadata, and the bins of `SCORES`. By source: "samples", "tokens" and
+    "bytes" of its embeddings; by "kinds SOURCE" their shapes, such as "[n, 768] bfloat16".
     """
 
     tally: Tally = field(default_factory=Tally)
@@ -40,14 +40,16 @@ class Survey:
         return Counter({value: count for (one, value), count in self.counts.items() if one == name})
 
     def add(self, raw: RawSample) -> None:
-        """Count a sample; one whose image is not readable even in its header counts as dropped."""
+        """Count a sample; one whose image cannot be read counts as dropped."""
         counts, metadata = self.counts, metadata_of(raw)
         try:
-            counts["sides", edge(min(open_image(image_bytes(raw), decode=False).size), SIDES)] += 1
+            side, transparent = side_and_transparency(raw)
         except ValueError:
             self.tally.dropped["image broken"] += 1
             self.tally.samples -= 1
             return
+        counts["sides", edge(side, SIDES)] += 1
+        counts["transparent", transparent] += 1
         if (width := number(metadata, "original_width")) and (height := number(metadata, "original_height")):
             counts["original_sides", edge(min(width, height), SIDES)] += 1
         counts["words", min(len(caption_of(raw).split()), 1000)] += 1
@@ -80,6 +82,7 @@ class Survey:
             "samples": self.tally.samples,
             "bytes": self.tally.bytes,
             **self.tally.losses(),
+            "transparent": self.counts["transparent", True],
             "shortest_sides": named(self.of("sides"), SIDES),
             "original_shortest_sides": named(self.of("original_sides"), SIDES),
             "words": {str(count): captions for count, captions in sorted(self.of("words").items())},
@@ -104,6 +107,8 @@ class Survey:
         for title, sides in (("shortest side", "sides"), ("before resizing", "original_sides")):
             if found := self.of(sides):
                 yield from _table(f"{title}, pixels", named(found, SIDES))
+        if transparent := self.counts["transparent", True]:
+            yield f"transparent images: {transparent:,}; a background is put behind them (white, if none is given)"
         if words := self.of("words"):
             ranges = sum((Counter({edge(count, WORDS): captions}) for count, captions in words.items()), Counter[int]())
             yield from _table(f"words a caption, {mean(words):.1f} on average", named(ranges, WORDS))

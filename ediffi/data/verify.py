@@ -1,7 +1,6 @@
 """Whether shards are whole, readable to the last pixel, and as their index describes them."""
 
 import io
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,10 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from ediffi.data.index import INDEX, Shard, indexed_shards, write_index
+from ediffi.data.image_facts import ImageFacts
+from ediffi.data.index import INDEX, Index, Shard, indexed_shards, write_index
 from ediffi.data.shards import caption_of, embeddings_of, image_of, metadata_of, reject_for_embedding
 from ediffi.data.tar import RawSample, Tally, each_shard, read_samples
 from ediffi.io import urls
+
+Decoder = Callable[[Mapping[str, Any]], Any]
 
 
 @dataclass
@@ -21,8 +23,15 @@ class CheckedShard:
 
     url: str
     tally: Tally = field(default_factory=Tally)
+    facts: ImageFacts = field(default_factory=ImageFacts)
     problems: list[str] = field(default_factory=list)
     has_hash: bool = False
+
+    def add(self, other: "CheckedShard") -> None:
+        """Add the counts and problems of another shard."""
+        self.tally.add(other.tally)
+        self.facts.update(other.facts)
+        self.problems += other.problems
 
 
 def verify(shards: Sequence[str], decode: bool = True) -> Iterator[CheckedShard]:
@@ -34,14 +43,15 @@ def verify(shards: Sequence[str], decode: bool = True) -> Iterator[CheckedShard]
 def check_shard(url: str, known: Shard | None = None, decode: bool = True) -> CheckedShard:
     """Read a shard to its end, and compare it with its entry in an index; nothing is raised."""
     checked = CheckedShard(url, has_hash=known is not None and bool(known.sha256))
-    tally, damaged, name = checked.tally, Counter[str](), urls.redact(url)
+    tally, damaged, name = checked.tally, list[str](), urls.redact(url)
     try:
         for raw in read_samples(url, tally, reject_for_embedding):
-            damaged.update(_damages(raw) if decode else ())
+            checked.facts.add(raw)
+            damaged += _damages(raw) if decode else []
     except (OSError, ValueError) as error:
         checked.problems.append(urls.describe_error(url, error) if isinstance(error, OSError) else str(error))
         return checked
-    checked.problems += [*tally.broken, *(f"{name} has {count} broken {what}" for what, count in damaged.items())]
+    checked.problems += [*tally.broken, *(f"{name}: {problem}" for problem in damaged)]
     if known is not None:
         if known.bytes is not None and known.bytes != tally.bytes:
             checked.problems.append(f"{name} has {tally.bytes} bytes, its index says {known.bytes}")
@@ -53,19 +63,14 @@ def check_shard(url: str, known: Shard | None = None, decode: bool = True) -> Ch
 
 
 def _damages(raw: RawSample) -> Iterator[str]:
-    """The members of a sample that cannot be decoded."""
-    decoders: dict[str, Callable[[Mapping[str, Any]], Any]] = {"image": image_of, "caption": caption_of}
-    optional = {
-        "json": ("metadata", metadata_of),
-        "safetensors": ("embeddings", embeddings_of),
-        "npy": ("array", array_of),
-    }
-    decoders |= dict(named for suffix, named in optional.items() if suffix in raw)
-    for name, decoder in decoders.items():
+    """A sentence for each member of a sample that cannot be decoded."""
+    optional: dict[str, Decoder] = {"json": metadata_of, "safetensors": embeddings_of, "npy": array_of}
+    decoders: list[Decoder] = [image_of, caption_of, *(optional[suffix] for suffix in optional if suffix in raw)]
+    for decoder in decoders:
         try:
             decoder(raw)
-        except ValueError:
-            yield name
+        except ValueError as error:
+            yield str(error)
 
 
 def array_of(raw: Mapping[str, Any]) -> np.ndarray:
@@ -79,18 +84,25 @@ def array_of(raw: Mapping[str, Any]) -> np.ndarray:
     return array
 
 
-def write_folder_index(folder: Path) -> tuple[Path, Tally]:
-    """Write an index of the shards in a folder; returns its path, and the counts. FileExistsError: there is one.
-    ValueError: there are no shards, or one is broken."""
-    index = folder / INDEX
+def write_folder_index(folder: Path) -> tuple[Path, CheckedShard]:
+    """Write an index of the shards in a folder, or complete one that does not record the sizes of images; returns its
+    path, and the counts of all shards. FileExistsError: there is a complete one. ValueError: there are no shards, or
+    one is broken or another than the index says."""
+    index, described, listed = folder / INDEX, {"dataset": folder.resolve().name}, dict[str, Any]()
     if index.exists():
-        raise FileExistsError(f"{index} exists; `ediffi data verify {folder}` compares the shards with it")
-    entries, total = [], Tally()
-    for checked in verify(urls.expand([str(folder)]), decode=False):
+        old = Index.read(folder)
+        if all(shard.sides is not None for shard in old.shards):
+            raise FileExistsError(f"{index} exists; `ediffi data verify {folder}` compares the shards with it")
+        described = {key: value for key, value in old.content.items() if key not in ("format", "shards")}
+        listed = {shard.url: entry for shard, entry in zip(old.shards, old.content["shards"], strict=True)}
+    total = CheckedShard(str(folder))
+    entries = []
+    for checked in verify(list(listed) or urls.expand([str(folder)]), decode=False):
         if checked.problems:
             raise ValueError(f"{checked.problems[0]}; no index is written before every shard is whole")
         tally = checked.tally
-        known = {"samples": tally.samples, "bytes": tally.bytes, "sha256": tally.sha256}
-        entries.append({"file": Path(checked.url).name, **known, **tally.losses()})
-        total.add(tally)
-    return write_index(index, entries, {"dataset": folder.resolve().name}), total
+        known = {"samples": tally.samples, "bytes": tally.bytes, "sha256": tally.sha256, **tally.losses()}
+        entry = {"file": Path(checked.url).name, **listed.get(checked.url, known)}
+        entries.append(entry | checked.facts.entry())
+        total.add(checked)
+    return write_index(index, entries, described), total

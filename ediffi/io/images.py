@@ -6,11 +6,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 MAX_PIXELS = 64_000_000
 """Larger images are refused before they are decoded: a file of a few kilobytes can hold gigabytes of pixels."""
+Color = tuple[int, int, int]
+WHITE: Color = (255, 255, 255)
+"""Transparent images are shown on white, as browsers and img2dataset show them."""
 
 
 class BadImageError(ValueError):
@@ -58,18 +61,37 @@ def oddity(image: Image.Image) -> str | None:
         return "animated"
     if image.mode.startswith(("I", "F")):
         return "16-bit or float"
-    if image.mode in {"RGB", "L", "1"} or (image.mode == "P" and "transparency" not in image.info):
-        return None
-    if image.mode in {"RGBA", "LA", "PA", "P"}:
-        return None if image.convert("RGBA").getchannel("A").getextrema() == (255, 255) else "transparent"
-    return image.mode
+    if is_transparent(image):
+        return "transparent"
+    return None if image.mode in {"RGB", "L", "1", "RGBA", "LA", "PA", "P"} else image.mode
 
 
-def rgb(image: Image.Image) -> Image.Image:
-    """A decoded image as 8-bit RGB: 16-bit values lose their low byte, transparency is dropped, as PIL converts."""
-    if image.mode.startswith("I;16") or image.mode == "I":
-        image = image.point(lambda value: value / 256).convert("L")
-    return image.convert("RGB")
+def is_transparent(image: Image.Image) -> bool:
+    """Whether a pixel of a decoded image is not opaque. An alpha channel, or a transparent colour that no pixel has,
+    does not make an image transparent."""
+    return image.has_transparency_data and bool((np.asarray(_rgba(image).getchannel("A")) < 255).any())
+
+
+def color(name: str) -> Color:
+    """The colour of a name ("white") or code ("#ff8800"); ValueError for anything else, and for one with alpha."""
+    problem = ValueError(f"{name!r} is no colour: give a name, such as white, or a code, such as #ff8800")
+    try:
+        found = ImageColor.getrgb(name)
+    except ValueError:
+        raise problem from None
+    if len(found) != 3:
+        raise problem
+    return found
+
+
+def rgb(image: Image.Image, background: Color = WHITE) -> Image.Image:
+    """A decoded image as 8-bit RGB: 16-bit values lose their low byte, and a transparent image is laid on `background`:
+    `alpha·color + (1 - alpha)·background`. So colours hidden under alpha 0 change nothing."""
+    if image.has_transparency_data:
+        matte = Image.new("RGBA", image.size, background)
+        matte.alpha_composite(_rgba(image))
+        return matte.convert("RGB")
+    return _eight_bits(image).convert("RGB")
 
 
 def square(image: Image.Image, size: int) -> Image.Image:
@@ -121,6 +143,24 @@ def to_images(tensor: Float[Tensor, "b 3 h w"]) -> list[Image.Image]:
     """RGB images of tensors in [-1, 1]; values outside are clipped."""
     pixels = ((tensor.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(image) for image in pixels]
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16") or image.mode == "I":
+        return image.point(lambda value: value / 256).convert("L")
+    return image
+
+
+def _rgba(image: Image.Image) -> Image.Image:
+    """An image with transparency as RGBA; a PNG may name one colour, of 8 or 16 bits, that is transparent."""
+    if not image.mode.startswith("I"):
+        return image.convert("RGBA")
+    opaque = np.asarray(image) != image.info["transparency"]
+    gray = _eight_bits(image)
+    gray.info.pop("transparency", None)
+    rgba = gray.convert("RGBA")
+    rgba.putalpha(Image.fromarray(opaque.astype(np.uint8) * 255))
+    return rgba
 
 
 def _check_size(image: Image.Image, size: int) -> None:

@@ -469,7 +469,7 @@ def test_no_captions_at_all(tmp_path: Path) -> None:
 
 
 def test_another_run_in_the_folder(embedded: Path, source: list[str], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"other shards than these \(encoders differ\)"):
+    with pytest.raises(ValueError, match=r"other shards than these \(background, encoders differ\)"):
         text_run(source, embedded)(ALONE)
     with pytest.raises(ValueError, match=r"\(sources differ\)"):
         EmbedRun(source[:2], embedded, named_encoders(["toybox"]))(ALONE)

@@ -15,7 +15,7 @@ from ediffi.data.degradation.degrade import Degradation, random_source
 from ediffi.data.index import Shard
 from ediffi.data.module import ShardData, widths
 from ediffi.data.shards import decode, read_shard
-from ediffi.data.stream import Batch, ImageTransform, ShardStream
+from ediffi.data.stream import Batch, ImageTransform, Order, ShardStream
 from ediffi.io.images import to_tensor
 from ediffi.registry import denoisers
 
@@ -81,6 +81,42 @@ def test_an_epoch_shows_every_sample_once(shards: list[Shard], lanes: int) -> No
     first, second = keys(batches(shards, 6, 8, lanes=lanes)), keys(batches(shards, 6, 8, start=6, lanes=lanes))
     assert len(set(first)) == len(set(second)) == 48
     assert first != second
+
+
+@given(
+    sizes=st.lists(st.integers(0, 40), min_size=1, max_size=12).filter(any),
+    lanes=st.integers(1, 5),
+    chunk=st.integers(1, 7),
+    epoch=st.integers(0, 9),
+)
+def test_an_epoch_of_unequal_shards_is_a_permutation(sizes: list[int], lanes: int, chunk: int, epoch: int) -> None:
+    """And a lane reads forwards: a shard that it has left does not come again in the epoch."""
+    order, total = Order(sizes, 3, lanes, chunk), sum(sizes)
+    found = [(order.lane(p), *order.locate(p)) for p in range(epoch * total, (epoch + 1) * total)]
+    assert {one[1] for one in found} == {epoch}
+    wanted = [(shard, place) for shard, size in enumerate(sizes) for place in range(size)]
+    assert sorted(one[2:] for one in found) == wanted
+    for lane in range(lanes):
+        read = [(shard, place) for of, _, shard, place in found if of == lane]
+        turns = [shard for shard, _ in itertools.groupby(read, key=lambda one: one[0])]
+        assert len(turns) == len(set(turns))
+        assert all(b == a + 1 for (s, a), (t, b) in itertools.pairwise(read) if s == t)
+
+
+def test_a_position_may_be_asked_for_alone() -> None:
+    """Resuming in any epoch: nothing depends on what was asked before."""
+    whole = Order([5, 9, 2, 7], 0, 3, 2)
+    assert [whole.locate(p) for p in range(80)] == [Order([5, 9, 2, 7], 0, 3, 2).locate(p) for p in range(80)]
+
+
+def test_equal_shards_are_dealt_as_ever() -> None:
+    """The orders of earlier versions: lane l takes the shuffled shards l, l + lanes, ..."""
+    order = Order([6] * 8, 5, 4, 3)
+    for epoch in range(2):
+        shuffled = np.random.default_rng([5, epoch]).permutation(8)
+        for lane in range(4):
+            found = [order.locate(p) for p in range(48 * epoch, 48 * (epoch + 1)) if order.lane(p) == lane]
+            assert found == [(epoch, int(shard), place) for shard in shuffled[lane::4] for place in range(6)]
 
 
 @pytest.mark.parametrize("lanes", [1, 2])

@@ -9,7 +9,19 @@ import torch
 from PIL import Image
 
 from ediffi.io import png
-from ediffi.io.images import MAX_PIXELS, BadImageError, oddity, open_image, rgb, square, square_to_tensor, to_images
+from ediffi.io.images import (
+    MAX_PIXELS,
+    WHITE,
+    BadImageError,
+    color,
+    is_transparent,
+    oddity,
+    open_image,
+    rgb,
+    square,
+    square_to_tensor,
+    to_images,
+)
 
 
 def encoded(image: Image.Image, kind: str = "png", **options: object) -> bytes:
@@ -68,6 +80,46 @@ def test_what_is_unusual_about_an_image() -> None:
 def test_sixteen_bits_lose_their_low_byte() -> None:
     values = Image.fromarray(np.array([[0, 255, 256, 65535]], dtype=np.uint16))
     assert np.array(rgb(values))[0, :, 0].tolist() == [0, 0, 1, 255]
+
+
+@pytest.mark.parametrize(
+    ("mode", "colors"),
+    [("RGBA", [(9, 9, 9, 0), (0, 100, 200, 255), (0, 100, 200, 51)]), ("LA", [(9, 0), (100, 255), (100, 51)])],
+)
+def test_a_transparent_image_is_laid_on_the_background(mode: str, colors: list[tuple[int, ...]]) -> None:
+    """alpha·color + (1 - alpha)·background, computed here again; what is hidden under alpha 0 changes nothing."""
+    image, background = Image.new(mode, (3, 1)), (200, 0, 50)
+    for x, one in enumerate(colors):
+        image.putpixel((x, 0), one)
+    for stored in (image, open_image(encoded(image)), open_image(encoded(image, "webp", lossless=True, exact=True))):
+        assert is_transparent(stored)
+        for x, one in enumerate(colors):
+            color, alpha = np.resize(np.array(one[:-1], float), 3), one[-1] / 255
+            wanted = alpha * color + (1 - alpha) * np.array(background)
+            assert np.abs(np.array(rgb(stored, background))[0, x] - wanted).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "RGB", "P", "I;16"])
+def test_a_color_that_a_png_names_as_transparent(mode: str) -> None:
+    image = Image.new(mode, (2, 1), 0)
+    image.putpixel((1, 0), 255 if mode in {"1", "L"} else 7 if mode == "P" else 1 if mode == "I;16" else (1, 2, 3))
+    found = open_image(encoded(image, transparency=(0, 0, 0) if mode == "RGB" else 0))
+    assert is_transparent(found)
+    assert np.array(rgb(found, (1, 20, 30)))[0, 0].tolist() == [1, 20, 30]
+    assert np.array(rgb(found, (1, 20, 30)))[0, 1].tolist() == np.array(rgb(image))[0, 1].tolist()
+
+
+def test_an_alpha_channel_alone_does_not_make_an_image_transparent() -> None:
+    image = Image.effect_noise((8, 8), 90).convert("RGBA")
+    assert not is_transparent(image)
+    assert np.array_equal(np.array(rgb(image, (0, 0, 0))), np.array(image.convert("RGB")))
+
+
+def test_colors() -> None:
+    assert (color("white"), color("#ff8800")) == (WHITE, (255, 136, 0))
+    for name in ("whit", "#ff880080", ""):
+        with pytest.raises(ValueError, match=rf"'{name}' is no colour"):
+            color(name)
 
 
 def test_the_centre_square() -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ediffi.data.shards import caption_of, embedding_tensors, image_of
 from ediffi.data.tar import RawSample, Tally
-from ediffi.io.images import square_to_tensor
+from ediffi.io.images import WHITE, Color, square_to_tensor
 from ediffi.registry.encoders import reads_text
 from ediffi.registry.types import Embedding, Encoder, TextEncoder
 
@@ -35,6 +35,7 @@ class Embedder:
     encoders: Mapping[str, Encoder]
     batch_tokens: int = 8192
     batch_images: int = 64
+    background: Color = WHITE
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(READERS), repr=False)
 
     def __post_init__(self) -> None:
@@ -65,7 +66,7 @@ class Embedder:
 
         def prepare(raw: RawSample) -> Tensors | None:
             try:
-                image = image_of(raw)
+                image = image_of(raw, self.background)
             except ValueError:
                 return None
             return {source: prepare_image(image, encoder) for source, encoder in encoders.items()}

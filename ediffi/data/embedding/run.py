@@ -29,6 +29,8 @@ from ediffi.data.tar import IMAGES, RawSample, Tally, read_samples
 from ediffi.hub.config import Part
 from ediffi.io import urls
 from ediffi.io.distributed import DistributedContext
+from ediffi.io.images import color
+from ediffi.registry.encoders import reads_text
 from ediffi.registry.types import Encoder
 
 DTYPE = "bfloat16"
@@ -50,6 +52,7 @@ class EmbedRun:
     parts: Mapping[str, Part]
     batch_tokens: int = 8192
     batch_images: int = 64
+    background: str = "white"  # of transparent images, for image encoders
 
     def __call__(self, context: DistributedContext, processes: int | None = None, dry_run: bool = False) -> None:
         """Do the share of one process; rank 0 logs the estimate, shows the progress and writes the index. `processes`
@@ -59,7 +62,7 @@ class EmbedRun:
             count = f"{len(missing)} of {len(self.shards):,} shards"
             raise FileNotFoundError(f"{count} do not exist, the first is {missing[0]}")
         encoders = build(self.parts, context.device)
-        embedder = Embedder(encoders, self.batch_tokens, self.batch_images)
+        embedder = Embedder(encoders, self.batch_tokens, self.batch_images, color(self.background))
         if dry_run:
             if context.rank == 0:
                 expected = estimate(self.shards, embedder, processes or context.world_size)
@@ -91,6 +94,7 @@ class EmbedRun:
             "dtype": DTYPE,
             "batch_tokens": self.batch_tokens,
             "batch_pictures": self.batch_images,
+            **({} if all(map(reads_text, encoders.values())) else {"background": self.background}),
         }
 
     def _estimate(self, ledger: Ledger, embedder: Embedder, context: DistributedContext) -> int:
@@ -116,7 +120,8 @@ class EmbedRun:
         total = sum(record["samples"] for record in ledger.records().values())
         if not total:
             raise ValueError(f"no sample of {len(self.shards)} shards could be embedded: {listed}")
-        index = ledger.finish({"dataset": "embedded", "encoders": ledger.request["encoders"], "dtype": DTYPE})
+        known = {key: ledger.request[key] for key in ("encoders", "background") if key in ledger.request}
+        index = ledger.finish({"dataset": "embedded", "dtype": DTYPE, **known})
         logger.info(f"{total:,} samples in {len(self.shards):,} shards; left out: {listed or 'nothing'}\n{index}")
 
 

@@ -18,10 +18,12 @@ from PIL import Image
 from torch import Tensor
 
 from ediffi.data.filtering.scorer import Scorer, ScoreSettings
-from ediffi.data.shards import caption_of, image_bytes, image_of, metadata_of, reject_without_image
+from ediffi.data.image_facts import image_bytes
+from ediffi.data.shards import caption_of, image_of, metadata_of, reject_without_image
 from ediffi.data.tar import RawSample, Tally, read_samples
 from ediffi.io import urls
 from ediffi.io.files import replace
+from ediffi.io.images import color
 
 HEXADECIMAL = 32  # digits of a hash: among a billion images, two share 128 bits with a probability of 1e-21
 SCORES = ("alignment", "aesthetic")
@@ -106,7 +108,7 @@ def _examine(raw: RawSample, measures: Measures, settings: ScoreSettings, scorer
     """Note everything but computed scores; returns the sample if a score has to be computed."""
     image, caption, known, problem = None, "", {}, None
     try:
-        image = image_of(raw)
+        image = image_of(raw, color(settings.background))
         caption, known = caption_of(raw), metadata_of(raw)
     except ValueError:
         problem = "broken image" if image is None else "broken caption or JSON"

@@ -14,6 +14,7 @@ from ediffi.data.filtering.report import EDGES, FilterReport
 from ediffi.data.shards import caption_of, image_of, reject_without_image
 from ediffi.data.tar import Tally, read_samples
 from ediffi.io import files
+from ediffi.io.images import Color, color
 
 KEPT, DROPPED = "#2a9d8f", "#c8553d"
 POOL = 2000  # samples that examples are chosen from: the first ones
@@ -85,9 +86,9 @@ def collect(run: FilterRun) -> dict[str, list[Example]]:
         picked[reason] = [(position, "") for position in dropped[:: max(1, len(dropped) // COLUMNS)][:COLUMNS]]
 
     wanted = {rows[position] for group in picked.values() for position, _ in group}
-    shown = {}
+    shown, background = {}, color(run.settings.background)
     for name in {name for name, _ in wanted}:
-        shown.update(_read(run.by_name[name], name, {row for shard, row in wanted if shard == name}))
+        shown.update(_read(run.by_name[name], name, {row for shard, row in wanted if shard == name}, background))
     return {
         group: [
             (shown[rows[position]][0], f"{text}\n{shown[rows[position]][1]}".lstrip(), reasons[position] is None)
@@ -97,12 +98,12 @@ def collect(run: FilterRun) -> dict[str, list[Example]]:
     }
 
 
-def _read(url: str, name: str, rows: set[int]) -> dict[tuple[str, int], tuple[Image.Image, str]]:
+def _read(url: str, name: str, rows: set[int], background: Color) -> dict[tuple[str, int], tuple[Image.Image, str]]:
     """Small images and wrapped captions of some samples of a shard."""
     found: dict[tuple[str, int], tuple[Image.Image, str]] = {}
     for row, raw in enumerate(read_samples(url, Tally(), reject_without_image)):
         if row in rows:
-            image = image_of(raw)
+            image = image_of(raw, background)
             image.thumbnail((SIDE, SIDE))
             try:
                 caption = caption_of(raw) or "(no caption)"

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ediffi.data.embedding.identity import build, identity
 from ediffi.hub.config import Part
 from ediffi.io.files import sha256
-from ediffi.io.images import square
+from ediffi.io.images import color, square
 from ediffi.registry import encoders
 from ediffi.registry.core import HUB_ID
 from ediffi.registry.encoders.folder import from_hub, unavailable
@@ -56,6 +56,7 @@ class ScoreSettings:
         hash: what makes two images duplicates. "bytes": equal files. "perceptual": equal 64-bit pHashes of imagehash,
             as a photograph and its smaller or compressed copies mostly have; it ignores colour and fine detail.
         batch_size: images that go through CLIP together.
+        background: the colour that transparent images are laid on, before CLIP and hashes see them.
     """
 
     clip_image: Part | None = None
@@ -65,6 +66,7 @@ class ScoreSettings:
     aesthetic_score: str | None = "AESTHETIC_SCORE"
     hash: Literal["bytes", "perceptual"] = "bytes"
     batch_size: int = 64
+    background: str = "white"
 
     def __post_init__(self) -> None:
         if self.clip_image is None and (self.clip_text or self.aesthetic):
@@ -72,6 +74,7 @@ class ScoreSettings:
             raise ValueError(f"{missing} needs a clip_image beside it")
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be positive, got {self.batch_size}")
+        color(self.background)
 
 
 class Scorer:
