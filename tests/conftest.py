@@ -22,6 +22,12 @@ torch.set_num_threads(1)  # tests run in parallel (-n); threads of several proce
 
 
 @pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reads that fail are tried again at once."""
+    monkeypatch.setattr("ediffi.io.retries.PAUSES", (0.0, 0.0, 0.0))
+
+
+@pytest.fixture(autouse=True)
 def _seed() -> Iterator[None]:
     """Each test starts from the same seed, whichever ran before it, and leaves the global generator as it was."""
     with torch.random.fork_rng(devices=[]):

@@ -19,7 +19,7 @@ from typing import Any, TypeVar, cast
 
 from tqdm import tqdm
 
-from ediffi.io.urls import naming_errors, open_binary, redact
+from ediffi.io.urls import open_binary, redact
 
 IMAGES = ("png", "jpg", "jpeg", "webp")
 SUFFIXES = frozenset({*IMAGES, "npy", "json", "txt", "safetensors"})
@@ -199,8 +199,7 @@ class _Stream:
 
     def data(self, count: int) -> bytes:
         """The next bytes, fewer at the end."""
-        with naming_errors(self.url):
-            read = self._file.read(count)
+        read = self._file.read(count)
         self.digest.update(read)
         self.offset += len(read)
         return read

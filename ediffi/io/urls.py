@@ -14,6 +14,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from ediffi.io.retries import LASTING, RetriedFile
+
 SCHEMES = ("abfs", "abfss", "az", "file", "gcs", "gs", "hdfs", "hf", "http", "https", "memory", "s3", "sftp")
 """What may stand before `://`; the schemes of clouds need fsspec's package for them."""
 MAX_SHARDS = 1_000_000
@@ -71,21 +73,17 @@ def redact(url: str) -> str:
 
 @contextmanager
 def open_binary(url: str) -> Iterator[io.BufferedReader]:
-    """Open a file for reading, from its beginning, with a buffer; OSError names it. ValueError: as `check`."""
+    """Open a file for reading, from its beginning, with a buffer. A read that fails is tried again (`io.retries`).
+    OSError: none of the tries succeeded; it names the file. ValueError: as `check`."""
     check(url)
-    if is_remote(url):
-        system, path = _file_system(url)
-        with naming_errors(url):
-            raw = system.open(path, "rb")
-    else:
-        raw = open(url, "rb", buffering=0)  # noqa: SIM115
+    raw: Any = RetriedFile(lambda: _open(url), redact(url), lambda: naming_errors(url))
     with io.BufferedReader(raw, BUFFER) as file:
         yield file
 
 
 def read_bytes(url: str) -> bytes:
     """The whole content of a file; raises as `open_binary`."""
-    with open_binary(url) as file, naming_errors(url):
+    with open_binary(url) as file:
         return file.read()
 
 
@@ -123,9 +121,18 @@ def naming_errors(url: str) -> Iterator[None]:
         if not is_remote(url):
             raise
         why = str(error).partition("\n")[0] or type(error).__name__
-        if isinstance(error, FileNotFoundError) and why.strip("'/") in url:
+        if isinstance(error, FileNotFoundError):
             why = "no such file"
-        raise OSError(f"{redact(url)} cannot be read: {why}") from error
+        kind = next((kind for kind in LASTING if isinstance(error, kind)), OSError)
+        raise kind(f"{redact(url)} cannot be read: {why}") from error
+
+
+def _open(url: str) -> Any:
+    """The file, without a buffer."""
+    if not is_remote(url):
+        return open(url, "rb", buffering=0)
+    system, path = _file_system(url)
+    return system.open(path, "rb")
 
 
 def _expanded(pattern: str) -> Iterator[str]:
