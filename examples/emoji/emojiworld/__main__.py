@@ -1,22 +1,34 @@
 """The command: `python -m emojiworld COMMAND`."""
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 
+from emojiworld.artists import SETS
 from emojiworld.shards import write_scenes
-from emojiworld.world import STYLES, open_world
+from emojiworld.sprites import make_sprites
+from emojiworld.world import ALL_STYLES, SIX_STYLES, STYLES, open_world, read_concepts
 
 
 def main() -> int:
     """Run a command; wrong input is one sentence on stderr, and 1."""
     options = _parser().parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         options.run(options)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def sprites(options: argparse.Namespace) -> None:
+    """Fetch the artists' sets by npm, and render the drawings."""
+    styles = options.styles.split(",") if options.styles else ALL_STYLES if options.all else SIX_STYLES
+    wanted = None if options.all else {concept.hexcode for concept in read_concepts()}
+    counts = make_sprites(options.output, styles, options.packages, wanted, options.share_alike)
+    print(", ".join(f"{style} {count}" for style, count in counts.items()), f"in {options.output}; see its NOTICE")
 
 
 def scenes(options: argparse.Namespace) -> None:
@@ -34,6 +46,13 @@ def scenes(options: argparse.Namespace) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m emojiworld", description=sys.modules[__name__].__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    command = commands.add_parser("sprites", help=sprites.__doc__)
+    command.set_defaults(run=sprites)
+    command.add_argument("output", type=Path, help="the folder to write STYLE/HEXCODE.webp to")
+    command.add_argument("--packages", type=Path, default=Path("packages"), help="where npm's archives are, or go to")
+    command.add_argument("--styles", help=f"with commas between: {', '.join(SETS)}")
+    command.add_argument("--all", action="store_true", help="every drawing of eight colour styles, not the list")
+    command.add_argument("--share-alike", action="store_true", help="allow sets under share-alike licences")
     command = commands.add_parser("scenes", help=scenes.__doc__)
     command.set_defaults(run=scenes)
     command.add_argument("output", type=Path, help="the folder to write shards to")

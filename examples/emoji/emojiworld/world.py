@@ -21,13 +21,15 @@ STYLES: Final[Mapping[str, tuple[str, ...]]] = {
     "blob": ("blob", "old google emoji"),
     "fluent-flat": ("fluent flat", "flat microsoft emoji"),
     "emojione": ("emojione", "emoji one"),
+    "openmoji": ("openmoji", "open emoji"),
+    "emojione-v1": ("emojione v1", "old emoji one"),
 }
 """The artists' sets, and how captions call their styles: the usual name first."""
 
 SIX_STYLES: Final = tuple(STYLES)[:6]
 """Styles that differ to the eye and to a small classifier."""
 
-ALL_STYLES: Final = tuple(style for style in STYLES if style != "fluent-mono")
+ALL_STYLES: Final = ("noto", "blob", "twemoji", "fluent-flat", "fluent-3d", "emojione", "firefox", "streamline")
 ALL_GROUPS: Final = ("animals-nature", "food-drink", "travel-places", "activities", "objects", "smileys-emotion")
 
 BACKGROUNDS: Final[Mapping[str, tuple[int, int, int]]] = {
