@@ -29,7 +29,7 @@ from ediffi.pipeline.checkpoint import Residency, load_cascade
 from ediffi.pipeline.stage import Sampling, Stage
 from ediffi.pipeline.trained_stage import TrainedExpert, TrainedStage, save_cascade
 from ediffi.registry import denoisers
-from ediffi.registry.random import generators
+from ediffi.registry.random import Philox
 from ediffi.registry.types import Conditioning, Embedding
 
 CONTEXT, TOKENS = 128, 77
@@ -85,7 +85,7 @@ def paint(stage: Stage, device: str) -> float:
     tokens = torch.ones(1, TOKENS, CONTEXT, device=device)
     cond = Conditioning({"t5": Embedding(tokens, torch.ones(1, TOKENS, dtype=torch.bool, device=device))})
     started = time.perf_counter()
-    stage(cond, generators(0, range(1)))
+    stage(cond, Philox(0, range(1)))
     if device.startswith("cuda"):
         torch.cuda.synchronize()
     return time.perf_counter() - started

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from ediffi.pipeline.stage import Sampling
 from ediffi.registry import samplers
-from ediffi.registry.random import generators, randn
+from ediffi.registry.random import Philox, randn
 from ediffi.registry.types import Denoise
 from reproduction.solver_distance import fine, solve, solver_distances, within_calls
 
@@ -98,7 +98,7 @@ def mixture(seed: int, dim: int, components: int, spread: float, guidance: float
 def mixtures(options: argparse.Namespace) -> Iterator[Problem]:
     for guidance in options.guidance or (1.0, 3.0, 7.5):
         for seed, (dim, components, spread) in enumerate([(4, 6, 0.1), (16, 8, 0.15), (64, 12, 0.1)]):
-            noise = randn((16, dim), generators(options.seed, range(16)), dtype=torch.float64)
+            noise = randn((16, dim), Philox(options.seed, range(16)), dtype=torch.float64)
             denoise = mixture(options.seed + seed, dim, components, spread, guidance)
             yield Problem(f"mixture {seed}", guidance, denoise, noise, Sampling(), None, 1000, MORE_VARIANTS)
 
@@ -119,7 +119,7 @@ def toybox(options: argparse.Namespace) -> Iterator[Problem]:
             "base",
             guidance,
             lambda x, sigma, guided=guided: guided(x, sigma, cond),  # type: ignore[misc]
-            randn((len(texts), *side), generators(options.seed, range(len(texts)))),
+            randn((len(texts), *side), Philox(options.seed, range(len(texts)))),
             Sampling(sigma_min=stage.sampling.sigma_min, sigma_max=stage.sampling.sigma_max),
             1.0,
             200,

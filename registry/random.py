@@ -1,58 +1,177 @@
-"""Randomness is passed: one generator per image, so that an image does not depend on its batch.
+"""Random numbers as a counter: what a sample gets is a pure function of where it is used, drawn for a whole batch.
 
-The noise of image `index` of a run is a pure function of (seed, index): the same in any batch, at any batch size, in
-any number of processes, on any device (it is drawn on the CPU and moved).
+`Philox(seed, indices)` gives row k the numbers of (seed, indices[k]): the same in any batch, at any batch size, in any
+number of processes. Its integers, and `rand`, are the same on every device and in every version of torch. `randn` is,
+up to the logarithm and the cosine of the device: within 1e-6, relative to the largest number; on one device, a row is
+the same bit for bit in any batch.
+
+Philox 4x32-10 is the generator of Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
 """
 
-from collections.abc import Iterable, Sequence
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import count
 
-import numpy as np
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from ediffi.registry.types import Generators
+MASK = 2**32 - 1
+MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
+WEYL = 0x9E3779B9, 0xBB67AE85  # 2^32 over the golden ratio, and (sqrt(3) - 1)·2^32: what a key grows by each round
+ROUNDS = 10
+CACHED = 2**17  # blocks at a time on a CPU: their words stay in its cache
 
-STATES = 2**32
-STRIDE = 0x9E3779B1
+Words = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Four int64 tensors of 32-bit words, of shapes that broadcast together."""
 
 
-def generators(seed: int, indices: Iterable[int]) -> list[torch.Generator]:
-    """One CPU generator per image, a pure function of (seed, index).
+def philox_4x32(counter: Words, key: tuple[int, int]) -> Words:
+    """Philox 4x32-10: four random words of a counter of four words and a key of two (Salmon et al. 2011, section 3.3).
 
-    The torch seed is `(hash(seed) + STRIDE * index) mod 2^32` with numpy's `SeedSequence` as the hash. torch seeds its
-    CPU generator (a Mersenne twister) from the low 32 bits of the number alone, so with any hash of the pair one run of
-    30,000 images in ten would give two of them the same noise. Our choice: an odd STRIDE (2^32 over the golden ratio)
-    makes index to torch seed one to one, so no two images of a run ever share their noise; two runs of n images with
-    different seeds share some with probability n / 2^31.
-
-    `seed` is at least 0, of any size; an index is the number of an image in the run, from 0 to 2^32 - 1.
+    Each round multiplies two words by constants, and swaps the high and the low halves of the products with the others.
+    The products, of 64 bits, overflow int64 as if it were unsigned.
     """
-    if seed < 0:
-        raise ValueError(f"seed is {seed}; it must be at least 0")
-    offset = int(np.random.SeedSequence(seed).generate_state(1)[0])
-    result = []
-    for index in indices:
-        if not 0 <= index < STATES:
-            raise ValueError(f"indices holds {index}; an index must be between 0 and {STATES - 1}")
-        result.append(torch.Generator().manual_seed((offset + STRIDE * int(index)) % STATES))
-    return result
+    (c0, c1, c2, c3), (k0, k1) = counter, key
+    for _ in range(ROUNDS):
+        p0, p1 = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]
+        # The shift repeats the sign, and c1 and c3 still have the high half of a product: the mask takes both away.
+        c0 = ((p1 >> 32) ^ c1).bitwise_xor_(k0).bitwise_and_(MASK)
+        c2 = ((p0 >> 32) ^ c3).bitwise_xor_(k1).bitwise_and_(MASK)
+        c1, c3 = p1, p0
+        k0, k1 = (k0 + WEYL[0]) & MASK, (k1 + WEYL[1]) & MASK
+    return c0, c1 & MASK, c2, c3 & MASK
+
+
+@dataclass(frozen=True)
+class Philox:
+    """The random numbers of a batch: row k is a pure function of (seed, stream, indices[k], call).
+
+    It has no state: the same call number gives the same numbers again. Numbers for another purpose come from another
+    stream, `of("dropout")`; further ones of the same purpose from the calls 1, 2, ...
+
+    The key is a hash of seed and stream. The counter is the number of the block of four words, the call, and the index.
+
+    Args:
+        seed: at least 0, of any size.
+        indices: the index of each row: of an image in its run, or of a sample in the training data; 0 to 2^63 - 1.
+        stream: the purpose.
+
+    Raises:
+        ValueError: the seed or an index is out of range.
+    """
+
+    seed: int
+    indices: Sequence[int]
+    stream: str = ""
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}; it must be at least 0")
+        for index in self.indices:
+            if not 0 <= index < 2**63:
+                raise ValueError(f"indices holds {index}; an index must be between 0 and 2^63 - 1")
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, rows: slice) -> "Philox":
+        """Some rows."""
+        return replace(self, indices=self.indices[rows])
+
+    def of(self, stream: str) -> "Philox":
+        """The same rows for another purpose: a stream below this one."""
+        return replace(self, stream=f"{self.stream}/{stream}")
+
+    @cached_property
+    def key(self) -> tuple[int, int]:
+        """Two words, of all seeds and streams."""
+        digest = hashlib.sha256(f"{self.seed}/{self.stream}".encode()).digest()
+        return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:8], "little")
+
+    def blocks(self, first: int, last: int, call: int = 0, device: torch.device | str = "cpu") -> Words:
+        """The blocks from `first` up to `last` of a call, as four words [b, last - first] each."""
+        if isinstance(self.indices, range):  # counted on the device; a list would have to be sent to it
+            steps = self.indices
+            index = torch.arange(steps.start, steps.stop, steps.step, device=device)[:, None]
+        else:
+            index = torch.tensor(self.indices, dtype=torch.int64, device=device)[:, None]
+        block = torch.arange(first, last, device=device)[None]
+        return philox_4x32((block, block.new_full((1, 1), call), index & MASK, index >> 32), self.key)
+
+    def integers(self, count: int, call: int = 0, device: torch.device | str = "cpu") -> Int[Tensor, "b {count}"]:
+        """`count` integers a row, uniform in [0, 2^32)."""
+        return torch.stack(self.blocks(0, -(-count // 4), call, device), 1).flatten(1)[:, :count]
+
+
+Generators = torch.Generator | Philox | None
+"""Where random numbers come from: an index for each row, so that a row does not depend on its batch; torch's generator
+for the whole tensor; or None for torch's global one."""
+
+
+def rand(
+    shape: Sequence[int],
+    generator: Generators,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    call: int = 0,
+) -> Tensor:
+    """Uniform in [0, 1), in float32 (24 random bits) or float64 (53); `call` as in `randn`."""
+    if not isinstance(generator, Philox):
+        origin = "cpu" if generator is None else generator.device
+        return torch.rand(*shape, generator=generator, device=origin, dtype=dtype).to(device)
+    size = _row_size(shape, generator)
+    if dtype == torch.float64:
+        high, low = generator.integers(2 * size, call, device).unflatten(1, (2, size)).unbind(1)
+        return ((high >> 5) * 2**26 + (low >> 6)).double().mul_(2**-53).view(*shape)
+    return (generator.integers(size, call, device) >> 8).float().mul_(2**-24).view(*shape)
 
 
 def randn(
-    shape: Sequence[int], generator: Generators, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    shape: Sequence[int],
+    generator: Generators,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    call: int = 0,
 ) -> Tensor:
-    """Standard normal noise of `shape`; with a list of generators, row k comes from generator k.
+    """Standard normal noise of `shape`; a `Philox` gives row k the noise of its index k, and of the call number.
 
-    Drawn on the generator's own device, then moved. Our choice: always drawn in float32 and then cast, because torch
-    draws other numbers in other dtypes, and an image should not change with the precision it is sampled in.
+    Torch's generators ignore `call`: they have a state. They draw on their own device. Our choice: always drawn in
+    float32 and then cast, because an image should not change with the precision it is sampled in.
     """
-    if not isinstance(generator, list):
+    if not isinstance(generator, Philox):
         origin = "cpu" if generator is None else generator.device
         return torch.randn(*shape, generator=generator, device=origin).to(device, dtype)
+    size = _row_size(shape, generator)
+    blocks = -(-size // 4)
+    step = max(1, CACHED // max(1, len(generator)) if torch.device(device).type == "cpu" else blocks)
+    parts = [
+        _box_muller(generator.blocks(first, min(blocks, first + step), call, device))
+        for first in range(0, blocks, step)
+    ]
+    noise = parts[0] if len(parts) == 1 else torch.cat(parts, 2)
+    return noise.flatten(1)[:, :size].reshape(*shape).to(dtype)
+
+
+def noise_like(generator: Generators) -> Callable[[Tensor], Tensor]:
+    """A function that draws noise of the shape, device and dtype of a tensor, at every call other noise."""
+    calls = count()
+    return lambda x: randn(x.shape, generator, x.device, x.dtype, next(calls))
+
+
+def _box_muller(words: Words) -> Float[Tensor, "b 4 blocks"]:
+    """`sqrt(-2 ln u)·(cos 2πv, sin 2πv)` of two uniform numbers is two normal ones (Box and Muller 1958)."""
+    u, v = torch.stack(words[::2], 1).float(), torch.stack(words[1::2], 1).float()
+    radius = u.add_(1).mul_(2**-32).log_().mul_(-2).sqrt_()  # u in (0, 1]
+    angle = v.mul_(2 * math.pi * 2**-32)
+    return torch.cat([angle.cos().mul_(radius), angle.sin_().mul_(radius)], 1)
+
+
+def _row_size(shape: Sequence[int], generator: Philox) -> int:
     rows = shape[0] if shape else 0
     if len(generator) != rows:
-        raise ValueError(f"generator is a list of {len(generator)}; shape {tuple(shape)} needs one per row: {rows}")
-    noise = torch.empty(*shape, device=device, dtype=dtype)
-    for row, one in zip(noise, generator, strict=True):
-        row.copy_(torch.randn(*shape[1:], generator=one, device=one.device))
-    return noise
+        raise ValueError(f"generator has {len(generator)} rows; shape {tuple(shape)} needs one per row: {rows}")
+    return math.prod(shape[1:])

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ediffi.registry.random import Generators
+
 T = TypeVar("T", bound="Tensors")
 
 
@@ -200,9 +202,6 @@ Denoise = Callable[[Tensor, Tensor], Tensor]
 
 Callback = Callable[["SamplerState"], None]
 """Called by a sampler after every step."""
-
-Generators = torch.Generator | list[torch.Generator] | None
-"""One generator; one per image, so that an image does not depend on its batch; or None for torch's global one."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from torchvision.transforms.v2.functional import gaussian_blur
+
+from ediffi.registry.random import Generators, rand, randn
 
 
 def augment(
@@ -48,22 +49,31 @@ class LowResolution:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
 
     def __call__(
-        self, images: Float[Tensor, "b 3 H W"], generator: torch.Generator
+        self, images: Float[Tensor, "b 3 H W"], generator: Generators
     ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, " b"]]:
-        """The low-resolution images and their `aug_level`; random numbers from a CPU generator."""
+        """The low-resolution images and their `aug_level`."""
         clean = F.avg_pool2d(images, self.scale)
-        batch = len(clean)
-        degraded = torch.rand(batch, generator=generator) < self.degrade_probability
-        low_res = torch.where(degraded.to(clean.device).view(-1, 1, 1, 1), self._degrade(clean, generator), clean)
-        aug_level = (self.max_aug_level * torch.rand(batch, generator=generator)).to(clean.device)
-        noise = torch.randn(clean.shape, generator=generator).to(clean.device)
-        return augment(low_res, aug_level, noise), aug_level
-
-    def _degrade(self, clean: Tensor, generator: torch.Generator) -> Tensor:
-        # Blur (one width for a batch) and add a smooth field of errors, like those of an earlier stage's images.
-        blur, distortion = torch.rand(2, generator=generator).tolist()
+        choices = rand((len(clean), 4), generator).to(clean.device, non_blocking=True)
+        degraded, blur, distortion, level = choices.view(-1, 4, 1, 1, 1).unbind(1)
+        low_res, coarse = clean, [max(1, side // 2) for side in clean.shape[2:]]
         if self.max_blur > 0:
-            clean = gaussian_blur(clean, kernel_size=[5, 5], sigma=[max(blur * self.max_blur, 1e-3)] * 2)
-        coarse = torch.randn(*clean.shape[:2], *(max(1, s // 2) for s in clean.shape[-2:]), generator=generator)
-        field = F.interpolate(coarse.to(clean.device), size=clean.shape[-2:], mode="bilinear")
-        return clean + distortion * self.max_distortion * field
+            low_res = _blur(low_res, (blur * self.max_blur).clamp(min=1e-3))
+        # A smooth field of errors, like those of an earlier stage's images.
+        errors = randn((*clean.shape[:2], *coarse), generator, clean.device, call=1)
+        field = F.interpolate(errors, size=clean.shape[2:], mode="bilinear")
+        low_res = low_res + distortion * self.max_distortion * field
+        low_res = torch.where(degraded < self.degrade_probability, low_res, clean)
+        aug_level = self.max_aug_level * level.flatten()
+        return augment(low_res, aug_level, randn(clean.shape, generator, clean.device, call=2)), aug_level
+
+
+def _blur(images: Float[Tensor, "b 3 h w"], width: Float[Tensor, "b 1 1 1"]) -> Float[Tensor, "b 3 h w"]:
+    """Gaussian blur over 5x5 pixels, each image with its own standard deviation; edges are reflected."""
+    kernel = [torch.exp(-0.5 * (offset / width) ** 2) for offset in range(-2, 3)]
+    total = torch.stack(kernel).sum(0)
+    for dim in (2, 3):
+        side = images.shape[dim]
+        padded = F.pad(images, (2, 2, 0, 0) if dim == 3 else (0, 0, 2, 2), mode="reflect")
+        shifted = [weight / total * padded.narrow(dim, start, side) for start, weight in enumerate(kernel)]
+        images = torch.stack(shifted).sum(0)
+    return images

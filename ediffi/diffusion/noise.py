@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ediffi.registry.random import Generators, rand
+
 MAX_LEVEL = 30
 """Deepest level of the tree: double precision still separates its nodes."""
 
@@ -131,14 +133,15 @@ class LogNormal:
         if not self.std > 0:
             raise ValueError(f"std of the training noise must be positive, got {self.std}")
 
-    def sample(
-        self, count: int, generator: torch.Generator | None = None, region: NoiseInterval = ROOT
-    ) -> Float[Tensor, " count"]:
-        """Noise levels, drawn on the CPU: the log-normal truncated to `region`, by inverse transform sampling."""
+    def sample(self, count: int, generator: Generators = None, region: NoiseInterval = ROOT) -> Float[Tensor, " count"]:
+        """Noise levels: the log-normal truncated to `region`, by inverse transform sampling.
+
+        They are drawn on the CPU, whose functions of a float64 give the same levels on every machine.
+        """
         spans = torch.tensor([[float(low), float(high)] for low, high in region.spans], dtype=torch.float64)
         widths = spans[:, 1] - spans[:, 0]
         # u = 0 would be the quantile 0, whose noise level is 0.
-        share = torch.rand(count, generator=generator, dtype=torch.float64).clamp(min=2.0**-53) * widths.sum()
+        share = rand((count,), generator, dtype=torch.float64).clamp(min=2.0**-53) * widths.sum()
         before = torch.cat([widths.new_zeros(1), widths.cumsum(0)])
         chosen = torch.bucketize(share, before[1:-1], right=True)
         return self.quantile(spans[chosen, 0] + share - before[chosen]).float()

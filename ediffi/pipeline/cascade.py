@@ -21,7 +21,7 @@ from ediffi.pipeline.conditioning import encode_prompts, image_encoders, text_en
 from ediffi.pipeline.options import SamplingOptions, Style, Switch
 from ediffi.pipeline.samples import sample_prompts, sampled_stages, save_grid
 from ediffi.pipeline.stage import Sampling, Stage, Steering
-from ediffi.registry.random import generators
+from ediffi.registry.random import Philox
 from ediffi.registry.types import Conditioning, Encoder, SamplerState, TextEncoder
 
 Progress = Callable[[str, SamplerState], None]
@@ -188,8 +188,7 @@ class Cascade:
         )
         stages = self.sample(
             cond,
-            # One generator an image, so that an image does not depend on the batch that it is sampled in.
-            generators(options.seed, range(options.first_index, options.first_index + len(texts))),
+            Philox(options.seed, range(options.first_index, options.first_index + len(texts))),
             plan,
             steering=steering,
             edit=options.edit,
@@ -211,7 +210,7 @@ class Cascade:
     def sample(
         self,
         cond: Conditioning,
-        randomness: list[torch.Generator],
+        randomness: Philox,
         plan: Sequence[Sampling] | None = None,
         *,
         steering: Steering = Steering(),  # noqa: B008  (frozen)
@@ -223,7 +222,7 @@ class Cascade:
 
         Args:
             cond: of a batch.
-            randomness: a generator for each image; a stage draws from where the one before stopped.
+            randomness: a seed, and the index of each image: an image does not depend on the batch it is sampled in.
             plan: each stage's settings; the model's own by default.
             steering: negative, style and switching; switching in the base stage only.
             edit: an image to start from.

@@ -21,7 +21,7 @@ from ediffi.diffusion.paint import PaintWithWords
 from ediffi.registry import samplers
 from ediffi.registry.core import UnknownNameError
 from ediffi.registry.denoisers.precondition import upsample
-from ediffi.registry.random import randn
+from ediffi.registry.random import Philox, randn
 from ediffi.registry.samplers.presets import PRESETS, preset
 from ediffi.registry.samplers.schedules import GRIDS, Grid
 from ediffi.registry.types import Callback, Conditioning, Denoiser, Sampler
@@ -140,7 +140,7 @@ class Stage:
     def __call__(
         self,
         cond: Conditioning,
-        generators: list[torch.Generator],
+        randomness: Philox,
         *,
         low_res: Float[Tensor, "b 3 h w"] | None = None,
         source: EditSource | None = None,
@@ -151,8 +151,8 @@ class Stage:
         """Sample images in [-1, 1].
 
         Args:
-            cond: the conditioning, a batch as long as `generators`.
-            generators: one per image, so that an image does not depend on its batch.
+            cond: the conditioning of a batch.
+            randomness: of the batch; each stage has its own numbers, whichever stages run before it.
             low_res: the previous stage's images in [-1, 1]; ValueError unless the stage is of super-resolution.
             source: images to start from instead of noise.
             steering: negative, style and switching.
@@ -161,12 +161,13 @@ class Stage:
         """
         if (low_res is None) != (self.aug_level is None):
             raise ValueError(f"stage {self.name!r} {'takes no' if self.aug_level is None else 'needs'} low_res")
-        sampling = sampling or self.sampling
+        sampling, randomness = sampling or self.sampling, randomness.of(self.name)
         device, size = next(self.denoiser.parameters()).device, (self.resolution, self.resolution)
         centre = None
         if low_res is not None and self.aug_level is not None:
             level = torch.full((len(low_res),), self.aug_level, device=low_res.device)
-            cond = cond.with_low_res(augment(low_res, level, randn(low_res.shape, generators, low_res.device)), level)
+            noise = randn(low_res.shape, randomness.of("low_res"), low_res.device)
+            cond = cond.with_low_res(augment(low_res, level, noise), level)
             centre = upsample(low_res, size)
         sigmas = sampling.sigmas()
         denoiser = self._steered(sampling, steering, source)
@@ -174,14 +175,18 @@ class Stage:
             sigmas, centre = source.remaining(sigmas), source.images
             if len(sigmas) == 1:
                 return source.images
-        x = randn((len(generators), 3, *size), generators, device) * sigmas[0]
+        x = randn((len(randomness), 3, *size), randomness.of("start"), device) * sigmas[0]
         if centre is not None:
             # Noisy images of level sigma_max are centred on the image; sigma_max is not large enough to hide that. Our
             # choice for super-resolution, where the paper is silent.
             x = x + centre
         with torch.inference_mode():
             images = sampling.build()(
-                lambda x, sigma: denoiser(x, sigma, cond), x, sigmas, generator=generators, callback=callback
+                lambda x, sigma: denoiser(x, sigma, cond),
+                x,
+                sigmas,
+                generator=randomness.of("sampler"),
+                callback=callback,
             )
         return images.clamp(-1, 1)
 

@@ -19,7 +19,7 @@ from ediffi.io.images import to_images
 from ediffi.pipeline.cascade import Cascade
 from ediffi.pipeline.options import SamplingOptions, Style
 from ediffi.pipeline.stage import Sampling, Steering
-from ediffi.registry.random import generators
+from ediffi.registry.random import Philox
 from ediffi.registry.types import Conditioning
 from ediffi.toybox.score import wrap
 from ediffi.toybox.shards import in_style
@@ -136,7 +136,7 @@ def _generate(
     images: list[Image.Image] = []
     for first in tqdm(range(0, len(conds), BATCH_SIZE), desc="generating", unit="batch", disable=None):
         batch = Conditioning.cat(list(conds[first : first + BATCH_SIZE]))
-        randomness = generators(seed, range(first, min(first + BATCH_SIZE, len(conds))))
+        randomness = Philox(seed, range(first, min(first + BATCH_SIZE, len(conds))))
         stages = cascade.sample(batch, randomness, plan, steering=steering)
         images += to_images(stages[cascade.stages[-1].name])
     return images, [toybox.read(np.array(image)) for image in images]

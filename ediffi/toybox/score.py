@@ -20,7 +20,7 @@ from ediffi.io.files import replace
 from ediffi.io.images import to_images, to_tensor
 from ediffi.pipeline.cascade import Cascade
 from ediffi.registry.denoisers.precondition import upsample
-from ediffi.registry.random import generators
+from ediffi.registry.random import Philox
 
 READABLE: Final = 32  # side of the smallest images that the oracle reads well
 
@@ -110,7 +110,7 @@ def against_bicubic(cascade: Cascade, count: int = 50, seed: int = 0) -> Mapping
         low_res = F.avg_pool2d(truth, size // lower.resolution)
         enlarged = []
         for part in (slice(first, first + 10) for first in range(0, count, 10)):
-            randomness = generators(seed, range(count))[part]
+            randomness = Philox(seed, range(count))[part]
             enlarged.append(stage(cond[part], randomness, low_res=low_res[part].to(cascade.device)).cpu())
         results[stage.name] = {
             "stage": round(psnr(torch.cat(enlarged), truth).mean().item(), 2),

@@ -15,7 +15,7 @@ from ediffi.diffusion.low_res import LowResolution
 from ediffi.diffusion.noise import ROOT, Complement, Interval, LogNormal, NoiseInterval, overlap
 from ediffi.registry import encoders
 from ediffi.registry.denoisers.precondition import Preconditioned
-from ediffi.registry.random import STATES, generators, randn
+from ediffi.registry.random import Philox, randn
 from ediffi.registry.types import Conditioning
 from ediffi.training import checkpoint as checkpoints
 from ediffi.training.callbacks.non_finite import SampleLosses, SkipNonFinite
@@ -131,9 +131,9 @@ class DiffusionStage(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The weighted loss of a batch."""
-        generators = self._generators(batch, training=True)
-        cond = drop_sources(batch.cond, self.dropout, generators)
-        sigma, losses = self._losses(batch.images, cond, generators)
+        randomness = self._randomness(batch, "training")
+        cond = drop_sources(batch.cond, self.dropout, randomness.of("dropout"))
+        sigma, losses = self._losses(batch.images, cond, randomness)
         self.batches_of_step.append(SampleLosses(batch.keys, sigma, losses.detach()))
         loss = losses.mean()
         self.log("train/loss", loss, prog_bar=True, batch_size=len(losses))
@@ -142,20 +142,20 @@ class DiffusionStage(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log the loss on the noise of the stage, and on each quarter of all training noise."""
-        sigma, losses = self._losses(batch.images, batch.cond, self._generators(batch, training=False))
+        sigma, losses = self._losses(batch.images, batch.cond, self._randomness(batch, "validation"))
         self.log("val/loss", losses.mean(), prog_bar=True, sync_dist=True, batch_size=len(losses))
         self._log_bands("val", sigma, losses)
 
     def _losses(
-        self, images: Float[Tensor, "b 3 h w"], cond: Conditioning, generators: list[torch.Generator]
+        self, images: Float[Tensor, "b 3 h w"], cond: Conditioning, randomness: Philox
     ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
         """Noise levels, on the CPU, and weighted losses, on the device of the images."""
         if self.low_res is not None or cond.low_res is not None:
-            cond = cond.with_low_res(*low_resolution(self.low_res, images, cond.low_res, generators))
-        # On the CPU, whose generators draw the same numbers on every machine.
-        sigma = torch.cat([self.noise.sample(1, generator, self.region) for generator in generators])
-        noise = randn(images.shape, generators, images.device)
-        return sigma, weighted_losses(self.denoiser, images, noise, sigma.to(images.device), cond)
+            cond = cond.with_low_res(*low_resolution(self.low_res, images, cond.low_res, randomness.of("low_res")))
+        sigma = self.noise.sample(len(images), randomness.of("sigma"), self.region)
+        noise = randn(images.shape, randomness.of("noise"), images.device)
+        on_device = sigma.to(images.device, non_blocking=True)
+        return sigma, weighted_losses(self.denoiser, images, noise, on_device, cond)
 
     def _log_bands(self, part: str, sigma: Float[Tensor, " b"], losses: Float[Tensor, " b"]) -> None:
         """Log the loss of each band; in validation all processes log the bands that the stage trains on."""
@@ -166,9 +166,9 @@ class DiffusionStage(L.LightningModule):
                 mean = sums[index] / max(1, count)
                 self.log(f"{part}/loss_band{index}", mean, sync_dist=validating, batch_size=count)
 
-    def _generators(self, batch: Batch, training: bool) -> list[torch.Generator]:
-        """One generator a sample, from the seed and its position in the run; others in training than in validation."""
+    def _randomness(self, batch: Batch, purpose: str) -> Philox:
+        """The random numbers of a batch, from the seed and the positions of its samples in the run."""
         size = len(batch.images)
         world_size, rank = (self.trainer.world_size, self.trainer.global_rank) if self._trainer else (1, 0)
         first = (batch.index * world_size + rank) * size  # processes take turns, batch by batch
-        return generators(2 * self.seed + training, (position % STATES for position in range(first, first + size)))
+        return Philox(self.seed, range(first, first + size), purpose)

@@ -1,6 +1,6 @@
 """What a training step computes: the conditioning of a batch, its weighted losses, and their means by noise level."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
@@ -10,7 +10,7 @@ from ediffi.diffusion.experts import ExpertTree
 from ediffi.diffusion.low_res import LowResolution, augment
 from ediffi.diffusion.noise import LogNormal
 from ediffi.registry.denoisers.precondition import Preconditioned
-from ediffi.registry.random import randn
+from ediffi.registry.random import Philox, rand, randn
 from ediffi.registry.types import Conditioning
 
 
@@ -40,14 +40,13 @@ def sum_by_band(
     return sums, torch.bincount(band, minlength=bands).float()
 
 
-def drop_sources(
-    cond: Conditioning, dropout: Mapping[str, float], generators: Sequence[torch.Generator]
-) -> Conditioning:
+def drop_sources(cond: Conditioning, dropout: Mapping[str, float], randomness: Philox) -> Conditioning:
     """Drop each source of each sample with its own probability, independently; a source without one is kept."""
     names = sorted(cond.sources)  # so that the draws of a sample do not depend on the order in its shard
-    drawn = torch.stack([torch.rand(len(names), generator=generator) for generator in generators])
+    drawn = rand((len(randomness), len(names)), randomness)
     for name, draws in zip(names, drawn.T, strict=True):
-        cond = cond.drop(name, (draws < dropout.get(name, 0.0)).to(cond.sources[name].mask.device))
+        dropped = draws < dropout.get(name, 0.0)
+        cond = cond.drop(name, dropped.to(cond.sources[name].mask.device, non_blocking=True))
     return cond
 
 
@@ -55,9 +54,9 @@ def low_resolution(
     low_res: LowResolution | None,
     images: Float[Tensor, "b 3 H W"],
     given: Float[Tensor, "b 3 h w"] | None,
-    generators: Sequence[torch.Generator],
+    randomness: Philox,
 ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, " b"]]:
-    """The noisy low-resolution images of a batch and their noise levels [b], each from its own generator.
+    """The noisy low-resolution images of a batch and their noise levels [b].
 
     `given` are low-resolution images of the dataset, degraded already; None to make them from `images`. ValueError if
     they come without `low_res`, which says how noisy they become, or have another size than its `scale` says.
@@ -65,14 +64,11 @@ def low_resolution(
     if low_res is None:
         raise ValueError("the dataset has low-resolution images, and the stage has no low_res that says how noisy")
     if given is None:
-        made = [low_res(image[None], generator) for image, generator in zip(images, generators, strict=True)]
-        return torch.cat([image for image, _ in made]), torch.cat([level for _, level in made])
+        return low_res(images, randomness)
     size = [side // low_res.scale for side in images.shape[2:]]
     if list(given.shape[2:]) != size:
         expected = f"{size[1]}x{size[0]} (scale {low_res.scale})"
         found = f"{given.shape[3]}x{given.shape[2]}"
         raise ValueError(f"the dataset has low-resolution images of {found}, and the stage enlarges {expected}")
-    level = low_res.max_aug_level * torch.cat([torch.rand(1, generator=generator) for generator in generators])
-    noise = randn(given.shape, list(generators), given.device)
-    level = level.to(given.device)
-    return augment(given, level, noise), level
+    level = (low_res.max_aug_level * rand((len(given),), randomness)).to(given.device, non_blocking=True)
+    return augment(given, level, randn(given.shape, randomness, given.device, call=1)), level

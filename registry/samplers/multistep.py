@@ -14,8 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from ediffi.registry.samplers.schedules import Array, time_of
-from ediffi.registry.samplers.solver import Evaluate, Step, combine
-from ediffi.registry.types import Generators
+from ediffi.registry.samplers.solver import Evaluate, NoiseLike, Step, combine
 
 DeisVariable = Literal["log_rho", "rho"]
 AdamsVariable = Literal["vp_time", "log_sigma"]
@@ -90,7 +89,7 @@ class Deis:
     def __post_init__(self) -> None:
         _check(self.order, self.variable, DEIS_VARIABLES)
 
-    def start(self, num_steps: int, generator: Generators) -> Step:
+    def start(self, num_steps: int, noise_like: NoiseLike) -> Step:
         """The step function, with an empty history."""
         history: deque[tuple[float, Tensor]] = deque(maxlen=self.order)
 
@@ -115,7 +114,7 @@ class DPMpp2M:
 
     stages = 1
 
-    def start(self, num_steps: int, generator: Generators) -> Step:
+    def start(self, num_steps: int, noise_like: NoiseLike) -> Step:
         """The step function, with an empty history."""
         last: tuple[float, Tensor] | None = None
 
@@ -162,7 +161,7 @@ class ExpAdams:
     def __post_init__(self) -> None:
         _check(self.order, self.variable, ADAMS_VARIABLES)
 
-    def start(self, num_steps: int, generator: Generators) -> Step:
+    def start(self, num_steps: int, noise_like: NoiseLike) -> Step:
         """The step function, with an empty history."""
         history: list[tuple[float, Tensor]] = []
         begin: tuple[float, Tensor] | None = None

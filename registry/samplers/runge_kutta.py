@@ -9,9 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ediffi.registry.random import randn
-from ediffi.registry.samplers.solver import Evaluate, Step, combine
-from ediffi.registry.types import Generators
+from ediffi.registry.samplers.solver import Evaluate, NoiseLike, Step, combine
 
 
 @dataclass(frozen=True)
@@ -51,14 +49,13 @@ class Churn:
         if not 0 < self.s_noise < math.inf:
             raise ValueError(f"s_noise is {self.s_noise}; it must be finite and above 0")
 
-    def __call__(self, x: Tensor, sigma: float, num_steps: int, generator: Generators) -> tuple[Tensor, float]:
+    def __call__(self, x: Tensor, sigma: float, num_steps: int, noise_like: NoiseLike) -> tuple[Tensor, float]:
         """x_hat and sigma_hat; draws only where gamma is above 0."""
         gamma = min(self.s_churn / num_steps, math.sqrt(2) - 1) if self.s_tmin <= sigma <= self.s_tmax else 0.0
         if gamma == 0:
             return x, sigma
         sigma_hat = (1 + gamma) * sigma
-        noise = randn(x.shape, generator, x.device, x.dtype)
-        return x + math.sqrt(sigma_hat**2 - sigma**2) * self.s_noise * noise, sigma_hat
+        return x + math.sqrt(sigma_hat**2 - sigma**2) * self.s_noise * noise_like(x), sigma_hat
 
 
 @dataclass(frozen=True)
@@ -77,11 +74,11 @@ class RungeKutta:
         """Evaluations of a step."""
         return len(self.tableau.b)
 
-    def start(self, num_steps: int, generator: Generators) -> Step:
-        """The step function; `generator` draws the churn, where there is any."""
+    def start(self, num_steps: int, noise_like: NoiseLike) -> Step:
+        """The step function; `noise_like` draws the churn, where there is any."""
 
         def step(evaluate: Evaluate, x: Tensor, sigma: float, sigma_next: float) -> tuple[Tensor, Tensor]:
-            x, sigma = self.churn(x, sigma, num_steps, generator)
+            x, sigma = self.churn(x, sigma, num_steps, noise_like)
             if sigma_next == 0:
                 denoised = evaluate(x, sigma)
                 return denoised, denoised

@@ -13,10 +13,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ediffi.registry.types import Callback, Denoise, Generators, SamplerState
+from ediffi.registry.random import Generators, noise_like
+from ediffi.registry.types import Callback, Denoise, SamplerState
 
 Evaluate = Callable[[Tensor, float], Tensor]
 """`evaluate(x, sigma)`: one network call on the whole batch, at the noise level of this evaluation."""
+
+NoiseLike = Callable[[Tensor], Tensor]
+"""`noise_like(x)`: standard normal noise of the shape, device and dtype of `x`; at every call other noise."""
 
 Step = Callable[[Evaluate, Tensor, float, float], tuple[Tensor, Tensor]]
 """`step(evaluate, x, sigma, sigma_next) -> (x at sigma_next, last denoised)`."""
@@ -30,7 +34,7 @@ class Method(Protocol):
     def stages(self) -> int:
         """Network calls of each step but the last, to sigma = 0, which has one."""
 
-    def start(self, num_steps: int, generator: Generators) -> Step:
+    def start(self, num_steps: int, noise_like: NoiseLike) -> Step:
         """The step function of one run of `num_steps` steps; it holds the history of the run."""
 
 
@@ -61,7 +65,7 @@ class Solver:
             sigma_b = torch.full((state.shape[0],), sigma, dtype=dtype, device=state.device)
             return denoise(state.to(x.dtype), sigma_b).to(dtype)
 
-        state, step = x.to(dtype), self.method.start(len(grid) - 1, generator)
+        state, step = x.to(dtype), self.method.start(len(grid) - 1, noise_like(generator))
         for i, (sigma, sigma_next) in enumerate(pairwise(grid)):
             state, denoised = step(evaluate, state, sigma, sigma_next)
             if callback is not None:

@@ -13,7 +13,7 @@ from ediffi.evaluation.datasets.toybox import prompts
 from ediffi.pipeline.cascade import Cascade
 from ediffi.pipeline.stage import Sampling
 from ediffi.registry import samplers
-from ediffi.registry.random import generators, randn
+from ediffi.registry.random import Philox, randn
 from ediffi.registry.samplers.schedules import Grid
 from reproduction.directory import ReproductionDirectory
 from reproduction.drawing import lines
@@ -64,7 +64,7 @@ def distances(repro: ReproductionDirectory, guidance_scale: float) -> dict[str, 
     stage = cascade.stages[0]
     cond = cascade.encode([caption.text for _, caption in prompts(5, repro.budget.starts)])
     shape = (repro.budget.starts, 3, stage.resolution, stage.resolution)
-    noise = randn(shape, generators(0, range(repro.budget.starts)), torch.device("cpu"))
+    noise = randn(shape, Philox(0, range(repro.budget.starts)), torch.device("cpu"))
     guided = ClassifierFreeGuidance(stage.denoiser, guidance_scale)
 
     def denoise(x: Float[Tensor, "b 3 h w"], sigma: Float[Tensor, " b"]) -> Float[Tensor, "b 3 h w"]:

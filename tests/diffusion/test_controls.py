@@ -17,7 +17,7 @@ from ediffi.io.images import open_image
 from ediffi.pipeline.cascade import Cascade
 from ediffi.pipeline.conditioning import text_encoders
 from ediffi.pipeline.options import SamplingOptions, Style, Switch
-from ediffi.registry.random import generators
+from ediffi.registry.random import Philox
 from ediffi.registry.types import Conditioning
 
 PROMPT = "a red circle and a blue square and a red circle"
@@ -49,7 +49,7 @@ def test_paint_with_weight_zero_is_plain_sampling_bit_for_bit(cascade: Cascade) 
     weighted = cascade.encode([PROMPT], regions=layout())
     stage = cascade.stages[0]
     unpainted = dataclasses.replace(stage.sampling, paint_weight=0.0)
-    with_paint = stage(weighted, generators(2, [0]), sampling=unpainted)
+    with_paint = stage(weighted, Philox(2, [0]), sampling=unpainted)
     assert torch.equal(with_paint, plain["base"])
 
 
@@ -84,8 +84,8 @@ def test_one_batch_may_hold_different_layouts_and_none(cascade: Cascade) -> None
         cascade.encode(["a small purple triangle"]),
     ]
     plan = cascade.plan(SamplingOptions(paint_weight=2.0))
-    together = cascade.sample(Conditioning.cat(conds), generators(1, range(3)), plan)["base"]
-    alone = torch.cat([cascade.sample(c, generators(1, [k]), plan)["base"] for k, c in enumerate(conds)])
+    together = cascade.sample(Conditioning.cat(conds), Philox(1, range(3)), plan)["base"]
+    alone = torch.cat([cascade.sample(c, Philox(1, [k]), plan)["base"] for k, c in enumerate(conds)])
     torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
 
 

@@ -15,7 +15,7 @@ from ediffi.diffusion.noise import ROOT, Complement, Interval, LogNormal, NoiseI
 from ediffi.diffusion.streaming import StreamedDenoisers
 from ediffi.pipeline.stage import Sampling, Stage
 from ediffi.registry import denoisers, samplers
-from ediffi.registry.random import generators
+from ediffi.registry.random import Philox
 from ediffi.registry.samplers.presets import PRESETS
 from ediffi.registry.types import Conditioning, Denoiser, Embedding
 
@@ -58,7 +58,7 @@ def clones(trunk: ExpertTree, *regions: NoiseInterval) -> ExpertTree:
 
 def paint(denoiser: nn.Module, sampling: Sampling) -> Tensor:
     stage = Stage("base", 8, denoiser, sampling)
-    return stage(cond(2), generators(0, range(2)))
+    return stage(cond(2), Philox(0, range(2)))
 
 
 class Counting(nn.Module):

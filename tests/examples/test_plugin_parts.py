@@ -16,7 +16,7 @@ from ediffi.diffusion.layout import Region
 from ediffi.diffusion.paint import PaintWithWords, paint
 from ediffi.pipeline.attention_maps import CrossAttention
 from ediffi.registry import samplers
-from ediffi.registry.random import generators, randn
+from ediffi.registry.random import Philox, randn
 from ediffi.registry.samplers.schedules import karras
 from ediffi.registry.types import Conditioning, Denoiser, Embedding, Sampler, TextEncoder
 from tests.examples.shapes import PLUGIN
@@ -147,7 +147,7 @@ def tiny(parts: Any, **arguments: Any) -> Any:
 
 def noisy(size: int = 16, batch: int = 2) -> tuple[Tensor, Tensor]:
     sigma = torch.linspace(0.5, 2.0, batch)
-    return randn((batch, 3, size, size), generators(0, range(batch))), sigma
+    return randn((batch, 3, size, size), Philox(0, range(batch))), sigma
 
 
 def said(encoder: Any, *texts: str) -> Conditioning:
@@ -313,11 +313,11 @@ def test_it_ends_at_the_pictures_own_variance(parts: Any, eta: float) -> None:
 
 def test_a_picture_is_the_same_in_any_batch(parts: Any) -> None:
     sigmas, sampler = karras(6, 0.02, 80.0), parts.dpmpp_2m_sde()
-    x = 80 * randn((3, 3, 4, 4), generators(0, range(3)))
-    together = sampler(bent, x, sigmas, generator=generators(1, range(3)))
-    alone = sampler(bent, x[1:2], sigmas, generator=generators(1, range(1, 2)))
+    x = 80 * randn((3, 3, 4, 4), Philox(0, range(3)))
+    together = sampler(bent, x, sigmas, generator=Philox(1, range(3)))
+    alone = sampler(bent, x[1:2], sigmas, generator=Philox(1, range(1, 2)))
     assert torch.equal(alone[0], together[1])
-    assert not torch.equal(together, sampler(bent, x, sigmas, generator=generators(2, range(3))))
+    assert not torch.equal(together, sampler(bent, x, sigmas, generator=Philox(2, range(3))))
 
 
 def test_it_says_what_it_costs(parts: Any) -> None:

@@ -16,7 +16,7 @@ from ediffi.pipeline.cascade import Cascade
 from ediffi.pipeline.evaluation_run import CascadeGenerator
 from ediffi.pipeline.options import SamplingOptions, Style, Switch
 from ediffi.pipeline.stage import Sampling, Stage
-from ediffi.registry.random import generators, randn
+from ediffi.registry.random import Philox, randn
 from ediffi.registry.types import Conditioning, Embedding
 from tests.pipeline.test_stage import Recorder
 
@@ -81,7 +81,7 @@ def test_images_of_a_prompt_are_together_and_each_has_its_own_noise(cascade: Cas
     made = cascade(["a", "bb"], num_images_per_prompt=2, seed=5, first_index=7)
     x, _, cond = first(cascade)
     assert tokens(cond) == [1, 1, 2, 2]
-    assert torch.equal(x, randn((4, 3, 8, 8), generators(5, range(7, 11))) * 10.0)
+    assert torch.equal(x, randn((4, 3, 8, 8), Philox(5, range(7, 11)).of("base/start")) * 10.0)
     assert len(made.images) == 4
     assert {name: tuple(tensor.shape) for name, tensor in made.stages.items()} == {
         "base": (4, 3, 8, 8),
@@ -141,13 +141,10 @@ def test_an_edit_starts_every_stage_at_its_own_resolution(cascade: Cascade) -> N
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8))
     cascade("a", edit=Edit(image, 0.25), seed=2)
     exact = torch.from_numpy(np.array(image)).permute(2, 0, 1).float()[None] / 127.5 - 1
-    randomness = generators(2, range(1))
     for index, stage in enumerate(cascade.stages):
         x, sigma, _ = first(cascade, index)
         assert sigma.tolist() == [pytest.approx(0.1)]
-        if index:
-            randn((1, 3, stage.resolution // 2, stage.resolution // 2), randomness)  # the conditioning noise
-        noise = randn((1, 3, stage.resolution, stage.resolution), randomness)
+        noise = randn((1, 3, stage.resolution, stage.resolution), Philox(2, [0]).of(f"{stage.name}/start"))
         side = 32 // stage.resolution
         wanted = torch.nn.functional.avg_pool2d(exact, side)
         torch.testing.assert_close(x - sigma.view(-1, 1, 1, 1) * noise, wanted, atol=1e-5, rtol=0)

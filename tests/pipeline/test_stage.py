@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ediffi.diffusion.editing import EditSource
 from ediffi.pipeline.stage import Sampling, Stage, Steering
 from ediffi.registry.denoisers.precondition import upsample
-from ediffi.registry.random import generators, randn
+from ediffi.registry.random import Philox, randn
 from ediffi.registry.types import Conditioning, Embedding, Paint
 
 EULER = Sampling("euler", num_inference_steps=4, sigma_min=0.1, sigma_max=10.0)
@@ -35,6 +35,9 @@ def words(value: float = 1.0, batch: int = 2) -> Conditioning:
     return Conditioning({"t5": Embedding(torch.full((batch, 1, 1), value), torch.ones(batch, 1, dtype=torch.bool))})
 
 
+RANDOMNESS = Philox(3, range(2))
+
+
 def images(side: int = 8) -> Tensor:
     return torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
@@ -42,13 +45,13 @@ def images(side: int = 8) -> Tensor:
 def start(stage: Stage, **options: object) -> tuple[Tensor, Tensor, Conditioning, Tensor]:
     """The first network call of a sampling, and its result."""
     assert isinstance(stage.denoiser, Recorder)
-    made = stage(words(), generators(3, range(2)), **options)
+    made = stage(words(), RANDOMNESS, **options)
     return *stage.denoiser.calls[0], made
 
 
 def test_the_base_stage_starts_at_sigma_max_times_noise() -> None:
     x, sigma, cond, made = start(Stage("base", 8, Recorder(), EULER))
-    assert torch.equal(x, randn((2, 3, 8, 8), generators(3, range(2))) * 10.0)
+    assert torch.equal(x, randn((2, 3, 8, 8), RANDOMNESS.of("base").of("start")) * 10.0)
     assert sigma.tolist() == [10.0, 10.0]
     assert cond.low_res is None
     torch.testing.assert_close(made, torch.full_like(made, 0.5))
@@ -61,12 +64,12 @@ def test_the_result_is_clipped() -> None:
 
 
 def test_super_resolution_is_conditioned_on_the_noised_image_and_starts_around_the_enlarged_one() -> None:
-    low_res, randomness = images(4), generators(3, range(2))
-    noise = randn(low_res.shape, randomness)
+    low_res, randomness = images(4), RANDOMNESS.of("sr")
+    noise = randn(low_res.shape, randomness.of("low_res"))
     x, _, cond, _ = start(Stage("sr", 8, Recorder(), EULER, aug_level=0.2), low_res=low_res)
     torch.testing.assert_close(cond.low_res, low_res + 0.2 * noise)
     assert cond.aug_level.tolist() == [pytest.approx(0.2)] * 2
-    torch.testing.assert_close(x, upsample(low_res, (8, 8)) + 10.0 * randn((2, 3, 8, 8), randomness))
+    torch.testing.assert_close(x, upsample(low_res, (8, 8)) + 10.0 * randn((2, 3, 8, 8), randomness.of("start")))
 
 
 @pytest.mark.parametrize(("strength", "steps"), [(0.75, 3), (0.5, 2), (0.3, 1)])
@@ -75,24 +78,22 @@ def test_image_to_image_starts_at_the_image_plus_noise_of_its_first_level(streng
     x, sigma, _, _ = start(stage, source=source)
     level = EULER.sigmas()[4 - steps]
     assert torch.equal(sigma, level.expand(2))
-    torch.testing.assert_close(x, source.images + level * randn((2, 3, 8, 8), generators(3, range(2))))
+    torch.testing.assert_close(x, source.images + level * randn((2, 3, 8, 8), RANDOMNESS.of("base").of("start")))
     assert len(stage.denoiser.calls) == steps
 
 
 def test_an_edit_of_super_resolution_starts_at_its_own_image_not_at_the_enlarged_one() -> None:
-    randomness = generators(3, range(2))
-    randn((2, 3, 4, 4), randomness)
     stage, source = Stage("sr", 8, Recorder(), EULER, aug_level=0.2), EditSource(images(), 0.5)
     x, _, _, _ = start(stage, source=source, low_res=images(4))
-    torch.testing.assert_close(x, source.images + EULER.sigmas()[2] * randn((2, 3, 8, 8), randomness))
+    torch.testing.assert_close(x, source.images + EULER.sigmas()[2] * randn((2, 3, 8, 8), RANDOMNESS.of("sr/start")))
 
 
 def test_strength_0_returns_the_image_and_strength_1_starts_from_noise() -> None:
     idle = Stage("base", 8, Recorder(), EULER)
-    assert torch.equal(idle(words(), generators(3, range(2)), source=EditSource(images(), 0.0)), images())
+    assert torch.equal(idle(words(), RANDOMNESS, source=EditSource(images(), 0.0)), images())
     assert idle.denoiser.calls == []
     x = start(Stage("base", 8, Recorder(), EULER), source=EditSource(images(), 1.0))[0]
-    assert torch.equal(x, randn((2, 3, 8, 8), generators(3, range(2))) * 10.0)
+    assert torch.equal(x, randn((2, 3, 8, 8), RANDOMNESS.of("base").of("start")) * 10.0)
 
 
 def test_a_mask_keeps_the_image_where_it_is_0() -> None:
@@ -116,7 +117,7 @@ def test_guidance_and_the_negative_prompt_reach_the_denoiser() -> None:
 
 def test_the_second_prompt_takes_over_after_its_share_of_the_steps() -> None:
     stage = Stage("base", 8, Recorder(None), EULER)
-    stage(words(), generators(3, range(2)), steering=Steering(after=words(0.25), switch_at=0.75))
+    stage(words(), RANDOMNESS, steering=Steering(after=words(0.25), switch_at=0.75))
     read = [float(cond.sources["t5"].tokens[0]) for _, _, cond in stage.denoiser.calls]
     assert read == [1.0, 1.0, 1.0, 0.25]
 
@@ -126,14 +127,14 @@ def test_thresholding_is_around_guidance() -> None:
     stage = Stage("base", 8, Recorder(None), strong)
     assert start(stage)[-1].mean() == pytest.approx(1.0)
     callback: list[float] = []
-    stage(words(), generators(3, range(2)), callback=lambda state: callback.append(float(state.denoised.max())))
+    stage(words(), RANDOMNESS, callback=lambda state: callback.append(float(state.denoised.max())))
     assert callback == [pytest.approx(1.0)] * 4, "4·1 divided by its own maximum at every step"
 
 
 def test_paint_is_scaled_by_its_weight_and_the_noise_level() -> None:
     paint = Paint(torch.ones(2, 1, 8, 8), {"t5": torch.ones(2, 1, 1)}, torch.ones(2))
     stage = Stage("base", 8, Recorder(), dataclasses.replace(EULER, paint_weight=0.3))
-    stage(dataclasses.replace(words(), paint=paint), generators(3, range(2)))
+    stage(dataclasses.replace(words(), paint=paint), Philox(3, range(2)))
     for _, sigma, cond in stage.denoiser.calls:
         torch.testing.assert_close(cond.paint.strength, 0.3 * torch.log(1 + sigma))
 
@@ -144,4 +145,4 @@ def test_paint_is_scaled_by_its_weight_and_the_noise_level() -> None:
 )
 def test_low_res_is_for_super_resolution_only(stage: Stage, options: dict[str, Tensor]) -> None:
     with pytest.raises(ValueError, match="low_res"):
-        stage(words(), generators(3, range(2)), **options)
+        stage(words(), RANDOMNESS, **options)

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ediffi.registry import samplers
-from ediffi.registry.random import generators, randn
+from ediffi.registry.random import Philox, noise_like, randn
 from ediffi.registry.samplers.multistep import Deis, DeisVariable, deis_coefficients
 from ediffi.registry.samplers.runge_kutta import EULER, HEUN, KUTTA3, Churn, Tableau
 from ediffi.registry.samplers.schedules import karras
@@ -162,10 +162,10 @@ def test_one_clean_image_is_reached_on_a_straight_line(name: str) -> None:
 @pytest.mark.parametrize(("name", "arguments"), VARIANTS)
 def test_a_batch_equals_its_single_runs(name: str, arguments: dict[str, Any]) -> None:
     sampler, sigmas = samplers.create(name, **arguments), karras(6, 0.02, 10.0)
-    x = 10 * randn((4, 7), generators(0, range(4)))
-    batch = sampler(gaussian, x, sigmas, generator=generators(1, range(4)))
+    x = 10 * randn((4, 7), Philox(0, range(4)))
+    batch = sampler(gaussian, x, sigmas, generator=Philox(1, range(4)))
     for k in range(4):
-        single = sampler(gaussian, x[k : k + 1], sigmas, generator=generators(1, [k]))
+        single = sampler(gaussian, x[k : k + 1], sigmas, generator=Philox(1, [k]))
         assert torch.equal(single[0], batch[k])
 
 
@@ -350,10 +350,10 @@ def test_nfe_formulas() -> None:
 def test_the_input_is_not_written_to_and_a_sampler_keeps_no_state(name: str, arguments: dict[str, Any]) -> None:
     sampler, sigmas, x = samplers.create(name, **arguments), karras(5, 0.02, 10.0), noise(2, 7, dtype=torch.float32)
     before, grid = x.clone(), sigmas.clone()
-    first = sampler(gaussian, x, sigmas, generator=generators(0, [0, 1]))
+    first = sampler(gaussian, x, sigmas, generator=Philox(0, [0, 1]))
     assert torch.equal(x, before)
     assert torch.equal(sigmas, grid)
-    assert torch.equal(first, sampler(gaussian, x, sigmas, generator=generators(0, [0, 1])))
+    assert torch.equal(first, sampler(gaussian, x, sigmas, generator=Philox(0, [0, 1])))
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -409,7 +409,7 @@ def test_churn_is_limited_to_its_range_and_to_root_two() -> None:
 def test_churn_lifts_the_noise_to_sigma_hat() -> None:
     """x ~ N(0, sigma^2) before, N(0, sigma_hat^2) after, within five standard errors."""
     x = 2.0 * randn((100_000,), torch.Generator().manual_seed(0))
-    x_hat, sigma_hat = Churn(s_churn=3.0)(x, 2.0, 10, torch.Generator().manual_seed(1))
+    x_hat, sigma_hat = Churn(s_churn=3.0)(x, 2.0, 10, noise_like(torch.Generator().manual_seed(1)))
     assert sigma_hat == pytest.approx(2.0 * 1.3)
     assert x_hat.std().item() == pytest.approx(sigma_hat, rel=5 / (2 * 100_000) ** 0.5)
 

@@ -13,6 +13,7 @@ import torch
 from ediffi.evaluation.datasets.toybox import STYLES, Scene, held_out, render
 from ediffi.pipeline.cascade import Cascade
 from ediffi.pipeline.stage import Sampling, Stage
+from ediffi.registry.random import Philox
 from ediffi.registry.types import Conditioning, Embedding
 from ediffi.toybox.controls import Case, judge, judge_paint, judge_style, painted_cases, styled_cases
 
@@ -28,7 +29,7 @@ class Renderer(Cascade):
         count = len(prompts)
         return Conditioning({"t5": Embedding(torch.zeros(count, 1, 4), torch.ones(count, 1, dtype=torch.bool))})
 
-    def sample(self, cond: Conditioning, randomness: list[torch.Generator], *_: Any, **__: Any) -> dict[str, Any]:
+    def sample(self, cond: Conditioning, randomness: Philox, *_: Any, **__: Any) -> dict[str, Any]:
         scenes, self.scenes = self.scenes[: len(randomness)], self.scenes[len(randomness) :]
         pixels = torch.from_numpy(np.stack([render(scene, 64) for scene in scenes])).permute(0, 3, 1, 2)
         return {"base": pixels.float() / 127.5 - 1}

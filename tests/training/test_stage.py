@@ -18,7 +18,7 @@ from ediffi.diffusion.low_res import LowResolution, augment
 from ediffi.diffusion.noise import Interval, LogNormal
 from ediffi.registry import denoisers
 from ediffi.registry.denoisers.precondition import Preconditioned
-from ediffi.registry.random import generators
+from ediffi.registry.random import Philox
 from ediffi.registry.types import Conditioning, Embedding
 from ediffi.training.lightning_module import DiffusionStage
 from ediffi.training.loss import drop_sources, low_resolution, sum_by_band, weighted_losses
@@ -141,8 +141,7 @@ def test_a_stage_logs_the_mean_loss_of_each_band(shards: list[Shard]) -> None:
     values = logged(learner)
     learner.validation_step(batch, 0)
     assert set(values) == {"val/loss", "val/loss_band2", "val/loss_band3"}
-    generators_of_batch = learner._generators(batch, training=False)
-    sigma, losses = learner._losses(batch.images, batch.cond, generators_of_batch)
+    sigma, losses = learner._losses(batch.images, batch.cond, learner._randomness(batch, "validation"))
     upper = sigma > learner.noise.quantile(torch.tensor([0.75]))
     assert 0 < upper.sum() < 8
     assert values["val/loss"] == pytest.approx(losses.mean().item())
@@ -172,7 +171,7 @@ def test_sources_are_dropped_each_on_its_own() -> None:
     count = 4000
     ones = Embedding(torch.ones(count, 1, 2), torch.ones(count, 1, dtype=torch.bool), torch.ones(count, 2))
     cond = Conditioning({"t5": ones, "clip_text": ones, "own": ones})
-    dropped = drop_sources(cond, {"t5": 0.25, "clip_text": 0.2}, generators(0, range(count)))
+    dropped = drop_sources(cond, {"t5": 0.25, "clip_text": 0.2}, Philox(0, range(count)))
     kept = {name: embedding.mask[:, 0].float() for name, embedding in dropped.sources.items()}
     assert kept["t5"].mean().item() == pytest.approx(0.75, abs=0.03)
     assert kept["clip_text"].mean().item() == pytest.approx(0.8, abs=0.03)
@@ -231,26 +230,26 @@ def test_low_resolution_pictures_that_the_data_brings_are_used() -> None:
     """As they come, noised by the stage; each from its own generator, so a batch is its samples."""
     images, given = torch.rand(4, 3, 16, 16), torch.rand(4, 3, 4, 4)
     still = LowResolution(max_aug_level=0)
-    low_res, level = low_resolution(still, images, given, generators(0, range(4)))
+    low_res, level = low_resolution(still, images, given, Philox(0, range(4)))
     assert torch.equal(low_res, given)
     assert not level.any()
     noisy = LowResolution(max_aug_level=0.4)
     for some in (given, None):
-        low_res, level = low_resolution(noisy, images, some, generators(0, range(4)))
-        last, last_level = low_resolution(noisy, images[3:], None if some is None else some[3:], generators(0, [3]))
+        low_res, level = low_resolution(noisy, images, some, Philox(0, range(4)))
+        last, last_level = low_resolution(noisy, images[3:], None if some is None else some[3:], Philox(0, [3]))
         torch.testing.assert_close(low_res[3:], last)
         assert torch.equal(level[3:], last_level)
     flat = torch.zeros(500, 3, 4, 4)
-    low_res, level = low_resolution(noisy, torch.zeros(500, 3, 16, 16), flat, generators(0, range(500)))
+    low_res, level = low_resolution(noisy, torch.zeros(500, 3, 16, 16), flat, Philox(0, range(500)))
     assert level.mean().item() == pytest.approx(0.2, abs=0.02)
     assert level.max() <= 0.4
     assert low_res.flatten(1).std(1).div(level).mean().item() == pytest.approx(1, abs=0.05), (
         "the noise is of that level"
     )
     with pytest.raises(ValueError, match=r"has low-resolution images of 2x2, and the stage enlarges 4x4 \(scale 4"):
-        low_resolution(noisy, images, given[..., :2, :2], generators(0, range(4)))
+        low_resolution(noisy, images, given[..., :2, :2], Philox(0, range(4)))
     with pytest.raises(ValueError, match="the stage has no low_res that says how noisy"):
-        low_resolution(None, images, given, generators(0, range(4)))
+        low_resolution(None, images, given, Philox(0, range(4)))
 
 
 def test_a_stage_trains_on_the_low_resolution_pictures_of_its_data(shards: list[Shard]) -> None:
@@ -277,19 +276,42 @@ def test_noise_is_a_sample_s_own(shards: list[Shard]) -> None:
     """A function of the position in the run: two batches of 4 draw what one of 8 draws, and no two samples the same."""
     learner, whole = stage(), a_batch(shards)
     whole = replace(whole, index=3)
-    drawn = [g.initial_seed() for g in learner._generators(whole, True)]
+
+    def drawn(learner: DiffusionStage, batch: Batch, purpose: str = "training") -> list[list[int]]:
+        return learner._randomness(batch, purpose).integers(4).tolist()
+
     halves = [replace(whole, images=whole.images[:4], index=index) for index in (6, 7)]
-    assert drawn == [g.initial_seed() for half in halves for g in learner._generators(half, True)]
-    assert len(set(drawn)) == 8
-    assert not set(drawn) & {g.initial_seed() for g in learner._generators(whole, False)}
+    of_whole, (first, second) = drawn(learner, whole), [drawn(learner, half) for half in halves]
+    assert of_whole == first + second
     other = stage()
     other.seed = learner.seed + 1
-    assert not set(drawn) & {g.initial_seed() for g in other._generators(whole, False)}
+    apart = [*of_whole, *drawn(learner, whole, "validation"), *drawn(other, whole), *drawn(other, whole, "validation")]
+    assert len({tuple(row) for row in apart}) == 4 * 8
     ranks = []
     for rank in (0, 1):
         learner._trainer = SimpleNamespace(world_size=2, global_rank=rank)
-        ranks += learner._generators(replace(whole, images=whole.images[:4]), True)
-    assert drawn == [g.initial_seed() for g in ranks], "two processes with batches of 4"
+        ranks += drawn(learner, replace(whole, images=whole.images[:4]))
+    assert of_whole == ranks, "two processes with batches of 4"
+
+
+@torch.no_grad()
+def test_a_step_of_a_batch_is_the_steps_of_its_samples(shards: list[Shard]) -> None:
+    """Dropped sources, noise levels, low-resolution images and noise, bit for bit."""
+    learner, batch, calls = stage(LowResolution()), a_batch(shards), []
+    logged(learner)
+    learner.denoiser.register_forward_pre_hook(lambda module, args: calls.append(args))
+    learner.training_step(batch, 0)
+    for k in range(8):
+        parts = {name: getattr(batch, name)[k : k + 1] for name in ("images", "cond", "keys", "captions")}
+        learner.training_step(replace(batch, index=8 * batch.index + k, **parts), 0)
+    whole, *alone = calls
+    for k, (x, sigma, cond) in enumerate(alone):
+        assert torch.equal(x[0], whole[0][k])
+        assert torch.equal(sigma[0], whole[1][k])
+        assert torch.equal(cond.low_res[0], whole[2].low_res[k])
+        assert torch.equal(cond.aug_level[0], whole[2].aug_level[k])
+        for name, source in cond.sources.items():
+            assert torch.equal(source.mask[0], whole[2].sources[name].mask[k])
 
 
 def test_validation_batches_are_the_same_each_time(shard_folder: Path) -> None:

@@ -13,7 +13,7 @@ from torchvision.utils import make_grid
 from ediffi.data.stream import Batch
 from ediffi.pipeline.stage import Sampling, Stage
 from ediffi.registry.denoisers.precondition import upsample
-from ediffi.registry.random import generators
+from ediffi.registry.random import Philox
 from ediffi.training.lightning_module import DiffusionStage
 
 
@@ -52,7 +52,7 @@ class SampleGrid(L.Callback):
         low_res = None if module.low_res is None else F.avg_pool2d(images, module.low_res.scale)
         aug_level = None if low_res is None else 0.0
         stage = Stage("samples", images.shape[-1], module.denoiser, self.sampling, aug_level)
-        samples = stage(cond, generators(self.seed, range(len(images))), low_res=low_res)
+        samples = stage(cond, Philox(self.seed, range(len(images))), low_res=low_res)
         size = (images.shape[-2], images.shape[-1])
         return [images, samples] if low_res is None else [images, upsample(low_res, size), samples]
 

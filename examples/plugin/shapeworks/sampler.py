@@ -5,9 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ediffi.registry.random import randn
-from ediffi.registry.samplers.solver import Evaluate, Solver, Step
-from ediffi.registry.types import Generators
+from ediffi.registry.samplers.solver import Evaluate, NoiseLike, Solver, Step
 
 
 def dpmpp_2m_sde(eta: float = 1.0) -> Solver:
@@ -41,8 +39,8 @@ class DPMpp2MSDE:
         if not 0 <= self.eta < math.inf:
             raise ValueError(f"eta is {self.eta}; it must be finite and at least 0")
 
-    def start(self, num_steps: int, generator: Generators) -> Step:
-        """The step function of one run; `generator` draws the noise of every step."""
+    def start(self, num_steps: int, noise_like: NoiseLike) -> Step:
+        """The step function of one run; `noise_like` draws the noise of every step."""
         last: tuple[float, Tensor] | None = None
 
         def step(evaluate: Evaluate, x: Tensor, sigma: float, sigma_next: float) -> tuple[Tensor, Tensor]:
@@ -58,8 +56,7 @@ class DPMpp2MSDE:
             last = h, denoised
             x = sigma_next / sigma * math.exp(-self.eta * h) * x - math.expm1(-(1 + self.eta) * h) * extrapolated
             if self.eta:
-                noise = randn(x.shape, generator, x.device, x.dtype)
-                x = x + sigma_next * math.sqrt(-math.expm1(-2 * self.eta * h)) * noise
+                x = x + sigma_next * math.sqrt(-math.expm1(-2 * self.eta * h)) * noise_like(x)
             return x, denoised
 
         return step
