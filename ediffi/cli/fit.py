@@ -30,7 +30,7 @@ PROCESS_DIED = re.compile(
 
 
 def fit(argv: list[str]) -> None:
-    """Train one stage: `ediffi fit --config recipes/toybox/base.yaml [--model....]`.
+    """Train one stage, or an encoder: `ediffi fit --config recipes/toybox/base.yaml [--model....]`.
 
     The same command again resumes from the last checkpoint in the run directory (`trainer.default_root_dir`), also
     after a kill. A directory with a run of another recipe is refused; `--ckpt_path last`, or a file, resumes anyway.
@@ -62,11 +62,11 @@ def compose(argv: list[str]) -> None:
 
 
 def _lightning(subcommand: str, argv: list[str]) -> None:
-    recipe_check.check(argv)
+    own_module = recipe_check.check(argv)
     for message in QUIET:
         warnings.filterwarnings("ignore", message)
     try:
-        _run_lightning_cli([subcommand, *(class_paths.current(word, warn=True) for word in argv)])
+        _run_lightning_cli([subcommand, *(class_paths.current(word, warn=True) for word in argv)], own_module)
     except Exception as error:
         if (explained := _explained(error)) is None:
             raise
@@ -92,8 +92,9 @@ def _explained(error: Exception) -> Exception | None:
     return None
 
 
-def _run_lightning_cli(argv: list[str]) -> None:
-    """LightningCLI over a stage, with the callbacks and the resuming that every run has."""
+def _run_lightning_cli(argv: list[str], own_module: bool) -> None:
+    """LightningCLI over a stage, with the callbacks and the resuming that every run has; over any LightningModule, such
+    as an encoder's, if the recipe names the class of its model (`own_module`)."""
     import lightning as L
     from jsonargparse import get_loader, set_loader
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -111,7 +112,8 @@ def _run_lightning_cli(argv: list[str]) -> None:
         """Adds `--start.*`, the initial weights of a run, and resumes a run that has started."""
 
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-            parser.add_class_arguments(InitialWeights, "start")
+            if not own_module:
+                parser.add_class_arguments(InitialWeights, "start")
 
         def instantiate_trainer(self, **options: Any) -> L.Trainer:
             """Log to the run directory, unless the recipe names a logger."""
@@ -121,7 +123,8 @@ def _run_lightning_cli(argv: list[str]) -> None:
             return super().instantiate_trainer(**options)
 
         def before_fit(self) -> None:
-            self.config_init.fit.start(self.model)
+            if not own_module:
+                self.config_init.fit.start(self.model)
 
         def fit(self, ckpt_path: Any = None, **options: Any) -> None:
             trainer, parser = self.trainer, self._parser("fit")
@@ -136,8 +139,9 @@ def _run_lightning_cli(argv: list[str]) -> None:
     # A class path of an earlier version must be the current one before jsonargparse imports it.
     set_loader("recipe", lambda text: get_loader("yaml")(class_paths.current(text, warn=True)), (yaml.YAMLError,))
     StageCLI(
-        DiffusionStage,
+        L.LightningModule if own_module else DiffusionStage,
         ShardData,
+        subclass_mode_model=own_module,
         args=argv,
         seed_everything_default=0,
         trainer_defaults={"callbacks": [RunDirectory(), PreemptionCheckpoint(), Throughput()]},  # beside the recipe's

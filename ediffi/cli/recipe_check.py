@@ -30,18 +30,23 @@ GROUPS = {
 DENOISERS = "ediffi.registry.denoisers"
 
 
-def check(argv: Sequence[str]) -> None:
-    """Check each `--config` of a command line; UsageError for a wrong recipe, FileNotFoundError for a missing one."""
+def check(argv: Sequence[str]) -> bool:
+    """Check each `--config` of a command line; UsageError for a wrong recipe, FileNotFoundError for a missing one.
+
+    Returns whether one names the class of its model, as the training of an encoder does, and that of a stage does not.
+    """
+    own_module = False
     for index, word in enumerate(argv):
         option, _, value = word.partition("=")
         place = (value or "".join(argv[index + 1 : index + 2])) if option in ("--config", "-c") else ""
         if place and Path(place).is_file():
-            _check_file(Path(place))
+            own_module |= _check_file(Path(place))
         elif place and not set(place) & set(":{\n"):  # with one of these, the text may be YAML itself
             raise FileNotFoundError(f"no recipe {place}: ediffi recipes ls lists those that ship, and cp copies one")
+    return own_module
 
 
-def _check_file(path: Path) -> None:
+def _check_file(path: Path) -> bool:
     try:
         content = plain_yaml.load(class_paths.current(path.read_text(encoding="utf-8")))
         if not isinstance(content, dict):
@@ -49,17 +54,25 @@ def _check_file(path: Path) -> None:
     except ValueError as error:
         raise UsageError(f"{path} is not a recipe: {error}") from None
     _check_keys(path, content, frozenset(TOP), "")
+    model = content.get("model")
+    own_module = isinstance(model, dict) and "class_path" in model
     for group, place in GROUPS.items():
-        _check_keys(path, content.get(group), parameters(*place), f"{group}.")
+        if group != "model" or not own_module:
+            _check_keys(path, content.get(group), parameters(*place), f"{group}.")
     match content:
+        case {"model": {"class_path": class_path, **rest}}:
+            module, _, name = str(class_path).rpartition(".")
+            if module.startswith("ediffi."):
+                _check_keys(path, rest.get("init_args"), parameters(module, name), "model.init_args.")
         case {"model": {"denoiser": {"class_path": class_path, **rest}}}:
             module, _, name = str(class_path).rpartition(".")
             if module != DENOISERS:
-                return
+                return own_module
             known = names(module)
             if known is not None and name not in known:
                 raise UsageError(f"{path}: {unknown(f'part in {module}', name, known)}")
             _check_keys(path, rest.get("init_args"), parameters(module, name), "model.denoiser.init_args.")
+    return own_module
 
 
 def _check_keys(path: Path, content: Any, known: frozenset[str] | None, prefix: str) -> None:

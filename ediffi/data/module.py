@@ -12,7 +12,9 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from ediffi.data.degradation.degrade import Degradation
 from ediffi.data.index import Index, check_background, check_embeddings, check_sizes
+from ediffi.data.shards import caption_of, reject_for_embedding
 from ediffi.data.stream import Batch, ImageTransform, ShardStream
+from ediffi.data.tar import Tally, read_samples
 from ediffi.io.images import color
 from ediffi.registry.denoisers.conditioning import ConditionEmbedding
 
@@ -40,6 +42,7 @@ class ShardData(L.LightningDataModule):
         skip_small: leave out images smaller than image_size, with a warning that counts them; else they are refused
             before the run. The index must record their sizes (`ediffi data index` completes an old one).
         background: the colour (a name, or a code such as "#ff8800") that transparent images are laid on.
+        embedded: read embeddings, which all samples must have; false to train an encoder.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class ShardData(L.LightningDataModule):
         degradation: Degradation | None = None,
         skip_small: bool = False,
         background: str = "white",
+        embedded: bool = True,
     ) -> None:
         super().__init__()
         sizes = {"image_size": image_size, "batch_size": batch_size, "val_batches": val_batches}
@@ -71,6 +75,7 @@ class ShardData(L.LightningDataModule):
         self.transform = ImageTransform(image_size, crop_size, color(background))
         self.batch_size, self.step_size, self.val_batches = batch_size, step_size, val_batches
         self.seed, self.num_workers, self.lanes, self.chunk = seed, num_workers, lanes, chunk
+        self.embedded = embedded
 
     @property
     def samples_per_step(self) -> int:
@@ -101,6 +106,8 @@ class ShardData(L.LightningDataModule):
             return
         assert self.samples_per_step
         train, val = indexes
+        if not self.embedded:
+            return
         if val.encoders:
             check_embeddings(val, train.identities, train.dtype)
         if self.trainer is not None:
@@ -109,7 +116,8 @@ class ShardData(L.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint records of the data; with the step, it gives the position in the stream."""
-        return {"samples_per_step": self.samples_per_step, "encoders": Index.read(self.folders["train"]).identities}
+        identities = Index.read(self.folders["train"]).identities if self.embedded else {}
+        return {"samples_per_step": self.samples_per_step, "encoders": identities}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Check that a step is as large as in the checkpoint, of embeddings of the same encoders, else ValueError."""
@@ -131,12 +139,17 @@ class ShardData(L.LightningDataModule):
         """The same `val_batches` batches each time."""
         return DataLoader(FirstBatches(self._stream("val", 0), self.val_batches), batch_size=None)
 
+    def captions(self) -> Iterator[str]:
+        """All training captions, in the order of the shards."""
+        for shard in Index.read(self.folders["train"]).shards:
+            yield from map(caption_of, read_samples(shard.url, Tally(), reject_for_embedding))
+
     def _stream(self, part: str, start: int) -> ShardStream:
         rank, size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         shards, lanes = Index.read(self.folders[part]).shards, self.lanes if part == "train" else 1
         return ShardStream(
             shards, self.transform, self.batch_size, self.seed, start, rank, size, lanes, self.chunk, self.degradation,
-            least_side=self.transform.size if self.skip_small else 0,
+            least_side=self.transform.size if self.skip_small else 0, embedded=self.embedded,
         )  # fmt: skip
 
 

@@ -104,11 +104,11 @@ def read_shard(url: Path | str, tally: Tally | None = None) -> Iterator[RawSampl
     return read_samples(str(url), Tally() if tally is None else tally, _reject)
 
 
-def load_shard(shard: Shard, least_side: int = 0) -> list[RawSample]:
-    """All undecoded samples of a shard whose images have sides of at least `least_side`; ValueError if the number or
-    the hash differs from the index."""
+def load_shard(shard: Shard, least_side: int = 0, embedded: bool = True) -> list[RawSample]:
+    """All undecoded samples of a shard whose images have sides of at least `least_side`, with embeddings if they must
+    be `embedded`; ValueError if the number or the hash differs from the index."""
     tally = Tally()
-    raw = list(read_shard(shard.url, tally))
+    raw = list(read_samples(str(shard.url), tally, _reject if embedded else reject_for_embedding))
     if len(raw) != shard.samples:
         raise ValueError(f"{shard.url} has {len(raw)} complete samples, its index says {shard.samples}: write it again")
     if shard.sha256 and tally.sha256 != shard.sha256:
@@ -119,9 +119,11 @@ def load_shard(shard: Shard, least_side: int = 0) -> list[RawSample]:
     return raw
 
 
-def decode(raw: Mapping[str, Any], background: images.Color = images.WHITE) -> Sample:
-    """Decode a sample; ValueError, which names the sample, if a member does not hold what its suffix says."""
-    return Sample(raw["__key__"], image_of(raw, background), caption_of(raw), embeddings_of(raw), metadata_of(raw))
+def decode(raw: Mapping[str, Any], background: images.Color = images.WHITE, embedded: bool = True) -> Sample:
+    """Decode a sample, with its embeddings if it must be `embedded`; ValueError, which names the sample, if a member
+    does not hold what its suffix says."""
+    embeddings = embeddings_of(raw) if embedded else {}
+    return Sample(raw["__key__"], image_of(raw, background), caption_of(raw), embeddings, metadata_of(raw))
 
 
 def image_of(raw: Mapping[str, Any], background: images.Color = images.WHITE) -> Image.Image:

@@ -123,7 +123,8 @@ class ShardStream(IterableDataset[Batch]):
     and `lanes` a multiple of processes times workers, every worker reads `lanes / (processes · workers)` lanes that no
     other worker reads; it keeps one shard of each in memory.
 
-    Images whose shortest side is below `least_side` are left out; the index must record the sizes.
+    Images whose shortest side is below `least_side` are left out; the index must record the sizes. Unless they must be
+    `embedded`, samples need no embeddings, and `cond` has none.
 
     `degrade` makes the low-resolution images of `cond.low_res`; None leaves that to the stage.
     """
@@ -139,6 +140,7 @@ class ShardStream(IterableDataset[Batch]):
     chunk: int = 1
     degrade: Degrade | None = None
     least_side: int = 0
+    embedded: bool = True
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "lanes", "chunk"):
@@ -178,13 +180,13 @@ class ShardStream(IterableDataset[Batch]):
         lane, shard = order.lane(position), self.shards[number]
         if lane not in loaded or loaded[lane][0] != (epoch, number):
             loaded.pop(lane, None)  # before the next one is read: memory holds one shard a lane
-            usable = load_shard(shard, self.least_side)
+            usable = load_shard(shard, self.least_side, self.embedded)
             loaded[lane] = (epoch, number), [usable[row] for row in order.shuffled(epoch, number)]
         raw = loaded[lane][1][place]
         # A generator for each position: the crop of a sample must not depend on which process or worker reads it.
         rng = np.random.default_rng([self.seed, position])
         try:
-            sample = decode(raw, self.transform.background)
+            sample = decode(raw, self.transform.background, self.embedded)
             return sample, self.transform(sample, rng)
         except ValueError as error:
             raise ValueError(

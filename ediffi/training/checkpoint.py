@@ -56,3 +56,11 @@ def read(path: Path) -> ExpertCheckpoint:
         return parse(content)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def steps(path: Path) -> int:
+    """The optimiser steps behind a checkpoint of any module; ValueError names the file."""
+    found = pickles.read(path).get("global_step")
+    if not isinstance(found, int):
+        raise ValueError(f"{path} is no training checkpoint: it has no global_step")
+    return found

@@ -38,6 +38,9 @@ def read_run(run: Path) -> FinishedRun:
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing; is the run finished?")
     recipe = read_recipe(run / RECIPE)
+    if "denoiser" not in recipe["model"]:
+        kind = str(recipe["model"].get("class_path")).rpartition(".")[2]
+        raise ValueError(f"{run} trained {kind}, which is no denoiser of a stage")
     config = recipe["model"]["denoiser"]
     name = config["class_path"].rpartition(".")[2]
     if name not in denoisers.REGISTRY:

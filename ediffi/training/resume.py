@@ -15,7 +15,7 @@ from ediffi.training import class_paths
 from ediffi.training.finished_run import RECIPE
 
 LAST = "last"
-TOTAL_STEPS = "model.lr_scheduler.init_args.total_steps"
+TOTAL_STEPS = ("model.lr_scheduler.init_args.total_steps", "model.init_args.lr_scheduler.init_args.total_steps")
 """Length of the learning rate's schedule; None is the length of the run."""
 FREE = {"data.val", "data.val_batches", "data.num_workers", "data.batch_size", "data.step_size"}
 FREE |= {"model.compile", "model.denoiser.init_args.gradient_checkpointing"}
@@ -61,7 +61,7 @@ def find_checkpoint(
         return None, 0
     if ckpt_path is None:
         check_same_recipe(Path(trainer.default_root_dir), recipe)
-    return str(last), checkpoints.read(last).expert.steps
+    return str(last), checkpoints.steps(last)
 
 
 def check_same_recipe(folder: Path, recipe: Mapping[str, Any]) -> None:
@@ -85,7 +85,7 @@ def settings(recipe: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for key, value in _flat("", {**recipe, "average": average}):
         if key.startswith(FIXED) and key not in FREE:
             yield key, value
-            if key == TOTAL_STEPS and value is None:
+            if key in TOTAL_STEPS and value is None:
                 yield "trainer.max_steps", trainer.get("max_steps")
 
 

@@ -87,7 +87,12 @@ def of_kind(*keys: str) -> list[str]:
 
 
 def stages() -> list[str]:
-    return of_kind("model", "data", "trainer")
+    return [name for name in of_kind("model", "data", "trainer") if "class_path" not in content(name)["model"]]
+
+
+def modules() -> list[str]:
+    """Recipes that name the class of their model, as encoders' do; tests/training/test_train_encoders.py runs them."""
+    return [name for name in of_kind("model", "data", "trainer") if "class_path" in content(name)["model"]]
 
 
 def quick_first(kind: str) -> list[Any]:
@@ -225,7 +230,7 @@ def _there(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_recipe_is_of_a_kind_that_is_tried_here() -> None:
-    kinds = [stages(), of_kind("nodes"), of_kind("encoder_parts"), of_kind("keep")]
+    kinds = [stages(), modules(), of_kind("nodes"), of_kind("encoder_parts"), of_kind("keep")]
     known = [name for kind in kinds for name in kind]
     assert sorted(known) == sorted(set(known)), "of one kind each"
     assert set(recipes.names("toybox/*") + recipes.names("paper/*")) <= set(known)

@@ -1,0 +1,191 @@
+"""Encoders trained on shards by `ediffi fit`: from captions and images to the folder that the registry loads."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from ediffi.cli import main
+from ediffi.cli.fit import QUIET
+from ediffi.cli.recipes import folder as recipe_folder
+from ediffi.data.shards import read_shard, write_tar
+from ediffi.data.verify import write_folder_index
+from ediffi.registry import encoders
+from ediffi.training.encoders.clip import ClipTraining, contrast, same
+from ediffi.training.encoders.vocabulary import END, SPECIAL, UNKNOWN, byte_pairs
+from ediffi.training.finished_run import read_run
+
+pytestmark = [pytest.mark.filterwarnings(f"ignore:{m}") for m in (*QUIET, ".*Checkpoint directory.*")]
+CAPTIONS = ["a red fox", "two red foxes on a hill", "a fox's den", "A Red Fox, drawn in 3d style", "foxes"] * 4
+SMALL = {
+    "clip": {
+        "vision": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16},
+        "text": {"width": 16, "heads": 2, "layers": 1},
+        "embed_dim": 16,
+        "vocabulary": 200,
+    },
+}
+Recipe = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def plain_shards(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shards of the small world without embeddings, as img2dataset writes them."""
+    folder = tmp_path_factory.mktemp("plain")
+    for path in sorted(shard_folder.glob("*.tar")):
+        samples = [{k: v for k, v in raw.items() if k != "safetensors"} for raw in read_shard(path)]
+        write_tar(folder / path.name, samples)
+    write_folder_index(folder)
+    return folder
+
+
+@pytest.fixture
+def recipe(plain_shards: Path, tmp_path: Path) -> Recipe:
+    """The shipped recipe of an encoder at small size."""
+
+    def write(kind: str, steps: int = 4, **data: Any) -> Path:
+        config = yaml.safe_load((recipe_folder() / "emoji" / f"{kind}.yaml").read_text())
+        config["model"]["init_args"] |= SMALL[kind]
+        config["data"] |= {"train": str(plain_shards), "val": str(plain_shards), "image_size": 32, "batch_size": 8}
+        config["data"] |= {"val_batches": 1, **data}
+        config["trainer"] |= {"max_steps": steps, "val_check_interval": 2, "log_every_n_steps": 1, "accelerator": "cpu"}
+        config["trainer"] |= {"default_root_dir": str(tmp_path / kind), "enable_progress_bar": False}
+        config["trainer"]["precision"] = "32-true"
+        config["trainer"]["callbacks"][0]["init_args"]["every_n_train_steps"] = 2
+        path = tmp_path / f"{kind}.yaml"
+        path.write_text(yaml.safe_dump(config))
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_a_run_resumed_is_a_run(kind: str, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped at a step and resumed, it ends in the same bits; only the last step writes the encoder."""
+    monkeypatch.syspath_prepend(Path(__file__).parent)  # where the recipe finds its fault
+    place = tmp_path / kind / "encoder"
+    assert main(["fit", "--config", str(recipe(kind))]) == 0
+    whole = {path.name: path.read_bytes() for path in place.iterdir()}
+    (tmp_path / kind).rename(tmp_path / "whole")
+    config = yaml.safe_load(recipe(kind).read_text())
+    config["trainer"]["callbacks"].append({"class_path": "faults.Terminate", "init_args": {"step": 1}})
+    (tmp_path / "stopped.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", str(tmp_path / "stopped.yaml")])
+    assert not place.exists()
+    assert main(["fit", "--config", str(recipe(kind))]) == 0
+    assert {path.name: path.read_bytes() for path in place.iterdir()} == whole
+    record = json.loads(whole["training.json"])
+    assert (record["steps"], record["samples"]) == (4, 32)
+    assert {path.stat().st_mode & 0o777 for path in place.iterdir()} == {0o644}
+
+
+def test_the_registry_loads_what_a_clip_run_leaves(recipe: Recipe, tmp_path: Path) -> None:
+    """In bfloat16, and otherwise as the run had it: tokens, pooled vectors, images."""
+    assert main(["fit", "--config", str(recipe("clip"))]) == 0
+    path = str(tmp_path / "clip" / "encoder")
+    text, image = encoders.clip_text(path), encoders.clip_image(path)
+    texts, images = text(["a red circle", "two crosses"]), image(torch.rand(2, 3, 48, 48) * 2 - 1)
+    assert (texts.tokens.shape[2], texts.pooled.shape, images.pooled.shape) == (16, (2, 16), (2, 16))
+    assert text.token_strings("red circle")[0] == "<s>"
+    state = torch.load(tmp_path / "clip" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    for name, value in text.model.state_dict().items():
+        wanted = state[f"model.{name}"]
+        torch.testing.assert_close(value, wanted.bfloat16().to(value) if wanted.is_floating_point() else wanted)
+
+
+def test_captions_are_encoded_in_their_order() -> None:
+    """Each as alone, whatever the lengths of the others."""
+    module = ClipTraining(**SMALL["clip"]).eval()
+    module.tokenizer = module.learn_tokenizer(CAPTIONS)
+    together = module.encode_texts(CAPTIONS[:5])
+    for row, caption in enumerate(CAPTIONS[:5]):
+        torch.testing.assert_close(together[row], module.encode_texts([caption])[0], atol=1e-5, rtol=0)
+
+
+def test_another_tokenizer_than_the_checkpoint_s_is_refused(recipe: Recipe, tmp_path: Path, capsys) -> None:
+    assert main(["fit", "--config", str(recipe("clip"))]) == 0
+    path = tmp_path / "clip" / "tokenizer" / "tokenizer.json"
+    path.write_text(path.read_text() + " ")
+    assert main(["fit", "--config", str(recipe("clip", 6)), "--ckpt_path", "last"]) == 1
+    assert "another tokenizer" in capsys.readouterr().err
+
+
+def test_shards_with_embeddings_train_an_encoder_too(recipe: Recipe, shard_folder: Path) -> None:
+    assert main(["fit", "--config", str(recipe("clip", 2, train=str(shard_folder)))]) == 0
+
+
+def test_embedded_is_asked_for_and_there_are_none(recipe: Recipe, capsys) -> None:
+    assert main(["fit", "--config", str(recipe("clip", 2, embedded=True))]) == 1
+    assert "has 0 complete samples" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"visoin": {}}, "no setting named 'model.init_args.visoin'; did you mean"),
+        ({"vision": {"image_size": 32, "layers": 1, "width": 8, "colour": 1}}, "open_clip cannot build this CLIP"),
+        ({"vocabulary": 20}, "vocabulary"),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence(change: dict[str, Any], message: str, recipe: Recipe, capsys) -> None:
+    path = recipe("clip")
+    config = yaml.safe_load(path.read_text())
+    config["model"]["init_args"] |= change
+    path.write_text(yaml.safe_dump(config))
+    assert main(["fit", "--config", str(path)]) in (1, 2)
+    said = capsys.readouterr().err
+    assert message in said
+    assert "Traceback" not in said
+
+
+def test_a_run_of_an_encoder_is_no_stage(recipe: Recipe, tmp_path: Path) -> None:
+    assert main(["fit", "--config", str(recipe("clip", 2))]) == 0
+    with pytest.raises(ValueError, match=r"trained ClipTraining, which is no denoiser"):
+        read_run(tmp_path / "clip")
+
+
+def test_byte_pairs_are_clip_s_kind() -> None:
+    tokenizer = byte_pairs(CAPTIONS, 80, 77)
+    assert tokenizer.convert_tokens_to_ids(list(SPECIAL)) == [0, 1, 2, 3]
+    assert len(tokenizer) <= 80
+    ids = tokenizer("A Red  FOX's den").input_ids
+    assert (ids[0], ids[-1]) == (3, 1)
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "a red fox ' s den"
+    assert len(tokenizer.tokenize("fox")) == 1, "a common word is one token"
+    assert tokenizer.tokenize("doxen") != [UNKNOWN], "a new word is spelled"
+    assert UNKNOWN in tokenizer.tokenize("☃")
+    assert tokenizer(["a", "red fox"], padding=True).input_ids[0][3:] == [0] * (
+        len(ids := tokenizer("red fox").input_ids) - 3
+    )
+    assert ids[-1] == SPECIAL.index(END)
+
+
+def test_byte_pairs_depend_on_the_captions_alone() -> None:
+    once, again = (byte_pairs(iter(CAPTIONS), 60, 77).backend_tokenizer.to_str() for _ in range(2))
+    assert once == again
+
+
+def test_equal_captions_are_equally_right() -> None:
+    """The loss is least where a caption is as near to each image that has it, and without repeats it is CLIP's own."""
+    import open_clip
+
+    torch.manual_seed(0)
+    text, image = (torch.nn.functional.normalize(torch.randn(4, 8), dim=1) for _ in range(2))
+    scale = torch.tensor(10.0)
+    own = open_clip.ClipLoss()(image, text, scale)
+    torch.testing.assert_close(contrast(scale * text @ image.T, ["a", "b", "c", "d"]), own)
+    repeated = ["a", "a", "b", "c"]
+    assert same(repeated).sum() == 6
+    best = contrast(20.0 * same(repeated).float(), repeated)
+    assert best < contrast(20.0 * torch.eye(4), repeated)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(recipe: Recipe, capsys) -> None:
+    path = recipe("clip")
+    assert main(["fit", "--config", str(path), "--model.init_args.optimizer.init_args.lr", "1.0e+30"]) == 1
+    assert "try a smaller learning rate" in capsys.readouterr().err
