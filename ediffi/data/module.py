@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from ediffi.data.degradation.degrade import Degradation
 from ediffi.data.index import Index, check_background, check_embeddings, check_sizes
 from ediffi.data.shards import caption_of, reject_for_embedding
-from ediffi.data.stream import Batch, ImageTransform, ShardStream
+from ediffi.data.stream import Batch, ImageTransform, Resize, ShardStream
 from ediffi.data.tar import Tally, read_samples
 from ediffi.io.images import color
 from ediffi.registry.denoisers.conditioning import ConditionEmbedding
@@ -29,7 +29,7 @@ class ShardData(L.LightningDataModule):
     Args:
         train: folder or URL of training shards, with their index.
         val: folder or URL of validation shards.
-        image_size: the shortest side is averaged down to it and the centre square cut out.
+        image_size: side of the square that an image is averaged down to.
         crop_size: side of a random crop, for stages that train on crops; None for whole images.
         batch_size: samples a batch and process.
         step_size: samples a step, over all processes and accumulated batches; None for what batch_size makes.
@@ -39,6 +39,10 @@ class ShardData(L.LightningDataModule):
         lanes: shards read side by side; a multiple of processes times workers saves reading them more than once.
         chunk: samples from one lane before the next; best the batch_size, and then left as it is.
         degradation: of the low-resolution images, in the loader; None for the stage's own `low_res`.
+        resize: "center_crop" averages the shortest side down to image_size and cuts out the centre; "pad" shows the
+            whole image, its longest side averaged down (never enlarged), on a square of the background.
+        horizontal_flip: probability of mirroring a training image, a function of seed and position. Captions that say
+            left or right, and embeddings of the image (clip_image), are those of the image as it was.
         skip_small: leave out images smaller than image_size, with a warning that counts them; else they are refused
             before the run. The index must record their sizes (`ediffi data index` completes an old one).
         background: the colour (a name, or a code such as "#ff8800") that transparent images are laid on.
@@ -59,6 +63,8 @@ class ShardData(L.LightningDataModule):
         lanes: int = 1,
         chunk: int = 1,
         degradation: Degradation | None = None,
+        resize: Resize = "center_crop",
+        horizontal_flip: float = 0.0,
         skip_small: bool = False,
         background: str = "white",
         embedded: bool = True,
@@ -70,12 +76,16 @@ class ShardData(L.LightningDataModule):
                 raise ValueError(f"{name} must be positive, got {value}")
         if crop_size is not None and not 0 < crop_size <= image_size:
             raise ValueError(f"crop_size must be in 1 to image_size ({image_size}), got {crop_size}")
+        if not 0 <= horizontal_flip <= 1:
+            raise ValueError(f"horizontal_flip must be in [0, 1], got {horizontal_flip}")
+        if skip_small and resize == "pad":
+            raise ValueError("skip_small is for resize: center_crop; where images are padded, none is too small")
         self.folders = {"train": str(train), "val": str(val)}
         self.background, self.degradation, self.skip_small = background, degradation, skip_small
-        self.transform = ImageTransform(image_size, crop_size, color(background))
+        self.transform = ImageTransform(image_size, crop_size, color(background), resize)
         self.batch_size, self.step_size, self.val_batches = batch_size, step_size, val_batches
         self.seed, self.num_workers, self.lanes, self.chunk = seed, num_workers, lanes, chunk
-        self.embedded = embedded
+        self.embedded, self.horizontal_flip = embedded, horizontal_flip
 
     @property
     def samples_per_step(self) -> int:
@@ -100,8 +110,9 @@ class ShardData(L.LightningDataModule):
         another background."""
         indexes = [Index.read(self.folders[part]) for part in (("train", "val") if stage == "fit" else ("val",))]
         for index in indexes:
-            check_background(index, self.background)
-            check_sizes(index, self.transform.size, self.skip_small)
+            if self.embedded:
+                check_background(index, self.background)
+            check_sizes(index, self.transform.least_side, self.skip_small)
         if stage != "fit":
             return
         assert self.samples_per_step
@@ -149,7 +160,8 @@ class ShardData(L.LightningDataModule):
         shards, lanes = Index.read(self.folders[part]).shards, self.lanes if part == "train" else 1
         return ShardStream(
             shards, self.transform, self.batch_size, self.seed, start, rank, size, lanes, self.chunk, self.degradation,
-            least_side=self.transform.size if self.skip_small else 0, embedded=self.embedded,
+            least_side=self.transform.least_side if self.skip_small else 0, embedded=self.embedded,
+            horizontal_flip=self.horizontal_flip if part == "train" else 0.0,
         )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ processes, each should have lanes of its own, so that a shard is read once (see 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,10 +23,12 @@ from ediffi.data.degradation.degrade import random_source
 from ediffi.data.index import Shard
 from ediffi.data.shards import Sample, collate_embeddings, decode, load_shard
 from ediffi.data.tar import RawSample
-from ediffi.io.images import WHITE, Color, crop_to_tensor, to_tensor
+from ediffi.io.images import WHITE, Color, crop_to_tensor, pad_to_tensor, to_tensor
 from ediffi.io.urls import redact
+from ediffi.registry.random import Philox, rand
 from ediffi.registry.types import Conditioning
 
+Resize = Literal["center_crop", "pad"]
 Degrade = Callable[[Tensor, np.random.Generator], Tensor]
 """Makes the low-resolution image [3, h, w] of a training image [3, H, W], drawing from the generator."""
 
@@ -53,19 +55,28 @@ class Batch:
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """How an image becomes a training tensor: laid on `background` where it is transparent, averaged down to a square
-    of `size`, then a random `crop` of that."""
+    """How an image becomes a training tensor: laid on `background` where it is transparent; made a square, by cutting
+    its ends off or by padding it with the background; averaged down to `size`; then a random `crop` of that."""
 
     size: int
     crop: int | None = None
     background: Color = WHITE
+    resize: Resize = "center_crop"
+
+    @property
+    def least_side(self) -> int:
+        """The shortest side that an image must have."""
+        return self.size if self.resize == "center_crop" else 1
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Float[Tensor, "3 h w"]:
-        """Tensor [3, crop or size, ...] in [-1, 1]."""
-        if self.crop is None:
+        """Tensor [3, crop or size, ...] in [-1, 1]. ValueError: the image is too small."""
+        if self.crop is None and self.resize == "center_crop":
             return to_tensor(sample.image, self.size)
-        top, left = rng.integers(0, self.size - self.crop + 1, size=2)
-        return crop_to_tensor(sample.image, self.size, int(top), int(left), self.crop)
+        crop = self.crop or self.size
+        top, left = map(int, rng.integers(0, self.size - crop + 1, size=2))
+        if self.resize == "center_crop":
+            return crop_to_tensor(sample.image, self.size, top, left, crop)
+        return pad_to_tensor(sample.image, self.size, self.background)[:, top : top + crop, left : left + crop]
 
 
 class Order:
@@ -126,7 +137,8 @@ class ShardStream(IterableDataset[Batch]):
     Images whose shortest side is below `least_side` are left out; the index must record the sizes. Unless they must be
     `embedded`, samples need no embeddings, and `cond` has none.
 
-    `degrade` makes the low-resolution images of `cond.low_res`; None leaves that to the stage.
+    An image is mirrored with the probability `horizontal_flip`. `degrade` makes the low-resolution images of
+    `cond.low_res`; None leaves that to the stage.
     """
 
     shards: list[Shard]
@@ -141,6 +153,7 @@ class ShardStream(IterableDataset[Batch]):
     degrade: Degrade | None = None
     least_side: int = 0
     embedded: bool = True
+    horizontal_flip: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "lanes", "chunk"):
@@ -161,13 +174,17 @@ class ShardStream(IterableDataset[Batch]):
             yield self._batch(index, range(first, first + self.batch_size), order, loaded)
 
     def _batch(self, index: int, positions: range, order: Order, loaded: Loaded) -> Batch:
-        samples, images = zip(*(self._example(position, order, loaded) for position in positions), strict=True)
+        samples, made = zip(*(self._example(position, order, loaded) for position in positions), strict=True)
+        images = torch.stack(made)
+        if self.horizontal_flip:
+            flips = rand((len(images), 1, 1, 1), Philox(self.seed, positions, "flip")) < self.horizontal_flip
+            images = torch.where(flips, images.flip(-1), images)
         low_res = None
         if self.degrade is not None:
             sources = (random_source(self.seed, position) for position in positions)
             low_res = torch.stack([self.degrade(image, rng) for image, rng in zip(images, sources, strict=True)])
         return Batch(
-            images=torch.stack(images),
+            images=images,
             cond=Conditioning(collate_embeddings([sample.embeddings for sample in samples]), low_res),
             keys=[sample.key for sample in samples],
             captions=[sample.caption for sample in samples],

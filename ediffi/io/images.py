@@ -134,6 +134,18 @@ def crop_to_tensor(image: Image.Image, size: int, top: int, left: int, crop: int
     return _scaled(image.resize((crop, crop), Image.Resampling.BOX, box=box))
 
 
+def pad_to_tensor(image: Image.Image, size: int, background: Color) -> Float[Tensor, "3 size size"]:
+    """The whole image in the middle of a square of `background`: its longest side is averaged down to `size`, and stays
+    as it is where it is smaller."""
+    longest = max(image.size)
+    if longest > size:
+        width, height = (max(1, round(side * size / longest)) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BOX)
+    square = Image.new("RGB", (size, size), background)
+    square.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
+    return _scaled(square)
+
+
 def square_to_tensor(image: Image.Image, size: int) -> Float[Tensor, "3 size size"]:
     """`square`, as a tensor in [-1, 1]."""
     return _scaled(square(image, size))

@@ -97,6 +97,8 @@ def test_small_images_are_left_out_where_that_is_asked_for(tmp_path: Path, caplo
     batches = iter(data.train_dataloader())
     for _ in range(3):
         assert sorted(next(batches).keys) == ["k0", "k2", "k4", "k7"]
+    with pytest.raises(ValueError, match="skip_small is for resize: center_crop"):
+        ShardData(folder, folder, 16, skip_small=True, resize="pad")
     with pytest.raises(ValueError, match="8 of 8 images"):
         ShardData(folder, folder, 64, skip_small=True).setup("fit")
 

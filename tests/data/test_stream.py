@@ -10,11 +10,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from ediffi.data.degradation.degrade import Degradation, random_source
 from ediffi.data.index import Shard
 from ediffi.data.module import ShardData, widths
-from ediffi.data.shards import decode, read_shard
+from ediffi.data.shards import Sample, decode, read_shard
 from ediffi.data.stream import Batch, ImageTransform, Order, ShardStream
 from ediffi.io.images import to_tensor
 from ediffi.registry import denoisers
@@ -74,6 +75,48 @@ def test_a_crop_and_its_low_resolution_are_those_of_the_position(shards: list[Sh
         image = to_tensor(decode(by_key[batch.keys[row]]).image, 16)[:, top : top + 8, left : left + 8]
         assert torch.equal(batch.images[row], image)
         assert torch.equal(batch.cond.low_res[row], Degradation(scale=2)(image, random_source(3, position)))
+
+
+def test_a_padded_image_is_whole_and_never_enlarged() -> None:
+    """Re-stated in numpy: the longest side is averaged down; what is smaller than the square stays as it is."""
+    rng, rows = np.random.default_rng(0), np.random.default_rng(1).integers(0, 256, (16, 32, 3), dtype=np.uint8)
+    transform, background = ImageTransform(8, background=(10, 20, 30), resize="pad"), np.array([10.0, 20, 30])
+    wide = transform(Sample("a", Image.fromarray(rows), "", {}, {}), rng)
+    wanted = np.full((8, 8, 3), background)
+    wanted[2:6] = rows.reshape(4, 4, 8, 4, 3).mean((1, 3))
+    assert np.abs((wide.numpy().transpose(1, 2, 0) + 1) * 127.5 - wanted).max() <= 1
+    small = transform(Sample("b", Image.fromarray(rows[:2, :6]), "", {}, {}), rng)
+    wanted = np.full((8, 8, 3), background)
+    wanted[3:5, 1:7] = rows[:2, :6]
+    assert np.abs((small.numpy().transpose(1, 2, 0) + 1) * 127.5 - wanted).max() < 1e-4
+    assert transform.least_side == 1
+    thin = transform(Sample("c", Image.new("RGB", (20_000, 1)), "", {}, {}), rng)
+    assert thin.shape == (3, 8, 8)
+
+
+def test_a_flip_is_that_of_the_position(shards: list[Shard]) -> None:
+    """Half of the images, the same in any batch size; the crop stays that of the position."""
+    for crop in (None, 8):
+        plain, flipped, always = (
+            torch.cat([b.images for b in batches(shards, 12, 8, transform=ImageTransform(16, crop), horizontal_flip=p)])
+            for p in (0.0, 0.5, 1.0)
+        )
+        assert torch.equal(always, plain.flip(-1))
+        chosen = (flipped == always).flatten(1).all(1)
+        assert torch.equal(flipped[~chosen], plain[~chosen])
+        assert 30 < chosen.sum() < 66
+        again = batches(shards, 4, 3, 20, transform=ImageTransform(16, crop), horizontal_flip=0.5)
+        assert torch.equal(torch.cat([b.images for b in again]), flipped[60:72])
+
+
+def test_validation_never_flips(shard_folder: Path) -> None:
+    plain, flipped = (ShardData(shard_folder, shard_folder, 16, batch_size=4, horizontal_flip=p) for p in (0.0, 1.0))
+    for one, two in zip(plain.val_dataloader(), flipped.val_dataloader(), strict=True):
+        assert torch.equal(one.images, two.images)
+    one, two = (next(iter(data.train_dataloader())).images for data in (plain, flipped))
+    assert torch.equal(one, two.flip(-1))
+    with pytest.raises(ValueError, match=r"horizontal_flip must be in \[0, 1\], got 1.5"):
+        ShardData(shard_folder, shard_folder, 16, horizontal_flip=1.5)
 
 
 @pytest.mark.parametrize("lanes", [1, 3])
