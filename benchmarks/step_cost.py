@@ -36,7 +36,7 @@ TOKENS = {"t5": (113, 4096, 0), "clip_text": (77, 768, 768), "clip_image": (1, 7
 KINDS = {  # the first that is in an operator's name
     "attention": ("scaled_dot_product",),
     "convolution, matmul": ("convolution", "mm", "linear"),
-    "norm": ("group_norm", "layer_norm", "norm_silu"),
+    "norm": ("group_norm", "layer_norm"),
     "optimiser": ("_fused_adam", "_foreach_add"),
     "copy, cast, layout": ("copy", "clone", "contiguous", "pad", "zeros", "fill", "zero_", "ones"),
     "concatenation": ("cat", "stack"),
@@ -67,15 +67,16 @@ class Cost(TorchDispatchMode):
         name = func.overloadpacket.__name__
         if name in READS:
             self.reads[name] += 1
-        if func.is_view or func.namespace != "aten" or name.startswith(FREE):
+        if func.is_view or func.namespace not in ("aten", "ediffi") or name.startswith(FREE):
             return out
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         outputs = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
         kind = next(kind for kind, parts in KINDS.items() if any(part in name for part in parts))
         self.operators[name] += 1
         self.launches[kind] += launches(name, args, inputs)
-        read = inputs[1:] if name == "copy_" else inputs
-        self.bytes[kind] += sum(map(touched, read)) + sum(map(touched, outputs or inputs[:1]))
+        changed = written(func, args)
+        read = inputs[len(changed) :] if "copy" in name else inputs
+        self.bytes[kind] += sum(map(touched, read)) + sum(map(touched, outputs or changed))
         if name.startswith(("convolution", "native_group_norm")):
             # a convolution wants channels-last as soon as one input is, a group norm always channels first
             wanted = "convolution" in name and any(map(channels_last, inputs))
@@ -90,7 +91,7 @@ class Cost(TorchDispatchMode):
         return out
 
     def _layout(self, name: str, tensor: Tensor) -> None:
-        self.layouts[name] += 1
+        self.layouts[name] += self._is_activation(tensor)
         self.launches["copy, cast, layout"] += 1
         self.bytes["copy, cast, layout"] += 2 * touched(tensor)
 
@@ -131,6 +132,12 @@ def launches(name: str, args: Any, inputs: list[Tensor]) -> int:
     return LAUNCHES.get(name, 1)
 
 
+def written(func: Any, args: Any) -> list[Tensor]:
+    """The arguments that an operator changes in place."""
+    arguments = zip(func._schema.arguments, args, strict=False)
+    return tree_leaves([arg for known, arg in arguments if known.alias_info and known.alias_info.is_write])
+
+
 def touched(tensor: Tensor) -> int:
     """Bytes of the numbers of a tensor; expanded dimensions count once."""
     count = 1
@@ -150,8 +157,9 @@ def attend_on_cuda(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = N
     if attn_mask is None:
         return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v)[0]
     bias = attn_mask.to(q.dtype)
-    padded = F.pad(bias, (0, -bias.shape[-1] % 16))[..., : bias.shape[-1]]  # the kernel reads it 16 keys at a time
-    expanded = padded.expand(*q.shape[:3], k.shape[2])
+    if keys := bias.shape[-1] % 16:  # the kernel reads 16 keys at a time
+        bias = F.pad(bias, (0, 16 - keys))[..., : bias.shape[-1]]
+    expanded = bias.expand(*q.shape[:3], k.shape[2])
     return torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, expanded, compute_log_sumexp=True)[0]
 
 
@@ -179,11 +187,7 @@ def backward(loss: Tensor) -> None:
             accumulate(node.variable, given[0])
             continue
         inputs = [given.get(i) for i in range(len(node._input_metadata))]
-        results = node.apply(*inputs) if hasattr(node, "apply") else node(*inputs)  # a Function's node, or C++'s
-        results = results if isinstance(results, tuple) else (results,)
-        for (target, index), gradient in zip(node.next_functions, results, strict=True):
-            if target is None:
-                continue
+        for (target, index), gradient in results(node, inputs):
             if gradient is not None:
                 expected = target._input_metadata[index]
                 if gradient.shape != expected.shape:  # of a tensor that was broadcast
@@ -194,6 +198,17 @@ def backward(loss: Tensor) -> None:
             waiting[target] -= 1
             if not waiting[target]:
                 ready.append(target)
+
+
+def results(node: Any, inputs: list[Tensor | None]) -> list[tuple[tuple[Any, int], Tensor | None]]:
+    """Where the gradients of a node go, and the gradients."""
+    known = node.apply(*inputs) if hasattr(node, "apply") else node(*inputs)
+    gradients = list(known) if isinstance(known, tuple) else [known]
+    targets = list(node.next_functions)
+    if hasattr(node, "apply"):  # of a `Function`, which has results for arguments that are no tensors too
+        gradients = [gradient for gradient, needed in zip(gradients, node.needs_input_grad, strict=True) if needed]
+        targets = [target for target in targets if target[0] is not None]
+    return [pair for pair in zip(targets, gradients, strict=True) if pair[0][0] is not None]
 
 
 def accumulate(parameter: Tensor, gradient: Tensor) -> None:

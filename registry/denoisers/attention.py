@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ediffi.registry.denoisers.norm import GroupNorm
 from ediffi.registry.types import Tensors
 
 PAINTED_SCORES = 1 << 26
@@ -119,7 +120,7 @@ class SelfAttention(nn.Module):
     def __init__(self, channels: int, head_channels: int, norm_groups: int = 32) -> None:
         super().__init__()
         self.head_channels = head_channels
-        self.norm = nn.GroupNorm(norm_groups, channels)
+        self.norm = GroupNorm(norm_groups, channels)
         self.to_qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = zeroed(nn.Conv2d(channels, channels, 1))
 
@@ -135,7 +136,7 @@ class CrossAttention(nn.Module):
     def __init__(self, channels: int, context_width: int, head_channels: int, norm_groups: int = 32) -> None:
         super().__init__()
         self.head_channels = head_channels
-        self.norm = nn.GroupNorm(norm_groups, channels)
+        self.norm = GroupNorm(norm_groups, channels)
         self.to_q = nn.Conv2d(channels, channels, 1)
         self.to_kv = nn.Linear(context_width, 2 * channels)
         self.out = zeroed(nn.Conv2d(channels, channels, 1))
@@ -160,7 +161,10 @@ class CrossAttention(nn.Module):
     def _project(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
         q = _pixels_to_heads(self.to_q(self.norm(x)), self.head_channels)
         # tokens are not normed here: each source's projection ends in a layer norm
-        k, v = self.to_kv(context.tokens).unflatten(-1, (2, -1, self.head_channels)).permute(2, 0, 3, 1, 4)
+        k, v = (
+            part.unflatten(-1, (-1, self.head_channels)).transpose(1, 2)
+            for part in self.to_kv(context.tokens).chunk(2, dim=-1)
+        )
         return q, k, v
 
 

@@ -83,9 +83,11 @@ class ConditionEmbedding(nn.Module):
             if pooled is None:
                 raise ValueError(f"source {name!r} feeds the global path, but its encoder gives no pooled embedding")
             embedding = embedding + project(pooled)
-        return self.mix(embedding), self._context(cond, batch=c_noise.shape[0])
+        embedding = self.mix(embedding)
+        return embedding, self._context(cond, len(c_noise), embedding.dtype)
 
-    def _context(self, cond: Conditioning, batch: int) -> Context:
+    def _context(self, cond: Conditioning, batch: int, dtype: torch.dtype) -> Context:
+        """Keys and biases in the dtype that the layers compute in, so that not every layer casts them."""
         null = self.null_token.expand(batch, -1, -1)
         present = {name: cond.sources[name] for name in self.tokens if name in cond.sources}
         tokens = [self.tokens[name](source.tokens).to(null.dtype) for name, source in present.items()]
@@ -96,7 +98,7 @@ class ConditionEmbedding(nn.Module):
             keys = [cond.paint.tokens.get(n, none.expand(-1, -1, x.tokens.shape[1])) for n, x in present.items()]
             paint = PaintedKeys(cond.paint.areas, torch.cat([none, *keys], dim=2), cond.paint.strength)
         bias = torch.cat([null.new_zeros(batch, 1), *biases], dim=1)
-        return Context(torch.cat([null, *tokens], dim=1), bias[:, None, None], paint)
+        return Context(torch.cat([null, *tokens], dim=1).to(dtype), bias[:, None, None].to(dtype), paint)
 
 
 def _bias(source: Embedding) -> Float[Tensor, "b n"]:

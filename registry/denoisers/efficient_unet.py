@@ -9,8 +9,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ediffi.registry.denoisers.attention import zeroed
+from ediffi.registry.denoisers.cast import autocast_weights, call
 from ediffi.registry.denoisers.conditioning import ConditionEmbedding
-from ediffi.registry.denoisers.layers import Block, run
+from ediffi.registry.denoisers.layers import Block, doubled, run
+from ediffi.registry.denoisers.norm import GroupNorm
 from ediffi.registry.denoisers.precondition import upsample
 from ediffi.registry.types import Conditioning
 
@@ -64,7 +66,7 @@ class EfficientUNet(nn.Module):
         self.down = nn.ModuleList(level_blocks(i, widths[i], takes_skip=False) for i in levels)
         self.up = nn.ModuleList(level_blocks(i, 2 * widths[i], takes_skip=True) for i in levels)
         self.doubling = nn.ModuleList(nn.Conv2d(widths[i], widths[i - 1], 3, padding=1) for i in levels[1:])
-        self.norm = nn.GroupNorm(norm_groups, widths[0])
+        self.norm = GroupNorm(norm_groups, widths[0])
         self.out = zeroed(nn.Conv2d(widths[0], 3 * patch_size**2, 3, padding=1))
 
     def forward(
@@ -74,7 +76,7 @@ class EfficientUNet(nn.Module):
         if cond.low_res is None:
             raise ValueError("a super-resolution denoiser needs cond.low_res, and it is None")
         low_res = upsample(cond.low_res, (x.shape[-2], x.shape[-1])).to(x.dtype)
-        inputs = (*self.embedding(c_noise, cond), self.gradient_checkpointing)
+        inputs = (*call(self.embedding, autocast_weights(self.embedding), c_noise, cond), self.gradient_checkpointing)
         h = F.pixel_unshuffle(torch.cat([x, low_res], dim=1), self.patch_size)
         h = self.stem(h.contiguous(memory_format=torch.channels_last))
         skips = []
@@ -87,5 +89,5 @@ class EfficientUNet(nn.Module):
             h = torch.cat([h, skips.pop() / math.sqrt(2)], dim=1)  # Imagen scales its skips for faster convergence
             for block in self.up[level].children():
                 h = run(block, h, *inputs)
-            h = h if level == 0 else F.interpolate(self.doubling[level - 1](h), scale_factor=2.0, mode="nearest")
-        return F.pixel_shuffle(self.out(F.silu(self.norm(h))), self.patch_size)
+            h = h if level == 0 else doubled(self.doubling[level - 1](h))
+        return F.pixel_shuffle(self.out(self.norm(h, silu=True)), self.patch_size)

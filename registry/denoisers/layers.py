@@ -1,5 +1,6 @@
 """The block of both U-Nets: a residual block, then self-attention and cross-attention if they are on."""
 
+from contextlib import nullcontext
 from typing import Literal
 
 import torch
@@ -9,7 +10,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ediffi.registry.denoisers.attention import Context, CrossAttention, SelfAttention, zeroed
+from ediffi.registry.denoisers.cast import autocast_weights, call
 from ediffi.registry.denoisers.conditioning import ConditionEmbedding
+from ediffi.registry.denoisers.norm import GroupNorm
 
 Resample = Literal["down", "up"]
 
@@ -18,7 +21,14 @@ def resample(x: Float[Tensor, "b c h w"], how: Resample | None) -> Float[Tensor,
     """Halve the resolution by averaging, double it by repeating, or keep it."""
     if how == "down":
         return F.avg_pool2d(x, 2)
-    return F.interpolate(x, scale_factor=2.0, mode="nearest") if how == "up" else x
+    return doubled(x) if how == "up" else x
+
+
+def doubled(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c H W"]:
+    """Repeat each pixel twice in each direction, in the dtype of x: autocast would make it float32."""
+    known = torch.amp.is_autocast_available(x.device.type)
+    with torch.autocast(x.device.type, enabled=False) if known else nullcontext():
+        return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 class ResidualBlock(nn.Module):
@@ -38,19 +48,18 @@ class ResidualBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.how = how
-        self.norm1 = nn.GroupNorm(norm_groups, in_channels)
+        self.norm1 = GroupNorm(norm_groups, in_channels)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.scale_shift = nn.Linear(embedding_width, 2 * out_channels)
-        self.norm2 = nn.GroupNorm(norm_groups, out_channels)
+        self.norm2 = GroupNorm(norm_groups, out_channels)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         self.skip = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Float[Tensor, "b c h w"], embedding: Float[Tensor, "b width"]) -> Float[Tensor, "b out H W"]:
         """Features [b, out_channels, H, W]."""
-        h = self.conv1(resample(F.silu(self.norm1(x)), self.how))
-        scale, shift = self.scale_shift(embedding)[:, :, None, None].chunk(2, dim=1)
-        h = F.silu(self.norm2(h) * (1 + scale) + shift)  # 1 + scale: no change at scale 0
+        h = self.conv1(resample(self.norm1(x, silu=True), self.how))
+        h = self.norm2(h, self.scale_shift(embedding), silu=True)
         return self.skip(resample(x, self.how)) + self.conv2(self.dropout(h))
 
 
@@ -95,6 +104,7 @@ class Block(nn.Module):
 
 def run(block: nn.Module, x: Tensor, embedding: Tensor, context: Context, checkpointing: bool) -> Tensor:
     """The block's output; with `checkpointing` its activations are recomputed in the backward pass, not stored."""
+    weights = autocast_weights(block)
     if checkpointing and torch.is_grad_enabled():
-        return checkpoint(block, x, embedding, context, use_reentrant=False)
-    return block(x, embedding, context)
+        return checkpoint(call, block, weights, x, embedding, context, use_reentrant=False)
+    return call(block, weights, x, embedding, context)

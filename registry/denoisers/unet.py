@@ -9,16 +9,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ediffi.registry.denoisers.attention import zeroed
+from ediffi.registry.denoisers.cast import autocast_weights, call
 from ediffi.registry.denoisers.conditioning import ConditionEmbedding
 from ediffi.registry.denoisers.layers import Block, run
+from ediffi.registry.denoisers.norm import GroupNorm
 from ediffi.registry.types import Conditioning
 
 
 class UNet(nn.Module):
     """`F(x; c_noise, cond)`: residual blocks at halving resolutions, skips across, attention at the coarse levels.
 
-    Level `i` works at `1/2^i` of the input's resolution, after its pixels are folded into channels by `patch_size`. Resolution changes inside residual blocks, as in ADM. The
-    paper's "attention at 32, 16, 8" for 64² images is `attention_levels=(1, 2, 3)`.
+    Level `i` works at `1/2^i` of the input's resolution, after its pixels are folded into channels by `patch_size`.
+    Resolution changes inside residual blocks, as in ADM. The paper's "attention at 32, 16, 8" for 64² images is
+    `attention_levels=(1, 2, 3)`.
 
     `embedding` builds the global embedding and the cross-attention context. The decoder has one residual block a level
     more than the encoder; the middle always has attention. Other arguments: `ediffi.registry.denoisers.unet_base64`.
@@ -67,14 +70,14 @@ class UNet(nn.Module):
                 width = level_width
             if level > 0:
                 self.up.append(block(width, width, how="up"))
-        self.norm = nn.GroupNorm(norm_groups, width)
+        self.norm = GroupNorm(norm_groups, width)
         self.out = zeroed(nn.Conv2d(width, 3 * patch_size**2, 3, padding=1))
 
     def forward(
         self, x: Float[Tensor, "b 3 h w"], c_noise: Float[Tensor, " b"], cond: Conditioning
     ) -> Float[Tensor, "b 3 h w"]:
         """The raw output [b, 3, h, w]; h and w are multiples of `patch_size·2^(levels-1)`."""
-        inputs = (*self.embedding(c_noise, cond), self.gradient_checkpointing)
+        inputs = (*call(self.embedding, autocast_weights(self.embedding), c_noise, cond), self.gradient_checkpointing)
         h = F.pixel_unshuffle(x, self.patch_size)
         h = self.stem(h.contiguous(memory_format=torch.channels_last))  # convolutions are faster in this layout
         skips = [h]
@@ -86,4 +89,4 @@ class UNet(nn.Module):
         for block in self.up:
             h = torch.cat([h, skips.pop()], dim=1) if block.takes_skip else h
             h = run(block, h, *inputs)
-        return F.pixel_shuffle(self.out(F.silu(self.norm(h))), self.patch_size)
+        return F.pixel_shuffle(self.out(self.norm(h, silu=True)), self.patch_size)

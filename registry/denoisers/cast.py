@@ -1,0 +1,61 @@
+"""Weights in autocast's dtype, cast together; autocast launches two kernels a step for the cast of every single one."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+
+def call(module: nn.Module, weights: dict[str, Tensor], *arguments: Any) -> Any:
+    """`module(*arguments)` with these of its weights replaced."""
+    return functional_call(module, weights, arguments) if weights else module(*arguments)
+
+
+def autocast_weights(module: nn.Module) -> dict[str, Tensor]:
+    """The weights of a module's convolutions and linear layers in autocast's dtype, by name.
+
+    Empty without autocast. Those that fsdp has sharded are left out: it gathers them when the module is called.
+    """
+    weights = {
+        f"{name}.{kind}": weight
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Linear | nn.Conv2d)
+        for kind, weight in layer._parameters.items()
+        if isinstance(weight, nn.Parameter) and weight.dtype == torch.float32 and not _sharded(weight)
+    }
+    device = next((weight.device.type for weight in weights.values()), "meta")
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return {}
+    dtype = torch.get_autocast_dtype(device)
+    trained = {name: weight for name, weight in weights.items() if weight.requires_grad}
+    frozen = {name: weight for name, weight in weights.items() if not weight.requires_grad}
+    cast = dict(zip(frozen, _cast(list(frozen.values()), dtype), strict=True)) if frozen else {}
+    return cast | dict(zip(trained, _Cast.apply(dtype, *trained.values()), strict=True)) if trained else cast
+
+
+def _sharded(weight: Tensor) -> bool:
+    """Whether fsdp has only a part of a weight here: a DTensor, or a piece of a flat parameter."""
+    return hasattr(weight, "to_local") or hasattr(weight, "_fsdp_flattened")
+
+
+def _cast(tensors: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """Copies of tensors of one dtype in another."""
+    copies = [torch.empty_like(tensor, dtype=dtype) for tensor in tensors]
+    torch._foreach_copy_(copies, tensors)
+    return copies
+
+
+class _Cast(torch.autograd.Function):
+    """`_cast` of weights; their gradients come back in float32 together too."""
+
+    @staticmethod
+    def forward(ctx: Any, dtype: torch.dtype, *weights: Tensor) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)  # a weight without a gradient gets none
+        return tuple(_cast(list(weights), dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        given = [gradient for gradient in gradients if gradient is not None]
+        cast = iter(_cast(given, torch.float32) if given else [])
+        return None, *(None if gradient is None else next(cast) for gradient in gradients)

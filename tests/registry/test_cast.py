@@ -1,0 +1,48 @@
+"""Weights that are cast together give what autocast gives, and the same gradients."""
+
+import pytest
+import torch
+
+from ediffi.registry import denoisers
+from ediffi.registry.denoisers import layers
+from ediffi.registry.denoisers.cast import autocast_weights
+from ediffi.registry.types import Conditioning
+
+
+def gradients(checkpointing: bool, frozen: bool = False) -> list[torch.Tensor]:
+    torch.manual_seed(0)
+    denoiser = denoisers.create("unet_toybox", channels=32, context_width=32, gradient_checkpointing=checkpointing)
+    for name, parameter in denoiser.named_parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.05)
+        parameter.requires_grad_(not (frozen and "conv1" in name))
+    x, sigma = torch.randn(2, 3, 16, 16), torch.tensor([0.5, 3.0])
+    with torch.autocast("cpu", torch.bfloat16):
+        out = denoiser(x, sigma, Conditioning())
+    out.square().mean().backward()
+    return [out.detach(), *(p.grad for p in denoiser.parameters() if p.grad is not None)]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_weights_cast_together_change_no_bit(
+    checkpointing: bool, frozen: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = gradients(checkpointing, frozen)
+    for module in (layers, denoisers.unet):
+        monkeypatch.setattr(module, "autocast_weights", lambda module: {})
+    alone = gradients(checkpointing, frozen)
+    assert len(together) == len(alone)
+    assert all(map(torch.equal, together, alone))
+
+
+def test_only_what_autocast_would_cast_is_cast() -> None:
+    block = denoisers.create("unet_toybox").network.down[0]
+    assert autocast_weights(block) == {}
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = autocast_weights(block)
+        assert all(weight.dtype == torch.bfloat16 for weight in cast.values())
+        assert {name.rpartition(".")[0] for name in cast} == {
+            name for name, layer in block.named_modules() if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d)
+        }
+        assert autocast_weights(block.bfloat16()) == {}
