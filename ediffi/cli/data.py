@@ -166,8 +166,8 @@ def embed(
     """Compute the embeddings of captions and images of shards, once, and write shards to train on.
 
     Each input shard becomes one output shard: images, captions and metadata unchanged, with the embeddings, unpadded,
-    in bfloat16. An index has counts, hashes and the encoders. The same command resumes an interrupted run; two that run
-    at a time share the work.
+    in bfloat16; those of other sources that it has already stay. An index has counts, hashes and the encoders. The same
+    command resumes an interrupted run; two that run at a time share the work.
 
     Args:
         shards: files or URLs with braces, as in 'in-{0000..0999}.tar', or folders of .tar files; several as ["a","b"].

@@ -92,6 +92,18 @@ def indexed_shards(shards: Sequence[str]) -> dict[str, Shard]:
     return {shard.url: shard for index in indexes for shard in index.shards}
 
 
+def embedded_encoders(shards: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+    """By source, the encoders whose embeddings shards have, as the index in their own folder says; ValueError if this
+    differs from folder to folder."""
+    folders = dict.fromkeys(map(urls.parent, shards))
+    found = {folder: Index.read(folder, complete=False).encoders if _has_index(folder) else {} for folder in folders}
+    (first, encoders), *others = found.items()
+    if differs := [folder for folder, other in others if other != encoders]:
+        folders = f"{urls.redact(first)} and {urls.redact(differs[0])}"
+        raise ValueError(f"the shards of {folders} have embeddings of different encoders: embed them in two runs")
+    return dict(encoders)
+
+
 def check_embeddings(index: Index, expected: Mapping[str, str | Mapping[str, Any]], dtype: str | None = None) -> None:
     """Check that shards have the embeddings that training expects: by source, a registry name or some of `IDENTITY`.
     What an old index does not record passes. ValueError: a source is missing, or an encoder or the dtype differs."""

@@ -132,6 +132,29 @@ def test_training_reads_them(embedded: Path) -> None:
     assert batch.images.shape == (7, 3, 16, 16)
 
 
+def test_sources_in_two_runs_are_those_of_one(embedded: Path, source: list[str], tmp_path: Path) -> None:
+    """The second run keeps what the first has made, and replaces what it makes itself."""
+    parts = named_encoders(["toybox"])
+    text, clip = {"t5": parts["t5"]}, {name: parts[name] for name in ("clip_text", "clip_image")}
+    EmbedRun(source, tmp_path / "one", text)(ALONE)
+    first = sorted(str(path) for path in (tmp_path / "one").glob("*.tar"))
+    EmbedRun(first, tmp_path / "two", clip)(ALONE)
+    EmbedRun(sorted(str(path) for path in (tmp_path / "two").glob("*.tar")), tmp_path / "three", text)(ALONE)
+    for folder in ("two", "three"):
+        assert Index.read(tmp_path / folder).encoders == Index.read(embedded).encoders
+        for path in sorted(embedded.glob("*.tar")):
+            wanted, found = (map(decode, read_shard(place)) for place in (path, tmp_path / folder / path.name))
+            for one, other in zip(wanted, found, strict=True):
+                assert one.embeddings.keys() == other.embeddings.keys()
+                assert all(torch.equal(one.embeddings[name], other.embeddings[name]) for name in one.embeddings)
+
+
+def test_shards_of_different_encoders_are_embedded_apart(embedded: Path, source: list[str], tmp_path: Path) -> None:
+    both = [source[0], str(embedded / "00000.tar")]
+    with pytest.raises(ValueError, match="embeddings of different encoders: embed them in two runs"):
+        EmbedRun(both, tmp_path / "out", TEXT)(ALONE)
+
+
 # Batches
 
 
@@ -244,7 +267,7 @@ def test_the_shard_of_a_dead_process_is_taken_over(source: list[str], tmp_path: 
 
 def test_a_finished_shard_is_not_done_again(embedded: Path, source: list[str], tmp_path: Path) -> None:
     run = EmbedRun(source, tmp_path / "out", named_encoders(["toybox"]))
-    ledger = Ledger(run.folder, SHARDS, run._request(build(run.parts)))
+    ledger = Ledger(run.folder, SHARDS, run._request(build(run.parts), {}))
     ledger.begin()
     for number in (0, 2):
         name = ledger.name(number)

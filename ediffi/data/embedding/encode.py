@@ -15,7 +15,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from ediffi.data.shards import caption_of, embedding_tensors, image_of
+from ediffi.data.shards import caption_of, embedding_tensors, embeddings_of, image_of
 from ediffi.data.tar import RawSample, Tally
 from ediffi.io.images import WHITE, Color, square_to_tensor
 from ediffi.registry.encoders import reads_text
@@ -30,12 +30,16 @@ Tensors = dict[str, Tensor]  # embeddings of a sample, as `embedding_tensors` ma
 
 @dataclass(frozen=True)
 class Embedder:
-    """Adds the embeddings of encoders, by source, to samples; ValueError without encoders, or for a number below 1."""
+    """Adds the embeddings of encoders, by source, to samples; ValueError without encoders, or for a number below 1.
+
+    Of the embeddings that samples have already, those of the sources `kept` stay.
+    """
 
     encoders: Mapping[str, Encoder]
     batch_tokens: int = 8192
     batch_images: int = 64
     background: Color = WHITE
+    kept: frozenset[str] = frozenset()
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(READERS), repr=False)
 
     def __post_init__(self) -> None:
@@ -52,6 +56,8 @@ class Embedder:
         if broken := len(samples) - len(kept):
             tally.dropped["image broken"] += broken
             tally.samples -= broken
+        for raw, tensors in kept:
+            tensors.update(self._present(raw))
         captions = [caption_of(raw) for raw, _ in kept]
         for source, encoder in self.encoders.items():
             if reads_text(encoder):
@@ -59,6 +65,11 @@ class Embedder:
                 for (_, tensors), more in zip(kept, found, strict=True):
                     tensors.update(more)
         yield from kept
+
+    def _present(self, raw: RawSample) -> Tensors:
+        """The embeddings that a sample has, and that stay."""
+        found = embeddings_of(raw) if self.kept and "safetensors" in raw else {}
+        return {name: tensor for name, tensor in found.items() if name.rpartition(".")[0] in self.kept}
 
     def _embed_images(self, samples: Sequence[RawSample]) -> Iterator[Tensors | None]:
         """The image embeddings of each sample, or None if its image is broken: all images are decoded to know that."""

@@ -102,7 +102,7 @@ def padded_bytes(encoders: Mapping[str, Encoder], rows: Sequence[Mapping[str, Te
     total = 0
     for name, tensor in (item for row in rows for item in row.items()):
         source, _, kind = name.rpartition(".")
-        longest = getattr(encoders[source], "max_tokens", len(tensor))
+        longest = getattr(encoders.get(source), "max_tokens", len(tensor))
         total += 2 * (longest * tensor.shape[1] if kind == "tokens" else len(tensor))
     return total
 

@@ -23,7 +23,7 @@ from ediffi.data.embedding.encode import Embedder
 from ediffi.data.embedding.estimate import estimate
 from ediffi.data.embedding.identity import build, identity
 from ediffi.data.embedding.ledger import Ledger
-from ediffi.data.index import INDEX, Shard, indexed_shards
+from ediffi.data.index import INDEX, Shard, embedded_encoders, indexed_shards
 from ediffi.data.shards import caption_of, reject_for_embedding, write_tar
 from ediffi.data.tar import IMAGES, RawSample, Tally, read_samples
 from ediffi.hub.config import Part
@@ -62,13 +62,14 @@ class EmbedRun:
             count = f"{len(missing)} of {len(self.shards):,} shards"
             raise FileNotFoundError(f"{count} do not exist, the first is {missing[0]}")
         encoders = build(self.parts, context.device)
-        embedder = Embedder(encoders, self.batch_tokens, self.batch_images, color(self.background))
+        kept = {source: k for source, k in embedded_encoders(self.shards).items() if source not in self.parts}
+        embedder = Embedder(encoders, self.batch_tokens, self.batch_images, color(self.background), frozenset(kept))
         if dry_run:
             if context.rank == 0:
                 expected = estimate(self.shards, embedder, processes or context.world_size)
                 logger.info("\n".join(expected.lines(self.folder)))
             return
-        ledger = Ledger(self.folder, len(self.shards), self._request(encoders))
+        ledger = Ledger(self.folder, len(self.shards), self._request(encoders, kept))
         samples = self._estimate(ledger, embedder, context) if context.rank == 0 else 0
         context.gather(None)  # no process begins before rank 0 knows that the output fits
         if ledger.is_complete:
@@ -85,7 +86,7 @@ class EmbedRun:
             work(ledger, self.shards, embedder, known, first, update)
         self._finish(ledger)
 
-    def _request(self, encoders: Mapping[str, Encoder]) -> dict[str, Any]:
+    def _request(self, encoders: Mapping[str, Encoder], kept: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         """What the folder is for: the same sources, encoders and batches make the same bytes."""
         listed = "\n".join(map(urls.redact, self.shards))
         return {
@@ -94,6 +95,7 @@ class EmbedRun:
             "dtype": DTYPE,
             "batch_tokens": self.batch_tokens,
             "batch_pictures": self.batch_images,
+            **({"kept": kept} if kept else {}),
             **({} if all(map(reads_text, encoders.values())) else {"background": self.background}),
         }
 
@@ -120,8 +122,9 @@ class EmbedRun:
         total = sum(record["samples"] for record in ledger.records().values())
         if not total:
             raise ValueError(f"no sample of {len(self.shards)} shards could be embedded: {listed}")
-        known = {key: ledger.request[key] for key in ("encoders", "background") if key in ledger.request}
-        index = ledger.finish({"dataset": "embedded", "dtype": DTYPE, **known})
+        known = {key: ledger.request[key] for key in ("background",) if key in ledger.request}
+        of = {**ledger.request.get("kept", {}), **ledger.request["encoders"]}
+        index = ledger.finish({"dataset": "embedded", "dtype": DTYPE, "encoders": of, **known})
         logger.info(f"{total:,} samples in {len(self.shards):,} shards; left out: {listed or 'nothing'}\n{index}")
 
 
