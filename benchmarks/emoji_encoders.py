@@ -70,7 +70,7 @@ def synonyms(encoder: Any, names: dict[str, str], unseen: dict[str, list[str]]) 
 
 
 def zero_shot(text: Any, image: Any, samples: Sequence[RawSample], names: dict[str, str]) -> dict[str, Any]:
-    """Of scenes with one thing, the share whose thing, and whose style, is the nearest text; and of all, of captions."""
+    """The share of scenes with one thing whose thing, and style, is the nearest text; of captions with their picture."""
     facts = [metadata_of(raw) for raw in samples]
     pictures = []
     for first in range(0, len(samples), BATCH):
