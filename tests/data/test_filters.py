@@ -261,6 +261,20 @@ def test_perceptual_hashes_find_copies(tmp_path: Path, job: Callable[..., Filter
     assert job("perceptual", Keep(), [shard], hash="perceptual").run(ALONE).dropped == {DUPLICATE: 1}
 
 
+def test_perceptual_hashes_need_captions_that_agree(tmp_path: Path, job: Callable[..., FilterRun]) -> None:
+    """One pHash, as that of drawings that differ in colour only: the captions tell them apart, by their words."""
+    pytest.importorskip("imagehash")
+    captions = ["a brown square", "a red square", "A red  square!", "a \uff52ed square"]
+    rows = []
+    for row, text in enumerate(captions):
+        data = io.BytesIO()
+        Image.open(io.BytesIO(picture(0))).save(data, "png", compress_level=row + 1)  # other bytes
+        rows.append(sample(str(row), data.getvalue(), text))
+    made = job("perceptual", Keep(), [write(tmp_path / "a.tar", rows)], hash="perceptual")
+    assert made.run(ALONE).dropped == {DUPLICATE: 2}
+    assert {name.partition(".")[0] for name in members(made.output / "a.tar")} == {"0", "1"}
+
+
 @pytest.mark.slow
 def test_killed_at_any_moment_it_goes_on(tmp_path: Path, job: Callable[..., FilterRun], raw: list[str]) -> None:
     job("once").run(ALONE)

@@ -7,6 +7,8 @@ shard: its file of measures exists, or it does not.
 import hashlib
 import json
 import math
+import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -116,7 +118,7 @@ def _examine(raw: RawSample, measures: Measures, settings: ScoreSettings, scorer
     measures.problems.append(problem)
     measures.sizes.append(None if image is None else list(image.size))
     measures.captioned.append(bool(caption.strip()))
-    measures.hashes.append(_hash(raw, image, settings.hash))
+    measures.hashes.append(_hash(raw, image, caption, settings.hash))
     for name, field_name in zip(SCORES, (settings.similarity, settings.aesthetic_score), strict=True):
         score = known.get(field_name) if field_name else None
         value = None
@@ -141,9 +143,15 @@ def _score(pending: list[Pending], measures: Measures, scorer: Scorer) -> None:
                 measures.computed[name] += 1
 
 
-def _hash(raw: RawSample, image: Image.Image | None, kind: Literal["bytes", "perceptual"]) -> str:
+def _hash(raw: RawSample, image: Image.Image | None, caption: str, kind: Literal["bytes", "perceptual"]) -> str:
+    content = image_bytes(raw)
     if kind == "perceptual" and image is not None:
         import imagehash
 
-        return str(imagehash.phash(image)).zfill(HEXADECIMAL)
-    return hashlib.sha256(image_bytes(raw)).hexdigest()[:HEXADECIMAL]
+        content = f"{imagehash.phash(image)} {normalized(caption)}".encode()
+    return hashlib.sha256(content).hexdigest()[:HEXADECIMAL]
+
+
+def normalized(caption: str) -> str:
+    """The words of a caption: without case, punctuation, and forms of the same letters."""
+    return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", caption).casefold()))

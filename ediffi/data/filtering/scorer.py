@@ -53,8 +53,9 @@ class ScoreSettings:
         similarity: the metadata field that holds the alignment, as LAION's does; None to compute it always. A score
             from the metadata is that of another CLIP, mostly ViT-B/32, whose scores are higher.
         aesthetic_score: the metadata field that holds the aesthetic score; None to compute it always.
-        hash: what makes two images duplicates. "bytes": equal files. "perceptual": equal 64-bit pHashes of imagehash,
-            as a photograph and its smaller or compressed copies mostly have; it ignores colour and fine detail.
+        hash: what makes two samples duplicates. "bytes": equal image files. "perceptual": captions of equal words, and
+            equal 64-bit pHashes of imagehash, as a photograph and its smaller or compressed copies mostly have. The
+            hash ignores colour and fine detail: drawings that differ in these alone are told apart by their captions.
         batch_size: images that go through CLIP together.
         background: the colour that transparent images are laid on, before CLIP and hashes see them.
     """
@@ -97,6 +98,8 @@ class Scorer:
     def claim(self) -> dict[str, Any]:
         """What measures depend on, plain JSON."""
         known = {name: value for name, value in asdict(self.settings).items() if name != "batch_size"}
+        if self.settings.hash == "perceptual":
+            known["hash"] = "perceptual, and the words of the caption"  # measures of earlier versions lack the words
         for name, encoder in (("clip_image", self.image), ("clip_text", self.text)):
             if encoder is not None:
                 known[name] = identity(getattr(self.settings, name), encoder)
