@@ -1,6 +1,7 @@
 """The LightningModule that trains the denoiser of one stage, base or super-resolution."""
 
 import copy
+import time
 from typing import Any
 
 import lightning as L
@@ -12,19 +13,22 @@ from torch import Tensor
 
 from ediffi.data.stream import Batch
 from ediffi.diffusion.low_res import LowResolution
-from ediffi.diffusion.noise import ROOT, Complement, Interval, LogNormal, NoiseInterval, overlap
+from ediffi.diffusion.noise import ROOT, Complement, Interval, LogNormal, NoiseInterval
 from ediffi.registry import encoders
 from ediffi.registry.denoisers.precondition import Preconditioned
 from ediffi.registry.random import Philox, randn
 from ediffi.registry.types import Conditioning
 from ediffi.training import checkpoint as checkpoints
+from ediffi.training.band_losses import BandLosses, MeanLosses
 from ediffi.training.callbacks.non_finite import SampleLosses, SkipNonFinite
 from ediffi.training.lora import Lora
-from ediffi.training.loss import drop_sources, low_resolution, sum_by_band, weighted_losses
+from ediffi.training.loss import drop_sources, low_resolution, weighted_losses
 from ediffi.training.one_cycle import over
 from ediffi.training.sharding import prepare
 
 DROPOUT = encoders.default_dropout()
+SHOW_EVERY = 5.0
+"""Seconds after which the progress bar gets a loss between two steps that are logged."""
 BANDS = 4
 """Equal shares of the training noise whose losses are logged; a power of two, so that each is a node of the tree."""
 
@@ -77,7 +81,9 @@ class DiffusionStage(L.LightningModule):
         self.lora: Lora | None = None
         self._optimizer, self._lr_scheduler, self._compile = optimizer, lr_scheduler, compile
         self.batches_of_step: list[SampleLosses] = []
-        """What `SkipNonFinite` reads and clears at each optimiser step."""
+        """What `SkipNonFinite` reads at each optimiser step, and clears if it skips the step."""
+        self.train_losses, self.val_losses = BandLosses(noise, BANDS), BandLosses(noise, BANDS)
+        self._step, self._shown_at = 0, float("-inf")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "DiffusionStage":
         """Copy without the trainer, for the averaging callbacks.
@@ -126,6 +132,7 @@ class DiffusionStage(L.LightningModule):
 
     def on_train_start(self) -> None:
         """Compile in place, so that the names of the weights and the averaged copy stay as they are."""
+        self._step = self.trainer.global_step
         if self._compile:
             self.denoiser.network.compile()
 
@@ -135,16 +142,34 @@ class DiffusionStage(L.LightningModule):
         cond = drop_sources(batch.cond, self.dropout, randomness.of("dropout"))
         sigma, losses = self._losses(batch.images, cond, randomness)
         self.batches_of_step.append(SampleLosses(batch.keys, sigma, losses.detach()))
-        loss = losses.mean()
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(losses))
-        self._log_bands("train", sigma, losses.detach())
-        return loss
+        return losses.mean()
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        """Count the losses of a step that was not skipped, and log their means when a step is logged."""
+        step, now = self.trainer.global_step, time.monotonic()
+        if step == self._step:  # a batch of several in a step
+            return
+        self._step = step
+        for batch in self.batches_of_step:
+            self.train_losses.add(batch.losses, batch.sigma)
+        self.batches_of_step = []
+        logs = step % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        if (logs or now - self._shown_at > SHOW_EVERY) and (means := self.train_losses.means()):
+            self._shown_at = now
+            self._log("train", means)
+            if logs:
+                self.train_losses.clear()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log the loss on the noise of the stage, and on each quarter of all training noise."""
+        """Count the losses of a batch."""
         sigma, losses = self._losses(batch.images, batch.cond, self._randomness(batch, "validation"))
-        self.log("val/loss", losses.mean(), prog_bar=True, sync_dist=True, batch_size=len(losses))
-        self._log_bands("val", sigma, losses)
+        self.val_losses.add(losses, sigma)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the loss on the noise of the stage, and on each quarter of all training noise, over all processes."""
+        if means := self.val_losses.means(self.trainer.strategy if self._trainer else None):
+            self._log("val", means)
+        self.val_losses.clear()
 
     def _losses(
         self, images: Float[Tensor, "b 3 h w"], cond: Conditioning, randomness: Philox
@@ -157,14 +182,11 @@ class DiffusionStage(L.LightningModule):
         on_device = sigma.to(images.device, non_blocking=True)
         return sigma, weighted_losses(self.denoiser, images, noise, on_device, cond)
 
-    def _log_bands(self, part: str, sigma: Float[Tensor, " b"], losses: Float[Tensor, " b"]) -> None:
-        """Log the loss of each band; in validation all processes log the bands that the stage trains on."""
-        sums, counts = sum_by_band(losses, sigma, self.noise, BANDS)
-        validating = part == "val"
-        for index, count in enumerate(counts.int().tolist()):
-            if count or (validating and overlap(self.region, Interval(BANDS.bit_length() - 1, index))):
-                mean = sums[index] / max(1, count)
-                self.log(f"{part}/loss_band{index}", mean, sync_dist=validating, batch_size=count)
+    def _log(self, part: str, means: MeanLosses) -> None:
+        """As tensors on the CPU: the progress bar reads what it shows at every step."""
+        self.log(f"{part}/loss", torch.tensor(means.loss), prog_bar=True)
+        for band, loss in means.bands.items():
+            self.log(f"{part}/loss_band{band}", torch.tensor(loss))
 
     def _randomness(self, batch: Batch, purpose: str) -> Philox:
         """The random numbers of a batch, from the seed and the positions of its samples in the run."""

@@ -1,6 +1,7 @@
 """What a training step computes: the conditioning of a batch, its weighted losses, and their means by noise level."""
 
 from collections.abc import Mapping
+from functools import cache
 
 import torch
 from jaxtyping import Float
@@ -32,12 +33,18 @@ def sum_by_band(
 ) -> tuple[Float[Tensor, " bands"], Float[Tensor, " bands"]]:
     """Sums and numbers of the losses in equal shares of the training noise, the least noisy first.
 
-    Band k owns the noise levels between the quantiles k/bands and (k + 1)/bands. Numbers stay where `sigma` is.
+    Band k owns the noise levels between the quantiles k/bands and (k + 1)/bands. Nothing is read back from the device.
     """
-    edges = noise.quantile(torch.arange(1, bands, dtype=torch.float64) / bands)
-    band = torch.bucketize(sigma.double(), edges.to(sigma.device))
-    sums = losses.new_zeros(bands).index_add_(0, band.to(losses.device), losses)
-    return sums, torch.bincount(band, minlength=bands).float()
+    above = [sigma > edge for edge in band_edges(noise, bands)]
+    band = torch.stack(above).sum(0)
+    member = band == torch.arange(bands, device=band.device)[:, None]
+    return torch.where(member, losses, 0.0).sum(1), member.sum(1).float()
+
+
+@cache
+def band_edges(noise: LogNormal, bands: int) -> tuple[float, ...]:
+    """The noise levels between `bands` equal shares of the training noise."""
+    return tuple(noise.quantile(torch.arange(1, bands, dtype=torch.float64) / bands).tolist())
 
 
 def drop_sources(cond: Conditioning, dropout: Mapping[str, float], randomness: Philox) -> Conditioning:

@@ -8,13 +8,20 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.overrides import TorchFunctionMode
 
 from ediffi.cli.fit import QUIET
 from ediffi.data.module import ShardData
+from ediffi.diffusion.noise import LogNormal
 from ediffi.registry import denoisers
+from ediffi.training import lightning_module
+from ediffi.training.callbacks.ema import EMA
 from ediffi.training.callbacks.non_finite import NonFiniteLossError, SkipNonFinite
+from ediffi.training.callbacks.preemption import PreemptionCheckpoint
+from ediffi.training.callbacks.throughput import Throughput
 from ediffi.training.lightning_module import DiffusionStage
+from ediffi.training.loss import band_edges
 
 Poison = runpy.run_path(str(Path(__file__).with_name("faults.py")))["Poison"]
 pytestmark = [pytest.mark.filterwarnings(f"ignore:{line}") for line in (*QUIET, ".*Checkpoint directory.*")]
@@ -61,7 +68,7 @@ def run(folder: Path, shards: Path, steps: int, *faults: L.Callback, **options: 
         enable_model_summary=False,
         limit_val_batches=0,
         # first of all, so that it sees the last step before the average is copied into the weights
-        callbacks=[states, EMAWeightAveraging(decay=0.9), *faults, saver],
+        callbacks=[states, EMA(0.9, warm_up=False), *faults, saver],
         **options,
     )
     trainer.fit(DiffusionStage(denoiser), ShardData(shards, shards, 16, batch_size=4))
@@ -126,6 +133,52 @@ def test_going_back_again_and_again_ends_the_run(tmp_path: Path, shard_folder: P
     bad = [step for step in range(3, 40) if step % 4]
     with pytest.raises(NonFiniteLossError, match=r"again and again after the checkpoint of step 2, now at step 20"):
         run(tmp_path, shard_folder, 40, Poison(bad))
+
+
+class HostReads(TorchFunctionMode):
+    """Counts what brings values of tensors to the host, by name."""
+
+    READS = ("item", "tolist", "numpy", "cpu", "nonzero", "__bool__", "__float__", "__int__", "__index__", "equal")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in self.READS:
+            self.found.append(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+class CountReads(L.Callback):
+    """The host reads of each step, from its batch to the last hook after it."""
+
+    def __init__(self) -> None:
+        self.steps: list[list[str]] = []
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        after = pl_module.on_train_batch_end  # which Lightning calls after those of callbacks
+
+        def last(*args: Any) -> None:
+            after(*args)
+            self.mode.__exit__(None, None, None)
+            self.steps.append(self.mode.found)
+
+        pl_module.on_train_batch_end = last
+
+    def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
+        self.mode = HostReads()
+        self.mode.__enter__()
+
+
+def test_a_step_reads_the_device_once(tmp_path: Path, shard_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its loss, gradient and signal together, before the optimiser; a step that is logged reads the losses too."""
+    monkeypatch.setattr(lightning_module, "SHOW_EVERY", float("inf"))
+    band_edges(LogNormal(), lightning_module.BANDS)  # computed once a process, on the host
+    count = CountReads()
+    run(tmp_path, shard_folder, 5, count, PreemptionCheckpoint(), Throughput(), log_every_n_steps=3)
+    step, logged, saved = ["tolist"], ["tolist", "tolist"], ["tolist", "item"]  # saving reads what was logged
+    assert count.steps == [step, step, logged, saved, step]
 
 
 def test_bad_patience_is_named() -> None:

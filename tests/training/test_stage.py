@@ -135,23 +135,27 @@ def logged(learner: DiffusionStage) -> dict[str, float]:
 
 @torch.no_grad()
 def test_a_stage_logs_the_mean_loss_of_each_band(shards: list[Shard]) -> None:
-    """An expert of the noisier half validates on bands 2 and 3; and the mean over all samples is the loss."""
+    """An expert of the noisier half validates on bands 2 and 3; and the mean over all samples of all batches is the
+    loss, in validation as between two logged steps."""
     learner, batch = stage(), a_batch(shards)
     learner.interval = Interval(1, 1)
     values = logged(learner)
-    learner.validation_step(batch, 0)
+    one = replace(batch, images=batch.images[:1], cond=batch.cond[:1], keys=batch.keys[:1])
+    for number, part in enumerate((batch, one)):
+        learner.validation_step(part, number)
+    assert not values
+    learner.on_validation_epoch_end()
     assert set(values) == {"val/loss", "val/loss_band2", "val/loss_band3"}
-    sigma, losses = learner._losses(batch.images, batch.cond, learner._randomness(batch, "validation"))
+    parts = [learner._losses(p.images, p.cond, learner._randomness(p, "validation")) for p in (batch, one)]
+    sigma, losses = (torch.cat(both) for both in zip(*parts, strict=True))
     upper = sigma > learner.noise.quantile(torch.tensor([0.75]))
-    assert 0 < upper.sum() < 8
+    assert 0 < upper.sum() < 9
     assert values["val/loss"] == pytest.approx(losses.mean().item())
     assert values["val/loss_band3"] == pytest.approx(losses[upper].mean().item())
     assert values["val/loss_band2"] == pytest.approx(losses[~upper].mean().item())
     values.clear()
-    one = replace(batch, images=batch.images[:1], cond=batch.cond[:1], keys=batch.keys[:1])
-    learner.validation_step(one, 0)
-    assert set(values) == {"val/loss", "val/loss_band2", "val/loss_band3"}, "a band without samples too"
-    assert 0.0 in values.values()
+    learner.on_validation_epoch_end()
+    assert not values, "the next validation begins anew"
 
 
 def test_the_loss_is_weighted_by_the_noise_level() -> None:

@@ -9,12 +9,13 @@ import lightning as L
 import torch
 from jaxtyping import Float
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.strategies import FSDPStrategy, Strategy
+from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from ediffi.training.callbacks.ema import AVERAGES
+from ediffi.training.callbacks.preemption import PreemptionCheckpoint
 
 logger = logging.getLogger(__name__)
 LISTED = 8
@@ -60,25 +61,28 @@ class SkipNonFinite(L.Callback):
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
         """Decide with the other processes; an optimiser step without gradients changes nothing."""
         batches: list[SampleLosses] = pl_module.batches_of_step  # type: ignore[assignment]  # of a DiffusionStage
-        pl_module.batches_of_step = []  # type: ignore[assignment]
-        norm = gradient_norm(pl_module, trainer.strategy)
         loss = torch.stack([batch.losses.mean() for batch in batches]).mean()
+        savers = [c for c in trainer.callbacks if isinstance(c, PreemptionCheckpoint)]  # type: ignore[attr-defined]
+        state = agree(trainer, pl_module, loss, any(saver.signalled for saver in savers))
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
-        finite = bool(torch.isfinite(loss if scaled else loss + norm))
-        if trainer.strategy.reduce_boolean_decision(finite, all=True):
+        finite = math.isfinite(state.loss) and (scaled or math.isfinite(state.gradient))
+        for saver in savers:
+            saver.stopping, saver.skipped = state.signalled, not finite
+        step = trainer.global_step
+        if finite:
             self.skipped_in_a_row = 0
-            pl_module.log("train/grad_norm", norm)
+            if (step + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+                pl_module.log("train/grad_norm", torch.tensor(state.gradient))
             return
         self.skipped_in_a_row, self._skipped, self._loss = self.skipped_in_a_row + 1, True, loss.item()
         # The NaN of one process is in the gradient of all: the one whose loss it is explains it.
-        here = not bool(torch.isfinite(loss))
-        anywhere = trainer.strategy.reduce_boolean_decision(here, all=False)
-        if here or not anywhere:
-            logger.warning("step %d is skipped: %s", trainer.global_step, explain(batches, norm.item()))
+        if not math.isfinite(self._loss) or math.isfinite(state.loss):
+            logger.warning("step %d is skipped: %s", step, explain(batches, state.gradient))
+        pl_module.batches_of_step = []  # type: ignore[assignment]
         optimizer.zero_grad(set_to_none=True)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, AVERAGES):  # as if it had averaged this step already
-                callback.load_state_dict({"latest_update_step": trainer.global_step + 1})
+                callback.load_state_dict({"latest_update_step": step + 1})
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any) -> None:
         """Mark a skipped step as saved, so that `ModelCheckpoint` leaves it out; go back or end after a row of them."""
@@ -114,12 +118,26 @@ class SkipNonFinite(L.Callback):
         )
 
 
-def gradient_norm(module: torch.nn.Module, strategy: Strategy) -> Float[Tensor, ""]:
-    """The 2-norm of the whole gradient; under fsdp each process has a shard of it."""
+class StepState(NamedTuple):
+    """What all processes know of a step before its optimiser."""
+
+    gradient: float  # the 2-norm of the whole gradient
+    loss: float  # the sum of their losses
+    signalled: bool  # a signal to end the run has reached one of them
+
+
+def agree(trainer: L.Trainer, module: torch.nn.Module, loss: Float[Tensor, ""], signalled: bool) -> StepState:
+    """The state of a step over all processes: one reduction, and the one time in a step that the device is read.
+
+    Our choice: it is read before the optimiser runs, so that a step is skipped exactly, with every optimiser. A flag on
+    the device, which only fused optimisers know, would save the GPU the wait for the launch of its next kernel.
+    """
     norm = get_total_norm([parameter.grad for parameter in module.parameters() if parameter.grad is not None])
-    if isinstance(strategy, FSDPStrategy):
-        return strategy.reduce(norm.square(), reduce_op="sum").sqrt()
-    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+    norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+    sharded = isinstance(trainer.strategy, FSDPStrategy)  # whose processes have a shard of the gradient each
+    values = [norm.square() if sharded else norm, loss, torch.full_like(loss, signalled)]
+    summed, losses, signals = trainer.strategy.reduce(torch.stack(values), reduce_op="sum").tolist()
+    return StepState(math.sqrt(summed) if sharded else summed / trainer.world_size, losses, signals > 0)
 
 
 def restore(trainer: L.Trainer, path: str) -> int:

@@ -9,9 +9,6 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
-from torch.optim import Optimizer
-
-from ediffi.training.callbacks.non_finite import SkipNonFinite
 
 logger = logging.getLogger(__name__)
 EXIT_CODE = 128 + signal.SIGTERM
@@ -26,22 +23,22 @@ class PreemptionCheckpoint(L.Callback):
 
     def __init__(self) -> None:
         self._saved_at = -1
-        self._signalled = self._stopping = False
+        self.signalled = False
+        """The signal has reached this process."""
+        self.stopping = self.skipped = False
+        """The signal has reached some process, and this step is skipped: `SkipNonFinite` asks all of them at once."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Replace Lightning's handler of SIGTERM, which would end the run in the middle of a step."""
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._on_signal)
-
-    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
-        """Agree with the other processes: the signal may have reached one of them only."""
-        self._stopping = trainer.strategy.reduce_boolean_decision(self._signalled, all=False)
+            # Lightning asks all processes for its own handler's signal at each batch, and waits for the answer.
+            trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any) -> None:
-        """Save and end the run; a skipped step is not saved (see `SkipNonFinite`)."""
-        if self._stopping:
-            callbacks = trainer.callbacks  # type: ignore[attr-defined]
-            if not any(isinstance(c, SkipNonFinite) and c.skipped_in_a_row for c in callbacks):
+        """Save and end the run; a skipped step is not saved."""
+        if self.stopping:
+            if not self.skipped:
                 self._save(trainer)
             self._stop(trainer)
 
@@ -50,7 +47,7 @@ class PreemptionCheckpoint(L.Callback):
     ) -> None:
         """End the run if its last step is saved."""
         saved = trainer.state.fn == "fit" and self._saved_at == trainer.global_step
-        if saved and trainer.strategy.reduce_boolean_decision(self._signalled, all=False):
+        if saved and trainer.strategy.reduce_boolean_decision(self.signalled, all=False):
             self._stop(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -62,7 +59,7 @@ class PreemptionCheckpoint(L.Callback):
         self._saved_at = trainer.global_step
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._signalled = True
+        self.signalled = True
 
     def _save(self, trainer: L.Trainer) -> None:
         """Save as the recipe's `ModelCheckpoint` would, and let it know."""
