@@ -124,7 +124,9 @@ class EMA(L.Callback):
 
     @torch.no_grad()
     def _swap(self, trainer: L.Trainer) -> None:
-        """Exchange average and weights."""
+        """Exchange average and weights; outside of a fit there is no average."""
+        if not self._average:
+            return
         for average, weight in zip(self._average, averaged_weights(trainer.lightning_module), strict=True):
             kept = weight.clone()
             weight.copy_(average)
