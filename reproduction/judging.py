@@ -92,7 +92,8 @@ def band_losses(denoiser: Any, noise: LogNormal, shards: Path, resolution: int, 
     """
     data = ShardData(shards, shards, image_size=resolution, batch_size=50)
     sigmas, losses = [], []
-    for batch in islice(data.train_dataloader(), max(1, scenes // 50)):
+    for read in islice(data.train_dataloader(), max(1, scenes // 50)):
+        batch = read.float()
         generator = torch.Generator().manual_seed(batch.index)
         sigmas.append(noise.sample(len(batch.images), generator))
         drawn = torch.randn(batch.images.shape, generator=generator)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
@@ -144,7 +145,12 @@ class ShardData(L.LightningDataModule):
         trainer = self.trainer
         # Lightning's global_step counts optimiser steps; the stream counts batches.
         start = trainer.global_step * trainer.accumulate_grad_batches if trainer else 0
-        return DataLoader(self._stream("train", start), batch_size=None, num_workers=self.num_workers)
+        pin = trainer is not None and trainer.strategy.root_device.type == "cuda"
+        return DataLoader(self._stream("train", start), batch_size=None, num_workers=self.num_workers, pin_memory=pin)
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """To CUDA without waiting: the copy is queued before the kernels that need it."""
+        return batch.to(device, non_blocking=device.type == "cuda").float()
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """The same `val_batches` batches each time."""

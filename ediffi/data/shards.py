@@ -51,15 +51,14 @@ def embedding_tensors(sources: Mapping[str, Embedding], row: int) -> dict[str, T
 
 
 def collate_embeddings(samples: list[Mapping[str, Tensor]]) -> dict[str, Embedding]:
-    """The inverse for a batch, padded to its longest: float32 embeddings by source."""
+    """The inverse for a batch, padded to its longest: embeddings by source, in the precision of the files."""
     sources = {}
     for name in sorted({key.rpartition(".")[0] for key in samples[0]}):  # safetensors does not keep an order
         parts = []
         for tensors in samples:
-            # float32: the precision of training is the trainer's choice, bfloat16 that of the files.
-            tokens, pooled = tensors[f"{name}.tokens"].float(), tensors.get(f"{name}.pooled")
+            tokens, pooled = tensors[f"{name}.tokens"], tensors.get(f"{name}.pooled")
             mask = torch.ones(1, len(tokens), dtype=torch.bool)
-            parts.append(Embedding(tokens[None], mask, None if pooled is None else pooled.float()[None]))
+            parts.append(Embedding(tokens[None], mask, None if pooled is None else pooled[None]))
         sources[name] = Embedding.cat(parts)
     return sources
 

@@ -40,7 +40,10 @@ Loaded = dict[int, tuple[tuple[int, int], list[RawSample]]]
 @dataclass(frozen=True)
 class Batch:
     """What a stage trains on: images [b, 3, h, w] in [-1, 1], embeddings, and the samples' keys and captions. `index`
-    is the position of the batch in the stream of its rank; training noise is drawn from it."""
+    is the position of the batch in the stream of its rank; training noise is drawn from it.
+
+    Embeddings stay in the bfloat16 of the shards, half the bytes, until `float`.
+    """
 
     images: Float[Tensor, "b 3 h w"]
     cond: Conditioning
@@ -51,6 +54,15 @@ class Batch:
     def to(self, *args: Any, **kwargs: Any) -> "Batch":
         """Move the tensors, as `Tensor.to`."""
         return replace(self, images=self.images.to(*args, **kwargs), cond=self.cond.to(*args, **kwargs))
+
+    def pin_memory(self) -> "Batch":
+        """In memory from which a GPU copies while the host goes on; `DataLoader` calls it."""
+        return replace(self, images=self.images.pin_memory(), cond=self.cond.apply(Tensor.pin_memory))
+
+    def float(self) -> "Batch":
+        """Everything in float32, as networks take it; the precision of training is the trainer's choice."""
+        as_float = self.cond.apply(lambda tensor: tensor.float() if tensor.is_floating_point() else tensor)
+        return replace(self, images=self.images.float(), cond=as_float)
 
 
 @dataclass(frozen=True)

@@ -249,10 +249,36 @@ def test_validation_sees_the_same_first_batches_each_time(shard_folder: Path, sh
 
 def test_training_starts_at_the_step_of_the_trainer(shard_folder: Path, shards: list[Shard]) -> None:
     data = ShardData(shard_folder, shard_folder, 16, batch_size=4, seed=3)
-    data.trainer = SimpleNamespace(global_step=3, accumulate_grad_batches=2, global_rank=1, world_size=2)
+    here = SimpleNamespace(root_device=torch.device("cpu"))
+    data.trainer = SimpleNamespace(global_step=3, accumulate_grad_batches=2, global_rank=1, world_size=2, strategy=here)
     (batch,) = itertools.islice(data.train_dataloader(), 1)
     (wanted,) = batches(shards, 1, 4, start=6, rank=1, world_size=2)
     assert (batch.index, batch.keys) == (6, wanted.keys)
+
+
+def test_embeddings_travel_as_they_are_stored(shards: list[Shard]) -> None:
+    """In bfloat16, and in float32 on the device of the stage, with the same values."""
+    (batch,) = batches(shards, 1, 4)
+    moved = ShardData("unread", "unread", 16).transfer_batch_to_device(batch, torch.device("cpu"), 0)
+    for name, source in batch.cond.sources.items():
+        assert source.tokens.dtype == torch.bfloat16
+        assert moved.cond.sources[name].tokens.dtype == torch.float32
+        assert torch.equal(moved.cond.sources[name].tokens, source.tokens.float())
+        assert moved.cond.sources[name].mask.dtype == torch.bool
+    assert batch.images.dtype == moved.images.dtype == torch.float32
+
+
+def test_what_waits_for_a_gpu_is_pinned(shards: list[Shard], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every tensor of a batch; without CUDA, torch cannot pin, so what it is asked is looked at."""
+    (batch,) = batches(shards, 1, 4)
+    asked: list[int] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: asked.append(id(tensor)) or tensor)
+    pinned = batch.pin_memory()
+    tensors = [batch.images]
+    for source in batch.cond.sources.values():
+        tensors += [t for t in (source.tokens, source.mask, source.pooled, source.weight) if t is not None]
+    assert sorted(asked) == sorted(map(id, tensors))
+    assert pinned.keys == batch.keys
 
 
 def test_embeddings_of_other_encoders_are_refused(shard_folder: Path, tmp_path: Path) -> None:

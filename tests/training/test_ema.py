@@ -133,7 +133,7 @@ def test_a_short_run_s_average_is_of_what_it_learned(shards: list[Shard]) -> Non
     for average in averages:
         average.start(learner)
     for step, batch in enumerate(islice(stream, 200), start=1):
-        learner.training_step(batch, 0).backward()
+        learner.training_step(batch.float(), 0).backward()
         optimizer.step()
         optimizer.zero_grad()
         for average in averages:
@@ -143,7 +143,7 @@ def test_a_short_run_s_average_is_of_what_it_learned(shards: list[Shard]) -> Non
     def loss(weights: list[torch.Tensor]) -> float:
         for parameter, weight in zip(learner.parameters(), weights, strict=True):
             parameter.copy_(weight)
-        return float(torch.stack([learner.training_step(batch, 0) for batch in islice(stream, 8)]).mean())
+        return float(torch.stack([learner.training_step(batch.float(), 0) for batch in islice(stream, 8)]).mean())
 
     last, warm, cold = (
         loss(weights) for weights in ([*map(torch.clone, learner.parameters())], *(a._average for a in averages))

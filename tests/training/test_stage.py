@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.filterwarnings(line) for line in QUIET]
 
 
 def a_batch(shards: list[Shard], size: int = 16) -> Batch:
-    return next(iter(ShardStream(shards, ImageTransform(size), batch_size=8, seed=0)))
+    return next(iter(ShardStream(shards, ImageTransform(size), batch_size=8, seed=0))).float()
 
 
 def stage(low_res: LowResolution | None = None) -> DiffusionStage:

@@ -58,15 +58,21 @@ class SkipNonFinite(L.Callback):
         self._returns: dict[int, int] = {}
         self._loss = float("nan")
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Ask for the signal of `PreemptionCheckpoint` too: one question a step to all processes."""
+        callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        self._savers = [callback for callback in callbacks if isinstance(callback, PreemptionCheckpoint)]
+        for saver in self._savers:
+            saver.asks = False
+
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
         """Decide with the other processes; an optimiser step without gradients changes nothing."""
         batches: list[SampleLosses] = pl_module.batches_of_step  # type: ignore[assignment]  # of a DiffusionStage
         loss = torch.stack([batch.losses.mean() for batch in batches]).mean()
-        savers = [c for c in trainer.callbacks if isinstance(c, PreemptionCheckpoint)]  # type: ignore[attr-defined]
-        state = agree(trainer, pl_module, loss, any(saver.signalled for saver in savers))
+        state = agree(trainer, pl_module, loss, any(saver.signalled for saver in self._savers))
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         finite = math.isfinite(state.loss) and (scaled or math.isfinite(state.gradient))
-        for saver in savers:
+        for saver in self._savers:
             saver.stopping, saver.skipped = state.signalled, not finite
         step = trainer.global_step
         if finite:

@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.optim import Optimizer
 
 logger = logging.getLogger(__name__)
 EXIT_CODE = 128 + signal.SIGTERM
@@ -26,7 +27,9 @@ class PreemptionCheckpoint(L.Callback):
         self.signalled = False
         """The signal has reached this process."""
         self.stopping = self.skipped = False
-        """The signal has reached some process, and this step is skipped: `SkipNonFinite` asks all of them at once."""
+        """The signal has reached some process, and this step is skipped."""
+        self.asks = True
+        """False where `SkipNonFinite` asks all processes for both of these at once."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Replace Lightning's handler of SIGTERM, which would end the run in the middle of a step."""
@@ -34,6 +37,11 @@ class PreemptionCheckpoint(L.Callback):
             signal.signal(signal.SIGTERM, self._on_signal)
             # Lightning asks all processes for its own handler's signal at each batch, and waits for the answer.
             trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
+        """Agree with the other processes: the signal may have reached one of them only."""
+        if self.asks:
+            self.stopping = trainer.strategy.reduce_boolean_decision(self.signalled, all=False)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any) -> None:
         """Save and end the run; a skipped step is not saved."""
