@@ -82,7 +82,7 @@ def filter(
     short_side_above: int | None = None,
     measures: Path | None = None,
     page: bool = True,
-    device: str = "cpu",
+    device: str = "auto",
     devices: int = 1,
     num_nodes: int = 1,
 ) -> None:
@@ -158,7 +158,7 @@ def embed(
     batch_tokens: int = 8192,
     batch_pictures: int = 64,
     background: str = "white",
-    device: str = "cpu",
+    device: str = "auto",
     devices: int = 1,
     num_nodes: int = 1,
     dry_run: bool = False,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from ediffi.cli.parser import UsageError, call, run
+from ediffi.io.devices import DType
 
 
 def evaluate(
@@ -33,7 +34,9 @@ def evaluate(
     num_nodes: int = 1,
     threads: int = 1,
     workers: int = 0,
-    device: str = "cpu",
+    device: str = "auto",
+    dtype: DType = "float32",
+    compile: bool = False,
     expert_residency: Literal["resident", "stream"] = "resident",
 ) -> None:
     """Evaluate a model by a suite: Fréchet distance, KID, precision and recall, CLIP score, and a report page.
@@ -92,7 +95,8 @@ def evaluate(
         evaluation.log(evaluation.judge_images(images))
     else:
         options = SamplingOptions(num_inference_steps=num_inference_steps, sampler=sampler)
-        evaluation.log(evaluation.judge_model(model or "toybox", options, shard_size, threads, expert_residency))
+        run_options = (shard_size, threads, expert_residency, dtype, compile)
+        evaluation.log(evaluation.judge_model(model or "toybox", options, *run_options))
 
 
 def suites() -> None:

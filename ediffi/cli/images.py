@@ -1,12 +1,16 @@
 """`ediffi sample`, `ediffi edit`, `ediffi upscale` and `ediffi inspect`: images from prompts and from images."""
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ediffi.cli.parser import UsageError, check_positive
+from ediffi.io.devices import DType
 
 if TYPE_CHECKING:
+    from ediffi.pipeline.cascade import Cascade
     from ediffi.pipeline.options import SamplingOptions
 
 Residency = Literal["resident", "stream"]
@@ -37,7 +41,9 @@ def sample(
     devices: int = 1,
     num_nodes: int = 1,
     threads: int = 1,
-    device: str = "cpu",
+    device: str = "auto",
+    dtype: DType = "float32",
+    compile: bool = False,
     expert_residency: Residency = "resident",
 ) -> None:
     """Generate images from a prompt, or from a file of prompts.
@@ -90,14 +96,15 @@ def sample(
         sampler=sampler,
     )
     if prompts is None:
-        _to_files(str(prompt), output or Path("out.png"), num_images, options, model, device, expert_residency)
+        load = partial(Cascade.from_pretrained, model, device, expert_residency, dtype=dtype, compile=compile)
+        _to_files(str(prompt), output or Path("out.png"), num_images, options, load)
         return
     # The images of a prompt are neighbours: image k of a run is that of prompt k // num_images.
     texts = [text for text in read_prompts(prompts) for _ in range(num_images)]
     store = open_store(output or Path(prompts.stem), len(texts), shard_size)
     store.unit(batch_size)  # before any process is started: batches must fill a shard
     context = launch(device, devices, num_nodes)
-    cascade = Cascade.from_pretrained(model, context.device, expert_residency)
+    cascade = Cascade.from_pretrained(model, context.device, expert_residency, dtype=dtype, compile=compile)
     generator = CascadeGenerator(cascade, options, identity(model), threads)
     made = generate(generator, texts, store, batch_size=batch_size, context=context)
     if context.rank == 0:
@@ -118,7 +125,9 @@ def edit(
     guidance_scale: list[float] | None = None,
     negative_prompt: str | None = None,
     sampler: str | None = None,
-    device: str = "cpu",
+    device: str = "auto",
+    dtype: DType = "float32",
+    compile: bool = False,
 ) -> None:
     """Change an image by a prompt, through all stages: image-to-image, and with a mask, inpainting.
 
@@ -133,6 +142,7 @@ def edit(
     """
     from ediffi.diffusion.editing import Edit
     from ediffi.io.images import open_image
+    from ediffi.pipeline.cascade import Cascade
     from ediffi.pipeline.options import SamplingOptions
 
     options = SamplingOptions(
@@ -143,7 +153,8 @@ def edit(
         negative_prompt=negative_prompt,
         sampler=sampler,
     )
-    _to_files(prompt, output, num_images, options, model, device)
+    load = partial(Cascade.from_pretrained, model, device, dtype=dtype, compile=compile)
+    _to_files(prompt, output, num_images, options, load)
 
 
 def upscale(
@@ -156,7 +167,9 @@ def upscale(
     seed: int = 0,
     num_inference_steps: list[int] | None = None,
     sampler: str | None = None,
-    device: str = "cpu",
+    device: str = "auto",
+    dtype: DType = "float32",
+    compile: bool = False,
 ) -> None:
     """Enlarge an image with the super-resolution stages.
 
@@ -169,6 +182,7 @@ def upscale(
         num_inference_steps: [one,for,each,stage] of the whole cascade.
     """
     from ediffi.io.images import open_image
+    from ediffi.pipeline.cascade import Cascade
     from ediffi.pipeline.options import SamplingOptions
 
     options = SamplingOptions(
@@ -178,7 +192,8 @@ def upscale(
         num_inference_steps=num_inference_steps,
         sampler=sampler,
     )
-    _to_files(prompt, output, 1, options, model, device)
+    load = partial(Cascade.from_pretrained, model, device, dtype=dtype, compile=compile)
+    _to_files(prompt, output, 1, options, load)
 
 
 def inspect(image: Path, /) -> None:
@@ -193,20 +208,13 @@ def inspect(image: Path, /) -> None:
 
 
 def _to_files(
-    prompt: str,
-    output: Path,
-    number: int,
-    options: "SamplingOptions",
-    model: str,
-    device: str,
-    residency: Residency = "resident",
+    prompt: str, output: Path, number: int, options: "SamplingOptions", load: "Callable[[], Cascade]"
 ) -> None:
     """Sample images of one prompt into files; the prompt and the paths are checked before the model is loaded."""
     from ediffi.io.png import numbered
-    from ediffi.pipeline.cascade import Cascade
     from ediffi.pipeline.image_files import sample_to_files
     from ediffi.pipeline.prompt import parse
 
     parse(prompt)
     paths = numbered(output, number)
-    sample_to_files(Cascade.from_pretrained(model, device, residency), prompt, paths, options)
+    sample_to_files(load(), prompt, paths, options)

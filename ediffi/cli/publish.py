@@ -14,7 +14,7 @@ def publish(
     revision: str | None = None,
     results: list[Path] | None = None,
     recipe: list[Path] | None = None,
-    device: str = "cpu",
+    device: str = "auto",
     dry_run: bool = False,
 ) -> None:
     """Publish a model on the Hub: weights, config, model card with samples, results, recipes.

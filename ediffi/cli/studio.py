@@ -5,12 +5,16 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+from ediffi.io.devices import DType
+
 
 def studio(
     model: str = "toybox",
     port: int = 7860,
     output: Path = Path("outputs/studio"),
-    device: str = "cpu",
+    device: str = "auto",
+    dtype: DType = "float32",
+    compile: bool = False,
     expert_residency: Literal["resident", "stream"] = "resident",
 ) -> None:
     """Open a page on this machine to paint with words: a brush for each phrase, live previews, a gallery of all images.
@@ -32,7 +36,8 @@ def studio(
     from ediffi.studio.backend import Backend
     from ediffi.studio.gallery import Gallery
 
-    backend = Backend(Cascade.from_pretrained(model, device, expert_residency), Gallery(output))
+    cascade = Cascade.from_pretrained(model, device, expert_residency, dtype=dtype, compile=compile)
+    backend = Backend(cascade, Gallery(output))
     try:
         serve(build(backend), chosen, str(backend.gallery.folder))
     finally:

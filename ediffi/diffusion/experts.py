@@ -90,6 +90,27 @@ class AutocastDenoiser(nn.Module):
         return denoised
 
 
+def in_dtype(denoiser: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The denoiser with the weights of its linear and convolution layers, in place, in `dtype`, under autocast.
+
+    In float32 there is no autocast. Norms and embeddings stay float32, since they are small and lose most.
+    """
+    inner = denoiser.denoiser if isinstance(denoiser, AutocastDenoiser) else denoiser
+    for layer in inner.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            layer.to(dtype)
+    return inner if dtype == torch.float32 else AutocastDenoiser(inner, dtype)
+
+
+def compile_networks(denoiser: nn.Module, device: torch.device) -> None:
+    """Compile each network of a denoiser, in place, at its first call; on CUDA it is replayed as a captured graph."""
+    networks, tree = [denoiser], expert_tree(denoiser)
+    if tree is not None:
+        networks = [tree.denoisers.network] if isinstance(tree.denoisers, StreamedDenoisers) else [*tree.denoisers]
+    for network in networks:
+        network.compile(mode="reduce-overhead" if device.type == "cuda" else "default")
+
+
 def expert_tree(denoiser: nn.Module) -> ExpertTree | None:
     """The tree of experts in a stage's denoiser, whatever wraps it; None if it has none."""
     return next((module for module in denoiser.modules() if isinstance(module, ExpertTree)), None)

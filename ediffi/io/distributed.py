@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
+from ediffi.io.devices import find_device
+
 T = TypeVar("T")
 
 
@@ -43,12 +45,12 @@ class DistributedContext:
         return result
 
 
-def launch(device: str = "cpu", devices: int = 1, num_nodes: int = 1) -> DistributedContext:
+def launch(device: str = "auto", devices: int = 1, num_nodes: int = 1) -> DistributedContext:
     """Start the other processes of a run, each with the same command line, and connect them.
 
     Under torchrun the processes exist already, and its numbers are used. With several nodes, the command is started on
-    each, with MASTER_ADDR, MASTER_PORT and NODE_RANK set. ValueError: there are not so many devices, or torchrun has
-    other numbers.
+    each, with MASTER_ADDR, MASTER_PORT and NODE_RANK set. ValueError: there is no such device, or not so many, or
+    torchrun has other numbers.
     """
     for name, value in (("devices", devices), ("num_nodes", num_nodes)):
         if value < 1:
@@ -62,11 +64,11 @@ def launch(device: str = "cpu", devices: int = 1, num_nodes: int = 1) -> Distrib
             raise ValueError(f"{started}, but devices and num_nodes are {devices} and {num_nodes}; leave them out")
         devices, num_nodes = found
     if devices * num_nodes == 1:
-        return DistributedContext(device=device)
+        return DistributedContext(device=str(find_device(device)))
     if ":" in device:
         many = f"{devices * num_nodes} processes"
         raise ValueError(f"{many} need a device without a number, such as cuda, got {device!r}")
-    return _join(device, devices, num_nodes, torchrun)
+    return _join(str(find_device(device)), devices, num_nodes, torchrun)
 
 
 def _join(device: str, devices: int, num_nodes: int, torchrun: bool) -> DistributedContext:

@@ -113,7 +113,8 @@ def _watch(denoiser: nn.Module) -> Iterator[list[Call]]:
     handles = [m.register_forward_pre_hook(enter) for m in denoiser.modules() if isinstance(m, Preconditioned)]
     handles += [m.register_forward_hook(attended) for m in denoiser.modules() if isinstance(m, CrossAttention)]
     try:
-        yield calls
+        with torch.compiler.set_stance("force_eager"):  # a compiled network does not see new hooks
+            yield calls
     finally:
         for handle in handles:
             handle.remove()

@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Float
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from ediffi.diffusion.editing import Edit
+from ediffi.diffusion.experts import expert_tree
 from ediffi.diffusion.layout import Region
+from ediffi.io.devices import check_compile, find_device, find_dtype, out_of_memory
 from ediffi.io.images import to_images
 from ediffi.pipeline.checkpoint import Residency, load_cascade
 from ediffi.pipeline.conditioning import encode_prompts, image_encoders, text_encoders, unknown_words
@@ -62,12 +64,13 @@ class Cascade:
     def from_pretrained(
         cls,
         model: str | Path,
-        device: str | torch.device = "cpu",
+        device: str | torch.device = "auto",
         expert_residency: Residency = "resident",
         *,
         revision: str | None = None,
         stages: Sequence[str] | None = None,
-        torch_dtype: torch.dtype | None = None,
+        dtype: str | torch.dtype = "float32",
+        compile: bool = False,
         local_files_only: bool = False,
     ) -> "Cascade":
         """Load a cascade, from the Hub if need be.
@@ -75,19 +78,50 @@ class Cascade:
         Args:
             model: the shipped "toybox"; a name of a list of models; a folder; or a model on the Hub: "ORG/REPO",
                 "ORG/REPO@REVISION", "hf://ORG/REPO". A local folder ORG/REPO wins over the Hub.
-            device: where its networks are.
+            device: where its networks and encoders are; "auto" is a CUDA GPU if there is one, else the CPU.
             expert_residency: "resident" keeps all experts in memory, "stream" only the one in use; same images.
             revision: branch, tag or commit on the Hub.
             stages: the first stages, by name (["base"]); the files of the others are not downloaded.
-            torch_dtype: float16 or bfloat16 halves the networks' memory; float32 by default.
+            dtype: "bfloat16", or on a GPU "float16", halves the networks' memory and is faster on a GPU.
+            compile: compile the networks at their first call, which takes minutes; see `to`.
             local_files_only: read only the Hub's cache, as with HF_HUB_OFFLINE=1.
 
         Raises:
             FileNotFoundError: the model or one of its files is missing.
-            ValueError: a file is broken or changed, a part is not registered, or experts do not partition the noise.
+            ValueError: a file is broken or changed, a part is not registered, experts do not partition the noise, or
+                there is no such device, dtype or compiler here.
             OSError: the Hub cannot be reached, or refuses.
         """
-        return cls(*load_cascade(model, device, expert_residency, revision, stages, torch_dtype, local_files_only))
+        if expert_residency not in get_args(Residency):
+            raise ValueError(f"expert_residency is {expert_residency!r}; it must be {' or '.join(get_args(Residency))}")
+        place = find_device(device)
+        number = find_dtype(dtype, place)
+        if compile:
+            check_compile(place)
+        with out_of_memory(f"loading {str(model)!r}", "less is needed with dtype bfloat16 and expert_residency stream"):
+            parts = load_cascade(model, place, expert_residency, revision, stages, number, local_files_only)
+            return cls(*parts).to(place, compile=compile)
+
+    def to(
+        self,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        *,
+        compile: bool = False,
+    ) -> "Cascade":
+        """Move the encoders and networks, and change the networks' dtype, in place; returns the cascade.
+
+        Weights that were rounded stay rounded. With `compile`, each network is compiled at its first call, and again
+        for other shapes (another batch size, with or without paint); on CUDA it is then replayed as one captured graph
+        (`torch.compile(mode="reduce-overhead")`). Compiled networks stay compiled. ValueError as `from_pretrained`.
+        """
+        place = self.device if device is None else find_device(device)
+        number = find_dtype(self.dtype if dtype is None else dtype, place)
+        if compile:
+            check_compile(place)
+        self.encoders = {n: e.to(place) if isinstance(e, nn.Module) else e for n, e in self.encoders.items()}
+        self.stages = [stage.to(place, number, compile) for stage in self.stages]
+        return self
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write the cascade as a model folder; unchanged weights byte for byte, changed ones in bfloat16.
@@ -202,6 +236,7 @@ class Cascade:
             "first_index": options.first_index,
             "seed": options.seed,
             "negative_prompt": options.negative_prompt,
+            **self.precision,
             "stages": {s.name: dataclasses.asdict(p) | {"nfe": p.nfe} for s, p in zip(self.stages, plan, strict=True)},
             **options.described(),
         }
@@ -239,16 +274,25 @@ class Cascade:
         done: dict[str, Tensor] = {}
         # An edit enters every stage: super-resolution alone would change the pixels that a mask keeps.
         for index, (stage, sampling) in list(enumerate(zip(self.stages, plan, strict=True)))[first:]:
-            low_res = done[stage.name] = stage(
-                cond if index == 0 else later,
-                randomness,
-                low_res=low_res,
-                source=None if edit is None else edit.at(stage.resolution, len(randomness), self.device),
-                steering=steering if index == 0 else dataclasses.replace(steering, after=None),
-                sampling=sampling,
-                callback=None if progress is None else partial(progress, stage.name),
-            )
+            with out_of_memory(f"stage {stage.name!r}", self._memory_advice(len(randomness))):
+                low_res = done[stage.name] = stage(
+                    cond if index == 0 else later,
+                    randomness,
+                    low_res=low_res,
+                    source=None if edit is None else edit.at(stage.resolution, len(randomness), self.device),
+                    steering=steering if index == 0 else dataclasses.replace(steering, after=None),
+                    sampling=sampling,
+                    callback=None if progress is None else partial(progress, stage.name),
+                )
         return done
+
+    def _memory_advice(self, batch: int) -> str:
+        """The options that would lower the memory of a stage, and are not in use."""
+        trees = [tree for stage in self.stages if (tree := expert_tree(stage.denoiser)) is not None]
+        resident = any(len(tree.denoisers) > 1 and isinstance(tree.denoisers, nn.ModuleList) for tree in trees)
+        options = ["dtype bfloat16"] * (self.dtype == torch.float32) + ["expert_residency stream"] * resident
+        options += [f"a batch of fewer than {batch} images"] * (batch > 1)
+        return f"less is needed with {' or '.join(options)}" if options else "no option lowers it further"
 
     def plan(self, options: SamplingOptions = SamplingOptions()) -> list[Sampling]:  # noqa: B008  (frozen)
         """The settings of each stage: the model's own, except for what the options set; raises as `generate`."""
@@ -258,7 +302,9 @@ class Cascade:
         self, prompts: Sequence[str], style: Style | None = None, regions: Sequence[Region] = ()
     ) -> Conditioning:
         """The conditioning of prompts, of a style image and of painted regions; raises as `encode_prompts`."""
-        return encode_prompts(self.encoders, prompts, None if style is None else style.image, regions).to(self.device)
+        with out_of_memory("an encoder", f"less is needed with a batch of fewer than {len(prompts)} prompts"):
+            cond = encode_prompts(self.encoders, prompts, None if style is None else style.image, regions)
+        return cond.to(self.device)
 
     def up_to(self, stage: str) -> "Cascade":
         """The cascade without the stages after this one; ValueError if there is no such stage."""
@@ -283,12 +329,22 @@ class Cascade:
         return notices
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The format that the networks of the first stage run in."""
+        return self.stages[0].dtype
+
+    @property
+    def precision(self) -> dict[str, Any]:
+        """The `dtype` and `compile` that the images depend on, as JSON values."""
+        return {"dtype": str(self.dtype).removeprefix("torch."), "compile": self.stages[0].compiled}
+
+    @property
     def device(self) -> torch.device:
         """The device of the first stage."""
         return next(self.stages[0].denoiser.parameters()).device
 
 
-def paint_samples(folder: Path, output: Path, device: str | torch.device = "cpu") -> list[str]:
+def paint_samples(folder: Path, output: Path, device: str | torch.device = "auto") -> list[str]:
     """Sample the grid of a model card at seed 0 into a PNG file; returns its prompts, none if no encoder reads text."""
     cascade = Cascade.from_pretrained(folder, device, "stream", stages=sampled_stages(folder))
     if prompts := sample_prompts(cascade.encoders):

@@ -59,6 +59,7 @@ class CascadeGenerator:
             "seed": options.seed,
             **({} if options.negative_prompt is None else {"negative_prompt": options.negative_prompt}),
             **options.described(),
+            **cascade.precision,
             **(identity or {}),
             "guidance_scale": plan[0].guidance_scale,
             "nfe": sum(sampling.nfe for sampling in plan),
@@ -107,13 +108,16 @@ class Evaluation:
         shard_size: int | None = None,
         threads: int = 1,
         expert_residency: Residency = "resident",
+        dtype: str = "float32",
+        compile: bool = False,
     ) -> Results:
         """Sample the suite's captions with a cascade, at each of the suite's guidance scales, and judge the images.
 
         With `shard_size`, write shards of so many images instead of PNG files. ValueError: the model has no stage of
         the suite's size, or a part of the evaluation refuses its input.
         """
-        cascade = at_size(Cascade.from_pretrained(model, self.context.device, expert_residency), self.suite.image_size)
+        loaded = Cascade.from_pretrained(model, self.context.device, expert_residency, dtype=dtype, compile=compile)
+        cascade = at_size(loaded, self.suite.image_size)
 
         def sample(items: Sequence[CaptionedImage]) -> list[Candidate]:
             candidates = []

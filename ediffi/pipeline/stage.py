@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ediffi.diffusion.editing import EditSource, InpaintingDenoiser
+from ediffi.diffusion.experts import AutocastDenoiser, compile_networks, in_dtype
 from ediffi.diffusion.guidance import (
     ClassifierFreeGuidance,
     DynamicThresholding,
@@ -129,6 +130,7 @@ class Stage:
         sampling: its default settings.
         aug_level: standard deviation of the noise that is added to the low-resolution image before it becomes
             conditioning; None in the base stage.
+        compiled: whether its networks are compiled.
     """
 
     name: str
@@ -136,6 +138,21 @@ class Stage:
     denoiser: nn.Module
     sampling: Sampling
     aug_level: float | None = None
+    compiled: bool = False
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The format that its networks run in: of autocast, or float32."""
+        return self.denoiser.dtype if isinstance(self.denoiser, AutocastDenoiser) else torch.float32
+
+    def to(self, device: torch.device, dtype: torch.dtype, compile: bool = False) -> "Stage":
+        """The stage with its networks moved, in place, to a device and a dtype, and compiled; see `Cascade.to`."""
+        denoiser = self.denoiser.to(device)
+        if dtype != self.dtype:
+            denoiser = in_dtype(denoiser, dtype)
+        if compile and not self.compiled:
+            compile_networks(denoiser, device)
+        return dataclasses.replace(self, denoiser=denoiser, compiled=self.compiled or compile)
 
     def __call__(
         self,

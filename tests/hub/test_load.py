@@ -391,7 +391,7 @@ def test_a_cascade_built_in_python_cannot_name_its_parts(model_folder: Path, tmp
 @pytest.mark.parametrize("residency", ["resident", "stream"])
 def test_half_precision_halves_the_weights_and_hardly_the_picture(model_folder: Path, residency: str) -> None:
     exact, half = (
-        Cascade.from_pretrained(model_folder, expert_residency=residency, torch_dtype=dtype, stages=["base"])
+        Cascade.from_pretrained(model_folder, expert_residency=residency, dtype=dtype, stages=["base"])
         for dtype in (torch.float32, torch.bfloat16)
     )
 
@@ -402,5 +402,7 @@ def test_half_precision_halves_the_weights_and_hardly_the_picture(model_folder: 
     one, other = exact(PROMPT, seed=3).stages["base"], half(PROMPT, seed=3).stages["base"]
     assert other.dtype == torch.float32
     assert 0 < (one - other).abs().mean() < 0.05
-    with pytest.raises(ValueError, match=r"torch_dtype must be .* got torch\.int8"):
-        Cascade.from_pretrained(model_folder, torch_dtype=torch.int8)
+    again = half.to(dtype="float32")
+    assert again.precision == {"dtype": "float32", "compile": False}
+    assert all(p.dtype == torch.float32 for p in again.stages[0].denoiser.parameters())
+    torch.testing.assert_close(exact.to(dtype="bfloat16")(PROMPT, seed=3).stages["base"], other, atol=0, rtol=0)
