@@ -1,6 +1,6 @@
 """Sampling that starts from an image: image-to-image, and inpainting."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from ediffi.registry.types import Conditioning, Denoiser
+from ediffi.registry.types import Conditioning, Denoiser, at_level
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,10 @@ class InpaintingDenoiser:
         if self.source.mask is None:
             return denoised
         return torch.lerp(self.source.images.to(denoised), denoised, self.source.mask.to(denoised))
+
+    def at(self, sigma: float) -> "InpaintingDenoiser":
+        """The same, of the denoiser at one noise level."""
+        return replace(self, denoiser=at_level(self.denoiser, sigma))
 
 
 def _resized(image: Image.Image, resolution: int) -> Float[Tensor, "1 c h w"]:

@@ -1,7 +1,9 @@
 """The ensemble of expert denoisers (eDiff-I, section 4.1): each owns an interval of noise, and runs only there."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 
 from ediffi.diffusion.noise import LogNormal, NoiseInterval, check_partition
 from ediffi.diffusion.streaming import StreamedDenoisers
-from ediffi.registry.types import Conditioning
+from ediffi.registry.types import Conditioning, Denoiser, at_level
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,17 @@ class ExpertTree(nn.Module):
         check_partition([expert.interval for expert in experts])
         self.noise, self.experts, self.denoisers = noise, tuple(experts), denoisers
         owned = sorted((low, index) for index, e in enumerate(experts) for low, _ in noise.bounds(e.interval))
-        self._edges = torch.tensor([low for low, _ in owned[1:]], dtype=torch.float64)
-        self._owners = torch.tensor([index for _, index in owned])
+        self._levels, self._experts = [low for low, _ in owned[1:]], [index for _, index in owned]
+        self._edges, self._owners = torch.tensor(self._levels, dtype=torch.float64), torch.tensor(self._experts)
 
     def route(self, sigma: Float[Tensor, " b"]) -> Int[Tensor, " b"]:
         """Index of the expert that owns each noise level; an edge belongs to the noisier side."""
         piece = torch.bucketize(sigma.double(), self._edges.to(sigma.device), right=True)
         return self._owners.to(sigma.device)[piece]
+
+    def at(self, sigma: float) -> nn.Module:
+        """The network of the expert that owns a noise level, until another level is asked for."""
+        return self.denoisers[self._experts[bisect_right(self._levels, sigma)]]
 
     def forward(
         self, x: Float[Tensor, "b 3 h w"], sigma: Float[Tensor, " b"], cond: Conditioning
@@ -85,9 +91,15 @@ class AutocastDenoiser(nn.Module):
         self, x: Float[Tensor, "b 3 h w"], sigma: Float[Tensor, " b"], cond: Conditioning
     ) -> Float[Tensor, "b 3 h w"]:
         """Denoised images."""
+        return self._run(self.denoiser, x, sigma, cond)
+
+    def at(self, sigma: float) -> Denoiser:
+        """The denoiser at one noise level, under autocast."""
+        return partial(self._run, at_level(self.denoiser, sigma))
+
+    def _run(self, denoiser: Denoiser, x: Tensor, sigma: Tensor, cond: Conditioning) -> Tensor:
         with torch.autocast(x.device.type, self.dtype):
-            denoised: Tensor = self.denoiser(x, sigma, cond)
-        return denoised
+            return denoiser(x, sigma, cond)
 
 
 def in_dtype(denoiser: nn.Module, dtype: torch.dtype) -> nn.Module:

@@ -1,13 +1,17 @@
 """Denoisers that wrap a denoiser: classifier-free guidance, prompt switching, dynamic thresholding."""
 
-from dataclasses import dataclass
+import math
+from collections import deque
+from dataclasses import dataclass, field, replace
+from functools import partial
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from ediffi.registry import encoders
-from ediffi.registry.types import Conditioning, Denoiser
+from ediffi.registry.types import Conditioning, Denoiser, at_level
 
 SigmaRange = tuple[float, float]
 """Noise levels (low, high]: low < sigma <= high."""
@@ -36,44 +40,71 @@ class ClassifierFreeGuidance:
     negative: Conditioning | None = None
     interval: SigmaRange | None = None
     style_scale: float = 1.0
+    _joined: deque[tuple[Conditioning, list[str], Conditioning]] = field(
+        default_factory=partial(deque, maxlen=4), init=False, repr=False, compare=False
+    )
 
     def __call__(
         self, x: Float[Tensor, "b 3 h w"], sigma: Float[Tensor, " b"], cond: Conditioning
     ) -> Float[Tensor, "b 3 h w"]:
         """Guided estimate of the clean images."""
-        guided: Bool[Tensor, " b"] = torch.ones_like(sigma, dtype=torch.bool)
+        w: float | Tensor = self.guidance_scale
         if self.interval is not None:
             guided = (sigma > self.interval[0]) & (sigma <= self.interval[1])
-        w = torch.where(guided, self.guidance_scale, 1.0).view(-1, 1, 1, 1)
-        terms = self._terms(cond, w)
-        if len(terms) == 1:
-            return self.denoiser(x, sigma, terms[0][0])
-        count = len(terms)
-        both = Conditioning.cat([term for term, _ in terms])
-        parts = self.denoiser(x.repeat(count, 1, 1, 1), sigma.repeat(count), both).chunk(count)
+            mixed = torch.where(guided, self.guidance_scale, 1.0).view(-1, 1, 1, 1)
+            w = self.guidance_scale if guided.all() else mixed if guided.any() else 1.0
+        return self._guided(self.denoiser, w, x, sigma, cond)
+
+    def at(self, sigma: float) -> Denoiser:
+        """The denoiser at one noise level, guided if the interval holds it."""
+        low, high = map(np.float32, self.interval or (-math.inf, math.inf))  # as they are compared with a tensor
+        w = self.guidance_scale if low < sigma <= high else 1.0
+        return partial(self._guided, at_level(self.denoiser, sigma), w)
+
+    def _guided(
+        self, denoiser: Denoiser, w: float | Tensor, x: Tensor, sigma: Tensor, cond: Conditioning
+    ) -> Float[Tensor, "b 3 h w"]:
+        names, weights = self._terms(cond, w)
+        both, count = self._join(cond, names), len(names)
+        if count == 1:
+            return denoiser(x, sigma, both)
+        parts = denoiser(x.repeat(count, 1, 1, 1), sigma.repeat(count), both).chunk(count)
         result = parts[0]
-        for last, part, (_, weight) in zip(parts, parts[1:], terms[1:], strict=False):
-            result = result + weight.to(part) * (part - last)
+        for last, part, weight in zip(parts, parts[1:], weights[1:], strict=False):
+            result = result + weight * (part - last)
         return result
 
-    def _terms(self, cond: Conditioning, w: Float[Tensor, "b 1 1 1"]) -> list[tuple[Conditioning, Tensor]]:
-        """The conditionings from negative to words to style, each with the weight of its difference to the one before.
+    def _terms(self, cond: Conditioning, w: float | Tensor) -> tuple[list[str], list[float | Tensor]]:
+        """The conditionings from "negative" to "words" to "style", and the weight of each one's difference to the last.
 
         A term that does not change the sum is left out, since each costs a network evaluation.
         """
-        if (w == 0).all():
-            return [(self._negative(cond), w)]
-        terms = [(self._negative(cond), w)] if (w != 1).any() else []
-        images = [source for source in cond.sources if encoders.spec_of_source(source).reads == "image"]
-        style = self.style_scale if images else 1.0
+        mixed = isinstance(w, Tensor)
+        if not mixed and w == 0:
+            return ["negative"], [w]
+        style = self.style_scale if self._images(cond) else 1.0
+        terms = {"negative": w} if mixed or w != 1 else {}
         if style != 1:
-            words = cond
-            for source in images:
-                words = words.drop(source, torch.ones_like(w.flatten(), dtype=torch.bool))
-            terms.append((words, w))
+            terms["words"] = w
         if style != 0:
-            terms.append((cond, w * style))
-        return terms
+            terms["style"] = w * style
+        return list(terms), list(terms.values())
+
+    def _join(self, cond: Conditioning, names: list[str]) -> Conditioning:
+        """The conditionings of these names as one batch; kept, as the calls of a run have one or two `cond`."""
+        for known, joined, both in self._joined:
+            if known is cond and joined == names:
+                return both
+        words = cond
+        for source in self._images(cond):
+            words = words.drop(source, torch.ones_like(cond.sources[source].mask[:, 0]))
+        kinds = {"negative": self._negative(cond), "words": words, "style": cond}
+        both = Conditioning.cat([kinds[name] for name in names]) if len(names) > 1 else kinds[names[0]]
+        self._joined.append((cond, names, both))
+        return both
+
+    def _images(self, cond: Conditioning) -> list[str]:
+        return [source for source in cond.sources if encoders.spec_of_source(source).reads == "image"]
 
     def _negative(self, cond: Conditioning) -> Conditioning:
         if self.negative is None:
@@ -105,6 +136,10 @@ class DynamicThresholding:
         s = largest.to(denoised).view(-1, 1, 1, 1)
         return denoised.clamp(-s, s) / s
 
+    def at(self, sigma: float) -> "DynamicThresholding":
+        """The same, of the denoiser at one noise level."""
+        return replace(self, denoiser=at_level(self.denoiser, sigma))
+
 
 @dataclass(frozen=True)
 class PromptSwitching:
@@ -127,7 +162,17 @@ class PromptSwitching:
         before = sigma > self.sigma
         if before.all():
             return self.denoiser(x, sigma, cond)
-        denoised = self.denoiser(x, sigma, Conditioning(self.after.sources, cond.low_res, cond.aug_level))
+        denoised = self.denoiser(x, sigma, self._switched(cond))
         if not before.any():
             return denoised
         return torch.where(before.view(-1, 1, 1, 1), self.denoiser(x, sigma, cond), denoised)
+
+    def at(self, sigma: float) -> Denoiser:
+        """The denoiser at one noise level, with the prompt of that level."""
+        denoiser = at_level(self.denoiser, sigma)
+        return denoiser if sigma > self.sigma else lambda x, sigma, cond: denoiser(x, sigma, self._switched(cond))
+
+    def _switched(self, cond: Conditioning) -> Conditioning:
+        return (
+            self.after if cond.low_res is None else replace(self.after, low_res=cond.low_res, aug_level=cond.aug_level)
+        )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ediffi.diffusion.layout import SIDE, Region
 from ediffi.registry.encoders.spans import occurrences
-from ediffi.registry.types import Conditioning, Denoiser, Encoder, Paint, TextEncoder
+from ediffi.registry.types import Conditioning, Denoiser, Encoder, Paint, TextEncoder, at_level
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,10 @@ class PaintWithWords:
         strength = cond.paint.strength * self.paint_weight * sigma.log1p()
         paint = replace(cond.paint, strength=strength) if self.paint_weight else None
         return self.denoiser(x, sigma, replace(cond, paint=paint))
+
+    def at(self, sigma: float) -> "PaintWithWords":
+        """The same, of the denoiser at one noise level."""
+        return replace(self, denoiser=at_level(self.denoiser, sigma))
 
 
 def paint(encoders: Mapping[str, Encoder], texts: Sequence[str], layouts: Sequence[Sequence[Region]]) -> Paint:

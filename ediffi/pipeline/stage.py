@@ -25,7 +25,7 @@ from ediffi.registry.denoisers.precondition import upsample
 from ediffi.registry.random import Philox, randn
 from ediffi.registry.samplers.presets import PRESETS, preset
 from ediffi.registry.samplers.schedules import GRIDS, Grid
-from ediffi.registry.types import Callback, Conditioning, Denoiser, Sampler
+from ediffi.registry.types import Callback, Conditioning, Denoiser, Sampler, at_level
 
 RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "num_inference_steps": (lambda steps: steps >= 1, "at least 1"),
@@ -199,7 +199,7 @@ class Stage:
             x = x + centre
         with torch.inference_mode():
             images = sampling.build()(
-                lambda x, sigma: denoiser(x, sigma, cond),
+                _Bound(denoiser, cond, self.compiled),
                 x,
                 sigmas,
                 generator=randomness.of("sampler"),
@@ -220,3 +220,20 @@ class Stage:
         if sampling.dynamic_threshold is not None:
             denoiser = DynamicThresholding(denoiser, sampling.dynamic_threshold)
         return denoiser if source is None or source.mask is None else InpaintingDenoiser(denoiser, source)
+
+
+@dataclass(frozen=True)
+class _Bound:
+    """A denoiser with its conditioning, as a sampler calls it."""
+
+    denoiser: Denoiser
+    cond: Conditioning
+    compiled: bool
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        denoised = self.denoiser(x, sigma, self.cond)
+        # the next replay of a captured graph writes into the same memory
+        return denoised.clone() if self.compiled else denoised
+
+    def at(self, sigma: float) -> "_Bound":
+        return dataclasses.replace(self, denoiser=at_level(self.denoiser, sigma))

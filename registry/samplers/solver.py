@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ediffi.registry.random import Generators, noise_like
-from ediffi.registry.types import Callback, Denoise, SamplerState
+from ediffi.registry.types import Callback, Denoise, SamplerState, at_level
 
 Evaluate = Callable[[Tensor, float], Tensor]
 """`evaluate(x, sigma)`: one network call on the whole batch, at the noise level of this evaluation."""
@@ -63,7 +64,8 @@ class Solver:
 
         def evaluate(state: Tensor, sigma: float) -> Tensor:
             sigma_b = torch.full((state.shape[0],), sigma, dtype=dtype, device=state.device)
-            return denoise(state.to(x.dtype), sigma_b).to(dtype)
+            level = sigma if dtype == torch.float64 else float(np.float32(sigma))  # as in sigma_b
+            return at_level(denoise, level)(state.to(x.dtype), sigma_b).to(dtype)
 
         state, step = x.to(dtype), self.method.start(len(grid) - 1, noise_like(generator))
         for i, (sigma, sigma_next) in enumerate(pairwise(grid)):

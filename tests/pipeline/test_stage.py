@@ -1,16 +1,21 @@
 """A stage, by exact values: where sampling starts, what the network is conditioned on, how wrappers are stacked."""
 
 import dataclasses
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ediffi.diffusion.editing import EditSource
+from ediffi.diffusion.experts import AutocastDenoiser, Expert, ExpertTree
+from ediffi.diffusion.noise import Interval, LogNormal
 from ediffi.pipeline.stage import Sampling, Stage, Steering
 from ediffi.registry.denoisers.precondition import upsample
 from ediffi.registry.random import Philox, randn
-from ediffi.registry.types import Conditioning, Embedding, Paint
+from ediffi.registry.types import Conditioning, Embedding, Paint, at_level
 
 EULER = Sampling("euler", num_inference_steps=4, sigma_min=0.1, sigma_max=10.0)
 
@@ -146,3 +151,59 @@ def test_paint_is_scaled_by_its_weight_and_the_noise_level() -> None:
 def test_low_res_is_for_super_resolution_only(stage: Stage, options: dict[str, Tensor]) -> None:
     with pytest.raises(ValueError, match="low_res"):
         stage(words(), RANDOMNESS, **options)
+
+
+class Reads(TorchDispatchMode):
+    """Counts what has to wait for the device: values read back to the host."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func.name() in ("aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero", "aten::_unique2")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("sampler", ["euler", "heun", "kutta3", "dpmpp_2m", "deis", "exp_abm"])
+def test_nothing_is_read_from_the_device_between_network_calls(sampler: str) -> None:
+    reads: list[int] = []
+
+    class Watched(Recorder):
+        def forward(self, x: Tensor, sigma: Tensor, cond: Conditioning) -> Tensor:
+            reads.append(mode.count)
+            return super().forward(x, sigma, cond)
+
+    low, high = Watched(0.25), Watched()
+    halves = [Expert(Interval(1, 0)), Expert(Interval(1, 1))]
+    tree = ExpertTree(LogNormal(), halves, nn.ModuleList([low, high]))
+    steered = Sampling(
+        sampler, num_inference_steps=6, sigma_min=0.1, sigma_max=10.0, guidance_scale=2.0, guidance_interval=(0.3, 5.0),
+        dynamic_threshold=0.9, paint_weight=0.5,
+    )  # fmt: skip
+    paint = Paint(torch.ones(2, 1, 8, 8), {"t5": torch.ones(2, 1, 1)}, torch.ones(2))
+    source = EditSource(images(), 1.0, torch.ones(2, 1, 8, 8))
+    stage = Stage("base", 8, AutocastDenoiser(tree, torch.bfloat16), steered)
+    with Reads() as mode:
+        stage(
+            dataclasses.replace(words(), paint=paint),
+            RANDOMNESS,
+            source=source,
+            steering=Steering(words(3.0), after=words(2.0), switch_at=0.5),
+        )
+    assert low.calls
+    assert high.calls
+    assert len(reads) == steered.nfe
+    assert reads[0] == reads[-1], f"{reads[-1] - reads[0]} values were read in {len(reads)} calls"
+
+
+def test_a_level_known_on_the_host_gives_the_same_bits_as_one_read_from_the_device() -> None:
+    sampling = dataclasses.replace(EULER, sampler="heun", guidance_scale=2.0, guidance_interval=(0.3, 5.0))
+    halves = [Expert(Interval(1, 0)), Expert(Interval(1, 1))]
+    networks = nn.ModuleList([Recorder(None), Recorder(0.5)])
+    stage = Stage("base", 8, ExpertTree(LogNormal(), halves, networks), sampling)
+    steering = Steering(after=words(2.0), switch_at=0.5)
+    denoiser = stage._steered(sampling, steering, None)
+    levels = [*sampling.sigmas()[:-1].tolist(), 0.3, 5.0, float(np.float32(0.3)), *stage.denoiser._levels]
+    for level in levels:
+        x, sigma, cond = images(), torch.full((2,), level), words()
+        level = float(sigma[0])
+        assert torch.equal(denoiser(x, sigma, cond), at_level(denoiser, level)(x, sigma, cond)), level
