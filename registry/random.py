@@ -12,7 +12,7 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import count
 
 import torch
@@ -29,7 +29,7 @@ Words = tuple[Tensor, Tensor, Tensor, Tensor]
 """Four int64 tensors of 32-bit words, of shapes that broadcast together."""
 
 
-def philox_4x32(counter: Words, key: tuple[int, int]) -> Words:
+def philox_4x32(counter: Words, key: tuple[int, int] | tuple[Tensor, Tensor]) -> Words:
     """Philox 4x32-10: four random words of a counter of four words and a key of two (Salmon et al. 2011, section 3.3).
 
     Each round multiplies two words by constants, and swaps the high and the low halves of the products with the others.
@@ -46,6 +46,12 @@ def philox_4x32(counter: Words, key: tuple[int, int]) -> Words:
     return c0, c1 & MASK, c2, c3 & MASK
 
 
+@cache
+def _compiled() -> Callable[..., Words]:
+    # One graph for all shapes and keys, as long as the keys are tensors.
+    return torch.compile(philox_4x32, dynamic=True, fullgraph=True)
+
+
 @dataclass(frozen=True)
 class Philox:
     """The random numbers of a batch: row k is a pure function of (seed, stream, indices[k], call).
@@ -59,6 +65,7 @@ class Philox:
         seed: at least 0, of any size.
         indices: the index of each row: of an image in its run, or of a sample in the training data; 0 to 2^63 - 1.
         stream: the purpose.
+        compile: draw through `torch.compile`: the same integers, in one kernel instead of a hundred.
 
     Raises:
         ValueError: the seed or an index is out of range.
@@ -67,6 +74,7 @@ class Philox:
     seed: int
     indices: Sequence[int]
     stream: str = ""
+    compile: bool = False
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -100,7 +108,10 @@ class Philox:
         else:
             index = torch.tensor(self.indices, dtype=torch.int64, device=device)[:, None]
         block = torch.arange(first, last, device=device)[None]
-        return philox_4x32((block, block.new_full((1, 1), call), index & MASK, index >> 32), self.key)
+        counter = block, block.new_full((1, 1), call), index & MASK, index >> 32
+        if self.compile and last - first > 1:  # one block a row is not worth it
+            return _compiled()(counter, tuple(block.new_full((1, 1), word) for word in self.key))
+        return philox_4x32(counter, self.key)
 
     def integers(self, count: int, call: int = 0, device: torch.device | str = "cpu") -> Int[Tensor, "b {count}"]:
         """`count` integers a row, uniform in [0, 2^32)."""

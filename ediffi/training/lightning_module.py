@@ -56,7 +56,7 @@ class DiffusionStage(L.LightningModule):
         optimizer: from the parameters to the optimiser; AdamW of table 7 by default.
         lr_scheduler: from the optimiser to its schedule, stepped after each step; None for a constant rate.
         seed: of noise, dropout and degradation.
-        compile: run the network through `torch.compile`; the names in its checkpoints stay.
+        compile: run the network and the draws of noise through `torch.compile`; the names in its checkpoints stay.
     """
 
     def __init__(
@@ -193,4 +193,4 @@ class DiffusionStage(L.LightningModule):
         size = len(batch.images)
         world_size, rank = (self.trainer.world_size, self.trainer.global_rank) if self._trainer else (1, 0)
         first = (batch.index * world_size + rank) * size  # processes take turns, batch by batch
-        return Philox(self.seed, range(first, first + size), purpose)
+        return Philox(self.seed, range(first, first + size), purpose, self._compile and purpose == "training")
