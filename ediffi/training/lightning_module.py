@@ -23,7 +23,7 @@ from ediffi.training.band_losses import BandLosses, MeanLosses
 from ediffi.training.callbacks.non_finite import SampleLosses, SkipNonFinite
 from ediffi.training.lora import Lora
 from ediffi.training.loss import drop_sources, low_resolution, weighted_losses
-from ediffi.training.one_cycle import over
+from ediffi.training.one_cycle import in_steps
 from ediffi.training.sharding import prepare
 
 DROPOUT = encoders.default_dropout()
@@ -119,11 +119,7 @@ class DiffusionStage(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser, and its schedule in steps."""
-        optimizer = self._optimizer(self.parameters())
-        if self._lr_scheduler is None:
-            return optimizer
-        schedule = over(self._lr_scheduler, optimizer, self.trainer.max_steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return in_steps(self._optimizer(self.parameters()), self._lr_scheduler, self.trainer.max_steps)
 
     def configure_callbacks(self) -> list[L.Callback]:
         """Add `SkipNonFinite` with its defaults, unless the recipe has one."""

@@ -55,3 +55,13 @@ def over(schedule: Any, optimizer: Optimizer, max_steps: int) -> LRScheduler:
             f"trainer.max_steps {max_steps}; leave total_steps out, and it is as long as the run"
         )
     return made
+
+
+def in_steps(optimizer: Optimizer, schedule: Any, max_steps: int) -> Any:
+    """What `configure_optimizers` returns: the optimiser, with its schedule in steps unless that is None."""
+    if schedule is None:
+        return optimizer
+    return {
+        "optimizer": optimizer,
+        "lr_scheduler": {"scheduler": over(schedule, optimizer, max_steps), "interval": "step"},
+    }

@@ -2,12 +2,16 @@
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ediffi.cli import main
 from ediffi.cli.fit import QUIET
@@ -16,6 +20,7 @@ from ediffi.data.shards import read_shard, write_tar
 from ediffi.data.verify import write_folder_index
 from ediffi.registry import encoders
 from ediffi.training.encoders.clip import ClipTraining, contrast, same
+from ediffi.training.encoders.t5 import corrupt
 from ediffi.training.encoders.vocabulary import END, SPECIAL, UNKNOWN, byte_pairs
 from ediffi.training.finished_run import read_run
 
@@ -26,6 +31,10 @@ SMALL = {
         "vision": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16},
         "text": {"width": 16, "heads": 2, "layers": 1},
         "embed_dim": 16,
+        "vocabulary": 200,
+    },
+    "t5": {
+        "model": {"d_model": 16, "d_kv": 8, "num_heads": 2, "d_ff": 16, "num_layers": 1, "num_decoder_layers": 1},
         "vocabulary": 200,
     },
 }
@@ -96,6 +105,48 @@ def test_the_registry_loads_what_a_clip_run_leaves(recipe: Recipe, tmp_path: Pat
     for name, value in text.model.state_dict().items():
         wanted = state[f"model.{name}"]
         torch.testing.assert_close(value, wanted.bfloat16().to(value) if wanted.is_floating_point() else wanted)
+
+
+def test_the_registry_loads_what_a_t5_run_leaves(recipe: Recipe, tmp_path: Path) -> None:
+    """The encoder half in bfloat16, as `t5` and as `hf_text`; unknown characters are told."""
+    assert main(["fit", "--config", str(recipe("t5"))]) == 0
+    path = str(tmp_path / "t5" / "encoder")
+    t5, same = encoders.t5(path), encoders.hf_text(path, pooling="none")
+    tokens = t5(["a red circle", "two crosses"]).tokens
+    torch.testing.assert_close(same(["a red circle", "two crosses"]).tokens, tokens, atol=0, rtol=0)
+    assert tokens.shape[2] == 16
+    assert t5.token_strings("Red circle")[0] == "red"
+    assert t5.unknown_words("a ☃ circle") == ["☃"]
+    state = torch.load(tmp_path / "t5" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    for name, value in t5.model.state_dict().items():
+        torch.testing.assert_close(value, state[f"model.{name}"].bfloat16().to(value))
+
+
+@given(st.integers(1, 40), st.floats(0.01, 0.99), st.floats(1, 5), st.integers(1, 8), st.integers(0, 2**32 - 1))
+def test_what_is_cut_out_and_what_is_left_are_the_text(
+    length: int, share: float, span: float, sentinels: int, seed: int
+) -> None:
+    """Put back in the place of its sentinel, each span completes the text; spans do not touch."""
+    ids, cut = list(range(100, 100 + length)), range(4, 4 + sentinels)
+    kept, wanted = corrupt(ids, np.random.default_rng(seed), share, span, cut)
+    assert (kept[-1], wanted[-1]) == (SPECIAL.index(END), SPECIAL.index(END))
+    spans: dict[int, list[int]] = {}
+    for token in wanted[:-1]:
+        if token in cut:
+            spans[last := token] = []
+        else:
+            spans[last].append(token)
+    assert list(spans) == [token for token in kept if token in cut] == list(cut[: len(spans)])
+    whole = [part for token in kept[:-1] for part in (spans[token] if token in cut else [token])]
+    assert whole == ids
+    assert all(spans.values())
+    assert not any(one in cut and two in cut for one, two in pairwise(kept))
+    assert sum(map(len, spans.values())) == min(length, max(1, round(length * share)))
+
+
+def test_a_caption_of_nothing_is_no_fault() -> None:
+    """Of a caption without words there is nothing to cut out."""
+    assert corrupt([], np.random.default_rng(0), 0.15, 3.0, range(4, 8)) == ([1], [1])
 
 
 def test_captions_are_encoded_in_their_order() -> None:
@@ -185,7 +236,8 @@ def test_equal_captions_are_equally_right() -> None:
     assert best < contrast(20.0 * torch.eye(4), repeated)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(recipe: Recipe, capsys) -> None:
-    path = recipe("clip")
+@pytest.mark.parametrize("kind", SMALL)
+def test_a_loss_that_is_not_finite_stops_the_run(kind: str, recipe: Recipe, capsys) -> None:
+    path = recipe(kind)
     assert main(["fit", "--config", str(path), "--model.init_args.optimizer.init_args.lr", "1.0e+30"]) == 1
     assert "try a smaller learning rate" in capsys.readouterr().err

@@ -20,7 +20,7 @@ from ediffi.registry.encoders.clip_files import CONFIG, WEIGHTS
 from ediffi.training.encoders.folder import EncoderFolder
 from ediffi.training.encoders.vocabulary import END, PAD, SPECIAL, byte_pairs
 from ediffi.training.lightning_module import paper_adamw
-from ediffi.training.one_cycle import over
+from ediffi.training.one_cycle import in_steps
 
 MAX_SCALE = math.log(100)
 """The logits' scale is at most 100: larger ones make training unstable (Radford et al. 2021, section 2.5)."""
@@ -86,11 +86,7 @@ class ClipTraining(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser, and its schedule in steps."""
-        optimizer = self._optimizer(self.parameters())
-        if self._lr_scheduler is None:
-            return optimizer
-        schedule = over(self._lr_scheduler, optimizer, self.trainer.max_steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return in_steps(self._optimizer(self.parameters()), self._lr_scheduler, self.trainer.max_steps)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The contrastive loss of a batch; ValueError if it is not finite."""
