@@ -80,14 +80,14 @@ def experts(model: str, /, stage: str | None = None, output: Path | None = None)
 
 def _cells(place: Path, noise: "LogNormal", listed: "ListedExpert") -> tuple[str, ...]:
     from ediffi.diffusion.noise import Interval
-    from ediffi.diffusion.streaming import parameters
-    from ediffi.hub.config import verified_file
+    from ediffi.diffusion.weights import parameters
+    from ediffi.hub.config import expert_file
 
     interval, parent = listed.expert.interval, listed.expert.parent
     share = float(sum(high - low for low, high in interval.spans))
     node = (str(interval.level), str(interval.index)) if isinstance(interval, Interval) else ("-", "-")
     sigmas = ", ".join(f"{low:.4g} to {high:.4g}" for low, high in noise.bounds(interval))
-    number = f"{parameters(verified_file(place, listed)) / 1e6:.2f} M"
+    number = f"{parameters(expert_file(place, listed).check()) / 1e6:.2f} M"
     rest = (f"{100 * share:.3g} %", str(parent or "-"), str(listed.expert.steps), number, listed.file)
     return (*node, sigmas, *rest)
 

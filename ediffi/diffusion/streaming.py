@@ -1,33 +1,41 @@
 """Experts streamed from disk: one network in memory, with the weights of the expert in use."""
 
-import math
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-import safetensors
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from ediffi.diffusion.weights import load_checked, read_weights
+from ediffi.io.files import CheckedFile
 
 CHUNK = 1 << 20
-GROUP = 8
-"""Tensors that are copied from one mapping of a file."""
 
 
 class StreamedDenoisers(nn.Module):
     """A sequence of denoisers of one architecture, with one of them in memory; same bits as resident ones.
 
     Indexing copies one of `files`, which are from low to high noise, into `network`, unless its weights are the current
-    ones. A thread then reads the next file into the page cache: sampling goes from high to low noise, so that is the
-    previous index.
+    ones. A thread prepares the one before, since sampling goes from high to low noise: it reads the file into the page
+    cache, or, of three experts or more on CUDA, copies it to the device, by a stream of its own while the network
+    works. So CUDA holds two experts; of two it holds one, since both would be the whole ensemble.
+
+    Args:
+        network: its parameters may be on the meta device; the last file's weights are loaded into it.
+        files: of the experts. Indexing is a ValueError if one was changed after its first check.
+        device: where the network works.
     """
 
-    def __init__(self, network: nn.Module, files: Sequence[Path]) -> None:
+    def __init__(self, network: nn.Module, files: Sequence[CheckedFile], device: str | torch.device = "cpu") -> None:
         super().__init__()
-        self.network, self.files = network, tuple(files)
-        self._current: int | None = None
-        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch")
-        self._prefetched: Future[None] | None = None
+        self.network, self.files, self.device = network, tuple(files), torch.device(device)
+        self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        self._copies_ahead = self._stream is not None and len(files) > 2
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch")
+        load_checked(network, self.files[-1], device)
+        self._current: int | None = len(self) - 1
+        self._prepare_next()
 
     def __len__(self) -> int:
         return len(self.files)
@@ -35,34 +43,40 @@ class StreamedDenoisers(nn.Module):
     def __getitem__(self, index: int) -> nn.Module:
         """The network with the weights of expert `index`, until the next one is indexed."""
         if index != self._current:
-            if self._prefetched is not None:
-                self._prefetched.result()
-            load_weights(self.network, self.files[index])
+            self._current = None  # if an error interrupts, the weights are no expert's
+            prepared = self._prepared.result()
+            if index == self._next and prepared:
+                state = self.network.state_dict()
+                for key, value in prepared.items():
+                    state[key].copy_(value)  # in place: a captured graph reads the same addresses
+            else:
+                load_checked(self.network, self.files[index])
             self._current = index
-            self._prefetched = self._reader.submit(_read, self.files[index - 1])  # after the first, the next image's
+            self._prepare_next()
         return self.network
 
+    def _prepare_next(self) -> None:
+        assert self._current is not None
+        self._next = (self._current - 1) % len(self)  # after the first, the next image's
+        if self._stream is not None:  # it may take the memory of the last copy, which the network may still be reading
+            self._stream.wait_stream(torch.cuda.current_stream(self.device))
+        self._prepared: Future[dict[str, Tensor]] = self._thread.submit(self._prepare, self._next)
 
-@torch.no_grad()
-def load_weights(network: nn.Module, path: Path) -> None:
-    """Copy a memory-mapped safetensors file into a network, with no second copy of all weights in memory.
-
-    ValueError if the file is broken, or its tensors are not those of the network; it names the first such tensor.
-    """
-    state = network.state_dict()
-    keys, wanted = list(state), {key: list(tensor.shape) for key, tensor in state.items()}
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            found = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118  (not a dict)
-        if wrong := [key for key in wanted | found if wanted.get(key) != found.get(key)]:
-            shapes = f"{found.get(wrong[0], 'none')} in the file, {wanted.get(wrong[0], 'none')} in the network"
-            raise ValueError(f"{path} has the weights of another network: the shape of {wrong[0]!r} is {shapes}")
-        for first in range(0, len(keys), GROUP):  # a mapping counts as memory, page by page, until it is closed
-            with safetensors.safe_open(path, framework="pt") as file:
-                for key in keys[first : first + GROUP]:
-                    state[key].copy_(file.get_tensor(key))
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file: {error}") from None
+    @torch.no_grad()
+    def _prepare(self, index: int) -> dict[str, Tensor]:
+        """The weights of an expert on the device, or none, and its file is in the page cache."""
+        file = self.files[index]
+        path = file.check()
+        if not self._copies_ahead:
+            _read(path)
+            return {}
+        with torch.cuda.stream(self._stream):
+            state = self.network.state_dict()
+            weights = {key: value.to(self.device, copy=True) for key, value in read_weights(path, state)}
+        if self._stream is not None:
+            self._stream.synchronize()
+        file.check()
+        return weights
 
 
 def _read(path: Path) -> None:
@@ -70,12 +84,3 @@ def _read(path: Path) -> None:
     with path.open("rb", buffering=0) as file:
         while file.readinto(buffer):
             pass
-
-
-def parameters(path: Path) -> int:
-    """The number of parameters in a safetensors file, from its header; ValueError if the file is broken."""
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            return sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118  (not a dict)
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file: {error}") from None

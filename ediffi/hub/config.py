@@ -15,7 +15,7 @@ from typing import Any
 from ediffi.diffusion.experts import Expert
 from ediffi.diffusion.noise import interval_from
 from ediffi.hub.finding import CONFIG
-from ediffi.io.files import sha256
+from ediffi.io.files import CheckedFile, sha256
 from ediffi.registry import denoisers, encoders, samplers
 from ediffi.registry.core import DISTRIBUTION, Registry, UnknownNameError
 
@@ -105,11 +105,11 @@ def listed_experts(stage: Entry) -> list[ListedExpert]:
     return sorted(rows, key=lambda row: row.expert.interval.spans)
 
 
-def verified_file(folder: Path, row: ListedExpert) -> Path:
-    """The weights file of an expert; ValueError if it is outside the folder, or has another sha256 than listed."""
+def expert_file(folder: Path, row: ListedExpert) -> CheckedFile:
+    """The weights file of an expert, not checked yet; ValueError if it is outside the folder."""
     if Path(row.file).name != row.file:
         raise ValueError(f"the file of expert {row.expert.interval} must be in {folder} itself, got {row.file!r}")
-    return _verified(folder / row.file, row.sha256, f"the expert of noise {row.expert.interval}")
+    return CheckedFile(folder / row.file, row.sha256, f"the expert of noise {row.expert.interval}")
 
 
 def weight_files(stages: Sequence[Entry]) -> list[str]:
@@ -148,17 +148,28 @@ def inside(folder: Path, part: Part) -> Path | None:
     return None
 
 
-def find_encoder_files(folder: Path, parts: Mapping[str, Part]) -> dict[str, str]:
-    """The sha256 of each encoder file that a folder has, by its path in the folder."""
+def encoder_file_names(folder: Path, parts: Mapping[str, Part]) -> list[str]:
+    """The encoder files that a folder has, as paths in it."""
     places = sorted({place for part in parts.values() if (place := inside(folder, part)) is not None})
     found = (path for place in places for path in sorted(place.rglob("*")))
-    return {p.relative_to(folder).as_posix(): sha256(p) for p in found if p.is_file() and p.suffix in SUFFIXES}
+    return [path.relative_to(folder).as_posix() for path in found if path.is_file() and path.suffix in SUFFIXES]
 
 
-def check_encoder_files(folder: Path, config: Entry) -> None:
-    """Compare the encoders' files with the sha256 that the config lists; ValueError if one differs."""
-    for name, digest in config.get("files", {}).items():
-        _verified(folder / name, str(digest), "a file of an encoder")
+def find_encoder_files(folder: Path, parts: Mapping[str, Part]) -> dict[str, str]:
+    """The sha256 of each encoder file that a folder has, by its path in the folder."""
+    return {name: sha256(folder / name) for name in encoder_file_names(folder, parts)}
+
+
+def listed_encoder_files(folder: Path, config: Entry) -> list[CheckedFile]:
+    """The encoders' files that the config lists, not checked yet; none for a config of an older version.
+
+    ValueError if an encoder's folder has a file that is not listed: libraries read what lies beside the weights.
+    """
+    if "files" not in config:
+        return []
+    if extra := sorted(set(encoder_file_names(folder, encoder_parts(config))) - set(config["files"])):
+        raise ValueError(f"{folder / extra[0]} is not listed in {CONFIG}, and could change an encoder: remove it")
+    return [CheckedFile(folder / name, str(digest), "a file of an encoder") for name, digest in config["files"].items()]
 
 
 def check_registered(config: Entry, stages: Sequence[Entry], where: str) -> None:
@@ -185,11 +196,3 @@ def _names(stages: Sequence[Entry], parts: Mapping[str, Entry]) -> Iterator[tupl
         yield samplers.REGISTRY, stage["sampling"]["sampler"]
     for part in parts.values():
         yield encoders.REGISTRY, part["name"]
-
-
-def _verified(path: Path, digest: str, role: str) -> Path:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing, {role}; the folder is incomplete")
-    if (found := sha256(path)) != digest:
-        raise ValueError(f"{path} has sha256 {found[:12]}..., {CONFIG} says {digest[:12]}...: truncated or changed")
-    return path

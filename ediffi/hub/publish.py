@@ -122,7 +122,8 @@ def publication(
         if prompts:
             content[SAMPLES] = samples
         if "files" in config:
-            hub_config.check_encoder_files(place, config)
+            for file in hub_config.listed_encoder_files(place, config):
+                file.check()
             content[CONFIG] = place / CONFIG  # the file itself, so that the model keeps its hash
         else:  # the config of an earlier version
             whole = {**config, "files": hashes, "packages": hub_config.packages(config["stages"], config["encoders"])}

@@ -1,9 +1,12 @@
 """Files and folders that are either whole or not there, and the hashes they are known by."""
 
 import hashlib
+import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -52,6 +55,51 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file, as a hexadecimal number."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class CheckedFile:
+    """A file that has to have the bytes of a SHA-256.
+
+    All bytes are read at the first check, and again only if size, times or inode are no longer those of the last one:
+    whatever writes to a file changes its ctime, which no program can set. Nothing is remembered beyond the object.
+
+    Args:
+        path: of the file.
+        digest: its SHA-256 as a hexadecimal number.
+        role: for the messages ("a file of an encoder").
+    """
+
+    def __init__(self, path: Path, digest: str, role: str) -> None:
+        self.path, self.digest, self.role = path, digest, role
+        self._seen: tuple[int, ...] = ()
+        self._lock = threading.Lock()
+
+    def check(self) -> Path:
+        """The path. FileNotFoundError if there is no file, ValueError if it has other bytes; safe in any thread."""
+        with self._lock:
+            if not self.path.is_file():
+                raise FileNotFoundError(f"{self.path} is missing, {self.role}; the folder is incomplete")
+            status = self.path.stat()
+            state = status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+            if state != self._seen:
+                if (found := sha256(self.path)) != self.digest:
+                    how = "changed after it was loaded" if self._seen else "truncated or changed"
+                    hashes = f"sha256 {found[:12]}..., {self.digest[:12]}... is listed"
+                    raise ValueError(f"{self.path} has {hashes}: {how}")
+                self._seen = state
+            return self.path
+
+
+@contextmanager
+def checking(files: Iterable[CheckedFile]) -> Iterator[None]:
+    """Check files in threads while the block works; an error comes from the block's own check of a file."""
+    pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="sha256")
+    try:
+        for file in files:
+            pool.submit(file.check)
+        yield
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def fingerprint(paths: Iterable[Path]) -> str:

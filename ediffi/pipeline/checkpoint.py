@@ -5,6 +5,7 @@ The folder may be on the Hub; then only the files that a call needs are download
 
 import copy
 import inspect
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,10 +15,12 @@ from torch import nn
 
 from ediffi.diffusion.experts import AutocastDenoiser, ExpertTree
 from ediffi.diffusion.noise import LogNormal, NoiseInterval, check_partition, contains
-from ediffi.diffusion.streaming import StreamedDenoisers, load_weights
+from ediffi.diffusion.streaming import StreamedDenoisers
+from ediffi.diffusion.weights import load_checked, without_weights
 from ediffi.hub import config as hub_config
-from ediffi.hub.config import Part, encoder_parts, listed_experts, read_config, reading, verified_file
+from ediffi.hub.config import Part, encoder_parts, expert_file, listed_experts, read_config, reading
 from ediffi.hub.finding import find
+from ediffi.io.files import CheckedFile, checking
 from ediffi.pipeline.stage import Sampling, Stage
 from ediffi.registry import denoisers, encoders
 from ediffi.registry.types import Encoder
@@ -52,8 +55,12 @@ def load_cascade(
         entries = hub_config.first_stages(config, stages)
         hub_config.check_registered(config, entries, str(found.address or folder))
         found.fetch(lambda: [*hub_config.weight_files(entries), *hub_config.encoder_files(config)])
-        built = [load_stage(folder, entry, device, residency, dtype) for entry in entries]
-        hub_config.check_encoder_files(folder, config)
+        files = [[expert_file(folder, row) for row in listed_experts(entry)] for entry in entries]
+        encoder_files = hub_config.listed_encoder_files(folder, config)
+        with checking([*itertools.chain(*files), *encoder_files]):
+            built = [load_stage(*one, device, residency, dtype) for one in zip(entries, files, strict=True)]
+            for file in encoder_files:
+                file.check()
         parts, name = encoder_parts(config), str(config["name"])
     read = {}
     for source, part in parts.items():
@@ -91,13 +98,16 @@ def find_stage(model: str | Path, stage: str | None = None) -> tuple[Path, dict[
 
 
 def load_stage(
-    folder: Path,
     entry: Mapping[str, Any],
+    files: Sequence[CheckedFile],
     device: str | torch.device,
     residency: Residency,
     dtype: torch.dtype | None = None,
 ) -> Stage:
     """A stage of a model folder from its config's entry, ready to sample; errors as `Cascade.from_pretrained`.
+
+    `files` are the weights of its experts, from low to high noise. The network is built once, without weights, and
+    copied for each expert.
 
     With a half-precision `dtype` the weights of linear and convolution layers have it, and the networks run under
     autocast as in mixed-precision training; norms and embeddings stay float32, since they are small and lose most.
@@ -106,21 +116,20 @@ def load_stage(
         raise ValueError(f"torch_dtype must be None, torch.float32, torch.float16 or torch.bfloat16, got {dtype}")
     rows = listed_experts(entry)
     check_partition([row.expert.interval for row in rows])
-    files = [verified_file(folder, row) for row in rows]
-    network = build_denoiser(Part(**entry["denoiser"])).eval().requires_grad_(False)
+    network = _build_empty(Part(**entry["denoiser"])).eval().requires_grad_(False)
     # Tensor cores want the channels last; other layers take either order.
-    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     half = dtype if dtype in HALF else None
     for layer in network.modules():
         if half is not None and isinstance(layer, nn.Linear | nn.Conv2d):
             layer.to(half)
     networks: nn.ModuleList | StreamedDenoisers
     if residency == "stream":
-        networks = StreamedDenoisers(network, files)
+        networks = StreamedDenoisers(network, files, device)
     else:
         networks = nn.ModuleList([network, *(copy.deepcopy(network) for _ in files[1:])])
         for one, file in zip(networks, files, strict=True):
-            load_weights(one, file)
+            load_checked(one, file, device)
     denoiser: nn.Module = ExpertTree(LogNormal(**entry["noise"]), [row.expert for row in rows], networks)
     if half is not None:
         denoiser = AutocastDenoiser(denoiser, half)
@@ -136,7 +145,7 @@ def load_expert(model: str | Path, stage: str, interval: NoiseInterval, denoiser
     rows = [row for row in listed_experts(entry) if contains(row.expert.interval, interval)]
     if not rows:
         raise ValueError(f"no expert of stage {stage!r} of {folder} owns all of {interval}")
-    load_weights(denoiser, verified_file(folder, rows[0]))
+    load_checked(denoiser, expert_file(folder, rows[0]))
     return rows[0].expert.interval
 
 
@@ -145,3 +154,13 @@ def build_denoiser(part: Part) -> nn.Module:
     known = inspect.signature(denoisers.REGISTRY.factory(part.name)).parameters
     arguments = {k: tuple(v) if k in known and isinstance(v, list) else v for k, v in part.arguments.items()}
     return denoisers.create(part.name, **arguments)
+
+
+def _build_empty(part: Part) -> nn.Module:
+    """The denoiser of a part without its weights; with them if its constructor computes with them, as plug-ins may."""
+    try:
+        with without_weights():
+            network = build_denoiser(part)
+    except (NotImplementedError, RuntimeError):
+        return build_denoiser(part)
+    return build_denoiser(part) if any(buffer.is_meta for buffer in network.buffers()) else network

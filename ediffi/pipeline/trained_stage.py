@@ -16,7 +16,7 @@ from ediffi.diffusion.experts import Expert, expert_tree
 from ediffi.diffusion.noise import LogNormal, check_partition
 from ediffi.diffusion.streaming import StreamedDenoisers
 from ediffi.hub import config as hub_config
-from ediffi.hub.config import Part, listed_experts, read_config, verified_file
+from ediffi.hub.config import Part, expert_file, listed_experts, read_config
 from ediffi.hub.finding import CONFIG
 from ediffi.io.files import replacing_folder, sha256
 from ediffi.pipeline.checkpoint import find_stage
@@ -74,15 +74,16 @@ def save_again(source: Path, folder: Path, stages: Sequence[Stage]) -> Path:
     config = read_config(source)
     entries = {entry["name"]: entry for entry in config["stages"]}
     parts = hub_config.encoder_parts(config)
-    hub_config.check_encoder_files(source, config)
-    files = {name: source / name for name in hub_config.find_encoder_files(source, parts)}
+    for file in hub_config.listed_encoder_files(source, config):
+        file.check()
+    files = {name: source / name for name in hub_config.encoder_file_names(source, parts)}
     return _write(folder, config["name"], parts, files, [_trained_again(source, entries[s.name], s) for s in stages])
 
 
 def read_trained_stage(model: str | Path, stage: str | None = None) -> TrainedStage:
     """A stage of a model folder, to be written into another byte for byte; arguments as `find_stage`."""
     folder, entry = find_stage(model, stage)
-    experts = [TrainedExpert(row.expert, verified_file(folder, row)) for row in listed_experts(entry)]
+    experts = [TrainedExpert(row.expert, expert_file(folder, row).check()) for row in listed_experts(entry)]
     part, noise, sampling = Part(**entry["denoiser"]), LogNormal(**entry["noise"]), Sampling(**entry["sampling"])
     return TrainedStage(entry["name"], entry["resolution"], part, noise, experts, sampling, entry["aug_level"])
 
@@ -91,7 +92,7 @@ def _trained_again(folder: Path, entry: Mapping[str, Any], stage: Stage) -> Trai
     tree = expert_tree(stage.denoiser)
     if tree is None:
         raise ValueError(f"stage {stage.name!r} is a {type(stage.denoiser).__name__}; only an ExpertTree can be saved")
-    files = {row.expert.interval: verified_file(folder, row) for row in listed_experts(entry)}
+    files = {row.expert.interval: expert_file(folder, row).check() for row in listed_experts(entry)}
     experts = []
     for index, expert in enumerate(tree.experts):
         file = files.get(expert.interval)

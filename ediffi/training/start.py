@@ -8,7 +8,7 @@ from pathlib import Path
 import safetensors
 
 from ediffi.diffusion.noise import NoiseInterval, contains, interval_from
-from ediffi.diffusion.streaming import load_weights
+from ediffi.diffusion.weights import load_weights
 from ediffi.pipeline.checkpoint import load_expert
 from ediffi.training import checkpoint as checkpoints
 from ediffi.training import lora

@@ -4,6 +4,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
 from torch import nn
 
 from ediffi.registry.core import HUB_ID
@@ -33,7 +34,7 @@ def load_clip(folder: str | Path) -> tuple[nn.Module, Any]:
         raise ValueError(f"{str(path / CONFIG)!r} asks for the text tower {tower!r}, which is not in the folder")
     if own_tokenizer := bool(text.get("hf_tokenizer_name")):
         check_folder(path, WANTED_TOKENIZER, "the tokenizer of this CLIP")
-    return _load(f"local-dir:{path.resolve()}", own_tokenizer, None, None, _written(path))
+    return _load(f"local-dir:{path.resolve()}", own_tokenizer, None, str(path / WEIGHTS), _written(path))
 
 
 def load_clip_named(
@@ -94,7 +95,7 @@ def _written(folder: Path) -> tuple[int, int]:
 
 @lru_cache(maxsize=2)
 def _load(
-    source: str, own_tokenizer: bool, tag: str | None, weights: str | None, written: tuple[int, int]
+    source: str, own_tokenizer: bool, tag: str | None, weights: str, written: tuple[int, int]
 ) -> tuple[nn.Module, Any]:
     import open_clip
 
@@ -103,6 +104,15 @@ def _load(
         settings = open_clip.get_pretrained_cfg(source, tag)
         options = {"pretrained": weights, "force_quick_gelu": bool(settings.get("quick_gelu"))}
         options |= {f"image_{key}": settings[key] for key in ("mean", "std", "interpolation", "resize_mode")}
-    model, _, _ = open_clip.create_model_and_transforms(source, **options)
+    try:
+        model, _, _ = open_clip.create_model_and_transforms(source, **options)
+    except RuntimeError as error:  # load_state_dict's, a line for each kind of error
+        why = str(error).splitlines()[1:2] or [str(error)]
+        raise ValueError(f"{weights!r} is not of the CLIP that its config describes: {why[0].strip()}") from None
+    state = model.state_dict()
+    with safe_open(weights, framework="pt") as file:  # open_clip would interpolate positions of another number
+        for name in (key for key in file.keys() if "positional_embedding" in key and key in state):  # noqa: SIM118
+            if (found := file.get_slice(name).get_shape()) != (wanted := list(state[name].shape)):
+                raise ValueError(f"{weights!r} has {name} of shape {found}, and its config describes {wanted}")
     safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False} if own_tokenizer else {}
     return model.eval().requires_grad_(False), open_clip.get_tokenizer(source, **safe)

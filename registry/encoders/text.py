@@ -92,17 +92,22 @@ class HfTextEncoder(Frozen):
         kind = _auto_class(read_json(folder / "config.json"), str(folder / "config.json"))
         safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         tokenizer = AutoTokenizer.from_pretrained(folder, **safe)
-        if quiet := local and logging.is_progress_bar_enabled():  # a local folder loads in milliseconds
+        bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+        logging.set_verbosity_error()  # what it would report in a table is an error below
+        if local:  # loads in milliseconds
             logging.disable_progress_bar()
         try:
             options = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
-            model, loaded = kind.from_pretrained(folder, **options, **safe)
+            model, loaded = kind.from_pretrained(folder, ignore_mismatched_sizes=True, **options, **safe)
         finally:
-            if quiet:
+            logging.set_verbosity(verbosity)
+            if bars:
                 logging.enable_progress_bar()
+        lacking = {*loaded["missing_keys"], *(name for name, *_ in loaded["mismatched_keys"])}
         # BERT's `pooler`, which files of masked language models lack, is not used here.
-        if missing := sorted(name for name in loaded["missing_keys"] if not name.startswith("pooler.")):
-            raise ValueError(f"the weights in {str(folder)!r} lack {len(missing)} tensors, the first is {missing[0]}")
+        if missing := sorted(name for name in lacking if not name.startswith("pooler.")):
+            lack = f"lack {len(missing)} tensors, the first is {missing[0]}"
+            raise ValueError(f"the weights in {str(folder)!r} {lack}: not there, or not of the config's shape")
         return cls(model, tokenizer, max_tokens, pooling)
 
     def tokenize(self, texts: Sequence[str]) -> tuple[Int[Tensor, "b n"], Bool[Tensor, "b n"]]:

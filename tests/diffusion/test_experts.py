@@ -1,6 +1,7 @@
 """The ensemble: clones equal the trunk bit for bit, one network call per evaluation, streamed equals resident."""
 
 import copy
+import os
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from ediffi.diffusion.experts import AutocastDenoiser, Expert, ExpertTree, expert_tree
 from ediffi.diffusion.noise import ROOT, Complement, Interval, LogNormal, NoiseInterval
 from ediffi.diffusion.streaming import StreamedDenoisers
+from ediffi.io.files import CheckedFile, sha256
 from ediffi.pipeline.stage import Sampling, Stage
 from ediffi.registry import denoisers, samplers
 from ediffi.registry.random import Philox
@@ -172,13 +174,19 @@ def streamed(three: ExpertTree, tmp_path: Path) -> ExpertTree:
     for index, denoiser in enumerate(three.denoisers):
         files.append(tmp_path / f"{index}.safetensors")
         safetensors.torch.save_file({k: v.contiguous() for k, v in denoiser.state_dict().items()}, files[-1])
-    return ExpertTree(three.noise, three.experts, StreamedDenoisers(network(seed=9), files))
+    checked = [CheckedFile(file, sha256(file), "an expert") for file in files]
+    return ExpertTree(three.noise, three.experts, StreamedDenoisers(network(seed=9), checked))
 
 
+@pytest.mark.parametrize("copies_ahead", [False, True], ids=["reads ahead", "copies ahead"])
 @pytest.mark.parametrize("sampler", ["dpmpp_2m", "kutta3"])
-def test_streamed_experts_paint_the_same_bits(three: ExpertTree, streamed: ExpertTree, sampler: str) -> None:
+def test_streamed_experts_paint_the_same_bits(
+    three: ExpertTree, streamed: ExpertTree, sampler: str, copies_ahead: bool
+) -> None:
+    """Copies ahead as on CUDA, by the same thread, into memory instead of the device's."""
     sampling = Sampling(sampler, num_inference_steps=8, guidance_scale=2.0)
     expected = paint(three, sampling)
+    streamed.denoisers._copies_ahead = copies_ahead
     for _ in range(2):
         assert torch.equal(paint(streamed, sampling), expected)
 
@@ -189,21 +197,41 @@ def test_streamed_experts_hold_one_network_and_switch_only_at_edges(
     from ediffi.diffusion import streaming
 
     loaded = []
-    load = streaming.load_weights
-    monkeypatch.setattr(streaming, "load_weights", lambda net, path: (loaded.append(path.stem), load(net, path)))
-    paint(streamed, Sampling("kutta3", num_inference_steps=8))
-    assert loaded == ["2", "1", "0"]
+    load = streaming.load_checked
+    monkeypatch.setattr(streaming, "load_checked", lambda net, file: (loaded.append(file.path.stem), load(net, file)))
+    for _ in range(2):
+        paint(streamed, Sampling("kutta3", num_inference_steps=8))
+    assert loaded == ["1", "0", "2", "1", "0"], "it begins with the noisiest"
     assert sum(p.numel() for p in streamed.parameters()) * 3 == sum(p.numel() for p in three.parameters())
 
 
-def test_a_file_of_another_network_is_refused_before_anything_is_copied(streamed: ExpertTree, tmp_path: Path) -> None:
+def test_a_switch_keeps_the_addresses_that_a_captured_graph_reads(streamed: ExpertTree) -> None:
     denoisers_ = streamed.denoisers
-    weights = copy.deepcopy(denoisers_.network.state_dict())
-    other = denoisers.create("unet_toybox", channels=64, context_width=32).state_dict()
-    safetensors.torch.save_file({k: v.contiguous() for k, v in other.items()}, tmp_path / "1.safetensors")
-    with pytest.raises(ValueError, match=r"1\.safetensors has the weights of another network"):
-        denoisers_[1]
-    assert all(torch.equal(value, weights[key]) for key, value in denoisers_.network.state_dict().items())
+    before = [parameter.data_ptr() for parameter in denoisers_.network.parameters()]
+    for denoisers_._copies_ahead in (False, True, True):
+        for index in (2, 1, 0):
+            denoisers_[index]
+    assert [parameter.data_ptr() for parameter in denoisers_.network.parameters()] == before
+
+
+@pytest.mark.parametrize("copies_ahead", [False, True], ids=["reads ahead", "copies ahead"])
+def test_a_file_that_was_overwritten_after_loading_is_refused(streamed: ExpertTree, copies_ahead: bool) -> None:
+    """Also by other weights of the same size, at the same time of writing."""
+    denoisers_ = streamed.denoisers
+    denoisers_._copies_ahead = copies_ahead
+    denoisers_[0]
+    denoisers_._prepared.result()
+    path = denoisers_.files[1].path
+    status, content = path.stat(), bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"1\.safetensors has sha256 .* is listed: (truncated or )?changed"):
+            denoisers_[1]
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+    denoisers_[1]
 
 
 # Half precision

@@ -1,6 +1,7 @@
 """A file or folder is replaced whole or not at all, whatever happens in between."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -124,3 +125,59 @@ def test_hashes(tmp_path: Path) -> None:
     assert files.sha256(first) == hashlib.sha256(b"abc").hexdigest()
     assert files.fingerprint([first, second]) == hashlib.sha256(b"a\x003\nb\x002\n").hexdigest()
     assert files.fingerprint([second, first]) != files.fingerprint([first, second])
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the files that were hashed."""
+    names: list[str] = []
+    digest = files.sha256
+    monkeypatch.setattr(files, "sha256", lambda path: (names.append(path.name), digest(path))[1])
+    return names
+
+
+def checked(path: Path, content: bytes) -> files.CheckedFile:
+    return files.CheckedFile(path, hashlib.sha256(content).hexdigest(), "a file of an encoder")
+
+
+def test_a_checked_file_is_hashed_once_and_again_when_it_was_touched(tmp_path: Path, hashed: list[str]) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"right")
+    file = checked(path, b"right")
+    assert [file.check(), file.check()] == [path, path]
+    assert hashed == ["a.bin"]
+    os.utime(path, ns=(0, 0))
+    assert [file.check(), file.check()] == [path, path]
+    assert hashed == ["a.bin"] * 2
+
+
+def test_a_checked_file_with_other_bytes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    file = checked(path, b"right")
+    with pytest.raises(FileNotFoundError, match=r"a\.bin is missing, a file of an encoder; the folder is incomplete"):
+        file.check()
+    path.write_bytes(b"wrong")
+    with pytest.raises(
+        ValueError, match=r"a\.bin has sha256 \w{12}\.\.\., \w{12}\.\.\. is listed: truncated or changed"
+    ):
+        file.check()
+    path.write_bytes(b"right")
+    file.check()
+    times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+    path.write_bytes(b"wrong")
+    os.utime(path, ns=times)
+    with pytest.raises(ValueError, match="is listed: changed after it was loaded"):
+        file.check()
+
+
+def test_files_are_checked_in_threads_and_asked_one_by_one(tmp_path: Path, hashed: list[str]) -> None:
+    listed = []
+    for name in "abcd":
+        (tmp_path / name).write_bytes(name.encode())
+        listed.append(checked(tmp_path / name, b"c" if name == "d" else name.encode()))
+    with files.checking(listed):
+        for file in listed[:3]:
+            file.check()
+        with pytest.raises(ValueError, match="d has sha256"):
+            listed[3].check()
+    assert sorted(hashed)[:3] == ["a", "b", "c"], "once each, in a thread or here"

@@ -14,6 +14,7 @@ from ediffi.cli import main
 from ediffi.diffusion.experts import Expert
 from ediffi.diffusion.noise import ROOT, Complement, Interval, LogNormal
 from ediffi.hub.config import Part
+from ediffi.pipeline import checkpoint
 from ediffi.pipeline.cascade import Cascade
 from ediffi.pipeline.checkpoint import load_cascade
 from ediffi.pipeline.stage import Sampling
@@ -131,6 +132,55 @@ def test_a_manifest_that_does_not_add_up_is_refused(broken: Path, change, messag
     edit(broken, change)
     with pytest.raises(ValueError, match=message):
         Cascade.from_pretrained(broken, expert_residency=residency)
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "special_tokens_map.json", "more.safetensors"])
+def test_a_file_beside_an_encoder_that_is_not_listed_is_refused(model_folder: Path, tmp_path: Path, name: str) -> None:
+    """transformers would read an adapter, or other special tokens, that no hash covers."""
+    model = Path(shutil.copytree(model_folder, tmp_path / "model"))
+    (model / "encoders" / "t5" / "README.md").write_text("is no part of an encoder")
+    Cascade.from_pretrained(model)
+    (model / "encoders" / "t5" / name).write_text("{}")
+    with pytest.raises(ValueError, match=rf"encoders/t5/{name} is not listed in config\.json, .*: remove it"):
+        Cascade.from_pretrained(model)
+
+
+def test_streaming_refuses_a_file_that_was_overwritten_after_loading(broken: Path) -> None:
+    stage = load_cascade(broken, residency="stream").stages[0]
+    other = bytearray((broken / "base-2-0.safetensors").read_bytes())
+    other[-1] ^= 1
+    (broken / "base-2-0.safetensors").write_bytes(bytes(other))
+    with pytest.raises(ValueError, match=r"base-2-0\.safetensors has sha256 .*: changed after it was loaded"):
+        stage(cond(), [torch.Generator().manual_seed(0)])
+
+
+def test_networks_are_built_once_and_no_weight_is_drawn(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn, built = [], []
+    build = checkpoint.build_denoiser
+    monkeypatch.setattr(checkpoint, "build_denoiser", lambda part: (built.append(part), build(part))[1])
+    uniform = torch.Tensor.uniform_
+    monkeypatch.setattr(
+        torch.Tensor, "uniform_", lambda t, *a, **k: (drawn.append(t.device.type), uniform(t, *a, **k))[1]
+    )
+    load_cascade(saved)
+    assert len(built) == 1
+    assert set(drawn) == {"meta"}
+
+
+class Counting(nn.Module):
+    """A plug-in's denoiser whose constructor reads its own weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+        self.first = float(self.linear.weight[0, 0])
+
+
+def test_a_constructor_that_reads_its_weights_is_built_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(denoisers.REGISTRY._factories, "counting", Counting)
+    network = checkpoint._build_empty(Part("counting", {}))
+    assert not network.linear.weight.is_meta
+    assert checkpoint._build_empty(Part("unet_toybox", TINY)).network.stem.weight.is_meta
 
 
 def test_a_missing_expert_is_named(broken: Path) -> None:

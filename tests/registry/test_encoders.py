@@ -1,6 +1,7 @@
 """Encoders: the real classes at tiny size, written to disk and read through the real loading code."""
 
 import json
+import re
 import shutil
 import socket
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import open_clip
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
 from transformers import BartConfig, BertConfig, BertForMaskedLM, BertModel, T5Config, T5EncoderModel
@@ -393,6 +395,27 @@ def test_truncated_weights_are_named(spoilt: tuple[Path, str, Callable[[], objec
     (folder / weights).write_bytes(content[:left])
     with pytest.raises(ValueError, match=rf"{weights}' is truncated"):
         load()
+
+
+@pytest.mark.parametrize("part", ["layer_norm", "ln_final", "wi", "text_projection", "positional_embedding"])
+@pytest.mark.parametrize("cut", [False, True], ids=["missing", "shorter"])
+def test_weights_that_lack_a_tensor_are_refused(
+    spoilt: tuple[Path, str, Callable[[], object]], part: str, cut: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The libraries would make up a tensor: T5's at random, CLIP's positions by interpolation."""
+    folder, name, load = spoilt
+    weights = safetensors.torch.load_file(folder / name)
+    keys = [key for key in weights if part in key]
+    if not keys:
+        pytest.skip("a tensor of the other encoder")
+    tensor = weights.pop(keys[0])
+    if cut:
+        weights[keys[0]] = tensor[:-1].contiguous()
+    safetensors.torch.save_file(weights, folder / name, {"format": "pt"})
+    with pytest.raises(ValueError, match=rf"{folder}.*{re.escape(keys[0])}") as caught:
+        load()
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("content", ["", '{"d_model": ', "[]", "\x00"])

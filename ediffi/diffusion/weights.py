@@ -1,0 +1,94 @@
+"""The weights of a network: none while it is built, then those of a safetensors file."""
+
+import math
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import safetensors
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from ediffi.io.files import CheckedFile
+
+MAPPED = 1 << 25
+"""Bytes that are read from one mapping of a file."""
+
+
+@contextmanager
+def without_weights() -> Iterator[None]:
+    """Build modules in this block whose parameters are on the meta device, until `load_weights` makes them.
+
+    So a network costs neither the memory nor the random numbers of weights that a file replaces. Buffers and other
+    constants are computed as always, which they are not under `torch.device("meta")`.
+    """
+    builder = threading.get_ident()
+
+    def to_meta(_: nn.Module, __: str, parameter: nn.Parameter) -> nn.Parameter | None:
+        if threading.get_ident() != builder:  # the hook is of all threads
+            return None
+        return nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
+
+    hook = register_module_parameter_registration_hook(to_meta)  # type: ignore[arg-type]  (annotated as None)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@torch.no_grad()
+def load_weights(network: nn.Module, path: Path, device: str | torch.device = "cpu") -> None:
+    """Copy a memory-mapped safetensors file into a network, with no second copy of all weights in memory.
+
+    Parameters on the meta device are made on `device`, where buffers go too, in the dtype and memory layout they have
+    there. What is mapped is copied, never kept: a file that is overwritten later must not change a loaded network.
+
+    ValueError if the file is broken, or its tensors are not those of the network; it names the first such tensor.
+    """
+    state = network.state_dict()
+    made = {key: torch.empty_like(tensor, device=device) for key, tensor in state.items() if tensor.is_meta}
+    for key, value in read_weights(path, state):
+        target = made.get(key, state[key])
+        target.copy_(value.to(target.device))  # first to its device, which casts and reorders faster
+    if made:
+        network.load_state_dict(made, strict=False, assign=True)
+        network.to(device)
+
+
+def load_checked(network: nn.Module, file: CheckedFile, device: str | torch.device = "cpu") -> None:
+    """`load_weights` of a file's listed bytes; ValueError too if it has others, or gets them while it is read."""
+    load_weights(network, file.check(), device)
+    file.check()
+
+
+def read_weights(path: Path, state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a safetensors file by key, mapped, each valid until the next; errors as `load_weights`."""
+    wanted = {key: list(tensor.shape) for key, tensor in state.items()}
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            found = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118  (not a dict)
+        if wrong := [key for key in wanted | found if wanted.get(key) != found.get(key)]:
+            shapes = f"{found.get(wrong[0], 'none')} in the file, {wanted.get(wrong[0], 'none')} in the network"
+            raise ValueError(f"{path} has the weights of another network: the shape of {wrong[0]!r} is {shapes}")
+        keys = list(found)
+        while keys:  # a mapping counts as memory, page by page, until it is closed
+            mapped = 0
+            with safetensors.safe_open(path, framework="pt") as file:
+                while keys and mapped < MAPPED:
+                    tensor = file.get_tensor(keys[0])
+                    mapped += tensor.nbytes
+                    yield keys.pop(0), tensor
+                    del tensor
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file: {error}") from None
+
+
+def parameters(path: Path) -> int:
+    """The number of parameters in a safetensors file, from its header; ValueError if the file is broken."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118  (not a dict)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file: {error}") from None
