@@ -123,7 +123,7 @@ def _origin(model: models.NamedModel) -> str:
 
 
 def _describe_model(model: models.NamedModel) -> str:
-    from ediffi.diffusion.streaming import parameters
+    from ediffi.diffusion.weights import parameters
     from ediffi.hub.config import read_config, reading
 
     heading = [f"{model.name} (model, from {_origin(model)})", *filter(None, [model.description])]

@@ -31,7 +31,7 @@ def without_weights() -> Iterator[None]:
             return None
         return nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
 
-    hook = register_module_parameter_registration_hook(to_meta)  # type: ignore[arg-type]  (annotated as None)
+    hook = register_module_parameter_registration_hook(to_meta)  # type: ignore[arg-type]  # annotated as None
     try:
         yield
     finally:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ediffi.diffusion.noise import LogNormal
-from ediffi.diffusion.streaming import parameters
+from ediffi.diffusion.weights import parameters
 from ediffi.evaluation import model_index
 from ediffi.evaluation.naming import measured_name, shown
 from ediffi.evaluation.results import Results

@@ -118,7 +118,7 @@ def load_stage(
     check_partition([row.expert.interval for row in rows])
     network = _build_empty(Part(**entry["denoiser"])).eval().requires_grad_(False)
     # Tensor cores want the channels last; other layers take either order.
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = network.to(memory_format=torch.channels_last)
     half = dtype if dtype in HALF else None
     for layer in network.modules():
         if half is not None and isinstance(layer, nn.Linear | nn.Conv2d):
