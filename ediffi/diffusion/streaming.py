@@ -24,15 +24,14 @@ class StreamedDenoisers(nn.Module):
     Args:
         network: its parameters may be on the meta device; the last file's weights are loaded into it.
         files: of the experts. Indexing is a ValueError if one was changed after its first check.
-        device: where the network works.
+        device: where the network is loaded; it may be moved later.
     """
 
     def __init__(self, network: nn.Module, files: Sequence[CheckedFile], device: str | torch.device = "cpu") -> None:
         super().__init__()
-        self.network, self.files, self.device = network, tuple(files), torch.device(device)
-        self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
-        self._copies_ahead = self._stream is not None and len(files) > 2
+        self.network, self.files = network, tuple(files)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch")
+        self._stream: torch.cuda.Stream | None = None
         load_checked(network, self.files[-1], device)
         self._current: int | None = len(self) - 1
         self._prepare_next()
@@ -58,21 +57,27 @@ class StreamedDenoisers(nn.Module):
     def _prepare_next(self) -> None:
         assert self._current is not None
         self._next = (self._current - 1) % len(self)  # after the first, the next image's
-        if self._stream is not None:  # it may take the memory of the last copy, which the network may still be reading
-            self._stream.wait_stream(torch.cuda.current_stream(self.device))
-        self._prepared: Future[dict[str, Tensor]] = self._thread.submit(self._prepare, self._next)
+        device = next(self.network.parameters()).device
+        if device.type == "cuda":  # the copy may get the memory of the last one, which the network may be reading yet
+            self._stream = self._stream or torch.cuda.Stream(device)
+            self._stream.wait_stream(torch.cuda.current_stream(device))
+        ahead = self._copies_ahead(device)
+        self._prepared: Future[dict[str, Tensor]] = self._thread.submit(self._prepare, self._next, device, ahead)
+
+    def _copies_ahead(self, device: torch.device) -> bool:
+        return device.type == "cuda" and len(self) > 2
 
     @torch.no_grad()
-    def _prepare(self, index: int) -> dict[str, Tensor]:
-        """The weights of an expert on the device, or none, and its file is in the page cache."""
+    def _prepare(self, index: int, device: torch.device, ahead: bool) -> dict[str, Tensor]:
+        """The weights of an expert on the device; else none, and its file in the page cache."""
         file = self.files[index]
         path = file.check()
-        if not self._copies_ahead:
+        if not ahead:
             _read(path)
             return {}
         with torch.cuda.stream(self._stream):
             state = self.network.state_dict()
-            weights = {key: value.to(self.device, copy=True) for key, value in read_weights(path, state)}
+            weights = {key: value.to(device, copy=True) for key, value in read_weights(path, state)}
         if self._stream is not None:
             self._stream.synchronize()
         file.check()

@@ -186,7 +186,7 @@ def test_streamed_experts_paint_the_same_bits(
     """Copies ahead as on CUDA, by the same thread, into memory instead of the device's."""
     sampling = Sampling(sampler, num_inference_steps=8, guidance_scale=2.0)
     expected = paint(three, sampling)
-    streamed.denoisers._copies_ahead = copies_ahead
+    streamed.denoisers._copies_ahead = lambda device: copies_ahead
     for _ in range(2):
         assert torch.equal(paint(streamed, sampling), expected)
 
@@ -208,7 +208,8 @@ def test_streamed_experts_hold_one_network_and_switch_only_at_edges(
 def test_a_switch_keeps_the_addresses_that_a_captured_graph_reads(streamed: ExpertTree) -> None:
     denoisers_ = streamed.denoisers
     before = [parameter.data_ptr() for parameter in denoisers_.network.parameters()]
-    for denoisers_._copies_ahead in (False, True, True):
+    for ahead in (False, True, True):
+        denoisers_._copies_ahead = lambda device, ahead=ahead: ahead
         for index in (2, 1, 0):
             denoisers_[index]
     assert [parameter.data_ptr() for parameter in denoisers_.network.parameters()] == before
@@ -218,7 +219,7 @@ def test_a_switch_keeps_the_addresses_that_a_captured_graph_reads(streamed: Expe
 def test_a_file_that_was_overwritten_after_loading_is_refused(streamed: ExpertTree, copies_ahead: bool) -> None:
     """Also by other weights of the same size, at the same time of writing."""
     denoisers_ = streamed.denoisers
-    denoisers_._copies_ahead = copies_ahead
+    denoisers_._copies_ahead = lambda device: copies_ahead
     denoisers_[0]
     denoisers_._prepared.result()
     path = denoisers_.files[1].path
