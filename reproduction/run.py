@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 import ediffi
 from ediffi.io.files import replace
+from ediffi.io.progress import Progress
 from ediffi.registry.core import UnknownNameError
 from reproduction import page
 from reproduction.directory import FORMAT, ReproductionDirectory
@@ -48,7 +48,7 @@ def reproduce(repro: ReproductionDirectory, only: Sequence[str], progress: Calla
     for module, extra in EXTRAS.items():
         if find_spec(module) is None:
             raise ValueError(f"a reproduction needs {module}: pip install 'ediffi[{extra}]'")
-    bar = tqdm(chosen.items(), desc="reproduction", unit="item", disable=None)
+    bar = Progress(chosen.items(), desc="reproduction", unit="item")
     for name, one in bar:
         bar.set_postfix_str(name)
         outcome = repro.outcome(name, partial(timed, name=name, make=one.make))

@@ -59,9 +59,8 @@ def prompt_switch(
         seed: of all images.
         shares: of the base stage's steps that read the second prompt, one image each.
     """
-    from tqdm import tqdm
-
     from ediffi.io.png import check_writable
+    from ediffi.io.progress import Progress
     from ediffi.pipeline.cascade import Cascade
     from ediffi.pipeline.figures import strip
     from ediffi.pipeline.options import SamplingOptions, Switch
@@ -71,7 +70,7 @@ def prompt_switch(
     check_writable(output)
     cascade = Cascade.from_pretrained(model)
     steps = sum(sampling.num_inference_steps for sampling in cascade.plan())
-    with tqdm(total=steps * len(shares), unit="step", disable=None) as bar:
+    with Progress(total=steps * len(shares), unit="step") as bar:
 
         def progress(stage: str, state: SamplerState) -> None:
             bar.update()

@@ -1,8 +1,10 @@
 """`ediffi fit` and `ediffi validate`, a LightningCLI over one stage; `ediffi grow` and `ediffi compose`."""
 
+import logging
 import pickle
 import re
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
@@ -21,6 +23,9 @@ QUIET = (
     r".*loading a checkpoint outside the 'fit' stage.*",
     r".*not supported by the model summary.*",
 )
+
+LIGHTNING_LOG = "lightning.pytorch.utilities.rank_zero"
+"""Where Lightning advertises its makers' services, as tips."""
 
 PROCESS_DIED = re.compile(
     r"DataLoader worker \(pid[^\n]*|(ConnectionResetError|BrokenPipeError|EOFError|ConnectionRefusedError): [^\n]*"
@@ -65,6 +70,7 @@ def _lightning(subcommand: str, argv: list[str]) -> None:
     own_module = recipe_check.check(argv)
     for message in QUIET:
         warnings.filterwarnings("ignore", message)
+    logging.getLogger(LIGHTNING_LOG).addFilter(lambda record: "Tip: " not in record.getMessage())
     try:
         _run_lightning_cli([subcommand, *(class_paths.current(word, warn=True) for word in argv)], own_module)
     except Exception as error:
@@ -97,6 +103,7 @@ def _run_lightning_cli(argv: list[str], own_module: bool) -> None:
     as an encoder's, if the recipe names the class of its model (`own_module`)."""
     import lightning as L
     from jsonargparse import get_loader, set_loader
+    from lightning.pytorch.callbacks import ProgressBar
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
     from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -104,6 +111,7 @@ def _run_lightning_cli(argv: list[str], own_module: bool) -> None:
     from ediffi.training import resume
     from ediffi.training.callbacks.preemption import PreemptionCheckpoint
     from ediffi.training.callbacks.run_directory import RunDirectory
+    from ediffi.training.callbacks.schedule_bar import ScheduleBar
     from ediffi.training.callbacks.throughput import Throughput
     from ediffi.training.lightning_module import DiffusionStage
     from ediffi.training.start import InitialWeights
@@ -120,11 +128,21 @@ def _run_lightning_cli(argv: list[str], own_module: bool) -> None:
             trainer = self.config[str(self.subcommand)].trainer
             if trainer.logger is None and trainer.default_root_dir is not None:
                 options["logger"] = TensorBoardLogger(trainer.default_root_dir, name="", version="")
+            if trainer.enable_model_summary is None:
+                options["enable_model_summary"] = False  # `before_fit` tells the number of parameters
+            own = trainer.enable_progress_bar is False or any(isinstance(c, ProgressBar) for c in self._callbacks())
+            if self.subcommand == "fit" and not own:
+                self.trainer_defaults["callbacks"].append(ScheduleBar())
             return super().instantiate_trainer(**options)
 
         def before_fit(self) -> None:
             if not own_module:
                 self.config_init.fit.start(self.model)
+            if self.trainer.is_global_zero:
+                print(f"{sum(p.numel() for p in self.model.parameters() if p.requires_grad):,} parameters to train")
+
+        def _callbacks(self) -> Sequence[L.Callback]:
+            return self.config_init[str(self.subcommand)].trainer.callbacks or ()
 
         def fit(self, ckpt_path: Any = None, **options: Any) -> None:
             trainer, parser = self.trainer, self._parser("fit")

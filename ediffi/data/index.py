@@ -99,8 +99,8 @@ def embedded_encoders(shards: Sequence[str]) -> dict[str, Mapping[str, Any]]:
     found = {folder: Index.read(folder, complete=False).encoders if _has_index(folder) else {} for folder in folders}
     (first, encoders), *others = found.items()
     if differs := [folder for folder, other in others if other != encoders]:
-        folders = f"{urls.redact(first)} and {urls.redact(differs[0])}"
-        raise ValueError(f"the shards of {folders} have embeddings of different encoders: embed them in two runs")
+        both = f"{urls.redact(first)} and {urls.redact(differs[0])}"
+        raise ValueError(f"the shards of {both} have embeddings of different encoders: embed them in two runs")
     return dict(encoders)
 
 

@@ -17,8 +17,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, TypeVar, cast
 
-from tqdm import tqdm
-
+from ediffi.io.progress import Progress
 from ediffi.io.urls import open_binary, redact
 
 IMAGES = ("png", "jpg", "jpeg", "webp")
@@ -64,7 +63,7 @@ class Tally:
 def each_shard(function: Callable[[str], T], shards: Sequence[str], title: str) -> Iterator[T]:
     """The result of a function for each shard, in order, computed by a few threads under a progress bar."""
     with ThreadPoolExecutor(READERS) as pool:
-        yield from tqdm(pool.map(function, shards), total=len(shards), unit="shard", desc=title, disable=None)
+        yield from Progress(pool.map(function, shards), total=len(shards), unit="shard", desc=title)
 
 
 def read_samples(url: str, tally: Tally, reject: Reject) -> Iterator[RawSample]:

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tqdm import tqdm
-
 from ediffi.io import png
+from ediffi.io.progress import Progress
 from ediffi.pipeline.cascade import Cascade
 from ediffi.pipeline.options import SamplingOptions
 from ediffi.registry.types import SamplerState
@@ -22,7 +21,7 @@ def sample_to_files(cascade: Cascade, prompt: str, paths: Sequence[Path], option
     for notice in cascade.prompt_notices(prompt):
         logger.warning("%s", notice)
     steps = {s.name: p.num_inference_steps for s, p in zip(cascade.stages, cascade.plan(options), strict=True)}
-    with tqdm(total=sum(steps.values()), unit="step", disable=None) as bar:
+    with Progress(total=sum(steps.values()), unit="step") as bar:
 
         def progress(stage: str, state: SamplerState) -> None:
             if bar.n == 0:  # an upscaled image skips the stages before its own

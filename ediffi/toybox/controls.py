@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import numpy as np
 from PIL import Image, ImageDraw
-from tqdm import tqdm
 
 from ediffi.diffusion.layout import SIDE, Region, polygon
 from ediffi.evaluation.datasets import toybox
@@ -16,6 +15,7 @@ from ediffi.evaluation.datasets.toybox.render import draw
 from ediffi.evaluation.datasets.toybox.scene import Placed, radius
 from ediffi.io.files import replace
 from ediffi.io.images import to_images
+from ediffi.io.progress import Progress
 from ediffi.pipeline.cascade import Cascade
 from ediffi.pipeline.options import SamplingOptions, Style
 from ediffi.pipeline.stage import Sampling, Steering
@@ -134,7 +134,7 @@ def _generate(
     cascade: Cascade, conds: Sequence[Conditioning], plan: Sequence[Sampling], steering: Steering, seed: int
 ) -> tuple[list[Image.Image], list[toybox.Reading]]:
     images: list[Image.Image] = []
-    for first in tqdm(range(0, len(conds), BATCH_SIZE), desc="generating", unit="batch", disable=None):
+    for first in Progress(range(0, len(conds), BATCH_SIZE), desc="generating", unit="batch"):
         batch = Conditioning.cat(list(conds[first : first + BATCH_SIZE]))
         randomness = Philox(seed, range(first, min(first + BATCH_SIZE, len(conds))))
         stages = cascade.sample(batch, randomness, plan, steering=steering)

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from PIL import Image, ImageDraw
 from torch import Tensor
-from tqdm import tqdm
 
 from ediffi.evaluation.datasets.toybox import Caption, Length, Score, accuracy, prompts, read, render, score
 from ediffi.io.files import replace
 from ediffi.io.images import to_images, to_tensor
+from ediffi.io.progress import Progress
 from ediffi.pipeline.cascade import Cascade
 from ediffi.registry.denoisers.precondition import upsample
 from ediffi.registry.random import Philox
@@ -45,7 +45,7 @@ def judge(
     scores: dict[str, list[Score]] = {}
     images: list[Image.Image] = []
     started, settings = time.perf_counter(), {}
-    for first in tqdm(range(0, count, batch_size), desc="held-out prompts", unit="batch"):
+    for first in Progress(range(0, count, batch_size), desc="held-out prompts", unit="batch"):
         batch = cases[first : first + batch_size]
         made = cascade([caption.text for _, caption in batch], seed=seed + first, guidance_scale=guidance_scale)
         settings = dict(made.settings["stages"])

@@ -8,13 +8,13 @@ from typing import Final, Literal
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from ediffi.data.embedding.identity import build, identity
 from ediffi.data.shards import Sample, embedding_tensors, write_shards
 from ediffi.evaluation.datasets.toybox import NAMEABLE, Length, Scene, Split, caption, render, sample_scene
 from ediffi.hub.config import Part
 from ediffi.io.images import to_tensor
+from ediffi.io.progress import Progress
 from ediffi.registry.encoders import reads_text
 
 CHUNK: Final = 256
@@ -77,7 +77,7 @@ def write_toybox(
         "encoders": {source: identity(parts[source], encoder) for source, encoder in encoders.items()},
         "dtype": "bfloat16",
     }
-    progress = tqdm(samples(), total=count, desc=f"{split} scenes", unit="scene")
+    progress = Progress(samples(), total=count, desc=f"{split} scenes", unit="scene")
     return write_shards(output, iter(progress), samples_per_shard, description)
 
 

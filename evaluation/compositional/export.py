@@ -10,14 +10,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from ediffi.evaluation.compositional.benchmarks import ExportLayout, find_benchmark, read_prompt_set
 from ediffi.evaluation.images import claim, stamp
 from ediffi.evaluation.images.found import SUFFIXES, find_images
 from ediffi.evaluation.images.numbered import INDEX, ImageFolder, ImageShards, NumberedImages
 from ediffi.io import files
 from ediffi.io.images import oddity, rgb
+from ediffi.io.progress import Progress
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG"}
 
@@ -65,7 +64,7 @@ def export(name: str, images: Path, prompts: Path, output: Path, images_per_prom
             claim.record_settings(output / folder, settings)
         part = output / layout.folders[0] / ".part"  # not beside its target: the scripts read whole folders
         pairs = zip(order, layout.images, strict=True)
-        for number, target in tqdm(pairs, "exporting", len(order), unit="image", disable=None):
+        for number, target in Progress(pairs, "exporting", len(order), unit="image"):
             file = found.path(number).resolve() if isinstance(found, ImageFolder) else None  # a shard has no files
             if not _is_whole(file, output / target):
                 _put(found, number, file, output / target, part)

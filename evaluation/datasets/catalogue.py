@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from tqdm import tqdm
-
 from ediffi.evaluation.datasets import coco, visual_genome
 from ediffi.evaluation.datasets.captioned import CaptionDataset, PhotographDataset
 from ediffi.io.files import sha256
 from ediffi.io.images import open_image
+from ediffi.io.progress import Progress
 
 ODD_SHARE: Final = 1 / 1000  # of the images that may have another shape than the annotations say: they have errors, too
 
@@ -187,7 +186,7 @@ def _how_to_get(archive: Archive, root: Path, thorough: bool) -> list[str]:
 def _bad_images(found: PhotographDataset, thorough: bool) -> tuple[list[str], list[str]]:
     """Names of files that are missing or not images, and of images with another shape than in the annotations."""
     unusable, odd = [], []
-    for name, shape in tqdm(found.shapes.items(), "images", unit="image", disable=None, leave=False):
+    for name, shape in Progress(found.shapes.items(), "images", unit="image", leave=False):
         try:
             size = open_image(found.path(name), decode=thorough).size
         except (OSError, ValueError):

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from ediffi.evaluation.images.numbered import NumberedImages
 from ediffi.evaluation.metrics.clip_score import ClipScorer
@@ -26,6 +25,7 @@ from ediffi.evaluation.metrics.decoding import (
 from ediffi.evaluation.metrics.features import FeatureExtractor
 from ediffi.evaluation.metrics.rows import BROKEN, PassLayout, RowFiles, open_rows, read_layout
 from ediffi.io.distributed import DistributedContext
+from ediffi.io.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,11 @@ def measure(
     blocks = [range(start, min(start + batch_size, len(images))) for start in range(0, len(images), batch_size)]
     mine = [block for block in blocks[context.rank :: context.world_size] if not states[block.start : block.stop].all()]
     done = int((states > 0).sum())
-    hidden = True if context.rank else None
-    with worker_deaths(), tqdm(total=len(images), initial=done, unit="image", desc="measuring", disable=hidden) as bar:
+    hidden = context.rank != 0
+    with (
+        worker_deaths(),
+        Progress(total=len(images), initial=done, unit="image", desc="measuring", disable=hidden) as bar,
+    ):
         for block, batch in zip(mine, decode(decoder, mine, num_workers, networks.device.type == "cuda"), strict=True):
             _write(files, block.start, batch, networks, captions, images)
             bar.update(int((files.read("states") > 0).sum()) - bar.n)  # of all processes

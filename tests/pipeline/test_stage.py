@@ -159,7 +159,12 @@ class Reads(TorchDispatchMode):
     count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += func.name() in ("aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero", "aten::_unique2")
+        self.count += func.name() in (
+            "aten::_local_scalar_dense",
+            "aten::nonzero",
+            "aten::is_nonzero",
+            "aten::_unique2",
+        )
         return func(*args, **(kwargs or {}))
 
 

@@ -1,6 +1,7 @@
 """Recipes: each parses, trains two steps at small size, and becomes a cascade that paints."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,6 +53,20 @@ def test_ablations_differ_in_their_encoders_alone(capsys: pytest.CaptureFixture[
     }
     same = {name: yaml.safe_dump(config).replace(f"ablation-{name}", "run") for name, config in configs.items()}
     assert same["t5"] == same["clip"] == same["both"]
+
+
+def test_a_log_tells_the_progress_of_a_run_and_nothing_else(
+    tmp_path: Path, recipe: Recipe, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ediffi.io.progress.EVERY", 0.0)
+    words = ["--trainer.enable_progress_bar", "true", "--model.denoiser.init_args.channels", "32"]
+    assert main(["fit", "--config", str(recipe("base", tmp_path)), *words]) == 0
+    out, err = capfd.readouterr()
+    lines = re.findall(r"(?m)^\d\d:\d\d:\d\d fit: step (\d) of 2, .*step.*, \d\d:\d\d gone, \d\d:\d\d left(.*)$", out)
+    assert [step for step, _ in lines[:2]] == ["1", "2"]
+    assert re.match(r", loss=\d\S*, val=\d\S*, samples/s=\d", lines[-1][1])
+    assert re.search(r"(?m)^\d,?\d+\S* parameters to train$", out)
+    assert not re.search("Epoch|Tip|FLOPs", out + err)
 
 
 def test_three_recipes_become_a_cascade_that_paints(tmp_path: Path, recipe: Recipe) -> None:

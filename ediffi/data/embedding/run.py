@@ -17,7 +17,6 @@ from typing import Any
 import safetensors.torch
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ediffi.data.embedding.encode import Embedder
 from ediffi.data.embedding.estimate import estimate
@@ -30,6 +29,7 @@ from ediffi.hub.config import Part
 from ediffi.io import urls
 from ediffi.io.distributed import DistributedContext
 from ediffi.io.images import color
+from ediffi.io.progress import Progress
 from ediffi.registry.encoders import reads_text
 from ediffi.registry.types import Encoder
 
@@ -202,7 +202,7 @@ def _progress(ledger: Ledger, expected: int) -> Iterator[Callable[[], None]]:
     def done() -> int:
         return sum(record["samples"] for record in ledger.records().values())
 
-    with tqdm(total=expected + done(), initial=done(), unit="sample", desc="embed", disable=None) as bar:
+    with Progress(total=expected + done(), initial=done(), unit="sample", desc="embed") as bar:
 
         def update() -> None:
             if (now := done()) > bar.n:

@@ -13,7 +13,6 @@ from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from tqdm import tqdm
 
 from ediffi.data.filtering.measure import Measures, measure
 from ediffi.data.filtering.report import FilterReport
@@ -24,6 +23,7 @@ from ediffi.data.tar import RawSample, Tally, read_samples
 from ediffi.io import urls
 from ediffi.io.distributed import DistributedContext
 from ediffi.io.files import replace
+from ediffi.io.progress import Progress
 
 DUPLICATE = "duplicate"
 
@@ -165,8 +165,10 @@ class FilterRun:
         """The shards of this process without the file of this step, under a progress bar."""
         names = list(self.by_name)[context.rank :: context.world_size]
         missing = [name for name in names if not path(name).is_file()]
-        hidden = None if context.rank == 0 else True
-        return iter(tqdm(missing, what, len(names), initial=len(names) - len(missing), unit="shard", disable=hidden))
+        hidden = context.rank != 0
+        return iter(
+            Progress(missing, what, len(names), initial=len(names) - len(missing), unit="shard", disable=hidden)
+        )
 
     @cached_property
     def _firsts(self) -> dict[str, np.ndarray]:

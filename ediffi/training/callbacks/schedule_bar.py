@@ -1,46 +1,62 @@
-"""A progress bar over a whole growth schedule, of which this run is one node."""
+"""The progress of a run, or of a whole growth schedule, of which this run is one node."""
 
+import time
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
-from tqdm import tqdm
 
-SHOW_LOSS_EVERY = 20
+from ediffi.io.progress import Progress
+
+LOOK_EVERY = 1.0
+"""Seconds between two looks at the metrics: on a GPU, reading one waits for all work before it."""
+SHOWN = {"loss": "train/loss", "val": "val/loss", "samples/s": "train/samples_per_s"}
 
 
 class ScheduleBar(ProgressBar):
-    """Steps, rate and time left of the schedule, with the loss of this node.
+    """Steps, rate and time left, with the last losses: a bar on a terminal, plain lines elsewhere.
+
+    Lightning's own bar counts epochs, of which a run has one without end, and shows nothing where there is no terminal.
 
     Args:
-        node: label of the bar.
+        node: what is trained.
         before: steps of the nodes before this one; 0 <= before < total.
-        total: steps of the whole schedule.
+        total: steps of the whole schedule; by default those of the run.
     """
 
-    def __init__(self, node: str, before: int, total: int) -> None:
+    def __init__(self, node: str = "fit", before: int = 0, total: int | None = None) -> None:
         super().__init__()
-        if not 0 <= before < total:
-            raise ValueError(f"before must be in 0 to total - 1 ({total - 1}), got {before}")
+        if before < 0 or (total is not None and before >= total):
+            raise ValueError(f"before must be in 0 to total - 1 ({'' if total is None else total - 1}), got {before}")
         self.node, self.before, self.total = node, before, total
-        self._enabled = True
-        self._bar: tqdm[Any] | None = None
+        self._enabled, self._looked = True, 0.0
+        self._bar: Progress | None = None
 
     def disable(self) -> None:
-        """Show no bar; Lightning calls it on all processes but the first."""
+        """Show nothing; Lightning calls it on all processes but the first."""
         self._enabled = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        done = self.before + trainer.global_step
-        self._bar = tqdm(total=self.total, initial=done, desc=self.node, unit="step", disable=not self._enabled)
+        total, done = self.total, self.before + trainer.global_step
+        if total is None and trainer.max_steps > 0:
+            total = trainer.max_steps
+        self._bar = Progress(total=total, initial=done, desc=self.node, unit="step", disable=not self._enabled)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any) -> None:
         if self._bar is not None and (moved := self.before + trainer.global_step - self._bar.n):
-            if trainer.global_step % SHOW_LOSS_EVERY == 0:
-                loss = trainer.callback_metrics.get("train/loss")
-                self._bar.set_postfix({} if loss is None else {"loss": f"{loss.item():.3f}"}, refresh=False)
+            self._look(trainer)
             self._bar.update(moved)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._bar is not None:
+            self._look(trainer, now=True)
             self._bar.close()
+
+    def _look(self, trainer: L.Trainer, now: bool = False) -> None:
+        """Show the metrics as they are now, or leave them if that was done a moment ago."""
+        if self._bar is None or not (now or time.monotonic() - self._looked >= LOOK_EVERY):
+            return
+        self._looked = time.monotonic()
+        metrics = trainer.callback_metrics
+        found = {name: f"{metrics[key].item():.4g}" for name, key in SHOWN.items() if key in metrics}
+        self._bar.set_postfix(found, refresh=False)

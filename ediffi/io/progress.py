@@ -1,0 +1,35 @@
+"""Progress of long work: a bar on a terminal, and elsewhere, as in the log of `nohup` or a cluster, plain lines."""
+
+import logging
+import sys
+import time
+from typing import Any
+
+from tqdm import tqdm
+
+EVERY = 30.0
+"""Seconds between the lines; work that is done before logs none."""
+LINE = "{desc}: {unit} {n_fmt} of {total_fmt}, {rate_fmt}, {elapsed} gone, {remaining} left{postfix}"
+
+logger = logging.getLogger(__name__)
+
+
+class Progress(tqdm):
+    """tqdm's bar, with its arguments; where stderr is no terminal, a line in the log instead, every `EVERY` seconds."""
+
+    def __init__(self, *args: Any, disable: bool = False, **options: Any) -> None:
+        if not sys.stderr.isatty():
+            # No line at the very beginning (delay), and the clock alone decides when the next one is due (miniters).
+            options |= {"file": _Lines(), "mininterval": EVERY, "miniters": 1, "delay": 1e-3, "bar_format": LINE}
+        super().__init__(*args, disable=disable, **options)
+
+
+class _Lines:
+    """What tqdm writes, as lines of the log."""
+
+    def write(self, text: str) -> None:
+        if text := text.strip():
+            logger.info("%s %s", time.strftime("%H:%M:%S"), text)
+
+    def flush(self) -> None:
+        """Nothing is kept back."""
