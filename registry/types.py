@@ -206,8 +206,8 @@ D = TypeVar("D", bound=Callable[..., Any])
 def at_level(denoiser: D, sigma: float) -> D:
     """The denoiser for calls in which all samples have noise level `sigma`: what its `at(sigma)` returns, or itself.
 
-    `at` chooses the expert, the guidance and the prompt on the host. A call without it has to read `sigma` back from the
-    device, which then waits for all that is queued.
+    `at` chooses the expert, the guidance and the prompt on the host. A call without it has to read `sigma` back from
+    the device, which then waits for all that is queued.
     """
     at = getattr(denoiser, "at", None)
     return denoiser if at is None else at(sigma)

@@ -195,6 +195,7 @@ class Cascade:
         prompt: str | Sequence[str],
         options: SamplingOptions = SamplingOptions(),  # noqa: B008  (frozen)
         progress: Progress | None = None,
+        cond: Conditioning | None = None,
     ) -> Images:
         """Sample images.
 
@@ -202,6 +203,7 @@ class Cascade:
             prompt: one prompt or several; `(words:1.3)` weights words.
             options: the same for all prompts.
             progress: called after every step with the stage's name and the sampler's state.
+            cond: what `encode` gives for the prompt of each image, if it is known already.
 
         Raises:
             ValueError: a prompt is empty or too long, a sampler or stage unknown, a painted phrase not in the prompt,
@@ -210,7 +212,7 @@ class Cascade:
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         plan = self.plan(options)
         texts = [text for text in prompts for _ in range(options.num_images_per_prompt)]
-        cond = self.encode(texts, options.style, options.paint)
+        cond = self.encode(texts, options.style, options.paint) if cond is None else cond.to(self.device)
         if options.paint and not any(sampling.paint_weight for sampling in plan):
             raise ValueError("paint has no effect, since paint_weight is 0 in every stage; give one above 0")
         negative, style, switch = options.negative_prompt, options.style, options.switch
@@ -302,9 +304,10 @@ class Cascade:
         self, prompts: Sequence[str], style: Style | None = None, regions: Sequence[Region] = ()
     ) -> Conditioning:
         """The conditioning of prompts, of a style image and of painted regions; raises as `encode_prompts`."""
-        with out_of_memory("an encoder", f"less is needed with a batch of fewer than {len(prompts)} prompts"):
-            cond = encode_prompts(self.encoders, prompts, None if style is None else style.image, regions)
-        return cond.to(self.device)
+        each = list(dict.fromkeys(prompts))  # an image each of one prompt is that prompt once
+        with out_of_memory("an encoder", f"less is needed with a batch of fewer than {len(each)} prompts"):
+            cond = encode_prompts(self.encoders, each, None if style is None else style.image, regions).to(self.device)
+        return cond if each == list(prompts) else cond[[each.index(prompt) for prompt in prompts]]
 
     def up_to(self, stage: str) -> "Cascade":
         """The cascade without the stages after this one; ValueError if there is no such stage."""

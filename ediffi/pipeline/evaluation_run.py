@@ -26,12 +26,33 @@ from ediffi.io.images import rgb
 from ediffi.pipeline.cascade import Cascade
 from ediffi.pipeline.checkpoint import Residency, locate
 from ediffi.pipeline.options import SamplingOptions
+from ediffi.registry.types import Conditioning
 
 SELECTION = "selection.jsonl"
 REPORTED = 12
 """Images of each setting in the report."""
 
 logger = logging.getLogger(__name__)
+
+
+class EncodedPrompts:
+    """What the encoders make of batches of prompts, up to `limit` bytes of it, so that each batch is encoded once."""
+
+    def __init__(self, cascade: Cascade, options: SamplingOptions, limit: int = 4 << 30) -> None:
+        self.cascade, self.options, self.room = cascade, options, limit
+        self._known: dict[tuple[str, ...], Conditioning] = {}
+
+    def __call__(self, prompts: Sequence[str]) -> Conditioning:
+        """The conditioning of a batch, on the CPU."""
+        if (known := self._known.get(tuple(prompts))) is not None:
+            return known
+        sizes: list[int] = []
+        cond = self.cascade.encode(prompts, self.options.style, self.options.paint).to("cpu")
+        cond.apply(lambda tensor: sizes.append(tensor.nbytes) or tensor)  # type: ignore[func-returns-value]
+        if sum(sizes) <= self.room:
+            self.room -= sum(sizes)
+            self._known[tuple(prompts)] = cond
+        return cond
 
 
 class CascadeGenerator:
@@ -48,10 +69,11 @@ class CascadeGenerator:
         options: SamplingOptions = SamplingOptions(),  # noqa: B008  (frozen)
         identity: Mapping[str, Any] | None = None,
         threads: int = 1,
+        encoded: EncodedPrompts | None = None,
     ) -> None:
         if threads < 1:
             raise ValueError(f"threads must be at least 1, got {threads}")
-        self.cascade, self.options, self.threads = cascade, options, threads
+        self.cascade, self.options, self.threads, self.encoded = cascade, options, threads, encoded
         plan = cascade.plan(options)
         self.settings: Mapping[str, Any] = {
             "model": cascade.name,
@@ -71,7 +93,8 @@ class CascadeGenerator:
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads)
         try:
-            made = self.cascade.generate(prompts, replace(self.options, first_index=first_index))
+            cond = None if self.encoded is None else self.encoded(prompts)
+            made = self.cascade.generate(prompts, replace(self.options, first_index=first_index), cond=cond)
         finally:
             torch.set_num_threads(before)
         return [
@@ -122,9 +145,10 @@ class Evaluation:
         def sample(items: Sequence[CaptionedImage]) -> list[Candidate]:
             candidates = []
             scales: list[float | None] = [*self.suite.guidance_scales] or [None]
+            encoded = EncodedPrompts(cascade, options) if len(scales) > 1 else None
             for scale in scales:
                 chosen = replace(options, seed=self.suite.seed, guidance_scale=scale)
-                generator = CascadeGenerator(cascade, chosen, identity(model), threads)
+                generator = CascadeGenerator(cascade, chosen, identity(model), threads, encoded)
                 name = f"guidance-{generator.settings['guidance_scale']:g}"
                 store = open_store(self.folder / name, len(items), shard_size)
                 if self.context.rank == 0:

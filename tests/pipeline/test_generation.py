@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from ediffi.evaluation.images import claim
 from ediffi.evaluation.images.found import find_images
 from ediffi.io.png import settings_of
 from ediffi.pipeline.cascade import Cascade
-from ediffi.pipeline.evaluation_run import CascadeGenerator, identity
+from ediffi.pipeline.evaluation_run import CascadeGenerator, EncodedPrompts, identity
 from ediffi.pipeline.options import SamplingOptions
 
 OPTIONS = SamplingOptions()
@@ -40,6 +41,27 @@ def prompt_file(folder: Path, count: int = COUNT) -> Path:
 
 def generator_of(model: Path, options: SamplingOptions = OPTIONS, threads: int = 1) -> CascadeGenerator:
     return CascadeGenerator(Cascade.from_pretrained(model), options, identity(model), threads)
+
+
+def test_a_prompt_is_encoded_once_for_all_guidance_scales_and_all_its_images(model_folder: Path) -> None:
+    cascade, texts = Cascade.from_pretrained(model_folder), []
+    encoder = cascade.encoders["t5"]
+    encoder.register_forward_pre_hook(lambda module, inputs: texts.extend(inputs[0]))  # type: ignore[attr-defined]
+    plain = [cascade.generate(["a red circle", "a blue square"], replace(OPTIONS, guidance_scale=w)) for w in (1, 3)]
+    assert len(texts) == 4
+    texts.clear()
+    encoded = EncodedPrompts(cascade, OPTIONS)
+    for w, wanted in zip((1, 3), plain, strict=True):
+        generator = CascadeGenerator(cascade, replace(OPTIONS, guidance_scale=w), encoded=encoded)
+        made = generator(["a red circle", "a blue square"], 0)
+        assert [image.tobytes() for image in made] == [image.tobytes() for image in wanted.images]
+    assert texts == ["a red circle", "a blue square"]
+    full = EncodedPrompts(cascade, OPTIONS, limit=100)
+    assert full(["a red circle"]) is not full(["a red circle"])
+    assert encoded(["a red circle"]) is encoded(["a red circle"])
+    texts.clear()
+    cascade("a red circle", num_images_per_prompt=4, negative_prompt="blue")
+    assert texts == ["a red circle", "blue"]
 
 
 def words(prompts: Path, output: Path, model: Path, *more: str) -> list[str]:
