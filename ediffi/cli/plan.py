@@ -107,22 +107,23 @@ def plan(
     recipe: str,
     devices: int | None = None,
     device_type: str = "a100-80",
-    utilisation: float = 0.4,
+    utilisation: float = 0.6,
     batch_size: int | None = None,
     measured: bool = False,
     samples: int | None = None,
 ) -> None:
     """Estimate parameters, memory, time and storage of a training recipe or growth schedule.
 
-    Operations and activations of one step are counted, without weights or data, at captions of full length. The time is
-    an estimate: those operations, and the ones that checkpointing repeats, at a share of the device's peak. The share
-    includes data loading, validation and communication.
+    Operations, memory traffic, kernels and activations of one step are counted, without weights or data, at captions of
+    full length. The time is an estimate from them: products at a share of the device's peak, the rest at its bandwidth,
+    no faster than the host launches kernels, then the optimiser and what is not hidden of summing gradients. Data
+    loading and validation are not in it.
 
     Args:
         recipe: a file, or a name as in ediffi recipes ls.
         devices: number of devices; the recipe's by default.
         device_type: a100-80, h100-80, ...; `ediffi plan RECIPE --device-type list` lists all.
-        utilisation: share of the peak that training reaches; 0.3 to 0.5 is usual for such networks.
+        utilisation: share of the peak that convolutions and matrix products reach while they run.
         batch_size: images in a batch of a device; the recipe's by default, or fewer if more devices share a step.
         measured: time a few batches on this machine instead, and plan for such devices.
         samples: images of the dataset, for its storage; by default as in its index, or the paper's billion.
@@ -181,6 +182,8 @@ def _time(
     job: "TrainingPlan", network: "NetworkCost", machine: Machine, utilisation: float, measured: float | None
 ) -> Iterator[str]:
     """Time of a step and of all; `measured` is the time of a batch in seconds."""
+    from ediffi.training.estimate.plan import step_time
+
     kind, devices, batch_size, batches = machine
     work = (network.checkpointed if job.checkpointing else network.plain).step
     yield f"time on {devices} devices, {batches} batch{'es' if batches > 1 else ''} of {batch_size} a step"
@@ -192,9 +195,12 @@ def _time(
     else:
         if not job.low_precision:
             yield "  the recipe trains in float32; what follows is for --trainer.precision bf16-mixed"
-        seconds = work * batch_size * batches / (kind.peak * utilisation)
-        of = f"{kind.peak / 1e12:.0f} TFLOP/s ({kind.title})"
-        yield f"  at {utilisation:.0%} utilisation   {seconds:.3g} s a step, of {of}"
+        parts = step_time(job, network, kind, devices, batch_size, utilisation)
+        seconds = sum(parts)
+        yield f"  on {kind.title}, {'compiled' if job.compiled else 'eager'}: {seconds:.3g} s a step"
+        yield "    " + ", ".join(f"{part} {1e3 * value:.3g} ms" for part, value in parts._asdict().items())
+        reached = network.plain.step * batch_size * batches / seconds / kind.peak
+        yield f"    {reached:.2f} of the peak's {kind.peak / 1e12:.0f} TFLOP/s, without what checkpointing repeats"
     whole = seconds * job.all_steps
     duration = f"{whole / DAY:,.1f} days" if whole >= DAY else f"{whole / HOUR:,.2f} hours"
     yield f"  all {job.all_steps:,} steps: {duration}, {whole * devices / HOUR:,.0f} device-hours"

@@ -13,6 +13,7 @@ from torch import nn
 from ediffi.registry.encoders import spec_of_source
 from ediffi.training.class_paths import AVERAGES
 from ediffi.training.estimate import params
+from ediffi.training.estimate.devices import Accelerator
 from ediffi.training.estimate.workload import Workload, count, embedding_widths, loss_of
 
 FLOAT, HALF = 4, 2
@@ -21,6 +22,21 @@ BYTES_A_PIXEL = 0.3
 """JPEG at a quality of about 90."""
 ASPECT = 4 / 3
 """Longer side over shorter side: shards have whole images."""
+
+# Speeds on a GPU: measured on one H100 (benchmarks/README.md) where nothing else is said.
+TRAFFIC_SHARE = 0.45
+"""What norms, sums and copies reach of a memory's bandwidth."""
+UPDATE_SHARE = 0.8
+"""What the optimiser and the average reach of it: they pass over large tensors once."""
+EAGER, COMPILED = 40e-6, 6e-6
+"""Seconds of the host for a kernel, from Python and from compiled code; the latter is a bare launch, not measured."""
+FUSED = 1.25
+"""Traffic of a compiled network, in multiples of the bytes that go into products and come out of them. Not measured:
+between two products, fused kernels read what the first wrote, once more for a norm, and write what the second reads."""
+REDUCTION = 190e9
+"""Bytes a second of NCCL's all-reduce between machines with 8 devices and 8 links of 200 Gbit/s. Not measured here."""
+UPDATE, AVERAGE = 7 * FLOAT, 3 * FLOAT
+"""Bytes that the step of a weight moves: all four of its numbers read and all but the gradient written; its average."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +55,8 @@ class TrainingPlan:
     sharded: bool  # weights, gradients and optimiser state are sharded over the devices
     averaged: bool  # an average (EMA) of the weights is computed
     checkpointing: bool  # the backward pass computes activations again
+    compiled: bool  # by torch.compile
+    bucket_view: bool  # gradients are views of ddp's buckets
 
     @property
     def all_steps(self) -> int:
@@ -69,6 +87,8 @@ def read(path: Path) -> TrainingPlan:
     each = len(devices) if isinstance(devices, list) else int(devices) if str(devices).isdigit() else 1
     batch, size = int(data.get("batch_size", 128)), int(data.get("crop_size") or data["image_size"])
     low_res, callbacks = model.get("low_res"), trainer.get("callbacks") or []
+    strategy = trainer.get("strategy", "")
+    ddp = (strategy.get("init_args") or {}) if isinstance(strategy, dict) else {}
     return TrainingPlan(
         str(model["denoiser"]["class_path"]).rpartition(".")[2],
         settings,
@@ -79,9 +99,11 @@ def read(path: Path) -> TrainingPlan:
         size=size,
         low_res=None if low_res is None else size // int(low_res.get("scale", 4)),
         low_precision="16" in str(trainer.get("precision", "")),
-        sharded="fsdp" in str(trainer.get("strategy", "")).lower(),
+        sharded="fsdp" in str(strategy).lower(),
         averaged=any(str(callback.get("class_path")).endswith(AVERAGES) for callback in callbacks),
         checkpointing=bool((model["denoiser"].get("init_args") or {}).get("gradient_checkpointing", False)),
+        compiled=bool(model.get("compile", False)),
+        bucket_view=bool(ddp.get("gradient_as_bucket_view", False)),
     )
 
 
@@ -118,11 +140,45 @@ def memory(
     parts = {"weights": FLOAT * here, "gradients": FLOAT * here, "Adam's two moments": 2 * FLOAT * here}
     if plan.averaged:
         parts["average (EMA)"] = FLOAT * here
-    if devices > 1 and not plan.sharded:
+    if devices > 1 and not (plan.sharded or plan.bucket_view):
         parts["buckets of ddp"] = FLOAT * here
     if plan.low_precision:
         parts["bfloat16 copies"] = HALF * here
     return parts | {"activations": float(batch_size * workload.activations)}
+
+
+class StepTime(NamedTuple):
+    """Seconds of a training step on each device."""
+
+    products: float  # convolutions, matrix products, attention
+    traffic: float  # norms, sums, casts and copies
+    launches: float  # what the host needs to launch all kernels, where that is longer than both; only the rest of it
+    update: float  # optimiser and average
+    reduction: float  # sums of gradients that the backward pass does not hide
+
+
+def step_time(
+    plan: TrainingPlan, network: NetworkCost, kind: Accelerator, devices: int, batch_size: int, share: float
+) -> StepTime:
+    """A roofline: products at a `share` of the peak, everything else at the bandwidth, and the host as a floor.
+
+    Kernels run one after the other, so their times add up. Gradients are summed over all devices while the last batch
+    of a step runs backwards, which is two thirds of its time.
+    """
+    work, batches = (
+        network.checkpointed if plan.checkpointing else network.plain,
+        accumulation(plan, devices, batch_size),
+    )
+    moved = FUSED * work.edges if plan.compiled else work.traffic
+    products = batch_size * work.step / (kind.peak * share)
+    traffic = (batch_size * moved + work.weights) / (kind.bandwidth * TRAFFIC_SHARE)
+    host = 2 * work.products * COMPILED if plan.compiled else work.launches * EAGER
+    launches = max(0.0, host - products - traffic)
+    held = network.parameters / (devices if plan.sharded else 1)
+    update = held * (UPDATE + AVERAGE * plan.averaged) / (kind.bandwidth * UPDATE_SHARE)
+    summed = 2 * (devices - 1) / devices * FLOAT * network.parameters / REDUCTION
+    reduction = max(0.0, summed - 2 / 3 * (products + traffic + launches))
+    return StepTime(batches * products, batches * traffic, batches * launches, update, reduction)
 
 
 def accumulation(plan: TrainingPlan, devices: int, batch_size: int) -> int:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from ediffi.registry.denoisers.conditioning import ConditionEmbedding
@@ -24,15 +24,24 @@ from ediffi.registry.types import Conditioning, Embedding
 
 LOW = (F.conv2d, F.linear, torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm)
 """What CUDA's autocast computes in bfloat16."""
+PRODUCTS = ("convolution", "mm", "attention")
+"""Parts of the names of products in torch's dispatcher."""
+FREE = ("empty", "new_empty", "_unsafe_view", "detach", "alias")
+"""Beginnings of the names of what runs no kernel."""
 HIGH = (F.group_norm, F.layer_norm, F.softmax, torch.softmax, Tensor.softmax)
 """What it computes in float32."""
 
 
 class Workload(NamedTuple):
-    """The cost of training on one image."""
+    """The cost of training on one image, and what a batch costs whatever its size."""
 
     step: int  # floating-point operations of a training step, with those that checkpointing repeats
     activations: int  # bytes that a step needs besides weights, gradients and optimiser state
+    traffic: int = 0  # bytes read and written by what is no product: norms, sums, casts, copies
+    weights: int = 0  # the part of this traffic that is of a batch, not of an image: casts of weights and gradients
+    edges: int = 0  # bytes that go into products and come out of them
+    launches: int = 0  # kernels of a batch
+    products: int = 0  # those of them that are convolutions, matrix products and attention
 
 
 def count(denoiser: nn.Module, size: int, low_res: int | None, low_precision: bool = True) -> Workload:
@@ -44,12 +53,21 @@ def count(denoiser: nn.Module, size: int, low_res: int | None, low_precision: bo
         parameter.register_post_accumulate_grad_hook(_drop_gradient)
     with FlopCounterMode(display=False) as counter, _as_on_gpus(low_precision) as gpu:
         loss_of(denoiser, 1, size, low_res).backward()
-    peaks = []
+    seen = []
     for batch in (1, 2):  # in the difference, what does not grow with the batch cancels: bfloat16 copies of weights
-        with _PeakMemory() as memory, _as_on_gpus(low_precision):
+        with _Kernels() as kernels, _as_on_gpus(low_precision):
             loss_of(denoiser, batch, size, low_res).backward()
-        peaks.append(memory.peak)
-    return Workload(counter.get_total_flops() + gpu.attention_flops, activations=peaks[1] - peaks[0])
+        seen.append(kernels)
+    one, two = seen
+    return Workload(
+        counter.get_total_flops() + gpu.attention_flops,
+        activations=two.peak - one.peak,
+        traffic=two.traffic - one.traffic,
+        weights=2 * one.traffic - two.traffic,
+        edges=two.edges - one.edges,
+        launches=one.launches,
+        products=one.products,
+    )
 
 
 def loss_of(denoiser: nn.Module, batch: int, size: int, low_res: int | None, device: str = "meta") -> Tensor:
@@ -147,17 +165,26 @@ class _Attention(torch.autograd.Function):
         return None, torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
 
 
-class _PeakMemory(TorchDispatchMode):
-    """The most bytes that the tensors made under it take at a time."""
+class _Kernels(TorchDispatchMode):
+    """The kernels that run under it: how many, what they read and write, and the most bytes that live at a time."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.live = self.peak = 0
+        self.live = self.peak = self.traffic = self.edges = self.launches = self.products = 0
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         tree_map_only(Tensor, self._add, out)
+        if not func.is_view and not func.__name__.startswith(FREE):
+            moved = sum(t.numel() * t.element_size() for t in tree_leaves((args, out)) if isinstance(t, Tensor))
+            product = any(part in func.__name__ for part in PRODUCTS)
+            kernels = 2 if "backward" in func.__name__ else 1  # gradients of the input and of the weights
+            self.launches += kernels
+            if product:
+                self.products, self.edges = self.products + kernels, self.edges + moved
+            else:
+                self.traffic += moved
         return out
 
     def _add(self, tensor: Tensor) -> Tensor:
