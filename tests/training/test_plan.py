@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ediffi.cli import main
 from ediffi.cli.recipes import path_of
 from ediffi.registry import denoisers
+from ediffi.registry.denoisers import norm
 from ediffi.registry.denoisers.precondition import Preconditioned
 from ediffi.registry.types import Conditioning
 from ediffi.training.estimate import plan, workload
@@ -82,8 +83,14 @@ def test_checkpointing_computes_again_and_keeps_little() -> None:
     assert again.activations < plain.activations / 2
 
 
-def test_activations_hold_what_the_backward_pass_needs() -> None:
-    """At least every tensor that autograd saves, weights aside; and not twice as much."""
+def test_activations_hold_what_the_backward_pass_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At least every tensor that autograd saves, weights aside; and not twice as much. With the norms of a CPU, as here
+    they run, also where they are counted."""
+
+    def as_on_cpu(layer: norm.GroupNorm, x: torch.Tensor, scale_shift: Any = None, silu: bool = False) -> torch.Tensor:
+        return norm.apart(x, layer.num_groups, layer.weight, layer.bias, scale_shift, layer.eps, silu)
+
+    monkeypatch.setattr(norm.GroupNorm, "forward", as_on_cpu)
     denoiser, saved = denoisers.create("unet_toybox", **SMALL), {}
     weights = {parameter.untyped_storage().data_ptr() for parameter in denoiser.parameters()}
 
@@ -100,7 +107,7 @@ def test_activations_hold_what_the_backward_pass_needs() -> None:
             loss = workload.loss_of(denoiser, batch, 16, None, "cpu")
         kept.append(sum(saved.values()))
         del loss
-    activations = counted(low_precision=False).activations
+    activations = counted.__wrapped__(low_precision=False).activations
     assert kept[1] - kept[0] <= 1.02 * activations
     assert activations < 2 * (kept[1] - kept[0])
 
@@ -199,9 +206,7 @@ def test_the_parts_of_a_step_are_sums_of_the_recipe() -> None:
     assert eager.launches == 0
     assert eager.update == pytest.approx(40e9 / (1e12 * plan.UPDATE_SHARE))
     backward = (eager.products + eager.traffic) / 2 * 2 / 3
-    assert eager.reduction == 0 < backward
-    slow = plan.step_time(job, cost._replace(parameters=10**11), kind, 16, 10, 0.5)
-    assert slow.reduction == pytest.approx(2 * 15 / 16 * 4e11 / plan.REDUCTION - backward)
+    assert eager.reduction == pytest.approx(2 * 15 / 16 * 4e9 / plan.REDUCTION - backward)
     assert plan.step_time(job, cost, kind, 1, 10, 0.5).reduction == 0
     small = plan.step_time(replace(job, samples=1), cost, kind, 1, 1, 0.5)
     assert small.products + small.traffic + small.launches == pytest.approx(1000 * plan.EAGER)

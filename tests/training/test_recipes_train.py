@@ -29,6 +29,7 @@ PAPER_WIDTHS = {"t5.tokens": (3, 4096), "clip_text.tokens": (4, 768), "clip_imag
 PAPER_POOLED = {"clip_text.pooled": 768, "clip_image.pooled": 768}
 
 FIT = {
+    "model.compile": False,
     "data.batch_size": 2,
     "data.val_batches": 1,
     "trainer.accelerator": "cpu",
