@@ -79,7 +79,7 @@ class Philox:
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}; it must be at least 0")
-        for index in self.indices:
+        for index in (min(self.indices, default=0), max(self.indices, default=0)):
             if not 0 <= index < 2**63:
                 raise ValueError(f"indices holds {index}; an index must be between 0 and 2^63 - 1")
 

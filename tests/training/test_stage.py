@@ -291,11 +291,12 @@ def test_noise_is_a_sample_s_own(shards: list[Shard]) -> None:
     other.seed = learner.seed + 1
     apart = [*of_whole, *drawn(learner, whole, "validation"), *drawn(other, whole), *drawn(other, whole, "validation")]
     assert len({tuple(row) for row in apart}) == 4 * 8
-    ranks = []
-    for rank in (0, 1):
-        learner._trainer = SimpleNamespace(world_size=2, global_rank=rank)
-        ranks += drawn(learner, replace(whole, images=whole.images[:4]))
-    assert of_whole == ranks, "two processes with batches of 4"
+    for processes in (2, 4):
+        ranks = []
+        for rank in range(processes):
+            learner._trainer = SimpleNamespace(world_size=processes, global_rank=rank)
+            ranks += drawn(learner, replace(whole, images=whole.images[: 8 // processes]))
+        assert of_whole == ranks, f"{processes} processes, each with its part of the batch"
 
 
 @torch.no_grad()
