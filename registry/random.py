@@ -49,7 +49,7 @@ def philox_4x32(counter: Words, key: tuple[int, int] | tuple[Tensor, Tensor]) ->
 @cache
 def _compiled() -> Callable[..., Words]:
     # One graph for all shapes and keys, as long as the keys are tensors.
-    return torch.compile(philox_4x32, dynamic=True, fullgraph=True)
+    return torch.compile(philox_4x32, dynamic=True)
 
 
 @dataclass(frozen=True)
