@@ -100,7 +100,7 @@ class Bench:
 
     def load(self, folder: Path, residency: Residency = "resident") -> Cascade:
         """A model folder in bfloat16 on the device."""
-        return Cascade.from_pretrained(folder, self.device, residency, torch_dtype=torch.bfloat16)
+        return Cascade.from_pretrained(folder, self.device, residency, dtype="bfloat16")
 
     def cascade(self, experts: bool = False) -> Path:
         """A model folder, written once."""

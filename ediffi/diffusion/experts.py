@@ -111,6 +111,8 @@ def in_dtype(denoiser: nn.Module, dtype: torch.dtype) -> nn.Module:
     for layer in inner.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
             layer.to(dtype)
+    if (tree := expert_tree(inner)) is not None and isinstance(tree.denoisers, StreamedDenoisers):
+        tree.denoisers.forget()
     return inner if dtype == torch.float32 else AutocastDenoiser(inner, dtype)
 
 

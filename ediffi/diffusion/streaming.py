@@ -54,6 +54,10 @@ class StreamedDenoisers(nn.Module):
             self._prepare_next()
         return self.network
 
+    def forget(self) -> None:
+        """Load the weights again at the next call, as after a change of dtype, which rounds those in memory."""
+        self._current = None
+
     def _prepare_next(self) -> None:
         assert self._current is not None
         self._next = (self._current - 1) % len(self)  # after the first, the next image's

@@ -112,8 +112,6 @@ def load_stage(
     With a half-precision `dtype` the weights of linear and convolution layers have it, and the networks run under
     autocast as in mixed-precision training; norms and embeddings stay float32, since they are small and lose most.
     """
-    if dtype not in (None, torch.float32, *HALF):
-        raise ValueError(f"torch_dtype must be None, torch.float32, torch.float16 or torch.bfloat16, got {dtype}")
     rows = listed_experts(entry)
     check_partition([row.expert.interval for row in rows])
     network = _build_empty(Part(**entry["denoiser"])).eval().requires_grad_(False)

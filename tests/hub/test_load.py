@@ -357,7 +357,7 @@ def test_a_repository_without_a_list_of_files_loads_too(hub: Hub, content: Conte
 
 
 def test_saved_again_it_is_the_same_bytes(published: Hub, content: Content, tmp_path: Path) -> None:
-    cascade = Cascade.from_pretrained(REPO, torch_dtype=torch.bfloat16)
+    cascade = Cascade.from_pretrained(REPO, dtype="bfloat16")
     place = cascade.save_pretrained(tmp_path / "again")
     for name in names(content):
         assert (place / name).read_bytes() == content[name], name
@@ -404,5 +404,6 @@ def test_half_precision_halves_the_weights_and_hardly_the_picture(model_folder: 
     assert 0 < (one - other).abs().mean() < 0.05
     again = half.to(dtype="float32")
     assert again.precision == {"dtype": "float32", "compile": False}
+    assert torch.equal(again(PROMPT, seed=3).stages["base"], one), "the file has bfloat16, which float32 holds exactly"
     assert all(p.dtype == torch.float32 for p in again.stages[0].denoiser.parameters())
     torch.testing.assert_close(exact.to(dtype="bfloat16")(PROMPT, seed=3).stages["base"], other, atol=0, rtol=0)
