@@ -52,7 +52,8 @@ class ImageFacts:
     def lines(self) -> Iterator[str]:
         """What a reader of the shards should know, as text."""
         if broken := self.sides[0]:
-            yield f"{broken:,} images cannot be read (ediffi data verify names them), the first is {self.smallest!r}"
+            share = f"{broken:,} of {self.sides.total():,} images"
+            yield f"{share} cannot be read (ediffi data verify names them), the first is {self.smallest!r}"
         elif self.sides and (least := min(self.sides)):
             yield f"shortest sides: {least} to {max(self.sides)} pixels; {least} is that of sample {self.smallest!r}"
         if self.transparent:

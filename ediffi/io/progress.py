@@ -25,11 +25,16 @@ class Progress(tqdm):
 
 
 class _Lines:
-    """What tqdm writes, as lines of the log."""
+    """What tqdm writes, as lines of the log; the last one of a bar comes once."""
+
+    def __init__(self) -> None:
+        self._done = ""
 
     def write(self, text: str) -> None:
-        if text := text.strip():
-            logger.info("%s %s", time.strftime("%H:%M:%S"), text)
+        done = text.strip().partition(",")[0]
+        if done not in ("", self._done):
+            logger.info("%s %s", time.strftime("%H:%M:%S"), text.strip())
+            self._done = done
 
     def flush(self) -> None:
         """Nothing is kept back."""

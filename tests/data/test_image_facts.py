@@ -74,7 +74,7 @@ def test_facts_of_several_shards_add_up() -> None:
     two.add({"__key__": "d", "jpg": b"no image"})
     one.update(two)
     assert (dict(one.sides), one.smallest) == ({9: 1, 7: 2, 0: 1}, "d")
-    assert next(one.lines()).startswith("1 images cannot be read")
+    assert next(one.lines()).startswith("1 of 4 images cannot be read")
 
 
 def test_a_small_image_is_named_before_the_run(tmp_path: Path) -> None:
