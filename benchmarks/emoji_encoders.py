@@ -3,8 +3,8 @@
     python benchmarks/emoji_encoders.py data/emoji/test64 minilm t5=runs/emoji/t5/encoder clip=runs/emoji/clip/encoder
 
 For each text encoder: a word that no caption contains ("a puppy") is read as the thing whose name is nearest, by the
-pooled vector or, without one, the mean of the tokens. For a CLIP also: pictures of one thing are read as the thing, and
-as the style, whose text is nearest. Prints JSON.
+pooled vector or, without one, the mean of the tokens. For a CLIP also: pictures of one thing are read as the thing and
+the style whose text is nearest among all pairs of them. Prints JSON.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def synonyms(encoder: Any, names: dict[str, str], unseen: dict[str, list[str]]) 
 
 
 def zero_shot(text: Any, image: Any, samples: Sequence[RawSample], names: dict[str, str]) -> dict[str, Any]:
-    """The share of scenes with one thing whose thing, and style, is the nearest text; of captions with their picture."""
+    """Shares of the scenes with one thing whose thing, and style, the nearest text names; of captions that find theirs."""
     facts = [metadata_of(raw) for raw in samples]
     pictures = []
     for first in range(0, len(samples), BATCH):
@@ -88,11 +88,10 @@ def zero_shot(text: Any, image: Any, samples: Sequence[RawSample], names: dict[s
     thing = torch.tensor([codes.index(fact["things"][0]["hexcode"]) for fact in facts])
     style = torch.tensor([styles.index(fact["style"]) for fact in facts])
     found: dict[str, Any] = {}
-    # As CLIP's prompt ensembling: every thing in every style, averaged over the other of the two.
     texts = [f"a {names[code]}, {called[one]} style" for code in codes for one in styles]
-    grid = vectors(text, texts).unflatten(0, (len(codes), len(styles)))
-    for what, truth, classes in (("concept", thing, grid.mean(1)), ("style", style, grid.mean(0))):
-        right = (seen @ functional.normalize(classes, dim=-1).T).argmax(1) == truth
+    nearest = (seen @ vectors(text, texts).T).argmax(1)
+    for what, truth, read in (("concept", thing, nearest // len(styles)), ("style", style, nearest % len(styles))):
+        right = read == truth
         found[what] = {
             "scenes": int(single.sum()),
             "right": round(right[single].double().mean().item(), 4),

@@ -42,7 +42,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Toybox": {
         "reproduce": ("ediffi.cli.reproduce:reproduce", "make the paper's tables and figures again, in miniature"),
-        "toybox": ("ediffi.cli.toybox:COMMANDS", "write shards, train the encoders, score a cascade"),
+        "toybox": ("ediffi.cli.toybox:COMMANDS", "write shards, score a cascade"),
     },
     "Parts": {
         "experts": ("ediffi.cli.registry:experts", "list the experts of a model and their noise intervals"),

@@ -1,7 +1,5 @@
-"""`ediffi toybox`: the shards, encoders and measurements of the Toybox model."""
+"""`ediffi toybox`: the shards and measurements of the Toybox model."""
 
-import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -40,37 +38,6 @@ def shards(
         output, folder, image_size, count, split, seed, long_share, reference=reference, layout_share=layout_share
     )
     print(path)
-
-
-def encoders(output: Path, seed: int = 0, t5_steps: int | None = None, clip_steps: int | None = None) -> None:
-    """Train the tiny T5 and the tiny CLIP.
-
-    Args:
-        output: folder to write t5 and clip to.
-        seed: of the weights, the scenes and the captions.
-        t5_steps: training steps of the T5.
-        clip_steps: training steps of the CLIP.
-    """
-    from ediffi.toybox import clip, t5
-
-    t5_budget = t5.BUDGET if t5_steps is None else replace(t5.BUDGET, steps=t5_steps)
-    clip_budget = clip.BUDGET if clip_steps is None else replace(clip.BUDGET, steps=clip_steps)
-    print("t5", json.dumps(t5.train_t5(output / "t5", t5_budget, seed), indent=2))
-    print("clip", json.dumps(clip.train_clip(output / "clip", clip_budget, seed), indent=2))
-
-
-def judge(output: Path, seed: int = 1, steps: int | None = None) -> None:
-    """Train the CLIP that evaluates in the suite "toybox"; no model reads its prompts with it.
-
-    Args:
-        output: folder to write it to.
-        seed: of the weights, the scenes and the captions; that of the shipped encoders is 0.
-        steps: training steps.
-    """
-    from ediffi.toybox.clip import JUDGE_BUDGET, train_clip
-
-    budget = JUDGE_BUDGET if steps is None else replace(JUDGE_BUDGET, steps=steps)
-    print(json.dumps(train_clip(output, budget, seed), indent=2))
 
 
 def score(
@@ -165,4 +132,4 @@ def record(output: Path, runs: Path = Path("runs/toybox"), stages: list[str] = [
         print(f"{name}: {stage['steps']} steps, {stage['samples']} samples, {stage['minutes']} minutes")
 
 
-COMMANDS = (shards, encoders, judge, score, controls, psnr, record)
+COMMANDS = (shards, score, controls, psnr, record)

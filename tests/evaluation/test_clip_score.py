@@ -16,7 +16,7 @@ from ediffi.evaluation.metrics.features import ClipFeatures
 from ediffi.evaluation.metrics.summary import frechet_name
 from ediffi.io.files import sha256
 from ediffi.registry import encoders
-from ediffi.toybox.clip import write_clip
+from ediffi.training.encoders.clip import write_clip
 
 SHIPPED = Path(encoders.__file__).parents[2] / "weights" / "toybox" / "encoders" / "clip"
 SIZE = 32

@@ -21,9 +21,9 @@ from ediffi.registry.encoders import EncoderSizes
 from ediffi.registry.encoders import text as text_encoders
 from ediffi.registry.encoders.clip import ClipImageEncoder, ClipTextEncoder, load_clip
 from ediffi.registry.encoders.text import MINILM_PACKAGE, HfTextEncoder
-from ediffi.toybox.clip import clip_settings, write_clip
-from ediffi.toybox.encoder_training import END, SPECIAL, word_tokenizer
-from ediffi.toybox.t5 import t5_settings
+from ediffi.training.encoders.clip import write_clip
+from ediffi.training.encoders.vocabulary import END, SPECIAL
+from tests.tiny_encoders import clip_settings, t5_settings, word_tokenizer
 
 SHORT = "a red circle"
 LONG = "a large red circle above a small green square on a pink background, in outlined style"

@@ -22,7 +22,7 @@ from ediffi.registry.encoders.clip_files import PINNED, load_clip_named
 from ediffi.registry.encoders.folder import from_hub
 from ediffi.registry.encoders.spans import covering, occurrences, safe_split, without_space
 from ediffi.registry.encoders.text import HfTextEncoder
-from ediffi.toybox.encoder_training import word_tokenizer
+from tests.tiny_encoders import word_tokenizer
 
 TEXT = "A photorealistic, (very) old tree-house; an OLD cathedral — café's cat, catalogue & cat!"
 TRAINED_ON = [

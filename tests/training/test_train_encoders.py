@@ -56,8 +56,8 @@ def plain_shards(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
 def recipe(plain_shards: Path, tmp_path: Path) -> Recipe:
     """The shipped recipe of an encoder at small size."""
 
-    def write(kind: str, steps: int = 4, **data: Any) -> Path:
-        config = yaml.safe_load((recipe_folder() / "emoji" / f"{kind}.yaml").read_text())
+    def write(kind: str, steps: int = 4, world: str = "emoji", **data: Any) -> Path:
+        config = yaml.safe_load((recipe_folder() / world / f"{kind}.yaml").read_text())
         config["model"]["init_args"] |= SMALL[kind]
         config["data"] |= {"train": str(plain_shards), "val": str(plain_shards), "image_size": 32, "batch_size": 8}
         config["data"] |= {"val_batches": 1, **data}
@@ -166,8 +166,10 @@ def test_another_tokenizer_than_the_checkpoint_s_is_refused(recipe: Recipe, tmp_
     assert "another tokenizer" in capsys.readouterr().err
 
 
-def test_shards_with_embeddings_train_an_encoder_too(recipe: Recipe, shard_folder: Path) -> None:
-    assert main(["fit", "--config", str(recipe("clip", 2, train=str(shard_folder)))]) == 0
+@pytest.mark.parametrize("kind", SMALL)
+def test_shards_with_embeddings_train_an_encoder_too(kind: str, recipe: Recipe, shard_folder: Path) -> None:
+    """As Toybox's are, by the recipes of Toybox."""
+    assert main(["fit", "--config", str(recipe(kind, 2, "toybox", train=str(shard_folder)))]) == 0
 
 
 def test_embedded_is_asked_for_and_there_are_none(recipe: Recipe, capsys) -> None:
