@@ -79,6 +79,20 @@ def test_what_does_not_exist_is_refused_in_a_sentence(
     assert re.fullmatch(r"ediffi: error: .*" + re.escape(message) + r".*\n", capsys.readouterr().err)
 
 
+@pytest.mark.parametrize("command", [["sample", PROMPT], ["evaluate", "--count", "2"], ["studio", "--port", "0"]])
+def test_the_options_reach_the_cascade(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load(*arguments: object, **options: object) -> None:
+        raise ValueError(f"{arguments} {options}")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Cascade, "from_pretrained", load)
+    assert main([*command, "--device", "cpu", "--dtype", "bfloat16", "--compile", "--expert-residency", "stream"]) == 1
+    said = "('toybox', 'cpu', 'stream') {'dtype': 'bfloat16', 'compile': True}"
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("command", [["sample", PROMPT], ["evaluate"], ["studio", "--port", "0"]])
 def test_cuda_without_a_gpu_is_refused(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
