@@ -83,15 +83,17 @@ class Cost(TorchDispatchMode):
             for tensor in inputs:
                 if tensor.ndim == 4 and channels_last(tensor) != wanted:
                     self._layout(name, tensor)
-        elif name in ("_to_copy", "clone", "copy_") and self._is_activation(outputs[0]):
-            self.layouts[name] += channels_last(inputs[-1]) != channels_last(outputs[0])
+        turned = name in ("_to_copy", "clone", "copy_") and channels_last(inputs[-1]) != channels_last(outputs[0])
+        if turned and self._is_activation(outputs[0]):
+            self.layouts[name] += 1
         for tensor in outputs:
             if tensor.dtype == torch.float32 and self._is_activation(tensor):
                 self.wide[name] += 1
         return out
 
     def _layout(self, name: str, tensor: Tensor) -> None:
-        self.layouts[name] += self._is_activation(tensor)
+        if self._is_activation(tensor):
+            self.layouts[name] += 1
         self.launches["copy, cast, layout"] += 1
         self.bytes["copy, cast, layout"] += 2 * touched(tensor)
 

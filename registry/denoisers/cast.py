@@ -6,6 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+GROUPED = {"cuda"}
+"""Devices on which weights are cast together; on a CPU, where nothing is launched, it takes longer."""
+
 
 def call(module: nn.Module, weights: dict[str, Tensor], *arguments: Any) -> Any:
     """`module(*arguments)` with these of its weights replaced."""
@@ -13,10 +16,13 @@ def call(module: nn.Module, weights: dict[str, Tensor], *arguments: Any) -> Any:
 
 
 def autocast_weights(module: nn.Module) -> dict[str, Tensor]:
-    """The weights of a module's convolutions and linear layers in autocast's dtype, by name.
+    """The float32 weights of a module's convolutions and linear layers in autocast's dtype, by name.
 
-    Empty without autocast. Those that fsdp has sharded are left out: it gathers them when the module is called.
+    Empty without autocast, and on a CPU. Those that fsdp has sharded are left out: it gathers them in the call.
     """
+    device = next((weight.device.type for weight in module.parameters()), "")
+    if device not in GROUPED or not torch.is_autocast_enabled(device):
+        return {}
     weights = {
         f"{name}.{kind}": weight
         for name, layer in module.named_modules()
@@ -24,9 +30,6 @@ def autocast_weights(module: nn.Module) -> dict[str, Tensor]:
         for kind, weight in layer._parameters.items()
         if isinstance(weight, nn.Parameter) and weight.dtype == torch.float32 and not _sharded(weight)
     }
-    device = next((weight.device.type for weight in weights.values()), "meta")
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
-        return {}
     dtype = torch.get_autocast_dtype(device)
     trained = {name: weight for name, weight in weights.items() if weight.requires_grad}
     frozen = {name: weight for name, weight in weights.items() if not weight.requires_grad}

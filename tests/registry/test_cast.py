@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ediffi.registry import denoisers
-from ediffi.registry.denoisers import layers
+from ediffi.registry.denoisers import cast
 from ediffi.registry.denoisers.cast import autocast_weights
 from ediffi.registry.types import Conditioning
 
@@ -28,21 +28,21 @@ def gradients(checkpointing: bool, frozen: bool = False) -> list[torch.Tensor]:
 def test_weights_cast_together_change_no_bit(
     checkpointing: bool, frozen: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    together = gradients(checkpointing, frozen)
-    for module in (layers, denoisers.unet):
-        monkeypatch.setattr(module, "autocast_weights", lambda module: {})
     alone = gradients(checkpointing, frozen)
+    monkeypatch.setattr(cast, "GROUPED", {"cpu"})
+    together = gradients(checkpointing, frozen)
     assert len(together) == len(alone)
     assert all(map(torch.equal, together, alone))
 
 
-def test_only_what_autocast_would_cast_is_cast() -> None:
+def test_only_what_autocast_would_cast_is_cast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cast, "GROUPED", {"cpu"})
     block = denoisers.create("unet_toybox").network.down[0]
     assert autocast_weights(block) == {}
     with torch.autocast("cpu", torch.bfloat16):
-        cast = autocast_weights(block)
-        assert all(weight.dtype == torch.bfloat16 for weight in cast.values())
-        assert {name.rpartition(".")[0] for name in cast} == {
+        weights = autocast_weights(block)
+        assert all(weight.dtype == torch.bfloat16 for weight in weights.values())
+        assert {name.rpartition(".")[0] for name in weights} == {
             name for name, layer in block.named_modules() if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d)
         }
         assert autocast_weights(block.bfloat16()) == {}
