@@ -98,9 +98,9 @@ class Bench:
         """GB on the device since the last reset."""
         return 0.0 if self.dry else torch.cuda.max_memory_allocated() / 1e9
 
-    def load(self, folder: Path, residency: Residency = "resident") -> Cascade:
+    def load(self, folder: Path, residency: Residency = "resident", compile: bool = False) -> Cascade:
         """A model folder in bfloat16 on the device."""
-        return Cascade.from_pretrained(folder, self.device, residency, dtype="bfloat16")
+        return Cascade.from_pretrained(folder, self.device, residency, dtype="bfloat16", compile=compile)
 
     def cascade(self, experts: bool = False) -> Path:
         """A model folder, written once."""
@@ -166,7 +166,7 @@ def stream(bench: Bench) -> Iterator[Row]:
 def picture(bench: Bench) -> Iterator[Row]:
     """One 1024² image by all three stages at paper-steps (76 + 31 + 31 network calls), base guided, compiled."""
     bench.reset_memory()
-    cascade = bench.load(bench.cascade())
+    cascade = bench.load(bench.cascade(), compile=not bench.dry)
     cond, took = bench.networks["base64"].cond(1, bench.device), {}
 
     def clock(stage: str, state: Any) -> None:

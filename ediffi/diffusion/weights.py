@@ -13,7 +13,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from ediffi.io.files import CheckedFile
 
-MAPPED = 1 << 25
+MAPPED = 1 << 23
 """Bytes that are read from one mapping of a file."""
 
 

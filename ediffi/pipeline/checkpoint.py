@@ -23,6 +23,7 @@ from ediffi.hub.finding import find
 from ediffi.io.files import CheckedFile, checking
 from ediffi.pipeline.stage import Sampling, Stage
 from ediffi.registry import denoisers, encoders
+from ediffi.registry.encoders.clip_files import forget_clips
 from ediffi.registry.types import Encoder
 
 Residency = Literal["resident", "stream"]
@@ -63,11 +64,14 @@ def load_cascade(
                 file.check()
         parts, name = encoder_parts(config), str(config["name"])
     read = {}
+    forget_clips()  # the encoders of this cascade share a CLIP, with no other cascade's, which may stand elsewhere
     for source, part in parts.items():
         arguments = dict(part.arguments)
         if (folder / str(arguments.get("path"))).is_dir():
             arguments["path"] = str(folder / arguments["path"])
-        read[source] = encoders.create(part.name, **arguments)
+        encoder = encoders.create(part.name, **arguments)
+        read[source] = encoder.to(device) if isinstance(encoder, nn.Module) else encoder
+    forget_clips()
     return CascadeParts(name, read, built, folder.absolute())
 
 

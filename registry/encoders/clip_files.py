@@ -93,6 +93,11 @@ def _written(folder: Path) -> tuple[int, int]:
     return status.st_mtime_ns, status.st_ino
 
 
+def forget_clips() -> None:
+    """Read each CLIP anew from now on. Encoders share one, and moving one of them moves the others."""
+    _load.cache_clear()
+
+
 @lru_cache(maxsize=2)
 def _load(
     source: str, own_tokenizer: bool, tag: str | None, weights: str, written: tuple[int, int]

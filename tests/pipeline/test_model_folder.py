@@ -145,6 +145,15 @@ def test_a_file_beside_an_encoder_that_is_not_listed_is_refused(model_folder: Pa
         Cascade.from_pretrained(model)
 
 
+def test_encoders_of_a_cascade_share_a_clip_and_two_cascades_do_not(model_folder: Path) -> None:
+    """Encoders stand where the stages stand: one that moves must take its CLIP along, and no other cascade's."""
+    one, other = (load_cascade(model_folder).encoders for _ in range(2))
+    assert one["clip_text"].model is one["clip_image"].model
+    one["clip_text"].to("meta")
+    assert one["clip_image"].device.type == "meta"
+    assert other["clip_text"].device.type == "cpu"
+
+
 def test_streaming_refuses_a_file_that_was_overwritten_after_loading(broken: Path) -> None:
     stage = load_cascade(broken, residency="stream").stages[0]
     other = bytearray((broken / "base-2-0.safetensors").read_bytes())
