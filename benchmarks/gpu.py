@@ -25,7 +25,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -35,10 +34,11 @@ from typing import Any, NamedTuple
 import torch
 from attention_kernel import interleave, ratio
 from gpu_parts import DRY, PAPER, Network, peer, step_flops, synchronize, train, train_repeated, write_cascade
-from torch import Tensor
+from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from ediffi.data.module import ShardData
+from ediffi.diffusion.experts import in_dtype
 from ediffi.diffusion.guidance import ClassifierFreeGuidance
 from ediffi.diffusion.paint import PaintWithWords
 from ediffi.hub import models
@@ -78,9 +78,10 @@ class Bench:
         self.networks: dict[str, Network] = DRY if self.dry else PAPER
         self.repeats = 1 if self.dry else 5
 
-    def autocast(self) -> AbstractContextManager[object]:
-        """bfloat16, as a loaded cascade in that precision."""
-        return torch.autocast(self.device.type, torch.bfloat16)
+    def loaded(self, network: Network) -> nn.Module:
+        """A network as a cascade in bfloat16 has it."""
+        built = network.build(self.device).eval().requires_grad_(False)
+        return in_dtype(built.to(memory_format=torch.channels_last), torch.bfloat16)
 
     def seconds(self, call: Callable[[], object]) -> float:
         """Median time of a call, after one that warms up."""
@@ -194,10 +195,10 @@ def paint(bench: Bench) -> Iterator[Row]:
         bench.reset_memory()
         network = bench.networks[name]
         batch = 1 if bench.dry else batch
-        step = ClassifierFreeGuidance(PaintWithWords(network.build(bench.device).eval(), 1.0), 3.0)
+        step = ClassifierFreeGuidance(PaintWithWords(bench.loaded(network), 1.0), 3.0)
         x, sigma, _ = network.call(batch, bench.device)
         conds = {kind: network.cond(batch, bench.device, kind == "painted") for kind in ("plain", "painted")}
-        with torch.inference_mode(), bench.autocast():
+        with torch.inference_mode():
             calls: dict[str, Callable[[], object]] = {k: partial(step, x, sigma, cond) for k, cond in conds.items()}
             seconds = interleave(calls, bench.repeats, synchronize)
         cost = ratio(seconds["painted"], seconds["plain"])
@@ -249,9 +250,9 @@ def forward(bench: Bench) -> Iterator[Row]:
         bench.reset_memory()
         network = bench.networks[name]
         batch, side = (1, None) if bench.dry else (batch, side)
-        denoiser = network.build(bench.device).to(memory_format=torch.channels_last).eval()
+        denoiser = bench.loaded(network)
         arguments = network.call(batch, bench.device, side)
-        with torch.inference_mode(), bench.autocast():
+        with torch.inference_mode():
             label, call = f"{name}, forward, {batch} x {arguments[0].shape[-1]}²", partial(denoiser, *arguments)
             yield Row(label, 1000 * bench.seconds(call), "ms")
             yield Row(f"{label}, launches", launches(call), "")

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import nn
 
-from ediffi.diffusion.experts import AutocastDenoiser, ExpertTree
+from ediffi.diffusion.experts import ExpertTree, in_dtype
 from ediffi.diffusion.noise import LogNormal, NoiseInterval, check_partition, contains
 from ediffi.diffusion.streaming import StreamedDenoisers
 from ediffi.diffusion.weights import load_checked, without_weights
@@ -28,7 +28,6 @@ from ediffi.registry.types import Encoder
 
 Residency = Literal["resident", "stream"]
 """Whether all experts of a stage are in memory, or only the one in use."""
-HALF = (torch.float16, torch.bfloat16)
 
 
 class CascadeParts(NamedTuple):
@@ -121,10 +120,8 @@ def load_stage(
     network = _build_empty(Part(**entry["denoiser"])).eval().requires_grad_(False)
     # Tensor cores want the channels last; other layers take either order.
     network = network.to(memory_format=torch.channels_last)
-    half = dtype if dtype in HALF else None
-    for layer in network.modules():
-        if half is not None and isinstance(layer, nn.Linear | nn.Conv2d):
-            layer.to(half)
+    if dtype is not None:
+        in_dtype(network, dtype)
     networks: nn.ModuleList | StreamedDenoisers
     if residency == "stream":
         networks = StreamedDenoisers(network, files, device)
@@ -133,8 +130,8 @@ def load_stage(
         for one, file in zip(networks, files, strict=True):
             load_checked(one, file, device)
     denoiser: nn.Module = ExpertTree(LogNormal(**entry["noise"]), [row.expert for row in rows], networks)
-    if half is not None:
-        denoiser = AutocastDenoiser(denoiser, half)
+    if dtype is not None:
+        denoiser = in_dtype(denoiser, dtype)
     return Stage(entry["name"], entry["resolution"], denoiser, Sampling(**entry["sampling"]), entry["aug_level"])
 
 
