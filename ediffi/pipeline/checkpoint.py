@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import nn
 
-from ediffi.diffusion.experts import ExpertTree, in_dtype
+from ediffi.diffusion.experts import AutocastDenoiser, ExpertTree, in_dtype
 from ediffi.diffusion.noise import LogNormal, NoiseInterval, check_partition, contains
 from ediffi.diffusion.streaming import StreamedDenoisers
 from ediffi.diffusion.weights import load_checked, without_weights
@@ -130,8 +130,8 @@ def load_stage(
         for one, file in zip(networks, files, strict=True):
             load_checked(one, file, device)
     denoiser: nn.Module = ExpertTree(LogNormal(**entry["noise"]), [row.expert for row in rows], networks)
-    if dtype is not None:
-        denoiser = in_dtype(denoiser, dtype)
+    if dtype not in (None, torch.float32):
+        denoiser = AutocastDenoiser(denoiser, dtype)
     return Stage(entry["name"], entry["resolution"], denoiser, Sampling(**entry["sampling"]), entry["aug_level"])
 
 
