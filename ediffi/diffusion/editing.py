@@ -8,6 +8,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from ediffi.io.images import rgb
 from ediffi.registry.types import Conditioning, Denoiser, at_level
 
 
@@ -16,7 +17,7 @@ class Edit:
     """An image to start from, in all stages of the cascade.
 
     Args:
-        image: RGB, square; each stage resizes it to its own resolution.
+        image: square; laid on white where it is transparent; each stage resizes it to its own resolution.
         strength: share of the steps that run: 0 returns the image, 1 starts from noise alone.
         mask: L, white where the image is repainted, black where it is kept exactly; None repaints all of it.
     """
@@ -37,7 +38,7 @@ class Edit:
 
     def at(self, resolution: int, batch: int, device: torch.device) -> "EditSource":
         """The image and the mask at the resolution of a stage, for a batch."""
-        images = (_resized(self.image.convert("RGB"), resolution) * 2 - 1).expand(batch, -1, -1, -1).to(device)
+        images = (_resized(rgb(self.image), resolution) * 2 - 1).expand(batch, -1, -1, -1).to(device)
         if self.mask is None:
             return EditSource(images, self.strength)
         mask = _resized(self.mask.convert("L"), resolution)

@@ -15,6 +15,7 @@ from torch import Tensor
 from ediffi.diffusion.editing import Edit
 from ediffi.diffusion.guidance import SigmaRange
 from ediffi.diffusion.layout import Region
+from ediffi.io.images import rgb
 from ediffi.pipeline.prompt import parse
 from ediffi.pipeline.stage import RANGES, Sampling, Stage, check_range
 
@@ -168,7 +169,7 @@ class SamplingOptions:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Image.Image):
-        return {"size": list(value.size), "sha256": hashlib.sha256(value.convert("RGB").tobytes()).hexdigest()}
+        return {"size": list(value.size), "sha256": hashlib.sha256(rgb(value).tobytes()).hexdigest()}
     if isinstance(value, Tensor):
         return {"size": list(value.shape), "sha256": hashlib.sha256(value.numpy().tobytes()).hexdigest()}
     if dataclasses.is_dataclass(value):

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ediffi.io import png
 from ediffi.io.files import replacing
-from ediffi.io.images import open_image
+from ediffi.io.images import open_image, rgb
 
 STYLES = "styles"
 """Subfolder of the style images."""
@@ -63,7 +63,7 @@ class Gallery:
 
     def add_style(self, image: Image.Image) -> str:
         """Store a style image, so that images that refer to it can be generated again; returns its name, a hash."""
-        small = image.convert("RGB")
+        small = rgb(image)
         small.thumbnail((STYLE_SIDE, STYLE_SIDE))
         name = hashlib.sha256(small.tobytes()).hexdigest()[:16]
         path = self.folder / STYLES / f"{name}.png"

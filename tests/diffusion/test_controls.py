@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from ediffi.cli import main
+from ediffi.diffusion.editing import Edit
 from ediffi.diffusion.layout import Region, polygon, read_layout
 from ediffi.diffusion.paint import paint, places
 from ediffi.io.images import open_image
 from ediffi.pipeline.cascade import Cascade
-from ediffi.pipeline.conditioning import text_encoders
+from ediffi.pipeline.conditioning import encode_prompts, text_encoders
 from ediffi.pipeline.options import SamplingOptions, Style, Switch
 from ediffi.registry.random import Philox
 from ediffi.registry.types import Conditioning
@@ -253,6 +255,25 @@ def test_a_style_picture_may_be_of_any_size_and_mode(cascade: Cascade) -> None:
         cascade(PROMPT, style=Style(picture(side=128).resize(size).convert(mode)))
     with pytest.raises(ValueError, match="style_scale must be at least 0"):
         Style(picture(), -1.0)
+
+
+@pytest.mark.parametrize("kind", ["style", "edit"])
+def test_an_image_is_read_as_viewers_show_it(kind: str, cascade: Cascade) -> None:
+    """Colours hidden under alpha 0 change nothing, and neither do 16 bits instead of 8."""
+
+    def read(image: Image.Image) -> Tensor:
+        if kind == "edit":
+            return Edit(image).at(16, 1, torch.device("cpu")).images
+        return encode_prompts(cascade.encoders, [PROMPT], image).sources["clip_image"].tokens
+
+    shown = picture(side=64).convert("RGB")
+    black, white = (Image.new("RGBA", (64, 64), (*[gray] * 3, 0)) for gray in (0, 255))
+    for one in (black, white):
+        one.paste(shown.crop((0, 0, 32, 64)), (0, 0))
+    assert torch.equal(read(black), read(white))
+    assert not torch.allclose(read(white), read(shown))
+    gray = np.asarray(shown.convert("L"))
+    assert torch.equal(read(Image.fromarray(gray.astype(np.uint16) * 257)), read(Image.fromarray(gray)))
 
 
 def test_a_model_without_a_picture_encoder_says_so(cascade: Cascade) -> None:
