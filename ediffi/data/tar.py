@@ -26,6 +26,8 @@ MAX_MEMBER = 256 << 20  # bytes of a member; longer ones are skipped
 MAX_HEADER = 64 << 10  # bytes of a member's header with all its extensions; a longer one breaks the tar
 CHUNK = 1 << 20
 READERS = 4
+COMPRESSED = {"gzip": b"\x1f\x8b", "bzip2": b"BZh", "xz": b"\xfd7zXZ", "zstandard": b"\x28\xb5\x2f\xfd"}
+"""How compressed files begin."""
 T = TypeVar("T")
 MAX_REASONS = 50  # different suffixes that are counted by name
 
@@ -124,6 +126,8 @@ def _next(archive: tarfile.TarFile, stream: "_Stream", tally: Tally) -> tarfile.
         problem = f"is {'cut off' if begin else 'empty'}: it ends without an end mark"
     except (tarfile.TarError, ValueError, IndexError, OverflowError) as error:
         problem = f"is broken at byte {begin}: {error}"
+        if kind := next((kind for kind, magic in COMPRESSED.items() if stream.beginning.startswith(magic)), None):
+            problem = f"is compressed with {kind}; shards are plain tars: unpack it"
     tally.broken.append(f"{redact(stream.url)} {problem}")
     return None
 
@@ -174,6 +178,7 @@ class _Stream:
     def __init__(self, file: io.BufferedReader, url: str) -> None:
         self._file, self.url, self.offset, self._left = file, url, 0, MAX_HEADER
         self.digest = hashlib.sha256()
+        self.beginning = b""
 
     def archive(self) -> tarfile.TarFile:
         """An archive whose members `TarInfo.fromtarfile` reads one by one; it is opened on an empty tar."""
@@ -200,6 +205,7 @@ class _Stream:
         """The next bytes, fewer at the end."""
         read = self._file.read(count)
         self.digest.update(read)
+        self.beginning = self.beginning or read[:8]
         self.offset += len(read)
         return read
 

@@ -1,6 +1,7 @@
 """Shards of other programs: paths and URLs, img2dataset's layout, indexes, and the commands that look at them."""
 
 import json
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from ediffi.data.shards import (
 from ediffi.data.stream import ImageTransform, ShardStream
 from ediffi.data.survey import mean, number, quantiles, survey
 from ediffi.data.tar import Tally, read_samples
+from ediffi.data.verify import check_shard
 from ediffi.io import urls
 from ediffi.io.files import sha256
 from tests.data import img2dataset
@@ -267,6 +269,14 @@ def test_verify_looks_into_pictures(tmp_path: Path, capsys: pytest.CaptureFixtur
     named = "00000.tar: the image of sample '000000002' is a broken image: "
     assert (code, out.count(named), err.count(named)) == (1, 1, 1)
     assert told(capsys, "verify", "--no-decode", str(tmp_path))[0] == 0
+
+
+@pytest.mark.parametrize(("kind", "name"), [("gz", "gzip"), ("bz2", "bzip2"), ("xz", "xz")])
+def test_a_compressed_tar_is_called_so(kind: str, name: str, foreign: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "00000.tar", f"w:{kind}") as tar:
+        tar.add(foreign / "00000.tar", "a.jpg")
+    (problem,) = check_shard(str(tmp_path / "00000.tar")).problems
+    assert f"00000.tar is compressed with {name}; shards are plain tars: unpack it" in problem
 
 
 # Statistics
