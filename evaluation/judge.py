@@ -20,7 +20,7 @@ from ediffi.evaluation.metrics.rows import Rows
 from ediffi.evaluation.metrics.summary import summarise
 from ediffi.evaluation.naming import GUIDANCE
 from ediffi.evaluation.results import Point
-from ediffi.evaluation.suite import Suite
+from ediffi.evaluation.suite import ClipChoice, Suite
 from ediffi.io.distributed import DistributedContext
 
 LIBRARIES = ("ediffi", "torch", "torchvision", "open_clip_torch", "torch-fidelity", "pillow", "numpy", "scipy")
@@ -76,6 +76,8 @@ class Judge:
         self.suite, self.dataset, self.items, self.cache = suite, dataset, list(items), cache
         self.context, self.num_workers = context or DistributedContext(), num_workers
         clip, device, by_clip = suite.clip, self.context.device, suite.feature_extractor == "clip"
+        clip_score = clip_score and clip is not None
+        clip = clip or ClipChoice()
         scorer = load_scorer(clip.model, clip.pretrained, clip.path, device=device) if clip_score or by_clip else None
         self.extractor: FeatureExtractor
         if scorer is not None and by_clip:

@@ -24,7 +24,7 @@ GUIDANCE = "guidance_scale w: uncond + w (cond - uncond), 1 = off"
 """The convention of guidance scales, if a protocol does not state its own."""
 
 _NAMES = {"fid": "FID", "kid_mean": "KID", "kid_std": "KID, std", "clip_score": "CLIP score"}
-_DATASETS = {"coco2014": "COCO 2014 validation", "visual-genome": "Visual Genome", "toybox": "Toybox"}
+_DATASETS = {"coco2014": "COCO 2014 validation", "visual-genome": "Visual Genome", "emoji": "Emoji", "toybox": "Toybox"}
 
 
 def is_distance(metric: str) -> bool:
@@ -47,7 +47,8 @@ def metric_name(metric: str) -> str:
     """A metric's name for people: "CLIP score"; of "oracle/shape" the last part, "Shape"."""
     if metric.startswith("frechet_"):
         extractor = metric.removeprefix("frechet_")
-        return f"Fréchet distance, {'CLIP' if extractor == 'clip' else extractor} features"
+        people = {"clip": "CLIP", "efficientnet-lite0": "EfficientNet-Lite0"}
+        return f"Fréchet distance, {people.get(extractor, extractor)} features"
     last = metric.rpartition("/")[2].replace("_", " ")
     return _NAMES.get(metric, last[:1].upper() + last[1:])
 

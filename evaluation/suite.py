@@ -22,15 +22,16 @@ class Suite:
     """A protocol of evaluation."""
 
     name: str
-    dataset: Literal["coco2014", "visual-genome", "toybox"]
+    dataset: Literal["coco2014", "visual-genome", "emoji", "toybox"]
     count: int  # captions, of different images
     about: str = ""  # one line for people
     seed: int = 0  # of the selection and of the images: image k is made with (seed, k)
     image_size: int = 256  # side, of generated and real images
     guidance_scales: Sequence[float] = ()  # one point for each; the model's own if empty
-    feature_extractor: str = "inception-v3-compat"  # a name of torch-fidelity's, or "clip" for the CLIP that scores
+    paint_weight: float | None = None  # w' of prompts with painted areas; the model's own if None
+    feature_extractor: str = "inception-v3-compat"  # of torch-fidelity, "efficientnet-lite0", or "clip", which scores
     feature_weights: str | None = None  # a file; the library's own by default
-    clip: ClipChoice = ClipChoice()
+    clip: ClipChoice | None = ClipChoice()  # None: no CLIP score
     dataset_options: Mapping[str, Any] = field(default_factory=dict)  # such as {"length": "long"} of Toybox
 
     def __post_init__(self) -> None:
@@ -44,13 +45,14 @@ class Suite:
     def described(self) -> dict[str, Any]:
         """The suite as plain JSON values; paths are cut to their last part, which is the same on every machine."""
         values = {**asdict(self), "guidance_scales": list(self.guidance_scales)}
-        values["clip"]["path"] = self.clip.path and Path(self.clip.path).name
+        if self.clip is not None:
+            values["clip"]["path"] = self.clip.path and Path(self.clip.path).name
         values["feature_weights"] = self.feature_weights and Path(self.feature_weights).name
         return values
 
     def with_clip(self, path: str) -> "Suite":
         """The suite with another CLIP: a folder, or a repository on the Hub."""
-        return replace(self, clip=replace(self.clip, path=path))
+        return replace(self, clip=replace(self.clip or ClipChoice(), path=path))
 
 
 def shipped() -> list[str]:
@@ -75,6 +77,6 @@ def read_suite(name: str | Path, **changes: Any) -> Suite:
     def beside(name: str | None) -> str | None:
         return name if name is None or not (path.parent / name).exists() else str((path.parent / name).resolve())
 
-    clip = replace(suite.clip, path=beside(suite.clip.path))
+    clip = suite.clip and replace(suite.clip, path=beside(suite.clip.path))
     suite = replace(suite, clip=clip, feature_weights=beside(suite.feature_weights))
     return replace(suite, **{key: value for key, value in changes.items() if value is not None})

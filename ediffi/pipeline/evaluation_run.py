@@ -9,8 +9,16 @@ from typing import Any
 import torch
 from PIL import Image
 
+from ediffi.diffusion.layout import Region, polygon
 from ediffi.evaluation import model_index, report
-from ediffi.evaluation.datasets.captioned import CaptionedImage, select, write_selection
+from ediffi.evaluation.datasets.captioned import (
+    CaptionDataset,
+    CaptionedImage,
+    ControlledDataset,
+    Controls,
+    select,
+    write_selection,
+)
 from ediffi.evaluation.datasets.catalogue import open_dataset
 from ediffi.evaluation.images.found import find_images
 from ediffi.evaluation.images.generate import generate, open_store
@@ -22,10 +30,11 @@ from ediffi.evaluation.suite import Suite
 from ediffi.hub.finding import CONFIG
 from ediffi.io import files, png
 from ediffi.io.distributed import DistributedContext
-from ediffi.io.images import rgb
+from ediffi.io.images import rgb, to_images
 from ediffi.pipeline.cascade import Cascade
 from ediffi.pipeline.checkpoint import Residency, locate
-from ediffi.pipeline.options import SamplingOptions
+from ediffi.pipeline.options import SamplingOptions, Style
+from ediffi.registry.random import Philox
 from ediffi.registry.types import Conditioning
 
 SELECTION = "selection.jsonl"
@@ -60,7 +69,8 @@ class CascadeGenerator:
 
     `settings` are all that the images depend on; its "guidance_scale" is the base stage's, "nfe" the sum of all stages.
     The number of CPU threads is one of them: it changes the last bits, since sums are split among threads. So it does
-    not depend on how many processes share the machine: one by default, and more processes for more cores.
+    not depend on how many processes share the machine: one by default, and more processes for more cores. `controls`
+    are those of each prompt of the run, if they have any.
     """
 
     def __init__(
@@ -70,10 +80,12 @@ class CascadeGenerator:
         identity: Mapping[str, Any] | None = None,
         threads: int = 1,
         encoded: EncodedPrompts | None = None,
+        controls: Sequence[Controls] = (),
     ) -> None:
         if threads < 1:
             raise ValueError(f"threads must be at least 1, got {threads}")
         self.cascade, self.options, self.threads, self.encoded = cascade, options, threads, encoded
+        self.controls = controls
         plan = cascade.plan(options)
         self.settings: Mapping[str, Any] = {
             "model": cascade.name,
@@ -93,6 +105,8 @@ class CascadeGenerator:
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads)
         try:
+            if any(map(any, self.controls)):
+                return self._controlled(prompts, first_index)
             cond = None if self.encoded is None else self.encoded(prompts)
             made = self.cascade.generate(prompts, replace(self.options, first_index=first_index), cond=cond)
         finally:
@@ -101,6 +115,30 @@ class CascadeGenerator:
             png.attach_settings(image, {**made.settings, "prompt": prompt, "first_index": index, "index": 0})
             for index, (prompt, image) in enumerate(zip(prompts, made.images, strict=True), start=first_index)
         ]
+
+    def _controlled(self, prompts: Sequence[str], first_index: int) -> list[Image.Image]:
+        """An image for each prompt with its own controls; those with a style image are a batch of their own."""
+        plan, images = self.cascade.plan(self.options), {}
+        for with_style in (False, True):
+            numbers = [n for n in range(first_index, first_index + len(prompts)) if self._has_style(n) == with_style]
+            if numbers:
+                conds = [self._encoded(prompts[number - first_index], self.controls[number]) for number in numbers]
+                stages = self.cascade.sample(Conditioning.cat(conds), Philox(self.options.seed, numbers), plan)
+                images |= dict(zip(numbers, to_images(stages[self.cascade.stages[-1].name]), strict=True))
+        known = {**self.settings, "index": 0}
+        return [
+            png.attach_settings(images[number], {**known, "prompt": prompt, "first_index": number})
+            for number, prompt in enumerate(prompts, start=first_index)
+        ]
+
+    def _has_style(self, number: int) -> bool:
+        return self.controls[number].style is not None
+
+    def _encoded(self, prompt: str, controls: Controls) -> Conditioning:
+        """A prompt with its controls."""
+        style = None if controls.style is None else Style(controls.style)
+        regions = [Region(phrase, polygon(corners(box))) for phrase, box in controls.areas]
+        return self.cascade.encode([prompt], style, regions)
 
 
 def identity(model: str | Path) -> dict[str, str]:
@@ -142,13 +180,15 @@ class Evaluation:
         loaded = Cascade.from_pretrained(model, self.context.device, expert_residency, dtype=dtype, compile=compile)
         cascade = at_size(loaded, self.suite.image_size)
 
-        def sample(items: Sequence[CaptionedImage]) -> list[Candidate]:
-            candidates = []
+        def sample(dataset: CaptionDataset, items: Sequence[CaptionedImage]) -> list[Candidate]:
+            candidates, controls = [], controls_of(dataset, items)
+            known = identity(model) | ({"controls": dataset.protocol} if controls else {})
             scales: list[float | None] = [*self.suite.guidance_scales] or [None]
             encoded = EncodedPrompts(cascade, options) if len(scales) > 1 else None
+            weight = options.paint_weight if self.suite.paint_weight is None else self.suite.paint_weight
             for scale in scales:
-                chosen = replace(options, seed=self.suite.seed, guidance_scale=scale)
-                generator = CascadeGenerator(cascade, chosen, identity(model), threads, encoded)
+                chosen = replace(options, seed=self.suite.seed, guidance_scale=scale, paint_weight=weight)
+                generator = CascadeGenerator(cascade, chosen, known, threads, encoded, controls)
                 name = f"guidance-{generator.settings['guidance_scale']:g}"
                 store = open_store(self.folder / name, len(items), shard_size)
                 if self.context.rank == 0:
@@ -163,7 +203,7 @@ class Evaluation:
     def judge_images(self, images: Path) -> Results:
         """Judge the images of a folder, of any origin; raises as `judge_model` does."""
         return self._judge(
-            images.name, lambda items: [Candidate(images.name, find_images(images, [item.key for item in items]))]
+            images.name, lambda _, items: [Candidate(images.name, find_images(images, [item.key for item in items]))]
         )
 
     def log(self, results: Results) -> None:
@@ -174,7 +214,9 @@ class Evaluation:
                 logger.warning("note: %s", notice)
             logger.info("%s", (self.folder / report.FILE).resolve())
 
-    def _judge(self, model: str, candidates: Callable[[Sequence[CaptionedImage]], list[Candidate]]) -> Results:
+    def _judge(
+        self, model: str, candidates: Callable[[CaptionDataset, Sequence[CaptionedImage]], list[Candidate]]
+    ) -> Results:
         # The judge and its reference come first: a file that is missing is found before the first image is sampled.
         dataset = open_dataset(self.suite.dataset, self.root, self.suite.dataset_options)
         items = select(dataset.items(), self.suite.count, self.suite.seed)
@@ -188,7 +230,7 @@ class Evaluation:
 
         self.context.together(begin)
         points, samples = [], {}
-        for candidate in candidates(items):
+        for candidate in candidates(dataset, items):
             points.append(judge(candidate, reference, self.folder / "rows" / candidate.name, self.strict))
             samples[candidate.name] = [
                 judged_sample(item.caption, image := rgb(candidate.images[index]), dataset.measure(item, image))
@@ -200,6 +242,17 @@ class Evaluation:
             model_index.write(results, self.folder)
             report.write(results, self.folder, samples, self.command)
         return results
+
+
+def corners(box: Sequence[float]) -> list[list[float]]:
+    """The corners of a box (left, top, right, bottom)."""
+    left, top, right, bottom = box
+    return [[left, top], [right, top], [right, bottom], [left, bottom]]
+
+
+def controls_of(dataset: CaptionDataset, items: Sequence[CaptionedImage]) -> list[Controls]:
+    """The controls of each item; an empty list if the dataset has none."""
+    return [dataset.controls(item) for item in items] if isinstance(dataset, ControlledDataset) else []
 
 
 def at_size(cascade: Cascade, size: int) -> Cascade:
@@ -214,7 +267,13 @@ def at_size(cascade: Cascade, size: int) -> Cascade:
 def table(results: Results) -> str:
     """The numbers as text, a row for each setting, or a column if there are more metrics than settings."""
     names = list(dict.fromkeys(name for point in results.points for name in point.metrics))
-    rows = [["", *(metric_name(name) for name in names)]]
+    titles = [metric_name(name) for name in names]
+    # A measure of several kinds of prompts is told with its kind.
+    titles = [
+        f"{name.partition('/')[0]}: {title.lower()}" if titles.count(title) > 1 else title
+        for name, title in zip(names, titles, strict=True)
+    ]
+    rows = [["", *titles]]
     rows += [[point.title, *(shown(name, point.metric(name)) for name in names)] for point in results.points]
     if len(results.points) < len(names):
         rows = [list(row) for row in zip(*rows, strict=True)]

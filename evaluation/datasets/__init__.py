@@ -1,1 +1,1 @@
-"""Captioned images to evaluate on: COCO, Visual Genome, and Toybox, a rendered world with a ground truth."""
+"""Captioned images to evaluate on: COCO, Visual Genome, and two worlds with a ground truth, Toybox and emoji."""

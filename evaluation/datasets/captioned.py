@@ -42,6 +42,23 @@ class CaptionDataset(Protocol):
         ...
 
 
+class Controls(NamedTuple):
+    """What a prompt comes with besides its words: a style image; and areas (left, top, right, bottom; fractions of the
+    side, from the top left) in which phrases of the prompt are painted."""
+
+    style: Image.Image | None = None
+    areas: Sequence[tuple[str, tuple[float, ...]]] = ()
+
+
+@runtime_checkable
+class ControlledDataset(CaptionDataset, Protocol):
+    """A dataset whose prompts come with controls."""
+
+    def controls(self, item: CaptionedImage) -> Controls:
+        """Those of an item."""
+        ...
+
+
 @dataclass(eq=False)
 class PhotographDataset:
     """A `CaptionDataset` of photographs in files, without measures.

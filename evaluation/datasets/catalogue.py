@@ -85,17 +85,19 @@ PUBLISHED: Final[Mapping[str, PublishedDataset]] = {
 
 
 def open_dataset(name: str, root: Path | None = None, options: Mapping[str, Any] | None = None) -> CaptionDataset:
-    """Open "coco2014", "visual-genome" or "toybox", from the folder `root` or else data/NAME; Toybox has no files.
+    """Open "coco2014", "visual-genome", "emoji" or "toybox", from the folder `root` or else data/NAME.
 
-    `options` are further arguments of `Toybox`, `open_coco` or `open_visual_genome`. OSError or ValueError says which
-    file is missing or broken, or which option is wrong.
+    Toybox has no files. `options` are further arguments of `Toybox`, `EmojiScenes`, `open_coco` or
+    `open_visual_genome`. OSError or ValueError says which file is missing or broken, or which option is wrong.
     """
+    from ediffi.evaluation.datasets.emoji.dataset import EmojiScenes
     from ediffi.evaluation.datasets.toybox.dataset import Toybox
 
     folder = root or Path("data") / name
     openers: dict[str, Callable[..., CaptionDataset]] = {
         "coco2014": functools.partial(coco.open_coco, folder),
         "visual-genome": functools.partial(visual_genome.open_visual_genome, folder),
+        "emoji": functools.partial(EmojiScenes, folder),
         "toybox": Toybox,
     }
     if name not in openers:

@@ -1,4 +1,4 @@
-"""Feature extractors: torch-fidelity's networks (Inception by default), or the image tower of a CLIP."""
+"""Feature extractors: torch-fidelity's networks (Inception by default), EfficientNet-Lite0, or the tower of a CLIP."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,7 +11,9 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
+from ediffi.evaluation.metrics import lite0
 from ediffi.evaluation.metrics.clip_score import ClipScorer
+from ediffi.evaluation.metrics.lite0 import Lite0Features
 from ediffi.evaluation.metrics.networks import network, weights_file
 from ediffi.io.files import sha256
 
@@ -100,17 +102,20 @@ class ClipFeatures:
 
 def load_extractor(
     name: str = DEFAULT, layer: str | None = None, weights: str | Path | None = None, device: str | torch.device = "cpu"
-) -> FidelityFeatures:
-    """One of torch-fidelity's feature extractors; only tensors are unpickled, and no code is downloaded.
+) -> FidelityFeatures | Lite0Features:
+    """EfficientNet-Lite0, or one of torch-fidelity's; only tensors are unpickled, and no code is downloaded.
 
     `layer` is torch-fidelity's choice for FID by default. `weights` is a .safetensors or .pth file, see `weights_file`.
     FileNotFoundError says what to download. ValueError: no such extractor or layer, or a file that is broken or of
     another network.
     """
+    if name == lite0.NAME:
+        return lite0.load_lite0(weights, device)
     from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
     if name not in FEATURE_EXTRACTORS_REGISTRY:
-        raise ValueError(f"no feature extractor {name!r}; there are clip, {', '.join(FEATURE_EXTRACTORS_REGISTRY)}")
+        known = ", ".join(("clip", lite0.NAME, *FEATURE_EXTRACTORS_REGISTRY))
+        raise ValueError(f"no feature extractor {name!r}; there are {known}")
     kind = FEATURE_EXTRACTORS_REGISTRY[name]
     layer = layer or kind.get_default_feature_layer_for_metric("fid")
     if layer not in kind.get_provided_features_list():

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,15 @@ from PIL import Image
 from torchvision.models import inception_v3
 
 from ediffi.cli import main
-from ediffi.evaluation.datasets.captioned import select
+from ediffi.diffusion.layout import Region, polygon
+from ediffi.evaluation.datasets.captioned import Controls, select
 from ediffi.evaluation.datasets.toybox import prompts, render
 from ediffi.evaluation.datasets.toybox.dataset import Toybox
 from ediffi.evaluation.results import Results
 from ediffi.evaluation.suite import read_suite, shipped
-from ediffi.pipeline.evaluation_run import SELECTION, at_size
+from ediffi.pipeline.cascade import Cascade
+from ediffi.pipeline.evaluation_run import SELECTION, CascadeGenerator, at_size
+from ediffi.pipeline.options import SamplingOptions, Style
 
 Evaluate = Callable[..., Results]
 
@@ -193,7 +197,7 @@ def test_several_are_compared_on_one_page(
 
 
 def test_every_suite_that_ships_is_read_and_has_what_the_paper_has() -> None:
-    assert shipped() == ["coco2014-curve5k", "coco2014-fid30k", "toybox", "visualgenome-curve5k"]
+    assert shipped() == ["coco2014-curve5k", "coco2014-fid30k", "emoji", "toybox", "visualgenome-curve5k"]
     suites = {name: read_suite(name) for name in shipped()}
     assert all(suite.name == name for name, suite in suites.items())
     assert suites["coco2014-fid30k"].count == 30_000
@@ -289,6 +293,26 @@ def test_wrong_input_is_one_sentence(
     printed = capsys.readouterr()
     assert said in printed.err
     assert printed.err.splitlines()[-1].startswith("ediffi: error: ")
+
+
+def test_each_prompt_is_painted_with_its_own_controls(model_folder: Path) -> None:
+    """As each would be alone; the areas and the style image change what is painted."""
+    cascade = Cascade.from_pretrained(model_folder)
+    cascade = cascade.up_to(cascade.stages[0].name)
+    prompts = ["a red circle and a blue square"] * 3
+    style, box = Image.new("RGB", (64, 64), "red"), (0.0, 0.0, 0.5, 1.0)
+    controls = [Controls(), Controls(), Controls(style=style), Controls(areas=(("red circle", box),))]
+    options = SamplingOptions(seed=3, paint_weight=2.0)
+    made = CascadeGenerator(cascade, options, controls=controls)(prompts, first_index=1)
+    region = Region("red circle", polygon([[0.0, 0.0], [0.5, 0.0], [0.5, 1.0], [0.0, 1.0]]))
+    alone = [{}, {"style": Style(style)}, {"paint": [region]}]
+    for number, (image, one) in enumerate(zip(made, alone, strict=True), start=1):
+        chosen = replace(options, first_index=number)
+        expected = cascade.generate(prompts[0], replace(chosen, **one)).images[0]
+        plain = cascade.generate(prompts[0], chosen).images[0]
+        far = [int(np.abs(np.asarray(image, int) - np.asarray(other, int)).max()) for other in (expected, plain)]
+        assert far[0] <= 1
+        assert (far[1] > 1) == bool(one)
 
 
 def test_a_model_without_a_stage_of_the_size_is_refused(model_folder: Path) -> None:

@@ -6,8 +6,11 @@ import sys
 from pathlib import Path
 
 from emojiworld.artists import SETS
+from emojiworld.caption import LENGTHS
+from emojiworld.judge import train_judge
 from emojiworld.shards import write_scenes
 from emojiworld.sprites import make_sprites
+from emojiworld.suite import write_suite
 from emojiworld.world import ALL_STYLES, SIX_STYLES, STYLES, open_world, read_concepts
 
 
@@ -33,14 +36,25 @@ def sprites(options: argparse.Namespace) -> None:
 
 def scenes(options: argparse.Namespace) -> None:
     """Write scenes as shards."""
-    styles = options.styles.split(",") if options.styles else None
-    world = open_world(options.sprites, options.concepts, styles, options.all)
+    world = open_world(options.sprites, options.concepts, options.styles and options.styles.split(","), options.all)
     drawings = sum(map(len, world.drawn.values()))
     print(f"{len(world.concepts)} concepts, {len(world.styles)} styles, {drawings} drawings")
     index = write_scenes(
         world, options.output, options.size, options.count, options.split, options.seed, options.per_shard
     )
     print(index)
+
+
+def suite(options: argparse.Namespace) -> None:
+    """Write the prompts of the suite `emoji` of `ediffi evaluate`."""
+    world = open_world(options.sprites, options.concepts, options.styles and options.styles.split(","), options.all)
+    print(write_suite(world, options.output, options.size, options.per_kind, options.length, options.seed))
+
+
+def judge(options: argparse.Namespace) -> None:
+    """Train the judge of the suite on scenes of --size 64."""
+    accuracy = train_judge(options.output, options.train, options.test, options.epochs, options.width, options.seed)
+    print(", ".join(f"{name} {value:.3f}" for name, value in accuracy.items()))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -53,18 +67,31 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--styles", help=f"with commas between: {', '.join(SETS)}")
     command.add_argument("--all", action="store_true", help="every drawing of eight colour styles, not the list")
     command.add_argument("--share-alike", action="store_true", help="allow sets under share-alike licences")
-    command = commands.add_parser("scenes", help=scenes.__doc__)
-    command.set_defaults(run=scenes)
-    command.add_argument("output", type=Path, help="the folder to write shards to")
-    command.add_argument("--sprites", type=Path, required=True, help="the folder with STYLE/HEXCODE.webp")
-    command.add_argument("--size", type=int, default=64, help="the side of the pictures, in pixels")
-    command.add_argument("--count", type=int, default=2000, help="of scenes")
-    command.add_argument("--split", choices=("train", "test"), default="train")
+    for command_of in (scenes, suite):
+        command = commands.add_parser(command_of.__name__, help=command_of.__doc__)
+        command.set_defaults(run=command_of)
+        command.add_argument("output", type=Path, help="the folder to write to")
+        command.add_argument("--sprites", type=Path, required=True, help="the folder with STYLE/HEXCODE.webp")
+        command.add_argument("--size", type=int, default=64, help="the side of the pictures, in pixels")
+        command.add_argument("--seed", type=int, default=0)
+        command.add_argument("--concepts", help="so many from the top of concepts.csv, or names with commas between")
+        command.add_argument("--styles", help=f"with commas between: {', '.join(STYLES)}")
+        command.add_argument("--all", action="store_true", help="every drawing of eight colour styles, not the list")
+        if command_of is scenes:
+            command.add_argument("--count", type=int, default=2000, help="of scenes")
+            command.add_argument("--split", choices=("train", "test"), default="train")
+            command.add_argument("--per-shard", type=int, default=2000)
+        else:
+            command.add_argument("--per-kind", type=int, default=500, help="prompts of each kind")
+            command.add_argument("--length", choices=LENGTHS, default="short", help="of the captions")
+    command = commands.add_parser("judge", help=judge.__doc__)
+    command.set_defaults(run=judge)
+    command.add_argument("output", type=Path, help="the folder to write the judge to")
+    command.add_argument("--train", type=Path, required=True, help="shards of the split test, so with all drawings")
+    command.add_argument("--test", type=Path, required=True, help="other shards of the split test")
+    command.add_argument("--epochs", type=int, default=8)
+    command.add_argument("--width", type=int, default=64)
     command.add_argument("--seed", type=int, default=0)
-    command.add_argument("--concepts", help="so many from the top of concepts.csv, or names with commas between")
-    command.add_argument("--styles", help=f"with commas between: {', '.join(STYLES)}")
-    command.add_argument("--all", action="store_true", help="every drawing of eight colour styles, not the list")
-    command.add_argument("--per-shard", type=int, default=2000)
     return parser
 
 
