@@ -412,6 +412,7 @@ def test_compiled_or_not_a_checkpoint_has_the_same_names(tiny: Tiny) -> None:
     denoiser = denoisers.create("unet_toybox", channels=16, head_channels=8, norm_groups=4)
     stage = DiffusionStage(denoiser, compile=True)
     names = list(stage.state_dict())
+    stage.trainer = L.Trainer(accelerator="cpu", logger=False)
     stage.on_train_start()
     assert stage.denoiser.network._compiled_call_impl is not None
     assert list(stage.state_dict()) == names
