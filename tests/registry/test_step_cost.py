@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from ediffi.registry import denoisers
+
 pytest.importorskip("triton")  # without it, CUDA takes the formula of the norm, which launches more
 
 PATH = Path(__file__).parents[2] / "benchmarks" / "step_cost.py"
@@ -44,6 +46,14 @@ def test_a_step_keeps_dtype_and_layout_and_never_waits_for_the_gpu(name: str, st
     assert cost.bytes["copy, cast, layout"] < 0.05 * cost.bytes.total()
     if name == "unet_base64":
         assert cost.launches.total() <= 0.5 * BEFORE[step]
+
+
+def test_contiguous_weights_keep_fused_attention_and_channels_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under fsdp weights are contiguous; activations stay channels-last, and q, k, v have a last stride of 1."""
+    monkeypatch.setattr(step_cost, "build", denoisers.create)
+    cost = step_cost.sampling("unet_base64", **NETWORKS["unet_base64"])
+    assert not any("softmax" in operator for operator in cost.operators)
+    assert not cost.layouts
 
 
 def test_the_count_of_a_known_step() -> None:

@@ -1,0 +1,58 @@
+"""A compiled network is one graph, and equals the network that is not compiled, with its gradients.
+
+Each test runs in a process of its own, since the hook that checks shapes in tests would break the graph.
+"""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from ediffi.registry import denoisers
+from ediffi.registry.denoisers import cast, norm
+from ediffi.registry.types import Conditioning, Embedding
+
+
+def compare(backend: str) -> None:
+    """One training step of a tiny network under autocast, with the norm and the casts of CUDA, here on the CPU."""
+    cast.GROUPED, norm.apart = {"cpu"}, norm.composed
+    torch.manual_seed(0)
+    sizes = {"channels": 16, "channel_mults": (1,), "attention_levels": (0,), "norm_groups": 4, "context_width": 16}
+    network = denoisers.create("unet_toybox", **sizes, head_channels=8, tokens={"t5": 8}, pooled={"t5": 8}).network
+    for parameter in network.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.05)
+    network.to(memory_format=torch.channels_last)
+    x, c_noise = torch.randn(2, 3, 8, 8), torch.tensor([0.1, -0.5])
+    t5 = Embedding(torch.randn(2, 3, 8), torch.tensor([[True] * 3, [True, False, False]]), torch.randn(2, 8))
+
+    def step() -> list[torch.Tensor]:
+        network.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            out = network(x, c_noise, Conditioning({"t5": t5}))
+        out.float().square().mean().backward()
+        return [out.detach(), *(parameter.grad.clone() for parameter in network.parameters())]
+
+    eager = step()
+    network.compile(backend=backend, fullgraph=True)
+    for _ in range(2):
+        for compiled, plain in zip(step(), eager, strict=True):
+            # bfloat16 rounds at other places in the compiled network
+            torch.testing.assert_close(compiled, plain, atol=0.03 * plain.abs().max().item(), rtol=0)
+    assert counters["stats"]["unique_graphs"] == 1, "the network was compiled again"
+    assert not counters["graph_break"]
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_a_compiled_network_is_one_graph_and_equals_the_plain_one(backend: str) -> None:
+    environment = os.environ | {"PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, __file__, backend]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+if __name__ == "__main__":
+    compare(sys.argv[1])
