@@ -43,11 +43,12 @@ class StreamedDenoisers(nn.Module):
         """The network with the weights of expert `index`, until the next one is indexed."""
         if index != self._current:
             self._current = None  # if an error interrupts, the weights are no expert's
-            prepared = self._prepared.result()
-            if index == self._next and prepared:
+            ready = index == self._next and self._prepared.exception() is None
+            if prepared := self._prepared.result() if ready else {}:
                 state = self.network.state_dict()
                 for key, value in prepared.items():
                     state[key].copy_(value)  # in place: a captured graph reads the same addresses
+                prepared.clear()  # so that the next copy gets this memory
             else:
                 load_checked(self.network, self.files[index])
             self._current = index
