@@ -70,7 +70,7 @@ def synonyms(encoder: Any, names: dict[str, str], unseen: dict[str, list[str]]) 
 
 
 def zero_shot(text: Any, image: Any, samples: Sequence[RawSample], names: dict[str, str]) -> dict[str, Any]:
-    """Shares of the scenes with one thing whose thing, and style, the nearest text names; of captions that find theirs."""
+    """Shares: of scenes with one thing, whose thing and style the nearest text names; of captions that find theirs."""
     facts = [metadata_of(raw) for raw in samples]
     pictures = []
     for first in range(0, len(samples), BATCH):

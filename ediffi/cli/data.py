@@ -37,13 +37,26 @@ def verify(shards: list[str], /, *, decode: bool = True) -> None:
         raise ValueError(f"{plural(len(total.problems), 'problem')}, the first: {total.problems[0]}")
 
 
-def stats(shards: list[str], /, *, output: Path | None = None, limit: int | None = None) -> None:
+def stats(
+    shards: list[str],
+    /,
+    *,
+    output: Path | None = None,
+    limit: int | None = None,
+    encoders: list[str] = [],  # noqa: B006
+) -> None:
     """Describe shards: sizes, captions, scores, embeddings, and the samples that training would skip.
+
+    Of embedded shards it also tells what their text encoders made of the captions: the share of unknown tokens, and how
+    many different captions are read like another one.
 
     Args:
         output: a JSON file for all counts.
         limit: read only so many shards, spread evenly.
+        encoders: tell this of these text encoders instead, as `ediffi embed` names them.
     """
+    from ediffi.data.embedding import captions
+    from ediffi.data.embedding.identity import build, named_encoders
     from ediffi.data.survey import survey
     from ediffi.io import files, urls
 
@@ -51,10 +64,12 @@ def stats(shards: list[str], /, *, output: Path | None = None, limit: int | None
     found = urls.expand(shards)
     chosen = found if limit is None else found[:: -(-len(found) // limit)]  # rounded up: at most `limit` shards
     surveyed = survey(chosen)
+    read = captions.read_shards(build(named_encoders(encoders)), chosen) if encoders else captions.recorded(chosen)
     print(f"{len(chosen):,} of {len(found):,} shards")
-    print(*surveyed.lines(), sep="\n")
+    print(*surveyed.lines(), *(f"captions {reading.line(source)}" for source, reading in read.items()), sep="\n")
     if output is not None:
-        files.replace(output, json.dumps(surveyed.content(), indent=1, ensure_ascii=False).encode())
+        content = {**surveyed.content(), "captions": {source: reading.record() for source, reading in read.items()}}
+        files.replace(output, json.dumps(content, indent=1, ensure_ascii=False).encode())
         print(output)
 
 
@@ -158,6 +173,7 @@ def embed(
     batch_tokens: int = 8192,
     batch_pictures: int = 64,
     background: str = "white",
+    allow_unknown: bool = False,
     device: str = "auto",
     devices: int = 1,
     num_nodes: int = 1,
@@ -178,6 +194,8 @@ def embed(
         batch_pictures: images in a batch.
         background: the colour (a name, or a code such as "#ff8800") that transparent images are laid on; training takes
             the same (data.background).
+        allow_unknown: also begin with a text encoder to which more than a quarter of the first captions' tokens are
+            unknown, or more than a quarter of the captions the same as another one.
         dry_run: time a few batches, print an estimate of space and time, and write nothing.
     """
     from ediffi.data.embedding.identity import named_encoders
@@ -185,7 +203,9 @@ def embed(
     from ediffi.io.distributed import launch
     from ediffi.io.urls import expand
 
-    request = EmbedRun(expand(shards), out, named_encoders(encoders), batch_tokens, batch_pictures, background)
+    request = EmbedRun(
+        expand(shards), out, named_encoders(encoders), batch_tokens, batch_pictures, background, allow_unknown
+    )
     here = launch(device, 1, 1) if dry_run else launch(device, devices, num_nodes)
     request(here, devices * num_nodes, dry_run)
 

@@ -19,7 +19,8 @@ IDENTITY = ("name", "sha256", "revision", "width", "pooled_width")  # what tells
 @dataclass(frozen=True)
 class Shard:
     """A shard in an index: its path or URL, and what a reader can check. `sides`, `smallest` and `transparent` are
-    those of `ImageFacts`. Old indexes lack these and `bytes`: None."""
+    those of `ImageFacts`. Old indexes lack these and `bytes`: None. `captions` is by source what `ediffi embed` has
+    recorded of them (`Reading`)."""
 
     url: str
     samples: int
@@ -28,6 +29,7 @@ class Shard:
     sides: Mapping[int, int] | None = None
     smallest: str | None = None
     transparent: int | None = None
+    captions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def path(self) -> Path:
@@ -175,7 +177,8 @@ def _parsed(data: bytes, folder: str, url: str) -> Index:
 def _shard(folder: str, entry: Mapping[str, Any]) -> Shard:
     sides = None if "sides" not in entry else {int(side): int(count) for side, count in entry["sides"].items()}
     url, facts = urls.join(folder, _inside(entry["file"])), (entry.get("smallest"), entry.get("transparent"))
-    return Shard(url, int(entry["samples"]), str(entry["sha256"]), entry.get("bytes"), sides, *facts)
+    captions = dict(entry.get("captions", {}))
+    return Shard(url, int(entry["samples"]), str(entry["sha256"]), entry.get("bytes"), sides, *facts, captions)
 
 
 def _inside(name: Any) -> str:

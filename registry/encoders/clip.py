@@ -55,6 +55,12 @@ class ClipTextEncoder(Frozen):
         longest = int(end.max()) + 1
         return ids[:, :longest], mask[:, :longest]
 
+    @property
+    def unknown_token(self) -> int | None:
+        """What it reads for anything that is not in its vocabulary; None for CLIP's own, which has bytes."""
+        token = None if self.own else self.tokenizer.tokenizer.unk_token_id
+        return None if token == self.end_token else token
+
     def token_range(self, text: str, start: int, end: int) -> range:
         """Positions, in `tokenize([text])`, of the tokens that cover characters [start, end) of a text.
 

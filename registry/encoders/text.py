@@ -135,11 +135,17 @@ class HfTextEncoder(Frozen):
         kept = self.max_tokens - self._special
         return text[offsets[kept][0] :].strip() if len(offsets) > kept else ""
 
+    @property
+    def unknown_token(self) -> int | None:
+        """What it reads in the place of anything that is not in its vocabulary; None if nothing is unknown."""
+        token: int | None = self.tokenizer.unk_token_id
+        return token
+
     def unknown_words(self, text: str) -> list[str]:
         """Words of a text that are not in the vocabulary, in order, without repeats: it reads one token for all."""
-        encoded, unknown = self._encoded(text), self.tokenizer.unk_token_id
+        encoded = self._encoded(text)
         spans = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
-        return list(dict.fromkeys(text[start:end] for token, (start, end) in spans if token == unknown))
+        return list(dict.fromkeys(text[start:end] for token, (start, end) in spans if token == self.unknown_token))
 
     def _encoded(self, text: str) -> Any:
         return self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)

@@ -332,7 +332,7 @@ def test_the_command_embeds_and_tells(source: list[str], tmp_path: Path, capsys:
     assert cli.main([*argv, "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert not (tmp_path / "out").exists()
-    assert [line.partition(":")[0] for line in out.splitlines()] == ["to embed", "to write", "time"]
+    assert [line.partition(":")[0] for line in out.splitlines()] == ["to embed", "to write", "time", "t5", "clip_text"]
     assert cli.main(argv) == 0
     out = capsys.readouterr().out
     assert "24 samples in 2 shards; left out: nothing" in out

@@ -12,8 +12,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from ediffi.data.embedding.captions import Reading, read_captions
 from ediffi.data.embedding.encode import Embedder
-from ediffi.data.shards import reject_for_embedding
+from ediffi.data.shards import caption_of, reject_for_embedding
 from ediffi.data.tar import RawSample, Tally, read_samples
 from ediffi.io import urls
 from ediffi.registry.types import Encoder
@@ -38,6 +39,7 @@ class EmbeddingEstimate:
     padded_share: float  # the embeddings' bytes, divided by those in float16 and padded to the longest
     seconds: float
     processes: int
+    readings: Mapping[str, Reading]  # by source, of the captions that were measured
 
     def lines(self, folder: Path) -> list[str]:
         """The estimate as text, for an output folder."""
@@ -50,6 +52,7 @@ class EmbeddingEstimate:
             f"in float16, and {format_bytes(self.media_bytes)} of images, captions and metadata",
             f"time:     about {format_duration(self.seconds)} at {self.samples / max(self.seconds, 1e-9):,.0f} "
             f"samples/s, {plural(self.processes, 'process', 'es')}",
+            *(reading.line(source) for source, reading in self.readings.items()),
         ]
 
     def check_space(self, folder: Path) -> None:
@@ -94,6 +97,7 @@ def estimate(shards: Sequence[str], embedder: Embedder, processes: int = 1) -> E
         padded_share=stored / max(padded_bytes(embedder.encoders, [tensors for _, tensors in rows]), 1),
         seconds=each * expected / min(processes, len(shards)),
         processes=min(processes, len(shards)),
+        readings=read_captions(embedder.encoders, [caption_of(raw) for raw, _ in rows]),
     )
 
 

@@ -18,6 +18,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from ediffi.data.embedding import captions
 from ediffi.data.embedding.encode import Embedder
 from ediffi.data.embedding.estimate import estimate
 from ediffi.data.embedding.identity import build, identity
@@ -53,11 +54,13 @@ class EmbedRun:
     batch_tokens: int = 8192
     batch_images: int = 64
     background: str = "white"  # of transparent images, for image encoders
+    allow_unknown: bool = False  # begin with an encoder that does not read the captions
 
     def __call__(self, context: DistributedContext, processes: int | None = None, dry_run: bool = False) -> None:
         """Do the share of one process; rank 0 logs the estimate, shows the progress and writes the index. `processes`
         (by default `context.world_size`) is the number that the estimate of a `dry_run` is for. ValueError: an encoder
-        or the folder does not fit, or there is nothing to embed, or too little space."""
+        or the folder does not fit, an encoder does not read the captions, there is nothing to embed, or too little
+        space."""
         if missing := [url for url in self.shards if not urls.is_remote(url) and not Path(url).is_file()]:
             count = f"{len(missing)} of {len(self.shards):,} shards"
             raise FileNotFoundError(f"{count} do not exist, the first is {missing[0]}")
@@ -109,6 +112,8 @@ class EmbedRun:
         expected = estimate(pending, embedder, context.world_size)
         logger.info("\n".join(expected.lines(self.folder)))
         expected.check_space(self.folder)
+        if not self.allow_unknown:
+            captions.check(expected.readings)
         return expected.samples
 
     def _finish(self, ledger: Ledger) -> None:
@@ -125,6 +130,9 @@ class EmbedRun:
         known = {key: ledger.request[key] for key in ("background",) if key in ledger.request}
         of = {**ledger.request.get("kept", {}), **ledger.request["encoders"]}
         index = ledger.finish({"dataset": "embedded", "dtype": DTYPE, "encoders": of, **known})
+        captions.warn(
+            captions.recorded([str(ledger.folder / shard) for shard in map(ledger.name, range(ledger.count))])
+        )
         logger.info(f"{total:,} samples in {len(self.shards):,} shards; left out: {listed or 'nothing'}\n{index}")
 
 
@@ -169,7 +177,9 @@ def embed_shard(url: str, path: Path, embedder: Embedder, known: Shard | None = 
     except torch.OutOfMemoryError as error:
         advice = f"lower batch_tokens ({embedder.batch_tokens}) or batch_pictures ({embedder.batch_images})"
         raise ValueError(f"not enough memory on the device; {advice}: {str(error).splitlines()[0]}") from None
-    return {**written, "source": urls.redact(url), **tally.losses()}
+    read = captions.read_captions(embedder.encoders, [caption_of(raw) for raw in samples])
+    records = {source: reading.record() for source, reading in read.items()}
+    return {**written, "source": urls.redact(url), "captions": records, **tally.losses()}
 
 
 def read_source(url: str, tally: Tally, known: Shard | None = None) -> list[RawSample]:
