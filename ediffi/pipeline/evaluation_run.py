@@ -118,7 +118,7 @@ class CascadeGenerator:
 
     def _controlled(self, prompts: Sequence[str], first_index: int) -> list[Image.Image]:
         """An image for each prompt with its own controls; those with a style image are a batch of their own."""
-        plan, images = self.cascade.plan(self.options), {}
+        plan, images = self.cascade.plan(self.options), dict[int, Image.Image]()
         for with_style in (False, True):
             numbers = [n for n in range(first_index, first_index + len(prompts)) if self._has_style(n) == with_style]
             if numbers:

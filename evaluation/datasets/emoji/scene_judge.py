@@ -30,6 +30,7 @@ class SceneNetwork(nn.Module):
 
     def __init__(self, num_concepts: int, num_styles: int, width: int = 64) -> None:
         super().__init__()
+        self.width = width
         self.stem = nn.Sequential(nn.PixelUnshuffle(2), _block(12, width // 2), _block(width // 2, width, stride=2))
         self.middle = _block(width, width)
         self.down = _block(width, 2 * width, stride=2)
@@ -82,8 +83,7 @@ class SceneJudge:
     def save(self, folder: Path, facts: Mapping[str, Any]) -> None:
         """Write the judge, its weights in float16, and facts about it as plain JSON."""
         folder.mkdir(parents=True, exist_ok=True)
-        width = self.network.middle[0].out_channels
-        config = {"width": width, "styles": self.styles, "concepts": self.concepts, **facts}
+        config = {"width": self.network.width, "styles": self.styles, "concepts": self.concepts, **facts}
         tensors = {
             name: tensor.half().contiguous() if tensor.is_floating_point() else tensor
             for name, tensor in self.network.state_dict().items()
