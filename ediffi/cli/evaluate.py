@@ -50,11 +50,11 @@ def evaluate(
         images: a folder of images of the suite's captions by any system, instead of a model; their names are numbers
             (00000.png) or annotation ids.
         output: folder of images, results.json and report.html (default: runs/evaluation/SUITE-MODEL).
-        root: folder of the dataset (default: data/coco2014, data/visual-genome).
+        root: folder of the dataset (default: data/coco2014, data/visual-genome, data/emoji).
         guidance_scale: one or several, as in 0,1,2,3; of the base stage. The suite's own by default.
         count: number of captions, if fewer than the suite's; the results then compare with no published ones.
         seed: of the selection and the images.
-        feature_extractor: of torch-fidelity (inception-v3-compat, dinov2-vit-l-14, ...), or clip.
+        feature_extractor: of torch-fidelity (inception-v3-compat, dinov2-vit-l-14, ...), efficientnet-lite0, or clip.
         feature_weights: a file with its weights.
         clip: a folder with the CLIP of the CLIP score, or a repository of the Hub.
         clip_score: compute the CLIP score.
