@@ -106,6 +106,13 @@ def _attend_painted(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, areas:
     return scores.softmax(-1, dtype=scores.dtype) @ v  # the dtype: autocast would write float32
 
 
+def _check_heads(channels: int, head_channels: int) -> int:
+    """`head_channels`; ValueError if no whole number of heads has `channels`."""
+    if head_channels < 1 or channels % head_channels:
+        raise ValueError(f"attention over {channels} channels has no whole heads of head_channels {head_channels}")
+    return head_channels
+
+
 def _pixels_to_heads(x: Float[Tensor, "b c h w"], head_channels: int) -> Float[Tensor, "b m q d"]:
     return x.flatten(2).transpose(1, 2).unflatten(-1, (-1, head_channels)).transpose(1, 2)
 
@@ -119,7 +126,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, channels: int, head_channels: int, norm_groups: int = 32) -> None:
         super().__init__()
-        self.head_channels = head_channels
+        self.head_channels = _check_heads(channels, head_channels)
         self.norm = GroupNorm(norm_groups, channels)
         self.to_qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = zeroed(nn.Conv2d(channels, channels, 1))
@@ -135,7 +142,7 @@ class CrossAttention(nn.Module):
 
     def __init__(self, channels: int, context_width: int, head_channels: int, norm_groups: int = 32) -> None:
         super().__init__()
-        self.head_channels = head_channels
+        self.head_channels = _check_heads(channels, head_channels)
         self.norm = GroupNorm(norm_groups, channels)
         self.to_q = nn.Conv2d(channels, channels, 1)
         self.to_kv = nn.Linear(context_width, 2 * channels)

@@ -254,3 +254,8 @@ def test_bad_arguments_are_named() -> None:
         denoisers.create("unet_toybox", attention_levels=(7,))
     with pytest.raises(ValueError, match="equally long"):
         denoisers.create("efficient_toybox64", num_res_blocks=(1,))
+
+
+def test_attention_has_whole_heads() -> None:
+    with pytest.raises(ValueError, match="144 channels.* head_channels 32"):
+        denoisers.create("efficient_toybox64", channel_mults=(1, 2, 3))

@@ -25,8 +25,24 @@ from ediffi.training import checkpoint as checkpoints
 
 TOP = recipes.folder().parent
 STEPS = 2
-PAPER_WIDTHS = {"t5.tokens": (3, 4096), "clip_text.tokens": (4, 768), "clip_image.tokens": (1, 768)}
-PAPER_POOLED = {"clip_text.pooled": 768, "clip_image.pooled": 768}
+EMBEDDINGS = {
+    "paper": {
+        "t5.tokens": (3, 4096),
+        "clip_text.tokens": (4, 768),
+        "clip_text.pooled": (768,),
+        "clip_image.tokens": (1, 768),
+        "clip_image.pooled": (768,),
+    },
+    "emoji": {
+        "t5.tokens": (3, 384),
+        "t5.pooled": (384,),
+        "clip_text.tokens": (4, 128),
+        "clip_text.pooled": (128,),
+        "clip_image.tokens": (1, 128),
+        "clip_image.pooled": (128,),
+    },
+}
+"""Shapes of the embeddings in the shards that a folder of recipes trains on; Toybox's are of its own encoders."""
 
 FIT = {
     "model.compile": False,
@@ -50,7 +66,7 @@ ONE_DEVICE = {
     "trainer.precision": "32-true",  # not a size; but bfloat16 is slow where a processor lacks it
 }
 NETWORK = {
-    "unet_toybox": {"channels": 16},
+    "unet_toybox": {"channels": 16, "head_channels": 16},
     "efficient_toybox64": {"channels": 24, "head_channels": 16},
     "efficient_toybox256": {"channels": 16},
     "unet_base64": {"channels": 32, "channel_mults": [1, 2, 2, 2], "num_res_blocks": 1, "context_width": 32},
@@ -67,7 +83,7 @@ NETWORK = {
         "context_width": 32,
     },
 }
-PICTURE = {16: (16, None), 64: (16, None), 256: (16, None), 1024: (32, 16)}
+PICTURE = {16: (16, None), 32: (16, None), 64: (16, None), 256: (16, None), 1024: (32, 16)}
 """The side of the pictures, and of their crops, of the small recipe, by that of the recipe."""
 
 pytestmark = [pytest.mark.filterwarnings(f"ignore:{m}") for m in (*QUIET, ".*Checkpoint directory.*")]
@@ -164,8 +180,9 @@ def small_schedule(name: str) -> Content:
 def world(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as a checkout of small recipes, with data where they look for it."""
     top = tmp_path_factory.mktemp("world")
-    paper = top / "paper-shards"
-    write_shards(paper, (paper_sample(number) for number in range(8)), 4, {"dataset": "random"})
+    shards = {"toybox": shard_folder} | {kind: top / f"{kind}-shards" for kind in EMBEDDINGS}
+    for kind in EMBEDDINGS:
+        write_shards(shards[kind], (grey_sample(kind, number) for number in range(8)), 4, {"dataset": "random"})
     for name in recipes.names():
         recipe = content(name)
         if name in stages():
@@ -174,21 +191,24 @@ def world(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
                 place = top / recipe["data"][key]
                 place.parent.mkdir(parents=True, exist_ok=True)
                 if not place.exists():
-                    place.symlink_to(paper if name.startswith("paper/") else shard_folder)
+                    place.symlink_to(shards[name.partition("/")[0]])
         if "nodes" in recipe:
             recipe = small_schedule(name)
         path = top / "recipes" / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump(recipe, sort_keys=False))
     (top / "ediffi").symlink_to(TOP / "ediffi")
+    clip = top / "runs/emoji/clip/encoder"  # what the recipe of a CLIP leaves
+    clip.parent.mkdir(parents=True)
+    clip.symlink_to(TOP / "ediffi/weights/toybox/encoders/clip")
     return top
 
 
-def paper_sample(number: int) -> Sample:
-    """A grey picture of 64², and noise in the widths of the paper's encoders."""
+def grey_sample(kind: str, number: int) -> Sample:
+    """A grey picture of 64², and noise in the shapes of a kind's encoders."""
     generator = torch.Generator().manual_seed(number)
-    shapes = PAPER_WIDTHS | {key: (width,) for key, width in PAPER_POOLED.items()}
-    embeddings = {key: torch.randn(*shape, generator=generator).bfloat16() for key, shape in shapes.items()}
+    shapes = EMBEDDINGS[kind].items()
+    embeddings = {key: torch.randn(*shape, generator=generator).bfloat16() for key, shape in shapes}
     return Sample(f"{number:04d}", Image.new("RGB", (64, 64), (number, number, number)), "grey", embeddings, {})
 
 
@@ -234,7 +254,7 @@ def test_every_recipe_is_of_a_kind_that_is_tried_here() -> None:
     kinds = [stages(), modules(), of_kind("nodes"), of_kind("encoder_parts"), of_kind("keep")]
     known = [name for kind in kinds for name in kind]
     assert sorted(known) == sorted(set(known)), "of one kind each"
-    assert set(recipes.names("toybox/*") + recipes.names("paper/*")) <= set(known)
+    assert set(recipes.names("toybox/*") + recipes.names("paper/*") + recipes.names("emoji/*")) <= set(known)
     assert len(stages()) >= 10
 
 
