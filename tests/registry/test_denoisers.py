@@ -257,5 +257,5 @@ def test_bad_arguments_are_named() -> None:
 
 
 def test_attention_has_whole_heads() -> None:
-    with pytest.raises(ValueError, match="144 channels.* head_channels 32"):
+    with pytest.raises(ValueError, match="144 channels"):
         denoisers.create("efficient_toybox64", channel_mults=(1, 2, 3))

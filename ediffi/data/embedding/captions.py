@@ -59,8 +59,9 @@ class Reading:
             found.tokens += int(mask.sum()) - special * len(some)
             odd = (ids == unknown) & mask
             found.unknown += int(odd.sum())
-            for row in odd.any(1).nonzero().flatten().tolist() if hasattr(encoder, "unknown_words") else ():
-                found.words.update(word.casefold() for word in encoder.unknown_words(some[row]))
+            unknown_words = getattr(encoder, "unknown_words", lambda text: [])
+            for row in odd.any(1).nonzero().flatten().tolist():
+                found.words.update(word.casefold() for word in unknown_words(some[row]))
         found.captions = len(seen)
         found.alike = sum(count for count in Counter(seen).values() if count > 1)
         return found
