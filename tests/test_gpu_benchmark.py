@@ -47,7 +47,7 @@ def test_every_check_runs_and_says_what_it_measured() -> None:
 
 
 def test_what_comes_too_late_is_a_line_and_the_rest_too() -> None:
-    code, found = lines("--dry", "--seconds", "1", "--only", "base64", "sr256")
+    code, found = lines("--dry", "--seconds", "0.05", "--only", "base64", "sr256")
     assert code == 1
     late = [line for line in found if "error" in line]
     assert [line["check"] for line in late] == ["base64", "sr256"]

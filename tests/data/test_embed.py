@@ -517,7 +517,7 @@ def test_a_full_disk(source: list[str], tmp_path: Path) -> None:
 
 
 def test_too_little_space_is_said_before_it_begins(tmp_path: Path) -> None:
-    plan = EmbeddingEstimate(9, 10**15, 10**9, 256, 10**18, 10**18, 0.1, 1e6, 8)
+    plan = EmbeddingEstimate(9, 10**15, 10**9, 256, 10**18, 10**18, 0.1, 1e6, 8, {})
     with pytest.raises(ValueError, match=r"about 2,000,000.0 TB will be written"):
         plan.check_space(tmp_path / "not" / "yet" / "there")
     assert "11 days 13 h" in plan.lines(tmp_path)[2]

@@ -96,15 +96,15 @@ def test_the_registry_lists_the_parts_and_where_they_are_from(journey: tuple[Pat
     assert "arXiv 2212.09748" in described
 
 
-def test_shards_hold_only_the_plug_in_s_embeddings(journey: tuple[Path, dict[str, Done]]) -> None:
+def test_shards_hold_the_plug_in_s_embeddings_beside_toybox_s(journey: tuple[Path, dict[str, Done]]) -> None:
     folder, _ = journey
     index = Index.read(str(folder / "data" / "shapeworks"))
-    assert {source: (of["name"], of["width"], of["pooled_width"]) for source, of in index.encoders.items()} == {
-        "ngram_text": ("ngram_text", 128, 64)
-    }
+    of = index.encoders["ngram_text"]
+    assert (of["name"], of["width"], of["pooled_width"]) == ("ngram_text", 128, 64)
+    assert set(index.encoders) == {"ngram_text", "t5", "clip_text", "clip_image"}
     samples = [decode(raw) for shard in index.shards for raw in read_shard(shard.url)]
     assert len(samples) == 24
-    assert all(set(sample.embeddings) == {"ngram_text.tokens", "ngram_text.pooled"} for sample in samples)
+    assert all({"ngram_text.tokens", "ngram_text.pooled"} < set(sample.embeddings) for sample in samples)
 
 
 def test_the_run_is_what_the_recipe_says(journey: tuple[Path, dict[str, Done]]) -> None:

@@ -174,7 +174,7 @@ def test_words_are_weighted_and_painted_at_their_tokens(cascade: Cascade) -> Non
 def test_settings_and_request_are_json_and_leave_out_what_is_not_used(cascade: Cascade) -> None:
     options = SamplingOptions(seed=4, style=Style(gray(2, 9), 2.0), switch=Switch("b", 0.5), num_inference_steps=2)
     settings = cascade.generate("a", options).settings
-    names = "model prompt num_images_per_prompt first_index seed negative_prompt stages style switch"
+    names = "model prompt num_images_per_prompt first_index seed negative_prompt dtype compile stages style switch"
     assert list(settings) == names.split()
     assert settings["style"]["image"]["size"] == [2, 2]
     assert len(settings["style"]["image"]["sha256"]) == 64

@@ -43,13 +43,16 @@ class ScheduleBar(ProgressBar):
         self._bar = Progress(total=total, initial=done, desc=self.node, unit="step", disable=not self._enabled)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any) -> None:
-        if self._bar is not None and (moved := self.before + trainer.global_step - self._bar.n):
+        if self._bar is None or trainer.global_step == trainer.max_steps:
+            return  # the last step is shown with its validation, when the run ends
+        if moved := self.before + trainer.global_step - self._bar.n:
             self._look(trainer)
             self._bar.update(moved)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._bar is not None:
             self._look(trainer, now=True)
+            self._bar.update(self.before + trainer.global_step - self._bar.n)
             self._bar.close()
 
     def _look(self, trainer: L.Trainer, now: bool = False) -> None:
