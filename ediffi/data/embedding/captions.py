@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
@@ -59,7 +59,7 @@ class Reading:
             found.tokens += int(mask.sum()) - special * len(some)
             odd = (ids == unknown) & mask
             found.unknown += int(odd.sum())
-            unknown_words = getattr(encoder, "unknown_words", lambda text: [])
+            unknown_words: Callable[[str], list[str]] = getattr(encoder, "unknown_words", lambda text: [])
             for row in odd.any(1).nonzero().flatten().tolist():
                 found.words.update(word.casefold() for word in unknown_words(some[row]))
         found.captions = len(seen)
