@@ -23,6 +23,11 @@ class Progress(tqdm):
             options |= {"file": _Lines(), "mininterval": EVERY, "miniters": 1, "delay": 1e-3, "bar_format": LINE}
         super().__init__(*args, disable=disable, **options)
 
+    def refresh(self, *args: Any, **options: Any) -> None:
+        """Show it now, also where a setter of tqdm calls it; in a log, only if a line is due."""
+        if self.bar_format != LINE or self._time() - self.last_print_t >= EVERY:
+            super().refresh(*args, **options)
+
 
 class _Lines:
     """What tqdm writes, as lines of the log; the last one of a bar comes once."""

@@ -1,4 +1,7 @@
-"""The cascade: a prompt becomes an image through a base stage and super-resolution stages."""
+"""The cascade: a prompt becomes an image through a base stage and super-resolution stages.
+
+Longer than other files: it is one class, the way into the package, and a quarter of it is documentation.
+"""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence

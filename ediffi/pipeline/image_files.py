@@ -29,7 +29,7 @@ def sample_to_files(cascade: Cascade, prompt: str, paths: Sequence[Path], option
                     del steps[skipped]
             steps[stage] = state.num_steps  # an edit with a strength below 1 does a part of the steps
             bar.total = sum(steps.values())
-            bar.set_description(stage)
+            bar.set_description_str(stage)
             bar.update()
 
         made = cascade.generate(prompt, replace(options, num_images_per_prompt=len(paths)), progress)

@@ -31,6 +31,21 @@ def test_a_log_gets_a_line_every_so_often(
     assert capsys.readouterr() == ("", "")
 
 
+def test_what_is_said_of_a_step_is_no_line_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(progress, "EVERY", 0.05)
+    caplog.set_level(logging.INFO)
+    with Progress(total=40, unit="image") as bar:
+        for _ in range(40):
+            time.sleep(0.01)
+            bar.set_description_str("pictures")
+            bar.update()
+    lines = [LINE.match(record.getMessage()) for record in caplog.records]
+    assert all(lines)
+    assert 4 <= len(lines) <= 16
+
+
 def test_short_work_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     assert list(Progress(range(3), unit="image")) == [0, 1, 2]

@@ -1,0 +1,89 @@
+"""The LightningCLI of `ediffi fit` and `ediffi validate`: the callbacks and the resuming that every run has."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+import yaml
+from jsonargparse import get_loader, set_loader
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from ediffi.data.module import ShardData
+from ediffi.training import class_paths, resume
+from ediffi.training.callbacks.preemption import PreemptionCheckpoint
+from ediffi.training.callbacks.run_directory import RunDirectory
+from ediffi.training.callbacks.schedule_bar import ScheduleBar
+from ediffi.training.callbacks.throughput import Throughput
+from ediffi.training.lightning_module import DiffusionStage
+from ediffi.training.start import InitialWeights
+
+logger = logging.getLogger(__name__)
+
+
+class ModuleCLI(LightningCLI):
+    """Logs to the run directory, shows progress, and resumes a run that has started."""
+
+    def instantiate_trainer(self, **options: Any) -> L.Trainer:
+        """Log to the run directory, unless the recipe names a logger."""
+        trainer = self.config[str(self.subcommand)].trainer
+        if trainer.logger is None and trainer.default_root_dir is not None:
+            options["logger"] = TensorBoardLogger(trainer.default_root_dir, name="", version="")
+        if trainer.enable_model_summary is None:
+            options["enable_model_summary"] = False  # `before_fit` tells the number of parameters
+        callbacks: Sequence[L.Callback] = self.config_init[str(self.subcommand)].trainer.callbacks or ()
+        own = trainer.enable_progress_bar is False or any(isinstance(one, ProgressBar) for one in callbacks)
+        if self.subcommand == "fit" and not own:
+            self.trainer_defaults["callbacks"].append(ScheduleBar())
+        return super().instantiate_trainer(**options)
+
+    def before_fit(self) -> None:
+        """Tell the number of parameters."""
+        if self.trainer.is_global_zero:
+            trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+            logger.info("%s parameters to train", f"{trained:,}")
+
+    def fit(self, ckpt_path: Any = None, **options: Any) -> None:
+        """Train, from the run's last checkpoint if it has one."""
+        trainer, parser = self.trainer, self._parser("fit")
+        recipe = yaml.safe_load(parser.dump(self.config.fit, skip_none=False))
+        path, step = resume.find_checkpoint(trainer, recipe, ckpt_path)
+        done = path is not None and step >= trainer.max_steps > 0
+        if step and trainer.is_global_zero:
+            then = "this run is done" if done else "resuming"
+            logger.info("%s is at step %d of %d: %s", path, step, trainer.max_steps, then)
+        if not done:
+            trainer.fit(ckpt_path=path, **options)
+
+
+class StageCLI(ModuleCLI):
+    """Adds `--start.*`, the initial weights of a stage."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the group `start`."""
+        parser.add_class_arguments(InitialWeights, "start")
+
+    def before_fit(self) -> None:
+        """Give the stage its initial weights."""
+        self.config_init.fit.start(self.model)
+        super().before_fit()
+
+
+def run(argv: list[str], own_module: bool) -> None:
+    """Run it over a stage; over any LightningModule, such as an encoder's, if the recipe names its class."""
+    # A class path of an earlier version must be the current one before jsonargparse imports it.
+    set_loader("recipe", lambda text: get_loader("yaml")(class_paths.current(text, warn=True)), (yaml.YAMLError,))
+    cli, module = (ModuleCLI, L.LightningModule) if own_module else (StageCLI, DiffusionStage)
+    cli(
+        module,
+        ShardData,
+        subclass_mode_model=own_module,
+        args=argv,
+        seed_everything_default=0,
+        trainer_defaults={"callbacks": [RunDirectory(), PreemptionCheckpoint(), Throughput()]},  # beside the recipe's
+        parser_kwargs={"exit_on_error": False, "parser_mode": "recipe"},
+        save_config_callback=resume.SaveRecipe,
+        save_config_kwargs={"save_to_log_dir": False},  # SaveRecipe writes it into the run directory
+    )
