@@ -21,6 +21,14 @@ PAPER = {
 }
 """Samples a step, devices and steps: eDiff-I, tables 7 and 5. The paper gives no hours."""
 PAPER_SAMPLES = 1_000_000_000
+PAPER_EACH = {
+    "unet_base64": "950 to 1,050 M: half of D - B in table 1, as each of the two has an expert more",
+    "efficient_sr256": "200 to 400 M: B - A in table 1",
+}
+"""Parameters of one network, from table 1 of eDiff-I: its configurations differ by experts, rounded to 0.1 B."""
+PAPER_TOTALS = {(1, 1, 1): ("A", 6.8), (1, 2, 1): ("B", 7.1), (2, 2, 1): ("C", 8.1), (3, 2, 1): ("D", 9.1)}
+"""Table 1 of eDiff-I: configuration and billions of parameters, by experts of base, first and last super-resolution."""
+STAGES = ("unet_base64", "efficient_sr256", "efficient_sr1024")
 DAY, HOUR = 86400.0, 3600.0
 
 
@@ -68,11 +76,12 @@ def _find(name: str) -> Path:
 
 def _networks(name: str, one: "NetworkParameters") -> list[str]:
     parts = [_row(f"  {part}", number) for part, number in one.parts.items()]
+    paper = f"  paper: {PAPER_EACH[one.denoiser]}" if one.denoiser in PAPER_EACH else ""
     if not one.experts:
-        return [f"{name}: {one.denoiser}", *parts, _row("  all parts", one.each)]
+        return [f"{name}: {one.denoiser}", *parts, _row("  all parts", one.each) + paper]
     many = f"{len(one.experts)} experts"
     heading = f"{name}: {one.denoiser}, {many}: {'; '.join(one.experts)}"
-    return [heading, *parts, _row("  one expert", one.each), _row(f"  {many}", one.total)]
+    return [heading, *parts, _row("  one expert", one.each) + paper, _row(f"  {many}", one.total)]
 
 
 def _encoders(name: str, one: "EncoderParameters") -> list[str]:
@@ -87,6 +96,10 @@ def _sums(networks: Mapping[str, "NetworkParameters"], encoders: Mapping[str, "E
     if networks and encoders:
         rows.append(_row("text encoders", read))
         rows.append(_row("total", trained + read) + "  counted as in table 1 of the paper: with text encoders")
+        experts = {one.denoiser: max(1, len(one.experts)) for one in networks.values()}
+        base, first, last = (experts.get(stage, 0) for stage in STAGES)
+        if paper := PAPER_TOTALS.get((base, first, last)):
+            rows.append(f"{'paper':<20}{1e3 * paper[1]:>10,.0f} M  configuration {paper[0]}, to 0.1 B")
     made = {one.run for one in networks.values()}
     stages = [(name, stage, run) for name, one in encoders.items() for stage, runs in one.runs.items() for run in runs]
     return rows + [
@@ -152,6 +165,8 @@ def plan(
 
 def _network(recipe: str, job: "TrainingPlan", network: "NetworkCost") -> Iterator[str]:
     yield f"{recipe}: {job.denoiser}, {network.parameters / 1e6:,.1f} M parameters, trained on {job.size}² images"
+    if job.denoiser in PAPER_EACH:
+        yield f"  parameters of the paper's: {PAPER_EACH[job.denoiser]}"
     paper = PAPER.get(job.denoiser, ("", "", ""))
     ours = (("samples a step", job.samples), ("devices", job.devices), ("steps", job.all_steps))
     yield f"  {'':<16}{'recipe':>12}" + ("    paper, table 7" if paper[0] else "")

@@ -106,8 +106,7 @@ def _watch(denoiser: nn.Module) -> Iterator[list[Call]]:
     def attended(module: nn.Module, args: tuple[Tensor, Context], out: Tensor) -> None:
         assert isinstance(module, CrossAttention)
         x, context = args
-        one = Context(context.tokens[-1:], context.bias[-1:], None if context.paint is None else context.paint[-1:])
-        weights = module.probabilities(x[-1:], one)[0].float().mean(0)
+        weights = module.probabilities(x[-1:], context[-1:])[0].float().mean(0)
         calls[-1][1].append(weights.T.unflatten(1, (x.shape[-2], x.shape[-1])).cpu())
 
     handles = [m.register_forward_pre_hook(enter) for m in denoiser.modules() if isinstance(m, Preconditioned)]

@@ -55,18 +55,21 @@ def unet_base64(
     attention_levels: tuple[int, ...] = (1, 2, 3),
     head_channels: int = 64,
     norm_groups: int = 32,
-    context_width: int = 1024,
+    context_width: int | None = 1024,
+    feed_forward: int = 0,
     dropout: float = 0.0,
     patch_size: int = 1,
     sigma_data: float = 0.5,
     gradient_checkpointing: bool = False,
+    normalize_pooled: bool = False,
     tokens: dict[str, int] = PAPER_TOKENS,
     pooled: dict[str, int] = PAPER_POOLED,
 ) -> Preconditioned:
     """The base stage of the paper: ADM U-Net for 64² images (eDiff-I, appendix A).
 
-    Our choices where the paper is silent: `head_channels` 64 as in ADM, `context_width` 1024, global embedding of four
-    times `channels`.
+    Our choices where the paper is silent: `head_channels` 64 as in ADM, global embedding of four times `channels`. The
+    defaults of `context_width`, `feed_forward` and `normalize_pooled` are those of earlier versions, whose models do
+    not name them; recipes/paper has the reading that comes closest to table 1 (docs/not-reproduced.md).
 
     Args:
         channels: channels at full resolution.
@@ -75,7 +78,10 @@ def unet_base64(
         attention_levels: levels (0 is full resolution) with self- and cross-attention.
         head_channels: channels an attention head.
         norm_groups: groups of the group norms; with few channels, groups of 16 or more are far faster on a CPU.
-        context_width: common width of the cross-attention tokens.
+        context_width: common width that the tokens of all sources are projected to before cross-attention; None: each
+            layer projects keys and values straight from the width of each source.
+        feed_forward: width of a feed-forward after each attention, in multiples of its channels; 0 for none.
+        normalize_pooled: scale pooled embeddings to a mean square of 1, as the other terms of the global path have.
         dropout: inside residual blocks.
         patch_size: fold pixels into channels by this factor; 1 in the paper.
         sigma_data: standard deviation of the training images, in [-1, 1] units.
@@ -83,9 +89,10 @@ def unet_base64(
         tokens: width of the tokens of each source that feeds cross-attention.
         pooled: width of the pooled embedding of each source that feeds the global path.
     """
-    embedding = ConditionEmbedding(4 * channels, context_width, tokens, pooled)
+    embedding = ConditionEmbedding(4 * channels, context_width, tokens, pooled, normalize_pooled)
     levels = channel_mults, num_res_blocks, attention_levels
-    unet = UNet(embedding, channels, *levels, head_channels, norm_groups, dropout, patch_size, gradient_checkpointing)
+    heads = head_channels, norm_groups
+    unet = UNet(embedding, channels, *levels, *heads, dropout, patch_size, feed_forward, gradient_checkpointing)
     return Preconditioned(unet, sigma_data)
 
 
@@ -120,11 +127,13 @@ def efficient_sr256(
     cross_attention_levels: tuple[int, ...] = (3,),
     head_channels: int = 64,
     norm_groups: int = 32,
-    context_width: int = 1024,
+    context_width: int | None = 1024,
+    feed_forward: int = 0,
     patch_size: int = 1,
     sigma_data: float = 0.5,
     residual: bool = False,
     gradient_checkpointing: bool = False,
+    normalize_pooled: bool = False,
     tokens: dict[str, int] = PAPER_TOKENS,
     pooled: dict[str, int] = PAPER_POOLED,
 ) -> Preconditioned:
@@ -138,7 +147,10 @@ def efficient_sr256(
         cross_attention_levels: levels with cross-attention.
         head_channels: channels an attention head.
         norm_groups: groups of the group norms; with few channels, groups of 16 or more are far faster on a CPU.
-        context_width: common width of the cross-attention tokens.
+        context_width: common width that the tokens of all sources are projected to before cross-attention; None: each
+            layer projects keys and values straight from the width of each source.
+        feed_forward: width of a feed-forward after each attention, in multiples of its channels; 0 for none.
+        normalize_pooled: scale pooled embeddings to a mean square of 1, as the other terms of the global path have.
         patch_size: fold pixels into channels by this factor; 1 in the paper.
         sigma_data: standard deviation of the training images, or of the residual over bicubic.
         residual: predict the residual over the bicubically upsampled image; off in the paper.
@@ -146,9 +158,10 @@ def efficient_sr256(
         tokens: width of the tokens of each source that feeds cross-attention.
         pooled: width of the pooled embedding of each source that feeds the global path.
     """
-    embedding = ConditionEmbedding(4 * channels, context_width, tokens, pooled, super_resolution=True)
+    embedding = ConditionEmbedding(4 * channels, context_width, tokens, pooled, normalize_pooled, super_resolution=True)
     levels = channel_mults, num_res_blocks, self_attention_levels, cross_attention_levels
-    unet = EfficientUNet(embedding, channels, *levels, head_channels, norm_groups, patch_size, gradient_checkpointing)
+    heads = head_channels, norm_groups
+    unet = EfficientUNet(embedding, channels, *levels, *heads, patch_size, feed_forward, gradient_checkpointing)
     return Preconditioned(unet, sigma_data, residual)
 
 

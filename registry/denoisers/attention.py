@@ -3,6 +3,7 @@
 Shapes: `b` batch, `m` heads, `q` queries (pixels), `k` keys (pixels or tokens), `d` channels a head.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import reduce
 
@@ -45,8 +46,10 @@ class PaintedKeys(Tensors):
 class Context(Tensors):
     """The keys and values of cross-attention."""
 
-    tokens: Float[Tensor, "b k width"]  # the learned null token and the tokens of all sources, in one width
-    bias: Float[Tensor, "b 1 1 k"]  # added to the scores: log of a token's weight (0 for weight 1), -inf for padding
+    tokens: Float[Tensor, "b k width"] | Mapping[str, Float[Tensor, "b _ _"]]
+    """The learned null token and the tokens of all sources, in one width; or those of each source, in its own."""
+    bias: Float[Tensor, "b 1 1 k"]
+    """Added to the scores: log of a token's weight (0 for weight 1), -inf for padding. The null token is the first."""
     paint: PaintedKeys | None = None
 
 
@@ -137,15 +140,35 @@ class SelfAttention(nn.Module):
         return x + self.out(_heads_to_pixels(attend(q, k, v), *x.shape[-2:]))
 
 
-class CrossAttention(nn.Module):
-    """Residual attention of every pixel to the tokens of the context (eDiff-I, section 4.1: after self-attention)."""
+class OwnWidths(nn.Module):
+    """Keys and values straight from the tokens of each source, and of a null token that the layer learns."""
 
-    def __init__(self, channels: int, context_width: int, head_channels: int, norm_groups: int = 32) -> None:
+    def __init__(self, widths: Mapping[str, int], out: int) -> None:
+        super().__init__()
+        self.null = nn.Parameter(torch.randn(1, 1, out))  # tokens are normed, so their keys have about this deviation
+        self.sources = nn.ModuleDict({name: nn.Linear(width, out) for name, width in widths.items()})
+
+    def forward(self, context: Context) -> Float[Tensor, "b k out"]:
+        """Those of the null token, then of the tokens in the context's order."""
+        assert isinstance(context.tokens, Mapping)
+        null = self.null.to(context.bias.dtype).expand(len(context.bias), -1, -1)
+        return torch.cat([null, *(self.sources[name](tokens) for name, tokens in context.tokens.items())], dim=1)
+
+
+class CrossAttention(nn.Module):
+    """Residual attention of every pixel to the tokens of the context (eDiff-I, section 4.1: after self-attention).
+
+    `widths` is the common width of the tokens, or the width of each source's.
+    """
+
+    def __init__(
+        self, channels: int, widths: int | Mapping[str, int], head_channels: int, norm_groups: int = 32
+    ) -> None:
         super().__init__()
         self.head_channels = _check_heads(channels, head_channels)
         self.norm = GroupNorm(norm_groups, channels)
         self.to_q = nn.Conv2d(channels, channels, 1)
-        self.to_kv = nn.Linear(context_width, 2 * channels)
+        self.to_kv = nn.Linear(widths, 2 * channels) if isinstance(widths, int) else OwnWidths(widths, 2 * channels)
         self.out = zeroed(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: Float[Tensor, "b c h w"], context: Context) -> Float[Tensor, "b c h w"]:
@@ -167,12 +190,24 @@ class CrossAttention(nn.Module):
 
     def _project(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
         q = _pixels_to_heads(self.to_q(self.norm(x)), self.head_channels)
-        # tokens are not normed here: each source's projection ends in a layer norm
-        k, v = (
-            part.unflatten(-1, (-1, self.head_channels)).transpose(1, 2)
-            for part in self.to_kv(context.tokens).chunk(2, dim=-1)
-        )
+        # tokens are not normed here: `ConditionEmbedding` has normed those of each source
+        projected = self.to_kv(context if isinstance(self.to_kv, OwnWidths) else context.tokens)
+        k, v = (part.unflatten(-1, (-1, self.head_channels)).transpose(1, 2) for part in projected.chunk(2, dim=-1))
         return q, k, v
+
+
+class FeedForward(nn.Module):
+    """Residual perceptron of each pixel, `mult` times as wide as its input (Vaswani et al. 2017, section 3.3)."""
+
+    def __init__(self, channels: int, mult: int, norm_groups: int = 32) -> None:
+        super().__init__()
+        self.norm = GroupNorm(norm_groups, channels)
+        self.inner = nn.Conv2d(channels, mult * channels, 1)
+        self.out = zeroed(nn.Conv2d(mult * channels, channels, 1))
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Features of the same shape."""
+        return x + self.out(F.gelu(self.inner(self.norm(x))))
 
 
 def zeroed(layer: nn.Conv2d) -> nn.Conv2d:

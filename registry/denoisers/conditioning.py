@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -38,32 +39,41 @@ class ConditionEmbedding(nn.Module):
 
     Global path: noise level, pooled embeddings and, in super-resolution, `aug_level`, each projected and summed; the
     blocks read it through scale-shift norm. Cross-attention: the tokens of each source projected to one width,
-    concatenated in the order declared, and one learned null token to attend to when no text is needed. A declared
+    concatenated in the order declared, and one learned null token to attend to when no text is needed; or, without
+    `context_width`, the tokens normed only, which each layer projects, beside a null token of its own. A declared
     source that the conditioning lacks counts as dropped.
 
     Args:
         width: width of the global embedding.
-        context_width: common width of the cross-attention tokens.
+        context_width: common width of the cross-attention tokens; None to leave them as wide as they are.
         tokens: width of the tokens of each source that feeds cross-attention.
         pooled: width of the pooled embedding of each source that feeds the global path.
+        normalize_pooled: scale each pooled embedding to a mean square of 1 before its projection. CLIP's have unit
+            length, so that without it they enter at `1/sqrt(d)` of the scale of the other terms. A dropped one stays 0.
         super_resolution: whether `cond.aug_level` is an input.
     """
 
     def __init__(
         self,
         width: int,
-        context_width: int,
+        context_width: int | None,
         tokens: Mapping[str, int],
         pooled: Mapping[str, int],
+        normalize_pooled: bool = False,
         super_resolution: bool = False,
     ) -> None:
         super().__init__()
-        self.width, self.context_width = width, context_width
+        if context_width is not None and context_width < 1:
+            raise ValueError(f"context_width must be at least 1, or None, got {context_width}")
+        self.width, self.context_width, self.normalize_pooled = width, context_width, normalize_pooled
+        self.token_widths, self.pooled_widths = dict(tokens), dict(pooled)
         self.noise = _level(width)
         self.augmentation = _level(width) if super_resolution else None
         self.pooled = nn.ModuleDict({name: nn.Linear(size, width) for name, size in pooled.items()})
-        self._pooled_widths = dict(pooled)
         self.mix = nn.Sequential(nn.Linear(width, width), nn.SiLU())
+        if context_width is None:
+            self.tokens = nn.ModuleDict({name: nn.LayerNorm(size) for name, size in tokens.items()})
+            return
         projections = {n: (nn.Linear(size, context_width), nn.LayerNorm(context_width)) for n, size in tokens.items()}
         self.tokens = nn.ModuleDict({name: nn.Sequential(*layers) for name, layers in projections.items()})
         self.null_token = nn.Parameter(torch.randn(1, 1, context_width) * context_width**-0.5)
@@ -77,28 +87,33 @@ class ConditionEmbedding(nn.Module):
             embedding = embedding + self.augmentation(cond.aug_level.clamp(min=1e-3).log() / 4)  # 0 has no logarithm
         for name, project in self.pooled.items():
             # a dropped source is zeros through its projection, so that its bias is there with and without text
-            pooled = embedding.new_zeros(len(embedding), self._pooled_widths[name])
+            pooled = embedding.new_zeros(len(embedding), self.pooled_widths[name])
             if name in cond.sources:
                 pooled = cond.sources[name].pooled
             if pooled is None:
                 raise ValueError(f"source {name!r} feeds the global path, but its encoder gives no pooled embedding")
+            if self.normalize_pooled:
+                pooled = F.rms_norm(pooled, pooled.shape[-1:], eps=1e-8)
             embedding = embedding + project(pooled)
         embedding = self.mix(embedding)
-        return embedding, self._context(cond, len(c_noise), embedding.dtype)
+        return embedding, self._context(cond, embedding)
 
-    def _context(self, cond: Conditioning, batch: int, dtype: torch.dtype) -> Context:
+    def _context(self, cond: Conditioning, embedding: Float[Tensor, "b width"]) -> Context:
         """Keys and biases in the dtype that the layers compute in, so that not every layer casts them."""
-        null = self.null_token.expand(batch, -1, -1)
+        batch, dtype = len(embedding), embedding.dtype
         present = {name: cond.sources[name] for name in self.tokens if name in cond.sources}
-        tokens = [self.tokens[name](source.tokens).to(null.dtype) for name, source in present.items()]
-        biases = [_bias(source).to(null.dtype) for source in present.values()]
+        tokens = {name: self.tokens[name](source.tokens).to(dtype) for name, source in present.items()}
         paint = None
         if cond.paint is not None:  # its tokens in the order of the keys: the null token, then the sources
             none = cond.paint.areas.new_zeros(*cond.paint.areas.shape[:2], 1)
             keys = [cond.paint.tokens.get(n, none.expand(-1, -1, x.tokens.shape[1])) for n, x in present.items()]
             paint = PaintedKeys(cond.paint.areas, torch.cat([none, *keys], dim=2), cond.paint.strength)
-        bias = torch.cat([null.new_zeros(batch, 1), *biases], dim=1)
-        return Context(torch.cat([null, *tokens], dim=1).to(dtype), bias[:, None, None].to(dtype), paint)
+        biases = [embedding.new_zeros(batch, 1), *(_bias(source).to(dtype) for source in present.values())]
+        bias = torch.cat(biases, dim=1)[:, None, None]
+        if self.context_width is None:
+            return Context(tokens, bias, paint)
+        first = self.null_token.to(dtype).expand(batch, -1, -1)
+        return Context(torch.cat([first, *tokens.values()], dim=1), bias, paint)
 
 
 def _bias(source: Embedding) -> Float[Tensor, "b n"]:

@@ -42,6 +42,7 @@ class EfficientUNet(nn.Module):
         head_channels: int,
         norm_groups: int,
         patch_size: int,
+        feed_forward: int,
         gradient_checkpointing: bool,
     ) -> None:
         super().__init__()
@@ -56,7 +57,7 @@ class EfficientUNet(nn.Module):
             for i in range(last + 1):
                 attention = i == last and level in self_attention_levels, i == last and level in cross_attention_levels
                 sizes = channels_in if i == 0 else width, width, embedding, head_channels, norm_groups
-                blocks.append(Block(*sizes, *attention, takes_skip=takes_skip and i == 0))
+                blocks.append(Block(*sizes, *attention, feed_forward, takes_skip=takes_skip and i == 0))
             return blocks
 
         widths = [channels * mult for mult in channel_mults]

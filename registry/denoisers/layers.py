@@ -1,4 +1,4 @@
-"""The block of both U-Nets: a residual block, then self-attention and cross-attention if they are on."""
+"""The block of both U-Nets: a residual block, then self-attention, cross-attention and feed-forward if they are on."""
 
 from contextlib import nullcontext
 from typing import Literal
@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ediffi.registry.denoisers.attention import Context, CrossAttention, SelfAttention, zeroed
+from ediffi.registry.denoisers.attention import Context, CrossAttention, FeedForward, SelfAttention, zeroed
 from ediffi.registry.denoisers.cast import autocast_weights, call
 from ediffi.registry.denoisers.conditioning import ConditionEmbedding
 from ediffi.registry.denoisers.norm import GroupNorm
@@ -64,9 +64,10 @@ class ResidualBlock(nn.Module):
 
 
 class Block(nn.Module):
-    """A residual block, followed by self-attention and cross-attention if they are on.
+    """A residual block, followed by self-attention and cross-attention if they are on, and then a feed-forward.
 
-    `embedding` gives the widths of the global embedding and of the context. `takes_skip` says that the decoder
+    `embedding` gives the widths of the global embedding and of the context; `feed_forward` is the width of the
+    feed-forward in multiples of its input's, 0 for none. `takes_skip` says that the decoder
     concatenates an encoder's output to the input of this block.
     """
 
@@ -79,17 +80,23 @@ class Block(nn.Module):
         norm_groups: int,
         self_attention: bool = False,
         cross_attention: bool = False,
+        feed_forward: int = 0,
         *,
         how: Resample | None = None,
         dropout: float = 0.0,
         takes_skip: bool = False,
     ) -> None:
         super().__init__()
+        if feed_forward < 0:
+            raise ValueError(f"feed_forward must be at least 0, got {feed_forward}")
         self.residual = ResidualBlock(in_channels, out_channels, embedding.width, how, dropout, norm_groups)
         self.self_attention = SelfAttention(out_channels, head_channels, norm_groups) if self_attention else None
-        self.cross_attention = None
+        self.cross_attention = self.feed_forward = None
         if cross_attention:
-            self.cross_attention = CrossAttention(out_channels, embedding.context_width, head_channels, norm_groups)
+            widths = embedding.token_widths if embedding.context_width is None else embedding.context_width
+            self.cross_attention = CrossAttention(out_channels, widths, head_channels, norm_groups)
+        if feed_forward and (self_attention or cross_attention):
+            self.feed_forward = FeedForward(out_channels, feed_forward, norm_groups)
         self.takes_skip = takes_skip
 
     def forward(
@@ -99,7 +106,9 @@ class Block(nn.Module):
         x = self.residual(x, embedding)
         if self.self_attention is not None:
             x = self.self_attention(x)
-        return x if self.cross_attention is None else self.cross_attention(x, context)
+        if self.cross_attention is not None:
+            x = self.cross_attention(x, context)
+        return x if self.feed_forward is None else self.feed_forward(x)
 
 
 def run(block: nn.Module, x: Tensor, embedding: Tensor, context: Context, checkpointing: bool) -> Tensor:

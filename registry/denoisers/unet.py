@@ -38,6 +38,7 @@ class UNet(nn.Module):
         norm_groups: int,
         dropout: float,
         patch_size: int,
+        feed_forward: int,
         gradient_checkpointing: bool,
     ) -> None:
         super().__init__()
@@ -49,7 +50,7 @@ class UNet(nn.Module):
 
         def block(channels_in: int, channels_out: int, attention: bool = False, **rest: Any) -> Block:
             sizes = channels_in, channels_out, embedding, head_channels, norm_groups
-            return Block(*sizes, self_attention=attention, cross_attention=attention, dropout=dropout, **rest)
+            return Block(*sizes, attention, attention, feed_forward, dropout=dropout, **rest)
 
         widths = [channels * mult for mult in channel_mults]
         self.stem = nn.Conv2d(3 * patch_size**2, widths[0], 3, padding=1)

@@ -143,9 +143,10 @@ def conditioning(weight: Tensor | None = None, paint: Paint | None = None, lengt
     )
 
 
-@pytest.fixture
-def network() -> torch.nn.Module:
-    network = denoisers.create("unet_toybox", channels=32, context_width=32)
+@pytest.fixture(params=[32, None])
+def network(request: pytest.FixtureRequest) -> torch.nn.Module:
+    """With tokens in one width, and in the width of each source."""
+    network = denoisers.create("unet_toybox", channels=32, context_width=request.param, feed_forward=2)
     for parameter in network.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.05)

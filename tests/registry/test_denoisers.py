@@ -7,6 +7,7 @@ import torch
 
 from ediffi.registry import denoisers
 from ediffi.registry.denoisers.attention import attend
+from ediffi.registry.denoisers.conditioning import ConditionEmbedding
 from ediffi.registry.denoisers.layers import ResidualBlock
 from ediffi.registry.denoisers.precondition import Preconditioned, upsample
 from ediffi.registry.types import Conditioning, Embedding
@@ -14,7 +15,10 @@ from ediffi.registry.types import Conditioning, Embedding
 BASE, SUPER = ["unet_toybox"], ["efficient_toybox64", "efficient_toybox256"]
 PAPER = {"unet_base64": 64, "efficient_sr256": 256, "efficient_sr1024": 256}
 MILLIONS = {"unet_base64": 715, "efficient_sr256": 468, "efficient_sr1024": 206}
-"""Parameters, as the README tells them."""
+"""Parameters of the defaults."""
+READING = {"context_width": None, "feed_forward": 4, "normalize_pooled": True}
+"""Of appendix A, in recipes/paper."""
+READINGS = pytest.mark.parametrize("reading", [{}, READING], ids=["default", "paper"])
 
 
 def conditioning(batch: int, low_res: int | None = None, words: int = 5) -> Conditioning:
@@ -71,10 +75,49 @@ def test_paper_networks_have_the_paper_shape(name: str, size: int) -> None:
     assert round(sum(parameter.numel() for parameter in denoiser.parameters()) / 1e6) == MILLIONS[name]
     kinds = [type(module).__name__ for module in denoiser.modules()]
     assert kinds.count("CrossAttention") >= 2
+    assert "FeedForward" not in kinds
     if name == "unet_base64":
         assert kinds.count("SelfAttention") == kinds.count("CrossAttention") == 3 * 3 + 1 + 4 * 3
     if name == "efficient_sr1024":
         assert "SelfAttention" not in kinds
+
+
+def parameters(name: str, **arguments: object) -> int:
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in denoisers.create(name, **arguments).parameters())
+
+
+def test_the_readings_of_appendix_a_cost_what_their_formulas_say() -> None:
+    """Of the base network: 7 layers with attention of 512 channels (3 down, 4 up) and 15 of 1024 (7 a side, 1 between).
+
+    Keys and values are 2c numbers a token, a feed-forward has two products of c by 4c and a norm.
+    """
+    layers, sources = [512] * 7 + [1024] * 15, [768, 4096, 768]
+    plain, common, norms = parameters("unet_base64"), 1024, 2
+    straight = sum(2 * c * (sum(sources) + len(sources)) + 2 * c for c in layers) + norms * sum(sources)
+    projected = sum(2 * c * (common + 1) for c in layers) + sum((d + 1 + norms) * common for d in sources) + common
+    assert parameters("unet_base64", context_width=None) == plain - projected + straight
+    fed = sum(4 * c * c + 4 * c + 4 * c * c + c + norms * c for c in layers)
+    assert parameters("unet_base64", feed_forward=4) == plain + fed
+    assert parameters("unet_base64", context_width=None, feed_forward=4) == plain - projected + straight + fed
+
+
+def test_pooled_embeddings_enter_at_the_scale_of_the_noise_level() -> None:
+    """CLIP's have unit length."""
+    torch.manual_seed(0)
+    unit = torch.nn.functional.normalize(torch.randn(64, 768), dim=-1)
+    cond = Conditioning({"clip_text": Embedding(torch.zeros(64, 1, 768), torch.ones(64, 1, dtype=torch.bool), unit)})
+    deviations = []
+    for normalize in (False, True):
+        embedding = ConditionEmbedding(1024, None, {"clip_text": 768}, {"clip_text": 768}, normalize)
+        noise, seen = embedding.noise(torch.linspace(-1.6, 1.1, 64)).detach(), []
+        embedding.pooled["clip_text"].register_forward_hook(lambda *args, seen=seen: seen.append(args[2].detach()))
+        null = embedding(torch.zeros(64), cond.null())[0]
+        assert torch.equal(null, embedding(torch.zeros(64), Conditioning())[0]), "a dropped one stays zero"
+        embedding(torch.zeros(64), cond)
+        deviations.append(float(seen[-1].std(0).mean() / noise.std(0).mean()))
+    assert deviations[0] < 0.2
+    assert 0.5 < deviations[1] < 5
 
 
 def test_base_attention_is_at_32_16_and_8() -> None:
@@ -141,9 +184,10 @@ def test_residual_denoiser_starts_at_the_upsampled_image() -> None:
     torch.testing.assert_close(denoiser(mean, torch.ones(1), cond), mean)
 
 
+@READINGS
 @pytest.mark.parametrize("name", BASE + SUPER)
-def test_a_batch_equals_its_single_runs(name: str) -> None:
-    denoiser = tiny(name)
+def test_a_batch_equals_its_single_runs(name: str, reading: dict[str, object]) -> None:
+    denoiser = tiny(name, **reading)
     size, low = (16, None) if name in BASE else (32, 8)
     cond, x, sigma = double(conditioning(3, low)), torch.randn(3, 3, size, size).double(), torch.tensor([0.1, 1.0, 9.0])
     whole = denoiser(x, sigma.double(), cond)
@@ -152,24 +196,27 @@ def test_a_batch_equals_its_single_runs(name: str) -> None:
         torch.testing.assert_close(alone, whole[k : k + 1], atol=1e-5, rtol=1e-5)
 
 
+@READINGS
 @pytest.mark.parametrize("source", ["t5", "clip_text", "clip_image"])
-def test_every_source_reaches_the_image(source: str) -> None:
-    denoiser, cond = tiny("unet_toybox"), double(conditioning(1))
+def test_every_source_reaches_the_image(source: str, reading: dict[str, object]) -> None:
+    denoiser, cond = tiny("unet_toybox", **reading), double(conditioning(1))
     x, sigma = torch.randn(1, 3, 16, 16).double(), torch.ones(1).double()
     dropped = cond.drop(source, torch.tensor([True]))
     assert not torch.allclose(denoiser(x, sigma, cond), denoiser(x, sigma, dropped), atol=1e-5)
 
 
-def test_a_dropped_source_equals_an_absent_one() -> None:
-    denoiser, cond = tiny("unet_toybox"), double(conditioning(2))
+@READINGS
+def test_a_dropped_source_equals_an_absent_one(reading: dict[str, object]) -> None:
+    denoiser, cond = tiny("unet_toybox", **reading), double(conditioning(2))
     x, sigma = torch.randn(2, 3, 16, 16).double(), torch.ones(2).double()
     torch.testing.assert_close(
         denoiser(x, sigma, cond.null()), denoiser(x, sigma, Conditioning()), atol=1e-5, rtol=1e-5
     )
 
 
-def test_padding_is_not_read() -> None:
-    denoiser, cond = tiny("unet_toybox"), double(conditioning(1))
+@READINGS
+def test_padding_is_not_read(reading: dict[str, object]) -> None:
+    denoiser, cond = tiny("unet_toybox", **reading), double(conditioning(1))
     t5 = cond.sources["t5"]
     padded = Embedding(torch.cat([t5.tokens, torch.randn(1, 4, 128)], 1), torch.cat([t5.mask, ~t5.mask[:, :4]], 1))
     x, sigma = torch.randn(1, 3, 16, 16).double(), torch.ones(1).double()
@@ -198,14 +245,15 @@ def test_padding_of_a_weighted_caption_is_not_read() -> None:
     assert not torch.allclose(short, denoiser(x, sigma, cond), atol=1e-5), "the weights do nothing"
 
 
+@READINGS
 @pytest.mark.parametrize("name", ["unet_toybox", "efficient_toybox64"])
-def test_gradient_checkpointing_changes_nothing(name: str) -> None:
+def test_gradient_checkpointing_changes_nothing(name: str, reading: dict[str, object]) -> None:
     low = None if name in BASE else 8
     size = 16 if name in BASE else 32
     cond, x = double(conditioning(1, low)), torch.randn(1, 3, size, size).double()
     gradients = []
     for checkpointing in (False, True):
-        denoiser = tiny(name, gradient_checkpointing=checkpointing)
+        denoiser = tiny(name, gradient_checkpointing=checkpointing, **reading)
         denoiser(x, torch.ones(1).double(), cond).square().sum().backward()
         gradients.append([parameter.grad for parameter in denoiser.parameters()])
     for plain, recomputed in zip(*gradients, strict=True):
@@ -254,6 +302,10 @@ def test_bad_arguments_are_named() -> None:
         denoisers.create("unet_toybox", attention_levels=(7,))
     with pytest.raises(ValueError, match="equally long"):
         denoisers.create("efficient_toybox64", num_res_blocks=(1,))
+    with pytest.raises(ValueError, match="feed_forward must be at least 0, got -1"):
+        denoisers.create("unet_toybox", feed_forward=-1)
+    with pytest.raises(ValueError, match="context_width must be at least 1, or None, got 0"):
+        denoisers.create("unet_toybox", context_width=0)
 
 
 def test_attention_has_whole_heads() -> None:

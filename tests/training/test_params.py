@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from ediffi.cli import main, recipes
-from ediffi.cli.plan import readable
+from ediffi.cli.plan import PAPER_EACH, readable
 from ediffi.diffusion.experts import Expert
 from ediffi.diffusion.noise import Interval, LogNormal
 from ediffi.hub.config import Part
@@ -194,18 +194,34 @@ def test_the_paper_s_cascade_is_printed_and_summed(
     assert main(["params", "paper/experts_base64", "paper/experts_sr256", "paper/sr1024", "paper/cascade"]) == 0
     lines = capsys.readouterr().out.splitlines()
     base, sr256, sr1024 = (networks(recipes.path_of(f"paper/{name}")).each for name in ("base64", "sr256", "sr1024"))
-    assert [round(each / 1e6) for each in (base, sr256, sr1024)] == [715, 468, 206], "as the README tells them"
-    rows = [line.rsplit(maxsplit=2) for line in lines if line.startswith(("  one", "  3", "  2", "  all", "all"))]
+    assert [round(each / 1e6) for each in (base, sr256, sr1024)] == [1025, 498, 214], "as the README tells them"
+    ours = [line.partition("  paper")[0] for line in lines]
+    rows = [line.rsplit(maxsplit=2) for line in ours if line.startswith(("  one", "  3", "  2", "  all", "all"))]
     trained = 3 * base + 2 * sr256 + sr1024
     wanted = [base, 3 * base, sr256, 2 * sr256, sr1024, trained]
     assert [f"{number} {unit}" for _, number, unit in rows] == [readable(number) for number in wanted]
-    assert [line for line in lines if line.startswith("  embedding")] == ["  embedding                8.7 M"] + 2 * [
-        "  embedding                7.0 M"
+    assert [line for line in lines if line.startswith("  embedding")] == ["  embedding                2.9 M"] + 2 * [
+        "  embedding                1.2 M"
     ]
     assert lines[0].endswith("3 experts: (3, 0); all without (3, 0) and (9, 511); (9, 511)")
     assert "  t5_xxl               4,762.3 M" in lines
     assert "  clip_l14_image         304.0 M  not counted" in lines
-    assert lines[-1].split("  counted")[0].split(maxsplit=1)[1].strip() == readable(trained + XXL + CLIP_TEXT)
+    total, paper = lines[-2:]
+    assert total.split("  counted")[0].split(maxsplit=1)[1].strip() == readable(trained + XXL + CLIP_TEXT)
+    assert paper.split() == ["paper", "9,100", "M", "configuration", "D,", "to", "0.1", "B"]
+    assert abs(trained + XXL + CLIP_TEXT - 9.1e9) < 0.1e9
+    assert 0.95e9 < base < 1.05e9, "half of D - B"
+    assert lines[7] == f"{'  one expert':<20}{readable(base):>12}  paper: {PAPER_EACH['unet_base64']}"
+
+
+def test_the_paper_s_other_configurations_are_told_by_their_experts(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(TOP)
+    assert main(["params", "paper/base64", "paper/experts_sr256", "paper/sr1024", "paper/cascade"]) == 0
+    assert "configuration B, to 0.1 B" in capsys.readouterr().out
+    assert main(["params", "paper/base64", "paper/sr1024", "paper/cascade"]) == 0
+    assert "configuration" not in capsys.readouterr().out
 
 
 def test_a_stage_that_no_recipe_makes_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

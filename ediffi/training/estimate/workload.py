@@ -96,11 +96,7 @@ def _conditioning(denoiser: nn.Module, batch: int, low_res: int | None, device: 
 def embedding_widths(denoiser: nn.Module) -> tuple[dict[str, int], dict[str, int]]:
     """Widths of the tokens and of the pooled embeddings that a denoiser reads, by source."""
     found = next((module for module in denoiser.modules() if isinstance(module, ConditionEmbedding)), None)
-    if found is None:
-        return {}, {}
-    tokens: dict[str, Any] = dict(found.tokens.items())
-    pooled: dict[str, Any] = dict(found.pooled.items())
-    return {k: v[0].in_features for k, v in tokens.items()}, {k: v.in_features for k, v in pooled.items()}
+    return ({}, {}) if found is None else (found.token_widths, found.pooled_widths)
 
 
 def _drop_gradient(parameter: Tensor) -> None:
