@@ -6,7 +6,7 @@ VENV := .venv
 PROMPT := a large red circle left of a small blue square, striped, on a pink background
 
 .DELETE_ON_ERROR:
-.PHONY: demo test check docs clean
+.PHONY: demo test check docs emoji clean
 
 demo: $(VENV)/.installed  ## generate one image
 	$(VENV)/bin/ediffi sample "$(PROMPT)" -o demo.png
@@ -22,6 +22,9 @@ check: $(VENV)/.installed-dev  ## format, lint, types, tests
 
 docs: $(VENV)/.installed-docs  ## the site, into build/site
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
+
+emoji: $(VENV)/.installed-emoji $(VENV)/.installed-minilm  ## the model of real drawings, from its artists' packages on: half a day
+	$(MAKE) -C examples/emoji PYTHON=$(abspath $(VENV)/bin/python) picture judge
 
 clean:  ## build outputs and caches; your images, runs, data and .venv stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -37,6 +37,13 @@ class Part:
     name: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
+    def uncomposed(self, encoder_files: Path | None) -> "Part":
+        """The part of a recipe before its cascade is composed: `encoders/` is still the folder `encoder_files`."""
+        first, _, rest = str(self.arguments.get("path")).partition("/")
+        if encoder_files is None or first != "encoders":
+            return self
+        return Part(self.name, {**self.arguments, "path": str(encoder_files / rest)})
+
 
 @dataclass(frozen=True)
 class ListedExpert:

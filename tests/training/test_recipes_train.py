@@ -48,6 +48,7 @@ FIT = {
     "model.compile": False,
     "data.batch_size": 2,
     "data.val_batches": 1,
+    "data.num_workers": 0,
     "trainer.accelerator": "cpu",
     "trainer.max_steps": STEPS,
     "trainer.val_check_interval": STEPS,
@@ -57,7 +58,6 @@ FIT = {
 }
 ONE_DEVICE = {
     "data.step_size": 2,
-    "data.num_workers": 0,
     "data.lanes": 1,
     "data.chunk": 2,
     "trainer.devices": 1,
@@ -198,9 +198,10 @@ def world(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump(recipe, sort_keys=False))
     (top / "ediffi").symlink_to(TOP / "ediffi")
-    clip = top / "runs/emoji/clip/encoder"  # what the recipe of a CLIP leaves
-    clip.parent.mkdir(parents=True)
-    clip.symlink_to(TOP / "ediffi/weights/toybox/encoders/clip")
+    for runs in ("emoji", "emoji-all"):
+        clip = top / "runs" / runs / "clip/encoder"  # what the recipe of a CLIP leaves
+        clip.parent.mkdir(parents=True)
+        clip.symlink_to(TOP / "ediffi/weights/toybox/encoders/clip")
     return top
 
 

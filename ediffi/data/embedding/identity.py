@@ -110,7 +110,7 @@ def _from_yaml(path: Path) -> dict[str, Part]:
     except (yaml.YAMLError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} names no encoders (source: {{name: ..., arguments: ...}}): {error!r}") from None
     files = content.get("encoder_files")
-    return parts if files is None else {source: _absolute(part, Path(files).parent) for source, part in parts.items()}
+    return {source: part.uncomposed(files and Path(files)) for source, part in parts.items()}
 
 
 def _absolute(part: Part, folder: Path) -> Part:

@@ -149,7 +149,7 @@ def _encoders(path: Path, content: dict[str, Any]) -> EncoderParameters:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_function_arguments(compose)
     _, values = _typed(path, parser, {"output": "unused", **content})
-    counted = [(part.name, _encoder(part, values.encoder_files)) for part in values.encoder_parts.values()]
+    counted = [(part.name, _encoder(part.uncomposed(values.encoder_files))) for part in values.encoder_parts.values()]
     runs = {stage.name: stage.run if isinstance(stage.run, list) else [stage.run] for stage in values.stages}
     return EncoderParameters(
         [row for row in counted if encoders.spec(row[0]).reads == "text"],
@@ -158,7 +158,7 @@ def _encoders(path: Path, content: dict[str, Any]) -> EncoderParameters:
     )
 
 
-def _encoder(part: Part, files: Path | None) -> int:
+def _encoder(part: Part) -> int:
     """Parameters of an encoder, as its factory declares them."""
     try:
         bound = inspect.signature(encoders.REGISTRY.factory(part.name)).bind(**part.arguments)
@@ -167,9 +167,4 @@ def _encoder(part: Part, files: Path | None) -> int:
     bound.apply_defaults()
     if (sizes := encoders.spec(part.name).sizes) is None:
         raise ValueError(f"encoder {part.name} declares no sizes, and cannot be counted without loading it")
-    arguments = dict(bound.arguments)
-    # The `encoders/` of a composed cascade are a copy of `encoder_files`, and not there yet.
-    first, _, rest = str(arguments.get("path")).partition("/")
-    if files is not None and first == "encoders":
-        arguments["path"] = str(files / rest)
-    return sizes(**arguments).parameters
+    return sizes(**bound.arguments).parameters

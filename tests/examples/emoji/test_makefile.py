@@ -1,0 +1,49 @@
+"""The Makefile of the example: each of its commands is one that ediffi and emojiworld take."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ediffi.cli import recipes
+
+TOP = Path(__file__).parents[3]
+
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+
+
+def dry_run(*words: str) -> list[list[str]]:
+    """The commands that make would run, as words after the module's name."""
+    run = subprocess.run(
+        ["make", "-n", "-C", TOP / "examples/emoji", *words], capture_output=True, text=True, check=True
+    )
+    return [line.partition(" -m ")[2].split() for line in run.stdout.splitlines() if " -m " in line]
+
+
+@pytest.mark.parametrize(("words", "folder"), [((), "emoji"), (("GPU=1",), "emoji/gpu")])
+def test_every_step_of_the_road_is_there(words: tuple[str, ...], folder: str) -> None:
+    commands = dry_run("picture", "judge", *words)
+    named = [line[line.index("--config") + 1] for line in commands if "--config" in line]
+    assert named == [f"recipes/{folder}/{name}.yaml" for name in ("clip", "base", "sr64", "sr256", "cascade")]
+    assert all((TOP / name).is_file() for name in named)
+    outputs = [line[line.index("--out") + 1] for line in commands if line[1] == "embed"]
+    read = {place for name in named[1:4] for place in data_of(name)}
+    assert set(outputs) == read, "the folders that `embed` writes are those that the recipes read"
+    assert {"sprites", "scenes", "suite", "sample", "evaluate"} <= {line[1] for line in commands}
+
+
+def data_of(recipe: str) -> list[str]:
+    data = yaml.safe_load((TOP / recipe).read_text())["data"]
+    return [data["train"], data["val"]]
+
+
+def test_a_short_road_has_fewer_steps_and_scenes() -> None:
+    commands = dry_run("STEPS=7", "SCENES=90")
+    assert all("7" in line for line in commands if line[1] == "fit")
+    assert any(line[line.index("--count") + 1] == "90" for line in commands if "--count" in line)
+
+
+def test_the_recipes_for_a_gpu_are_found_by_name() -> None:
+    assert {"emoji/gpu/base", "emoji/gpu/sr64", "emoji/gpu/sr256", "emoji/gpu/cascade"} <= set(recipes.names())
