@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from ediffi.io.recipes import one_sentence, recipe_parser
+
 SHIPPED = Path(__file__).parent / "suites"
 
 
@@ -62,17 +64,17 @@ def shipped() -> list[str]:
 
 def read_suite(name: str | Path, **changes: Any) -> Suite:
     """A suite that ships, by its name, or one in a YAML file; `changes` that are not None replace its values."""
-    from jsonargparse import ArgumentError, ArgumentParser
+    from jsonargparse import ArgumentError
 
     path = SHIPPED / f"{name}.yaml" if str(name) in shipped() else Path(name)
     if not path.is_file():
         raise FileNotFoundError(f"no suite {str(name)!r}; there are {', '.join(shipped())}, or give a YAML file")
-    parser = ArgumentParser(exit_on_error=False)
+    parser = recipe_parser()
     parser.add_class_arguments(Suite)
     try:
         suite = Suite(**parser.instantiate(parser.parse_path(str(path))).as_dict())
     except (ArgumentError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not a suite: {' '.join(str(error).split())}") from None
+        raise ValueError(f"{path} is not a suite: {one_sentence(error)}") from None
 
     def beside(name: str | None) -> str | None:
         return name if name is None or not (path.parent / name).exists() else str((path.parent / name).resolve())

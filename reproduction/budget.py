@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ediffi.cli.recipes import names, path_of
+from ediffi.io.recipes import one_sentence, recipe_parser
 from ediffi.registry.core import UnknownNameError
 
 FOLDER = "reproduction/"
@@ -88,15 +89,15 @@ def read_budget(name: str) -> Budget:
         UnknownNameError: neither; the message lists those that ship.
         ValueError: the file is no budget.
     """
-    from jsonargparse import ArgumentError, ArgumentParser
+    from jsonargparse import ArgumentError
 
     shipped = [found.removeprefix(FOLDER) for found in names(f"{FOLDER}*")]
     path = path_of(FOLDER + name) if name in shipped else Path(name)
     if not path.is_file():
         raise UnknownNameError.among(shipped, "budget", name)
-    parser = ArgumentParser(exit_on_error=False)
+    parser = recipe_parser()
     parser.add_class_arguments(Budget)
     try:
         return Budget(**parser.instantiate(parser.parse_path(str(path))).as_dict())
     except (ArgumentError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is no budget of a reproduction: {' '.join(str(error).split())}") from None
+        raise ValueError(f"{path} is no budget of a reproduction: {one_sentence(error)}") from None

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
+os.environ["EDIFFI_IMPORTS"] = "tests,faults"  # what the recipes of the tests name
 
 import pytest
 import torch

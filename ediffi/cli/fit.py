@@ -7,6 +7,7 @@ import warnings
 
 from ediffi.cli import recipe_check
 from ediffi.cli.parser import UsageError, run_recipe
+from ediffi.io.recipes import one_sentence
 from ediffi.training import class_paths
 
 QUIET = (
@@ -81,7 +82,7 @@ def _explained(error: Exception) -> Exception | None:
     """The error as one sentence for the user; None if it is not about the recipe, its files or other processes."""
     text = str(error)
     if type(error).__name__ == "ArgumentError":
-        return UsageError(" ".join(text.split()))
+        return UsageError(one_sentence(error))
     if type(error).__name__ == "MisconfigurationException":  # Lightning: settings that exclude each other
         return ValueError(text)
     if isinstance(error, pickle.UnpicklingError):  # the checkpoint of --ckpt_path

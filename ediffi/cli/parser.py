@@ -91,15 +91,17 @@ def run_recipe(
 
     The settings of the recipe are the parameters of `function` that are not in `skip`; `text` is the command's help.
     """
-    from jsonargparse import ArgumentError, ArgumentParser
+    from jsonargparse import ArgumentError
 
-    parser = ArgumentParser(prog=f"ediffi {name}", description=text, exit_on_error=False)
+    from ediffi.io.recipes import one_sentence, recipe_parser
+
+    parser = recipe_parser(prog=f"ediffi {name}", description=text)
     parser.add_argument("--config", action="config", help="a recipe")
     parser.add_function_arguments(function, skip=skip)
     try:
         values = parser.parse_args(list(argv))
     except ArgumentError as error:
-        raise UsageError(" ".join(str(error).split())) from None
+        raise UsageError(one_sentence(error)) from None
     arguments = parser.instantiate(values).as_dict()
     arguments.pop("config")
     return function(**arguments)

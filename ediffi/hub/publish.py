@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 import ediffi
 from ediffi.evaluation import model_index, report, results
 from ediffi.hub import config as hub_config
 from ediffi.hub.card import LIBRARY, card
 from ediffi.hub.errors import plain_errors
 from ediffi.hub.finding import CONFIG, PICKLES, REVISION
+from ediffi.io import plain_yaml
 from ediffi.io.files import replacing_folder, sha256
 from ediffi.registry.core import HUB_ID
 
@@ -195,9 +194,9 @@ def _recipes(paths: Sequence[Path]) -> dict[str, Path | bytes]:
         if name in found:
             raise ValueError(f"two recipes are called {path.name}; rename one")
         try:
-            if path.suffix not in (".yaml", ".yml") or not isinstance(yaml.safe_load(path.read_text()), dict):
+            if path.suffix not in (".yaml", ".yml") or not isinstance(plain_yaml.load(path.read_text()), dict):
                 raise ValueError("it is no YAML file with settings")
-        except (yaml.YAMLError, ValueError) as error:
+        except ValueError as error:
             raise ValueError(f"{path} is not a recipe: {' '.join(str(error).split())}") from None
         found[name] = path
     return found

@@ -6,7 +6,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ediffi.io import plain_yaml
 
 
 def record(runs: list[Path], output: Path) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def _stage(run: Path) -> dict[str, Any]:
     files = sorted(run.glob("events.out.tfevents*"), key=lambda path: path.stat().st_mtime)
     if not files or not (run / "config.yaml").is_file():
         raise FileNotFoundError(f"{run} is not a training run: it needs config.yaml and TensorBoard events")
-    config = yaml.safe_load((run / "config.yaml").read_text())
+    config = plain_yaml.load((run / "config.yaml").read_text(encoding="utf-8"))
     batch_size, losses, seconds = config["data"]["batch_size"], {}, 0.0
     for path in files:  # a run that was resumed has several
         events = EventAccumulator(str(path)).Reload()

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ediffi.io import plain_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +44,8 @@ def _warn(old: str, new: str) -> None:
 def read_recipe(path: Path) -> dict[str, Any]:
     """The settings of a recipe, with current class paths; ValueError if it is no YAML or no mapping."""
     try:
-        content = yaml.safe_load(current(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = plain_yaml.load(current(path.read_text(encoding="utf-8")))
+    except ValueError as error:
         raise ValueError(f"{path} is not YAML: {error}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} is no recipe: it is a {type(content).__name__}, not settings by name")

@@ -12,6 +12,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from ediffi.data.module import ShardData
+from ediffi.io import recipes
 from ediffi.training import class_paths, resume
 from ediffi.training.callbacks.preemption import PreemptionCheckpoint
 from ediffi.training.callbacks.run_directory import RunDirectory
@@ -21,10 +22,15 @@ from ediffi.training.lightning_module import DiffusionStage
 from ediffi.training.start import InitialWeights
 
 logger = logging.getLogger(__name__)
+MODE = "training recipe"
 
 
 class ModuleCLI(LightningCLI):
     """Logs to the run directory, shows progress, and resumes a run that has started."""
+
+    def before_instantiate_classes(self) -> None:
+        """Refuse functions of libraries in the place of classes."""
+        recipes.check_classes(self.config[str(self.subcommand)].as_dict())
 
     def instantiate_trainer(self, **options: Any) -> L.Trainer:
         """Log to the run directory, unless the recipe names a logger."""
@@ -74,7 +80,9 @@ class StageCLI(ModuleCLI):
 def run(argv: list[str], own_module: bool) -> None:
     """Run it over a stage; over any LightningModule, such as an encoder's, if the recipe names its class."""
     # A class path of an earlier version must be the current one before jsonargparse imports it.
-    set_loader("recipe", lambda text: get_loader("yaml")(class_paths.current(text, warn=True)), (yaml.YAMLError,))
+    recipes.restrict()
+    bounded = get_loader(recipes.MODE)
+    set_loader(MODE, lambda text: bounded(class_paths.current(text, warn=True)), (yaml.YAMLError,))
     cli, module = (ModuleCLI, L.LightningModule) if own_module else (StageCLI, DiffusionStage)
     cli(
         module,
@@ -83,7 +91,7 @@ def run(argv: list[str], own_module: bool) -> None:
         args=argv,
         seed_everything_default=0,
         trainer_defaults={"callbacks": [RunDirectory(), PreemptionCheckpoint(), Throughput()]},  # beside the recipe's
-        parser_kwargs={"exit_on_error": False, "parser_mode": "recipe"},
+        parser_kwargs={"exit_on_error": False, "parser_mode": MODE},
         save_config_callback=resume.SaveRecipe,
         save_config_kwargs={"save_to_log_dir": False},  # SaveRecipe writes it into the run directory
     )

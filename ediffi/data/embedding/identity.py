@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import nn
 
 from ediffi.hub import config, models
 from ediffi.hub.config import Part
 from ediffi.hub.finding import parse_address
+from ediffi.io import plain_yaml
 from ediffi.io.files import sha256
 from ediffi.pipeline.checkpoint import locate
 from ediffi.registry import encoders
@@ -104,10 +104,10 @@ def _model_or_file(name: str) -> dict[str, Part] | None:
 
 def _from_yaml(path: Path) -> dict[str, Part]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = plain_yaml.load(path.read_text(encoding="utf-8"))
         entries = content.get("encoder_parts", content)
         parts = {source: Part(entry["name"], dict(entry.get("arguments") or {})) for source, entry in entries.items()}
-    except (yaml.YAMLError, ValueError, AttributeError, KeyError, TypeError) as error:
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} names no encoders (source: {{name: ..., arguments: ...}}): {error!r}") from None
     files = content.get("encoder_files")
     return {source: part.uncomposed(files and Path(files)) for source, part in parts.items()}

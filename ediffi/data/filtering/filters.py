@@ -24,6 +24,7 @@ from ediffi.io import urls
 from ediffi.io.distributed import DistributedContext
 from ediffi.io.files import replace
 from ediffi.io.progress import Progress
+from ediffi.io.recipes import one_sentence, recipe_parser
 
 DUPLICATE = "duplicate"
 
@@ -188,17 +189,17 @@ class FilterRun:
 
 def read_recipe(path: Path) -> tuple[ScoreSettings, Keep]:
     """The content of a YAML file with `measuring` and `keep`; ValueError for another key or a wrong value."""
-    from jsonargparse import ArgumentError, ArgumentParser
+    from jsonargparse import ArgumentError
 
     if not path.is_file():
         raise FileNotFoundError(f"no recipe {path}")
-    parser = ArgumentParser(exit_on_error=False)
+    parser = recipe_parser()
     parser.add_class_arguments(ScoreSettings, "measuring")
     parser.add_class_arguments(Keep, "keep")
     try:
         values = parser.instantiate(parser.parse_path(path))
     except ArgumentError as error:
-        raise ValueError(f"{path} is no recipe of a filter: {' '.join(str(error).split())}") from None
+        raise ValueError(f"{path} is no recipe of a filter: {one_sentence(error)}") from None
     return values.measuring, values.keep
 
 

@@ -14,6 +14,7 @@ import torch
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from ediffi.hub.config import Part
+from ediffi.io.recipes import one_sentence, recipe_parser
 from ediffi.registry import encoders
 from ediffi.registry.denoisers.precondition import Preconditioned
 from ediffi.training.class_paths import read_recipe
@@ -94,7 +95,7 @@ def read_training(path: Path) -> tuple[dict[str, Any], list[tuple[str, int]]]:
 
 def build_denoiser(path: Path, denoiser: Any) -> tuple[str, Preconditioned]:
     """The registry name of a recipe's denoiser, and the denoiser; without weights under `torch.device("meta")`."""
-    parser = ArgumentParser(exit_on_error=False)
+    parser = recipe_parser()
     parser.add_argument("--denoiser", type=Preconditioned, required=True)
     values, built = _typed(path, parser, {"denoiser": denoiser})
     return values.denoiser.class_path.rpartition(".")[2], built.denoiser
@@ -106,7 +107,7 @@ def _typed(path: Path, parser: ArgumentParser, content: dict[str, Any]) -> tuple
         values = parser.parse_object(content)
         return values, parser.instantiate(values)
     except (ArgumentError, ValueError, RuntimeError) as error:  # a RuntimeError is torch's, of an impossible size
-        raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{path}: {one_sentence(error)}") from error
 
 
 def _network(path: Path, denoiser: Any) -> tuple[str, dict[str, int]]:
@@ -135,7 +136,7 @@ def _grown(path: Path, content: dict[str, Any]) -> NetworkParameters:
 
 def _schedule(path: Path, content: dict[str, Any]) -> tuple[Path, GrowthSchedule, list[dict[str, Any]]]:
     """The recipe of a growth schedule's nodes, the schedule, and the settings of its leaves."""
-    parser = ArgumentParser(exit_on_error=False)
+    parser = recipe_parser()
     parser.add_function_arguments(grow, skip={"run_node"})
     _, values = _typed(path, parser, content)
     schedule = GrowthSchedule(values.output, values.nodes, values.trunk)
@@ -146,7 +147,7 @@ def _schedule(path: Path, content: dict[str, Any]) -> tuple[Path, GrowthSchedule
 
 
 def _encoders(path: Path, content: dict[str, Any]) -> EncoderParameters:
-    parser = ArgumentParser(exit_on_error=False)
+    parser = recipe_parser()
     parser.add_function_arguments(compose)
     _, values = _typed(path, parser, {"output": "unused", **content})
     counted = [(part.name, _encoder(part.uncomposed(values.encoder_files))) for part in values.encoder_parts.values()]
