@@ -8,11 +8,13 @@ from pathlib import Path
 from ediffi.cli.parser import check_positive
 
 
-def verify(shards: list[str], /, *, decode: bool = True) -> None:
-    """Read shards completely, name every broken sample, and compare the shards with their index if there is one.
+def verify(shards: list[str], /, *, decode: bool = True, image_size: int | None = None) -> None:
+    """Read shards completely, name every sample that training would trip over, and compare the shards with their index
+    if there is one.
 
     Args:
         decode: also decode every image, caption and tensor; --no-decode is faster.
+        image_size: also name images with a side below this, the `data.image_size` of a recipe.
     """
     from ediffi.data.embedding.estimate import format_bytes, plural
     from ediffi.data.survey import loss_lines
@@ -20,9 +22,10 @@ def verify(shards: list[str], /, *, decode: bool = True) -> None:
     from ediffi.data.verify import verify as check
     from ediffi.io import urls
 
+    check_positive(image_size=image_size)
     found = urls.expand(shards)
     total, unhashed = CheckedShard(f"{len(found)} shards"), 0
-    for checked in check(found, decode):
+    for checked in check(found, decode, image_size or 0):
         total.add(checked)
         unhashed += not checked.has_hash
         for problem in checked.problems:

@@ -22,6 +22,14 @@ def side_and_transparency(raw: Mapping[str, Any]) -> tuple[int, bool]:
     return min(image.size), image.has_transparency_data and is_transparent(open_image(data, name))
 
 
+def side_of(raw: Mapping[str, Any]) -> int:
+    """Shortest side of a sample's image, in pixels, as its header says; 0 if that cannot be read."""
+    try:
+        return min(open_image(image_bytes(raw), decode=False).size)
+    except ValueError:
+        return 0
+
+
 @dataclass
 class ImageFacts:
     """Counts of the images of a shard, or of several.

@@ -20,7 +20,7 @@ IDENTITY = ("name", "sha256", "revision", "width", "pooled_width")  # what tells
 class Shard:
     """A shard in an index: its path or URL, and what a reader can check. `sides`, `smallest` and `transparent` are
     those of `ImageFacts`. Old indexes lack these and `bytes`: None. `captions` is by source what `ediffi embed` has
-    recorded of them (`Reading`)."""
+    recorded of them (`Reading`), `encoders` what the index knows of the encoders of its embeddings."""
 
     url: str
     samples: int
@@ -30,6 +30,7 @@ class Shard:
     smallest: str | None = None
     transparent: int | None = None
     captions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    encoders: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def path(self) -> Path:
@@ -130,26 +131,35 @@ def check_background(index: Index, background: str) -> None:
         raise ValueError(f"{were}, and data.background is {background!r}: use that, or embed them again (ediffi embed)")
 
 
-def check_sizes(index: Index, image_size: int, skip_small: bool = False) -> None:
-    """Check that the images of an index are large enough, as far as it records their sizes. ValueError: an image cannot
-    be read, all are smaller than `image_size`, or some are and `skip_small` is False; those are named and counted."""
+def check_sizes(index: Index, image_size: int, skip_small: bool = False, max_skipped: float = 0.0) -> None:
+    """Check that the images of an index can be read and are large enough, as far as it records their sizes. Those that
+    are not are counted in a warning, and one is named. ValueError: they are more than the share `max_skipped` of all,
+    where with `skip_small` images that are smaller than `image_size` do not count; or nothing is left."""
     unknown = sum(shard.sides is None for shard in index.shards)
     if unknown and skip_small:
         what = f"data.skip_small needs image sizes, and {urls.redact(index.url)} does not record them"
         raise ValueError(f"{what}: complete it (ediffi data index)")
     known = [shard for shard in index.shards if shard.sides]
-    if not known:
+    broken = sum(shard.samples - shard.samples_from(1) for shard in known)
+    small = sum(shard.samples_from(1) - shard.samples_from(image_size) for shard in known)
+    if not broken + small:
         return
     shard = min(known, key=lambda shard: min(shard.sides or [0]))
-    side, there = min(shard.sides or [0]), f"sample {shard.smallest!r} of {urls.redact(shard.url)}"
-    if not side:
-        raise ValueError(f"the image of {there} cannot be read; `ediffi data verify` names all such images")
-    if small := sum(one.samples - one.samples_from(image_size) for one in known):
-        found = f"{small:,} of {index.samples:,} images have a shortest side below image_size ({image_size})"
-        found = f"{found}, the smallest has {side}: {there}"
-        if small == index.samples or not skip_small:
-            raise ValueError(f"{found}; leave them out (data.skip_small), or filter them away (ediffi data filter)")
-        logger.warning("%s; they are left out (data.skip_small)", found)
+    there = f"sample {shard.smallest!r} of {urls.redact(shard.url)}"
+    found, advice = [], "filter them away (ediffi data filter)"
+    if broken:
+        found.append(f"{broken:,} of {index.samples:,} images cannot be read, one is that of {there}")
+        advice = f"`ediffi data verify` names all such images; {advice}"
+    if small:
+        named = "" if broken else f", the smallest has {min(shard.sides or [0])}: {there}"
+        found.append(
+            f"{small:,} of {index.samples:,} images have a shortest side below image_size ({image_size}){named}"
+        )
+        advice = f"leave small ones out (data.skip_small), or {advice}"
+    limit = max_skipped * index.samples
+    if broken + (0 if skip_small else small) > limit or broken + small == index.samples:
+        raise ValueError(f"{'; '.join(found)}; data.max_skipped allows {max_skipped:.3g} of all; {advice}")
+    logger.warning("%s; they are left out", "; ".join(found))
 
 
 def _has_index(folder: str) -> bool:
@@ -164,21 +174,23 @@ def _has_index(folder: str) -> bool:
 def _parsed(data: bytes, folder: str, url: str) -> Index:
     try:
         content = json.loads(data)
-        shards = [_shard(folder, entry) for entry in content["shards"]]
         encoders = {
             str(source): {"name": encoder} if isinstance(encoder, str) else dict(encoder)
             for source, encoder in content.get("encoders", {}).items()
         }
+        shards = [_shard(folder, entry, encoders) for entry in content["shards"]]
         return Index(url, shards, encoders, content.get("dtype"), content)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{urls.redact(url)} is not an index of shards: {error}") from None
 
 
-def _shard(folder: str, entry: Mapping[str, Any]) -> Shard:
+def _shard(folder: str, entry: Mapping[str, Any], encoders: Mapping[str, Mapping[str, Any]]) -> Shard:
     sides = None if "sides" not in entry else {int(side): int(count) for side, count in entry["sides"].items()}
     url, facts = urls.join(folder, _inside(entry["file"])), (entry.get("smallest"), entry.get("transparent"))
     captions = dict(entry.get("captions", {}))
-    return Shard(url, int(entry["samples"]), str(entry["sha256"]), entry.get("bytes"), sides, *facts, captions)
+    return Shard(
+        url, int(entry["samples"]), str(entry["sha256"]), entry.get("bytes"), sides, *facts, captions, encoders
+    )
 
 
 def _inside(name: Any) -> str:

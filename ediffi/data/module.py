@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from ediffi.data.degradation.degrade import Degradation
 from ediffi.data.index import Index, check_background, check_embeddings, check_sizes
 from ediffi.data.shards import caption_of, reject_for_embedding
+from ediffi.data.skipped import SkippedSamples
 from ediffi.data.stream import Batch, ImageTransform, Resize, ShardStream
 from ediffi.data.tar import Tally, read_samples
 from ediffi.io.images import color
@@ -44,8 +45,10 @@ class ShardData(L.LightningDataModule):
             whole image, its longest side averaged down (never enlarged), on a square of the background.
         horizontal_flip: probability of mirroring a training image, a function of seed and position. Captions that say
             left or right, and embeddings of the image (clip_image), are those of the image as it was.
-        skip_small: leave out images smaller than image_size, with a warning that counts them; else they are refused
-            before the run. The index must record their sizes (`ediffi data index` completes an old one).
+        max_skipped: share of the samples that may be unreadable, too small or incomplete. They are named, counted, and
+            replaced by others; more of them end the run, before it begins where the index knows them.
+        skip_small: leave out images smaller than image_size, however many, with a warning that counts them. The index
+            must record their sizes (`ediffi data index` completes an old one).
         background: the colour (a name, or a code such as "#ff8800") that transparent images are laid on.
         embedded: read embeddings, which all samples must have; false to train an encoder.
     """
@@ -66,6 +69,7 @@ class ShardData(L.LightningDataModule):
         degradation: Degradation | None = None,
         resize: Resize = "center_crop",
         horizontal_flip: float = 0.0,
+        max_skipped: float = 0.001,
         skip_small: bool = False,
         background: str = "white",
         embedded: bool = True,
@@ -79,6 +83,8 @@ class ShardData(L.LightningDataModule):
             raise ValueError(f"crop_size must be in 1 to image_size ({image_size}), got {crop_size}")
         if not 0 <= horizontal_flip <= 1:
             raise ValueError(f"horizontal_flip must be in [0, 1], got {horizontal_flip}")
+        if not 0 <= max_skipped <= 1:
+            raise ValueError(f"max_skipped must be in [0, 1], got {max_skipped}")
         if skip_small and resize == "pad":
             raise ValueError("skip_small is for resize: center_crop; where images are padded, none is too small")
         self.folders = {"train": str(train), "val": str(val)}
@@ -86,7 +92,8 @@ class ShardData(L.LightningDataModule):
         self.transform = ImageTransform(image_size, crop_size, color(background), resize)
         self.batch_size, self.step_size, self.val_batches = batch_size, step_size, val_batches
         self.seed, self.num_workers, self.lanes, self.chunk = seed, num_workers, lanes, chunk
-        self.embedded, self.horizontal_flip = embedded, horizontal_flip
+        self.embedded, self.horizontal_flip, self.max_skipped = embedded, horizontal_flip, max_skipped
+        self._skipped: dict[str, SkippedSamples] = {}
 
     @property
     def samples_per_step(self) -> int:
@@ -106,14 +113,14 @@ class ShardData(L.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Check the size of a step, the sizes of the images, and which encoders made the embeddings, before anything
-        runs. ValueError: batches do not make the step; images are smaller than `image_size`; the encoders of training
-        and validation differ, or their embeddings have another width than the network reads, or are of images on
-        another background."""
+        runs. ValueError: batches do not make the step; too many images are too small or broken; the encoders of
+        training and validation differ, or their embeddings have another width than the network reads, or are of images
+        on another background."""
         indexes = [Index.read(self.folders[part]) for part in (("train", "val") if stage == "fit" else ("val",))]
         for index in indexes:
             if self.embedded:
                 check_background(index, self.background)
-            check_sizes(index, self.transform.least_side, self.skip_small)
+            check_sizes(index, self.transform.least_side, self.skip_small, self.max_skipped)
         if stage != "fit":
             return
         assert self.samples_per_step
@@ -148,6 +155,22 @@ class ShardData(L.LightningDataModule):
         pin = trainer is not None and trainer.strategy.root_device.type == "cuda"
         return DataLoader(self._stream("train", start), batch_size=None, num_workers=self.num_workers, pin_memory=pin)
 
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Count the samples that were skipped, with the other processes. ValueError: there are too many."""
+        assert self.trainer is not None
+        part = "train" if self.trainer.training else "val"
+        if part not in self._skipped:
+            least, shards = self.transform.least_side, Index.read(self.folders[part]).shards
+            self._skipped[part] = SkippedSamples(self.max_skipped, sum(shard.samples_from(least) for shard in shards))
+        self._skipped[part].add(batch, self.trainer.world_size, self._total)
+        return batch
+
+    def _total(self, count: int) -> int:
+        """A count, summed over all processes."""
+        assert self.trainer is not None
+        strategy = self.trainer.strategy
+        return int(strategy.reduce(torch.tensor(count, device=strategy.root_device), reduce_op="sum"))
+
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """To CUDA without waiting: the copy is queued before the kernels that need it."""
         return batch.to(device, non_blocking=device.type == "cuda").float()
@@ -166,7 +189,7 @@ class ShardData(L.LightningDataModule):
         shards, lanes = Index.read(self.folders[part]).shards, self.lanes if part == "train" else 1
         return ShardStream(
             shards, self.transform, self.batch_size, self.seed, start, rank, size, lanes, self.chunk, self.degradation,
-            least_side=self.transform.least_side if self.skip_small else 0, embedded=self.embedded,
+            least_side=self.transform.least_side, embedded=self.embedded,
             horizontal_flip=self.horizontal_flip if part == "train" else 0.0,
         )  # fmt: skip
 

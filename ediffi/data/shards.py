@@ -22,7 +22,7 @@ import webdataset
 from PIL import Image
 from torch import Tensor
 
-from ediffi.data.image_facts import ImageFacts, image_bytes, side_and_transparency
+from ediffi.data.image_facts import ImageFacts, image_bytes, side_of
 from ediffi.data.index import INDEX, Shard, write_index
 from ediffi.data.tar import IMAGES, RawSample, Tally, read_samples
 from ediffi.io import files, images
@@ -51,7 +51,11 @@ def embedding_tensors(sources: Mapping[str, Embedding], row: int) -> dict[str, T
 
 
 def collate_embeddings(samples: list[Mapping[str, Tensor]]) -> dict[str, Embedding]:
-    """The inverse for a batch, padded to its longest: embeddings by source, in the precision of the files."""
+    """The inverse for a batch, padded to its longest: embeddings by source, in the precision of the files. ValueError:
+    the samples have embeddings of different sources."""
+    if different := [tensors for tensors in samples if tensors.keys() != samples[0].keys()]:
+        both = " and ".join(", ".join(sorted(tensors)) or "none" for tensors in (samples[0], different[0]))
+        raise ValueError(f"samples of a batch have different embeddings ({both}): embed them again (ediffi embed)")
     sources = {}
     for name in sorted({key.rpartition(".")[0] for key in samples[0]}):  # safetensors does not keep an order
         parts = []
@@ -104,24 +108,30 @@ def read_shard(url: Path | str, tally: Tally | None = None) -> Iterator[RawSampl
 
 
 def load_shard(shard: Shard, least_side: int = 0, embedded: bool = True) -> list[RawSample]:
-    """All undecoded samples of a shard whose images have sides of at least `least_side`, with embeddings if they must
-    be `embedded`; ValueError if the number or the hash differs from the index."""
+    """All undecoded samples of a shard, without those whose images have sides below `least_side`, as far as the index
+    knows; a side of 0 is that of an image that cannot be read. `embedded` samples may have an empty caption.
+    ValueError: the number or the hash differs from the index."""
     tally = Tally()
-    raw = list(read_samples(str(shard.url), tally, _reject if embedded else reject_for_embedding))
+    raw = list(read_samples(str(shard.url), tally, reject_embedded if embedded else reject_for_embedding))
     if len(raw) != shard.samples:
         raise ValueError(f"{shard.url} has {len(raw)} complete samples, its index says {shard.samples}: write it again")
     if shard.sha256 and tally.sha256 != shard.sha256:
         hashes = f"has the sha256 {tally.sha256[:12]}..., its index says {shard.sha256[:12]}..."
         raise ValueError(f"{shard.url} {hashes}: it was changed or damaged; write it again")
     if shard.samples_from(least_side) < len(raw):
-        raw = [sample for sample in raw if side_and_transparency(sample)[0] >= least_side]
+        raw = [sample for sample in raw if side_of(sample) >= least_side]
     return raw
 
 
-def decode(raw: Mapping[str, Any], background: images.Color = images.WHITE, embedded: bool = True) -> Sample:
-    """Decode a sample, with its embeddings if it must be `embedded`; ValueError, which names the sample, if a member
-    does not hold what its suffix says."""
-    embeddings = embeddings_of(raw) if embedded else {}
+def decode(
+    raw: Mapping[str, Any],
+    background: images.Color = images.WHITE,
+    embedded: bool = True,
+    encoders: Mapping[str, Mapping[str, Any]] = {},
+) -> Sample:
+    """Decode a sample, with its embeddings (of `encoders`) if it must be `embedded`; ValueError, which names the
+    sample, if a member is missing or does not hold what its suffix says."""
+    embeddings = embeddings_of(raw, encoders) if embedded else {}
     return Sample(raw["__key__"], image_of(raw, background), caption_of(raw), embeddings, metadata_of(raw))
 
 
@@ -143,12 +153,31 @@ def caption_of(raw: Mapping[str, Any]) -> str:
         raise ValueError(f"the caption of sample {raw['__key__']!r} is not UTF-8") from None
 
 
-def embeddings_of(raw: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The embeddings of a sample, by "source.tokens" and "source.pooled"; raises as `decode`."""
+def embeddings_of(
+    raw: Mapping[str, Any],
+    encoders: Mapping[str, Mapping[str, Any]] = {},
+) -> dict[str, Tensor]:
+    """The embeddings of a sample, by "source.tokens" and "source.pooled". `encoders` are those of its index, all of
+    which it must have, as wide as they are. Raises as `decode`."""
+    name = f"sample {raw['__key__']!r}"
+    if "safetensors" not in raw:
+        raise ValueError(f"{name} has no embeddings")
     try:
-        return safetensors.torch.load(raw["safetensors"])
+        found = safetensors.torch.load(raw["safetensors"])
     except (safetensors.SafetensorError, ValueError) as error:
-        raise ValueError(f"the embeddings of sample {raw['__key__']!r} are broken: {error}") from None
+        raise ValueError(f"the embeddings of {name} are broken: {error}") from None
+    for source, encoder in encoders.items():
+        for kind, dimensions, width in (
+            ("tokens", 2, encoder.get("width")),
+            ("pooled", 1, encoder.get("pooled_width")),
+        ):
+            tensor = found.get(f"{source}.{kind}")
+            if tensor is None and (kind == "tokens" or width is not None):
+                raise ValueError(f"{name} has no embeddings {source}.{kind}")
+            if tensor is not None and (tensor.ndim != dimensions or tensor.shape[-1] != (width or tensor.shape[-1])):
+                shape = list(tensor.shape)
+                raise ValueError(f"the embeddings {source}.{kind} of {name} have the shape {shape}, not width {width}")
+    return found
 
 
 def metadata_of(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,6 +219,11 @@ def _reject(raw: RawSample) -> str | None:
     if "txt" not in raw:
         return "no caption"
     return None if "safetensors" in raw else "no embeddings"
+
+
+def reject_embedded(raw: RawSample) -> str | None:
+    """Why a sample is not counted in the index of embedded shards. One that lacks its embeddings is."""
+    return reject_without_image(raw) or (None if "txt" in raw else reject_for_embedding(raw))
 
 
 def _encoded(sample: Sample) -> RawSample:

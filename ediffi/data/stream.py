@@ -6,9 +6,12 @@ run may resume with half of its GPUs and twice the accumulation, and sees the sa
 Every epoch shows every sample once, whatever the sizes of the shards (see `Order`). It shuffles the shards and deals
 them to `lanes`; positions go round the lanes, `chunk` samples from each. One lane is read by every process; with many
 processes, each should have lanes of its own, so that a shard is read once (see `ShardStream`).
+
+A sample that cannot be trained on is replaced by the next one of its shard that can, and named in the batch. So the
+sample of a position is the same whichever process meets it, and no batch is smaller than another.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, Literal
@@ -21,6 +24,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from ediffi.data.degradation.degrade import random_source
 from ediffi.data.index import Shard
+from ediffi.data.order import Order
 from ediffi.data.shards import Sample, collate_embeddings, decode, load_shard
 from ediffi.data.tar import RawSample
 from ediffi.io.images import WHITE, Color, crop_to_tensor, pad_to_tensor, to_tensor
@@ -40,7 +44,8 @@ Loaded = dict[int, tuple[tuple[int, int], list[RawSample]]]
 @dataclass(frozen=True)
 class Batch:
     """What a stage trains on: images [b, 3, h, w] in [-1, 1], embeddings, and the samples' keys and captions. `index`
-    is the position of the batch in the stream of its rank; training noise is drawn from it.
+    is the position of the batch in the stream of its rank; training noise is drawn from it. `skipped` has a sentence
+    for each sample that cannot be trained on, and was replaced.
 
     Embeddings stay in the bfloat16 of the shards, half the bytes, until `float`.
     """
@@ -50,6 +55,7 @@ class Batch:
     keys: list[str]
     captions: list[str]
     index: int
+    skipped: tuple[str, ...] = ()
 
     def to(self, *args: Any, **kwargs: Any) -> "Batch":
         """Move the tensors, as `Tensor.to`."""
@@ -91,53 +97,6 @@ class ImageTransform:
         return pad_to_tensor(sample.image, self.size, self.background)[:, top : top + crop, left : left + crop]
 
 
-class Order:
-    """Which sample a position shows: every epoch, of as many positions as there are samples, shows each once.
-
-    Positions go round `lanes`, `chunk` from each. The shards of an epoch are shuffled, laid in a row lane by lane, and
-    shuffled within; a lane reads the part of this row that has as many samples as the epoch has positions in it. So
-    shards of any sizes are dealt evenly, and one that lies across the border of two lanes is read by both.
-    """
-
-    def __init__(self, sizes: Sequence[int], seed: int, lanes: int, chunk: int) -> None:
-        self.sizes, self.seed, self.lanes, self.chunk = np.array(sizes), seed, lanes, chunk
-        self.samples = sum(sizes)
-        self._rows: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
-
-    def lane(self, position: int) -> int:
-        """The lane that a position belongs to."""
-        return position // self.chunk % self.lanes
-
-    def locate(self, position: int) -> tuple[int, int, int]:
-        """Epoch, shard, and place in the shuffled shard, of the sample at a position."""
-        epoch, lane = position // self.samples, self.lane(position)
-        shards, ends, starts = self._row(epoch)
-        place = starts[lane] + self._before(position, lane) - self._before(epoch * self.samples, lane)
-        turn = int(np.searchsorted(ends, place, side="right"))
-        shard = int(shards[turn])
-        return epoch, shard, int(place - ends[turn] + self.sizes[shard])
-
-    def shuffled(self, epoch: int, shard: int) -> np.ndarray:
-        """The samples of a shard in the order of an epoch."""
-        return np.random.default_rng([self.seed, epoch, shard]).permutation(self.sizes[shard])
-
-    def _row(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The row of an epoch: its shards, where each ends, and where each lane starts."""
-        if epoch not in self._rows:
-            shuffled = np.random.default_rng([self.seed, epoch]).permutation(len(self.sizes))
-            shards = np.concatenate([shuffled[lane :: self.lanes] for lane in range(self.lanes)])
-            first, end = epoch * self.samples, (epoch + 1) * self.samples
-            shares = [self._before(end, lane) - self._before(first, lane) for lane in range(self.lanes)]
-            self._rows = {epoch: (shards, np.cumsum(self.sizes[shards]), np.cumsum([0, *shares]))}  # positions ascend
-        return self._rows[epoch]
-
-    def _before(self, position: int, lane: int) -> int:
-        """How many positions before this one belong to a lane."""
-        turns, within = divmod(position, self.chunk)
-        around, now = divmod(turns, self.lanes)
-        return around * self.chunk + (self.chunk if lane < now else within if lane == now else 0)
-
-
 @dataclass(eq=False)
 class ShardStream(IterableDataset[Batch]):
     """Batches of one process, from batch `start` on, without end; ValueError if there are fewer shards than lanes.
@@ -146,8 +105,8 @@ class ShardStream(IterableDataset[Batch]):
     and `lanes` a multiple of processes times workers, every worker reads `lanes / (processes · workers)` lanes that no
     other worker reads; it keeps one shard of each in memory.
 
-    Images whose shortest side is below `least_side` are left out; the index must record the sizes. Unless they must be
-    `embedded`, samples need no embeddings, and `cond` has none.
+    Images whose shortest side is below `least_side`, or that cannot be read, are left out where the index records it.
+    Unless they must be `embedded`, samples need no embeddings, and `cond` has none.
 
     An image is mirrored with the probability `horizontal_flip`. `degrade` makes the low-resolution images of
     `cond.low_res`; None leaves that to the stage.
@@ -186,7 +145,8 @@ class ShardStream(IterableDataset[Batch]):
             yield self._batch(index, range(first, first + self.batch_size), order, loaded)
 
     def _batch(self, index: int, positions: range, order: Order, loaded: Loaded) -> Batch:
-        samples, made = zip(*(self._example(position, order, loaded) for position in positions), strict=True)
+        skipped: list[str] = []
+        samples, made = zip(*(self._example(position, order, loaded, skipped) for position in positions), strict=True)
         images = torch.stack(made)
         if self.horizontal_flip:
             flips = rand((len(images), 1, 1, 1), Philox(self.seed, positions, "flip")) < self.horizontal_flip
@@ -201,9 +161,10 @@ class ShardStream(IterableDataset[Batch]):
             keys=[sample.key for sample in samples],
             captions=[sample.caption for sample in samples],
             index=index,
+            skipped=tuple(skipped),
         )
 
-    def _example(self, position: int, order: Order, loaded: Loaded) -> tuple[Sample, Tensor]:
+    def _example(self, position: int, order: Order, loaded: Loaded, skipped: list[str]) -> tuple[Sample, Tensor]:
         """The sample at a position, and its image to train on; every lane keeps its current shard in `loaded`."""
         epoch, number, place = order.locate(position)
         lane, shard = order.lane(position), self.shards[number]
@@ -211,13 +172,15 @@ class ShardStream(IterableDataset[Batch]):
             loaded.pop(lane, None)  # before the next one is read: memory holds one shard a lane
             usable = load_shard(shard, self.least_side, self.embedded)
             loaded[lane] = (epoch, number), [usable[row] for row in order.shuffled(epoch, number)]
-        raw = loaded[lane][1][place]
-        # A generator for each position: the crop of a sample must not depend on which process or worker reads it.
-        rng = np.random.default_rng([self.seed, position])
-        try:
-            sample = decode(raw, self.transform.background, self.embedded)
-            return sample, self.transform(sample, rng)
-        except ValueError as error:
-            raise ValueError(
-                f"sample {raw['__key__']!r} of {redact(shard.url)} cannot be trained on: {error}"
-            ) from None
+        rows, problem = loaded[lane][1], ""
+        for turn in range(len(rows)):
+            raw = rows[(place + turn) % len(rows)]
+            # A generator for each position: the crop of a sample must not depend on which process or worker reads it.
+            rng = np.random.default_rng([self.seed, position])
+            try:
+                sample = decode(raw, self.transform.background, self.embedded, shard.encoders)
+                return sample, self.transform(sample, rng)
+            except ValueError as error:
+                problem = f"sample {raw['__key__']!r} of {redact(shard.url)} cannot be trained on: {error}"
+                skipped.append(problem)
+        raise ValueError(f"{problem}; nor can any other of this shard")

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from ediffi.data.image_facts import ImageFacts
+from ediffi.data.image_facts import ImageFacts, side_of
 from ediffi.data.index import INDEX, Index, Shard, indexed_shards, write_index
-from ediffi.data.shards import caption_of, embeddings_of, image_of, metadata_of, reject_for_embedding
+from ediffi.data.shards import caption_of, embeddings_of, image_of, metadata_of, reject_embedded, reject_for_embedding
 from ediffi.data.tar import RawSample, Tally, each_shard, read_samples
 from ediffi.io import urls
 
@@ -34,20 +35,24 @@ class CheckedShard:
         self.problems += other.problems
 
 
-def verify(shards: Sequence[str], decode: bool = True) -> Iterator[CheckedShard]:
-    """Check shards, in order, with a progress bar, against the index beside them; `decode` every member as well."""
+def verify(shards: Sequence[str], decode: bool = True, image_size: int = 0) -> Iterator[CheckedShard]:
+    """Check shards, in order, with a progress bar, against the index beside them; `decode` every member as well. Images
+    with a side below `image_size` are problems too."""
     known = indexed_shards(shards)
-    return each_shard(lambda url: check_shard(url, known.get(url), decode), shards, "verify")
+    return each_shard(lambda url: check_shard(url, known.get(url), decode, image_size), shards, "verify")
 
 
-def check_shard(url: str, known: Shard | None = None, decode: bool = True) -> CheckedShard:
+def check_shard(url: str, known: Shard | None = None, decode: bool = True, image_size: int = 0) -> CheckedShard:
     """Read a shard to its end, and compare it with its entry in an index; nothing is raised."""
     checked = CheckedShard(url, has_hash=known is not None and bool(known.sha256))
     tally, damaged, name = checked.tally, list[str](), urls.redact(url)
+    encoders = {} if known is None else known.encoders
     try:
-        for raw in read_samples(url, tally, reject_for_embedding):
+        for raw in read_samples(url, tally, reject_embedded if encoders else reject_for_embedding):
             checked.facts.add(raw)
-            damaged += _damages(raw) if decode else []
+            damaged += _damages(raw, encoders) if decode else []
+            if 0 < (side := side_of(raw)) < image_size:
+                damaged.append(f"the image of sample {raw['__key__']!r} has a side of {side}, below {image_size}")
     except (OSError, ValueError) as error:
         checked.problems.append(urls.describe_error(url, error) if isinstance(error, OSError) else str(error))
         return checked
@@ -62,15 +67,24 @@ def check_shard(url: str, known: Shard | None = None, decode: bool = True) -> Ch
     return checked
 
 
-def _damages(raw: RawSample) -> Iterator[str]:
-    """A sentence for each member of a sample that cannot be decoded."""
-    optional: dict[str, Decoder] = {"json": metadata_of, "safetensors": embeddings_of, "npy": array_of}
-    decoders: list[Decoder] = [image_of, caption_of, *(optional[suffix] for suffix in optional if suffix in raw)]
+def _damages(raw: RawSample, encoders: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """A sentence for each member of a sample that cannot be decoded; if its index has `encoders`, it must have their
+    embeddings."""
+    decoders: list[Decoder] = [image_of, caption_of]
+    decoders += [metadata_of] if "json" in raw else []
+    decoders += [lambda raw: _finite_embeddings(raw, encoders)] if encoders or "safetensors" in raw else []
+    decoders += [array_of] if "npy" in raw else []
     for decoder in decoders:
         try:
             decoder(raw)
         except ValueError as error:
             yield str(error)
+
+
+def _finite_embeddings(raw: Mapping[str, Any], encoders: Mapping[str, Mapping[str, Any]]) -> None:
+    for name, tensor in embeddings_of(raw, encoders).items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"the embeddings {name} of sample {raw['__key__']!r} are not finite")
 
 
 def array_of(raw: Mapping[str, Any]) -> np.ndarray:

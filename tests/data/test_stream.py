@@ -15,8 +15,9 @@ from PIL import Image
 from ediffi.data.degradation.degrade import Degradation, random_source
 from ediffi.data.index import Shard
 from ediffi.data.module import ShardData, widths
+from ediffi.data.order import Order
 from ediffi.data.shards import Sample, decode, read_shard
-from ediffi.data.stream import Batch, ImageTransform, Order, ShardStream
+from ediffi.data.stream import Batch, ImageTransform, ShardStream
 from ediffi.io.images import to_tensor
 from ediffi.registry import denoisers
 
