@@ -10,9 +10,10 @@ from typing import Any
 
 from PIL import Image
 
-from ediffi.evaluation.datasets.captioned import CaptionDataset, CaptionedImage, fingerprint
+from ediffi.evaluation.datasets.captioned import CaptionDataset, CaptionedImage, each_image, fingerprint
 from ediffi.evaluation.images.numbered import NumberedImages
 from ediffi.evaluation.metrics.clip_score import load_scorer
+from ediffi.evaluation.metrics.decoding import ImageDecoder
 from ediffi.evaluation.metrics.features import ClipFeatures, FeatureExtractor, load_extractor
 from ediffi.evaluation.metrics.passes import MetricNetworks, measure
 from ediffi.evaluation.metrics.reference import ReferenceStatistics, read_npz, reference_statistics
@@ -24,8 +25,9 @@ from ediffi.evaluation.suite import ClipChoice, Suite
 from ediffi.io.distributed import DistributedContext
 
 LIBRARIES = ("ediffi", "torch", "torchvision", "open_clip_torch", "torch-fidelity", "pillow", "numpy", "scipy")
-SQUARE = "the shortest side to the size, bicubic and antialiased by Pillow; then the centre square"
-"""How reference images are made square. It is part of the cache's key: another text is another reference."""
+SQUARE = "the shortest side to the size, the longest rounded down, bicubic and antialiased by Pillow; the centre square"
+"""How reference images, and with `other_sizes: resized` generated ones, are made square. It is part of the cache's key:
+another text is another reference."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +89,18 @@ class Judge:
         self.networks = MetricNetworks(self.extractor, scorer if clip_score else None)
 
     def reference(self, statistics: Path | None = None) -> ReferenceStatistics:
-        """The statistics of the dataset's own images, cached; or those of an .npz of pytorch-fid or clean-fid."""
+        """The statistics of the dataset's own images, cached; or those of an .npz of pytorch-fid or clean-fid.
+
+        Of all images of the dataset, or of those of the chosen captions only: `Suite.reference`.
+        """
         if statistics is not None:
             return read_npz(statistics, self.extractor)
         size = self.suite.image_size
-        images = ReferenceImages(self.dataset, self.items, size)
+        items = self.items if self.suite.reference == "chosen" else each_image(self.dataset.items())
+        images = ReferenceImages(self.dataset, items, size)
         preparation = {"rule": self.dataset.protocol.get("references", SQUARE), "size": size}
+        if self.suite.reference == "all":
+            preparation["which"] = "all"
         options: dict[str, Any] = {"context": self.context, "num_workers": self.num_workers}
         return reference_statistics(images, self.extractor, self.cache, preparation, **options)
 
@@ -104,18 +112,30 @@ class Judge:
         An interrupted pass is resumed. For `strict` see `measure`.
         """
         own, captions = partial(_measure, self.dataset, self.items), [item.caption for item in self.items]
-        run = partial(measure, candidate.images, folder, self.networks, captions=captions, measure=own, strict=strict)
+        sized = {"size": self.suite.image_size, "resize": SQUARE if self.suite.other_sizes == "resized" else None}
+        options: dict[str, Any] = {"captions": captions, "measure": own, "strict": strict, **sized}
+        run = partial(measure, candidate.images, folder, self.networks, **options)
         self.context.together(partial(run, num_workers=self.num_workers, context=self.context))
         rows = Rows.read(folder, len(self.items))
         metrics, notices = summarise(rows, self.extractor, reference)
         return Point(candidate.name, len(rows), metrics, candidate.settings, notices)
 
+    def image(self, candidate: Candidate, index: int, strict: bool = True) -> Image.Image | None:
+        """An image as it is judged, 8-bit RGB of the suite's size; None if it is broken and `strict` is false."""
+        side = self.suite.image_size
+        decoder = ImageDecoder(candidate.images, strict, (side, side), self.suite.other_sizes == "resized")
+        found = decoder.image(index)
+        return None if found is None else found[0]
+
     def protocol(self, reference: ReferenceStatistics) -> dict[str, Any]:
         """Everything that is needed to repeat the numbers, as plain JSON values."""
+        which = {} if reference.protocol["foreign"] else {"which": self.suite.reference}
+        resized = f"resized: {SQUARE}" if self.suite.other_sizes == "resized" else "refused"
         return {
             "dataset": {"name": self.dataset.name, **self.dataset.protocol},
             "selection": {"sha256": fingerprint(self.items), "count": len(self.items), "seed": self.suite.seed},
-            "reference": dict(reference.protocol),
+            "images": {"size": self.suite.image_size, "other_sizes": resized},
+            "reference": {**which, **reference.protocol},
             "feature_extractor": dict(self.extractor.protocol),
             "clip": None if self.networks.clip is None else dict(self.networks.clip.protocol),
             "guidance": GUIDANCE,

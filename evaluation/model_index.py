@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ediffi.evaluation.naming import clip_name, dataset_name, distance, is_distance, measured_name, metric_name
+from ediffi.evaluation.naming import (
+    clip_name,
+    dataset_name,
+    distance,
+    is_distance,
+    is_published,
+    measured_name,
+    metric_name,
+)
 from ediffi.evaluation.results import Point, Results, flattened
 from ediffi.io.files import replace
 
@@ -105,7 +113,8 @@ def _dataset(results: Results, dataset_id: str | None) -> str:
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but not re-exported
 
-    name = dataset_id or str(results.suite.get("dataset", "unknown"))
+    own = str(results.suite.get("dataset", "unknown"))
+    name = dataset_id or (own if is_published(results) else f"{own}-layout")
     try:
         validate_repo_id(name)
     except HFValidationError:

@@ -69,7 +69,16 @@ def shortened(name: str, length: int = 44) -> str:
 def dataset_name(results: Results) -> str:
     """The dataset's name for people."""
     name = str(results.suite.get("dataset", results.suite.get("name", "")))
+    if not is_published(results):
+        about = results.protocol["dataset"]
+        return f"{about['source']}, {about['pictures']} of them"
     return _DATASETS.get(name, name)
+
+
+def is_published(results: Results) -> bool:
+    """Whether the dataset is the one of its name, and not somebody's own in COCO's layout."""
+    coco, about = _DATASETS["coco2014"], results.protocol.get("dataset") or {}
+    return results.suite.get("dataset") != "coco2014" or about.get("source", coco) == coco
 
 
 def distance_name(results: Results) -> str:
@@ -100,8 +109,9 @@ def convention(results: Results) -> str:
 
 
 def comparable_to_paper(results: Results) -> bool:
-    """Whether the FID has the protocol of the paper's Table 1: 30,000 images of COCO 2014's captions, at 256²."""
+    """Whether the FID has the protocol of the paper's Table 1: 30,000 images of COCO 2014's captions, at 256², compared
+    with all images of the set."""
     suite, counts = results.suite, {point.count for point in results.points}
-    foreign = (results.protocol.get("reference") or {}).get("foreign")  # other people's statistics of the real images
+    which = (results.protocol.get("reference") or {}).get("which")  # none of other people's statistics
     coco = suite.get("dataset") == "coco2014" and suite.get("image_size", 256) == 256 and counts == {30_000}
-    return coco and not foreign and distance_name(results) == "FID"
+    return coco and is_published(results) and which == "all" and distance_name(results) == "FID"

@@ -13,7 +13,7 @@ from ediffi.io.files import replace
 FORMAT = "ediffi-evaluation-1"
 FILE = "results.json"
 
-COMPARED = ("dataset", "selection", "feature_extractor", "clip", "reference", "guidance")
+COMPARED = ("dataset", "selection", "images", "feature_extractor", "clip", "reference", "guidance")
 """Parts of the protocol that must agree for numbers in one figure."""
 
 
@@ -130,6 +130,8 @@ def _sections(one: Results, other: Results) -> Iterable[tuple[dict[str, Any], di
         found = dict(flattened(results.protocol[part], part))
         # The hash of a reference covers its library's version; it counts only if nothing else identifies the images.
         hashed = "reference.pictures" in found or "reference.file_sha256" in found
+        if "reference.pictures" in found:
+            found.setdefault("reference.which", "chosen")  # there was no other when results did not say it
         ignored = ".library", "reference.sha256" if hashed else ".library"
         return {name: value for name, value in found.items() if not name.endswith(ignored)}
 

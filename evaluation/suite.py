@@ -29,6 +29,8 @@ class Suite:
     about: str = ""  # one line for people
     seed: int = 0  # of the selection and of the images: image k is made with (seed, k)
     image_size: int = 256  # side, of generated and real images
+    other_sizes: Literal["refused", "resized"] = "refused"  # generated images of another size: see `judge.SQUARE`
+    reference: Literal["all", "chosen"] = "all"  # real images: all of the dataset, or those of the captions
     guidance_scales: Sequence[float] = ()  # one point for each; the model's own if empty
     paint_weight: float | None = None  # w' of prompts with painted areas; the model's own if None
     feature_extractor: str = "inception-v3-compat"  # of torch-fidelity, "efficientnet-lite0", or "clip", which scores

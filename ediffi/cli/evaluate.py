@@ -26,6 +26,7 @@ def evaluate(
     clip: str | None = None,
     clip_score: bool = True,
     reference: Path | None = None,
+    other_sizes: Literal["refused", "resized"] | None = None,
     cache: Path = Path("runs/reference"),
     strict: bool = True,
     batch_size: int = 8,
@@ -59,6 +60,8 @@ def evaluate(
         clip: a folder with the CLIP of the CLIP score, or a repository of the Hub.
         clip_score: compute the CLIP score.
         reference: an .npz of pytorch-fid or clean-fid to compare with, instead of the dataset's images.
+        other_sizes: what becomes of images of another size than the suite's: refused, or resized by the rule that the
+            protocol names. The suite's own by default.
         cache: folder of reference statistics.
         strict: refuse CMYK, 16-bit, animated and broken images; otherwise convert or skip, and count them.
         batch_size: images a batch; a setting, which a resumed run must not change.
@@ -76,7 +79,7 @@ def evaluate(
     from ediffi.pipeline.options import SamplingOptions
 
     scales = None if guidance_scale is None else _scales(guidance_scale)
-    networks = {"feature_extractor": feature_extractor, "feature_weights": feature_weights}
+    networks = {"feature_extractor": feature_extractor, "feature_weights": feature_weights, "other_sizes": other_sizes}
     chosen = read_suite(suite, count=count, seed=seed, guidance_scales=scales, **networks)
     evaluation = Evaluation(
         chosen if clip is None else chosen.with_clip(clip),
@@ -145,11 +148,12 @@ def prompts(benchmark: str, file: Path, output: Path, images_per_prompt: int | N
     """
     from ediffi.evaluation.compositional.benchmarks import read_prompt_set
     from ediffi.io.files import replace
+    from ediffi.io.prompt_files import literal
 
     if output.suffix != ".jsonl":
         raise ValueError(f"--output must end in .jsonl, got {str(output)!r}")
     items = read_prompt_set(benchmark, file, images_per_prompt).items()
-    lines = [json.dumps({"prompt": item.caption}) for item in items]
+    lines = [json.dumps({"prompt": literal(item.caption)}) for item in items]
     replace(output, ("\n".join(lines) + "\n").encode())
     print(f"{len(lines)} prompts in {output}")
 

@@ -96,12 +96,13 @@ def rgb(image: Image.Image, background: Color = WHITE) -> Image.Image:
 
 def square(image: Image.Image, size: int) -> Image.Image:
     """An RGB image resized so that its shortest side is `size` (bicubic, antialiased), and its centre square. Our
-    choice, as CLIP prepares images; the paper does not say how the reference images were made square."""
+    choice, as CLIP prepares images, and to the bit what torchvision's Resize and CenterCrop do (the longest side is
+    rounded down); the paper does not say how the reference images were made square."""
     short = min(image.size)
     if short != size:
-        shape = (max(size, round(image.width * size / short)), max(size, round(image.height * size / short)))
+        shape = (int(image.width * size / short), int(image.height * size / short))
         image = image.resize(shape, Image.Resampling.BICUBIC)
-    left, top = (image.width - size) // 2, (image.height - size) // 2
+    left, top = round((image.width - size) / 2), round((image.height - size) / 2)
     return image.crop((left, top, left + size, top + size))
 
 

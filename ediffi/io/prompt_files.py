@@ -5,9 +5,21 @@ of Unicode, such as U+2028, are part of a prompt.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+WEIGHTED: Final = re.compile(r"\\([()\\])|\(((?:\\.|[^()\\])+):\s*([^():\s]+)\s*\)")
+"""What a prompt says besides its words: an escaped character, or words with their weight, as in `(red:1.3)`."""
+
+
+def literal(text: str) -> str:
+    r"""A text as a prompt that means these very characters: `a clock (3:45)` becomes `a clock \(3:45\)`.
+
+    Captions of datasets are literal: nobody wrote them with weights in mind. A text without marks stays as it is.
+    """
+    return re.sub(r"([()\\])", r"\\\1", text) if WEIGHTED.search(text) else text
 
 
 def read_text(path: Path) -> str:

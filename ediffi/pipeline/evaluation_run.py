@@ -30,7 +30,8 @@ from ediffi.evaluation.suite import Suite
 from ediffi.hub.finding import CONFIG
 from ediffi.io import files, png
 from ediffi.io.distributed import DistributedContext
-from ediffi.io.images import rgb, to_images
+from ediffi.io.images import to_images
+from ediffi.io.prompt_files import literal
 from ediffi.pipeline.cascade import Cascade
 from ediffi.pipeline.checkpoint import Residency, locate
 from ediffi.pipeline.options import SamplingOptions, Style
@@ -193,7 +194,7 @@ class Evaluation:
                 store = open_store(self.folder / name, len(items), shard_size)
                 if self.context.rank == 0:
                     logger.info("%s: %s images in %s", name, len(items), store.folder)
-                captions = [item.caption for item in items]
+                captions = [literal(item.caption) for item in items]
                 generate(generator, captions, store, batch_size=self.batch_size, context=self.context)
                 candidates.append(Candidate(name, store, generator.settings))
             return candidates
@@ -233,8 +234,9 @@ class Evaluation:
         for candidate in candidates(dataset, items):
             points.append(judge(candidate, reference, self.folder / "rows" / candidate.name, self.strict))
             samples[candidate.name] = [
-                judged_sample(item.caption, image := rgb(candidate.images[index]), dataset.measure(item, image))
+                judged_sample(item.caption, image, dataset.measure(item, image))
                 for index, item in enumerate(items[:REPORTED])
+                if (image := judge.image(candidate, index, self.strict)) is not None
             ]
         results = Results(model, self.suite.described(), judge.protocol(reference), points)
         if self.context.rank == 0:

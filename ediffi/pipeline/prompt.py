@@ -10,7 +10,6 @@ MAX_PROMPT = 5000
 """Longest prompt in characters, far beyond the length of any encoder."""
 MAX_WEIGHT = 10.0
 
-_WEIGHTED = re.compile(r"\\([()\\])|\(((?:\\.|[^()\\])+):\s*([^():\s]+)\s*\)")
 _ESCAPED = re.compile(r"\\([()\\])")
 
 
@@ -39,7 +38,7 @@ def parse(prompt: str) -> Prompt:
     """
     _check(prompt)
     text, weights, last = "", [], 0
-    for match in _WEIGHTED.finditer(prompt):
+    for match in prompt_files.WEIGHTED.finditer(prompt):
         text += prompt[last : match.start()]
         last = match.end()
         if match[1] is not None:
@@ -69,6 +68,7 @@ def _check(text: str) -> None:
 def read_prompts(path: Path) -> list[str]:
     """The prompts of a file: each line of a .txt, the field "prompt" in each line of a .jsonl.
 
+    A line of a .jsonl without a prompt may have "caption": a literal text, whose parentheses are no weights.
     ValueError names the line that is not UTF-8, not JSON or no prompt.
     """
     prompts = []
@@ -78,9 +78,11 @@ def read_prompts(path: Path) -> list[str]:
         text: object = line.strip()
         if path.suffix == ".jsonl":
             row = prompt_files.parse_json(line, where)
-            if not isinstance(row, dict) or "prompt" not in row:
-                raise ValueError(f'{where}: a line must be an object with the field "prompt"')
-            text = row["prompt"]
+            if not isinstance(row, dict) or not row.keys() & {"prompt", "caption"}:
+                raise ValueError(f'{where}: a line must be an object with the field "prompt", or "caption"')
+            text = row["prompt"] if "prompt" in row else row["caption"]
+            if "prompt" not in row and isinstance(text, str):
+                text = prompt_files.literal(text)
         prompt = prompt_files.check_text(text, where)
         try:
             parse(prompt)

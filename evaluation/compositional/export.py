@@ -17,6 +17,7 @@ from ediffi.evaluation.images.numbered import INDEX, ImageFolder, ImageShards, N
 from ediffi.io import files
 from ediffi.io.images import oddity, rgb
 from ediffi.io.progress import Progress
+from ediffi.io.prompt_files import literal
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG"}
 
@@ -51,7 +52,7 @@ def export(name: str, images: Path, prompts: Path, output: Path, images_per_prom
         each = f"{prompt_set.images_per_prompt} of each of {len(prompt_set.prompts)} prompts"
         raise ValueError(f"{name} needs {len(items)} images, {each}, and {images} has {count}")
     found = find_images(images, [item.key for item in items])
-    order = _order([item.caption for item in items], images / claim.RUN)
+    order = _order([literal(item.caption) for item in items], images / claim.RUN)
     layout = benchmark.layout(prompt_set.prompts, prompt_set.images_per_prompt)
     _check_output(output, layout)
     settings = {"export": name, **prompt_set.protocol, "pictures": found.fingerprint()}

@@ -108,6 +108,14 @@ def select(items: Sequence[CaptionedImage], count: int, seed: int = 0) -> list[C
     return list(first.values())[:count]
 
 
+def each_image(items: Sequence[CaptionedImage]) -> list[CaptionedImage]:
+    """An item of every image, by `image_id`: the one with the smallest key. So neither order nor seed matters."""
+    first: dict[str, CaptionedImage] = {}
+    for item in sorted(items, key=lambda item: (item.image_id, item.key)):
+        first.setdefault(item.image_id, item)
+    return list(first.values())
+
+
 def fingerprint(items: Sequence[CaptionedImage]) -> str:
     """SHA-256 of a selection, as a hexadecimal number: keys, captions and image ids, in order."""
     lines = (json.dumps([item.key, item.caption, item.image_id], ensure_ascii=False) + "\n" for item in items)

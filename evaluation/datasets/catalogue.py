@@ -60,14 +60,14 @@ GENOME_IMAGES: Final = "https://cs.stanford.edu/people/rak248/VG_100K_2"
 GENOME: Final = "https://homes.cs.washington.edu/~ranjay/visualgenome/data/dataset"
 PUBLISHED: Final[Mapping[str, PublishedDataset]] = {
     "coco2014": PublishedDataset(
-        "COCO 2014 validation",
+        coco.SOURCE,
         (
             Archive(f"{COCO}/annotations/{COCO_ZIP}", f"annotations/{coco.FILE}", *KNOWN["annotations"]),
             Archive(f"{COCO}/zips/val2014.zip", coco.FOLDER, *KNOWN["val2014"]),
         ),
         coco.open_coco,
-        images=40_504,
-        captions=202_654,
+        images=coco.PICTURES,
+        captions=coco.CAPTIONS,
     ),
     "visual-genome": PublishedDataset(
         "Visual Genome",

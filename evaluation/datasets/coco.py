@@ -10,6 +10,9 @@ from ediffi.io.files import sha256
 
 FILE: Final = "captions_val2014.json"
 FOLDER: Final = "val2014"
+SOURCE: Final = "COCO 2014 validation"
+PICTURES, CAPTIONS = 40_504, 202_654
+"""As published. A set of other counts in the same layout is not called COCO."""
 
 
 def open_coco(root: Path) -> PhotographDataset:
@@ -32,7 +35,7 @@ def open_coco(root: Path) -> PhotographDataset:
     items = _items(captions, names, annotations)
     used = {item.image_id for item in items}
     protocol = {
-        "source": "COCO 2014 validation",
+        "source": SOURCE if (len(shapes), len(captions)) == (PICTURES, CAPTIONS) else "Images in COCO's layout",
         "annotations": {"file": annotations.name, "sha256": sha256(annotations)},
         "pictures": len(used),
         "captions": len(items),

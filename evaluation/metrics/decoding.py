@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from ediffi.evaluation.images.numbered import NumberedImages
 from ediffi.evaluation.metrics.rows import BROKEN, FINE, ODD
-from ediffi.io.images import BadImageError, oddity, rgb
+from ediffi.io.images import BadImageError, oddity, rgb, square
 
 Measure = Callable[[int, Image.Image], Mapping[str, float]]
 """Takes the number of an image and the image, 8-bit RGB."""
@@ -32,6 +32,7 @@ class ImageDecoder:
     images: NumberedImages
     strict: bool  # refuse unusual and broken images, instead of converting or leaving them out
     size: tuple[int, int] | None = None  # width and height that every image must have; None for any
+    resize: bool = False  # make images of another size square, instead of refusing them
     prepares: Sequence[Prepare] = ()  # one for each network
     measure: Measure | None = None
     fields: Sequence[str] = ()  # names of what `measure` returns
@@ -48,8 +49,11 @@ class ImageDecoder:
         if odd and self.strict:
             raise BadImageError(f"{self.images.name(index)} is not a plain 8-bit RGB image, but {odd}")
         if self.size and image.size != self.size:
-            found, wanted = ("x".join(map(str, size)) for size in (image.size, self.size))
-            raise ValueError(f"{self.images.name(index)} is {found} and the images before it are {wanted}")
+            if not self.resize:
+                found, wanted = ("x".join(map(str, size)) for size in (image.size, self.size))
+                advice = "resize them yourself, or let the suite do it (other_sizes: resized)"
+                raise ValueError(f"{self.images.name(index)} is {found} and images of {wanted} are judged: {advice}")
+            image = square(rgb(image), self.size[0])
         return rgb(image), FINE if odd is None else BROKEN + 1 + ODD.index(odd if odd in ODD else "other")
 
     def __len__(self) -> int:

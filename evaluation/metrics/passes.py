@@ -60,6 +60,8 @@ def measure(
     captions: Sequence[str] | None = None,
     measure: Measure | None = None,
     strict: bool = True,
+    size: int | None = None,
+    resize: str | None = None,
     batch_size: int = 32,
     num_workers: int = 0,
     context: DistributedContext | None = None,
@@ -71,8 +73,9 @@ def measure(
     They do not wait for each other: wait for all of them before the rows are read.
 
     `captions` are needed if a CLIP scores. `measure` returns the same names for each image, nan where one does not
-    apply. `strict` refuses unusual and broken images; otherwise they are converted or left out, and counted. ValueError
-    names the image or the setting that is wrong.
+    apply. `strict` refuses unusual and broken images; otherwise they are converted or left out, and counted. `size` is
+    the side that every image must have, the first one's by default; `resize` names the rule, that of `square`, by which
+    others are made so, instead of being refused. ValueError names the image or the setting that is wrong.
     """
     context = context or DistributedContext()
     if batch_size < 1 or num_workers < 0:
@@ -80,8 +83,9 @@ def measure(
     if networks.clip and (captions is None or len(captions) != len(images)):
         raise ValueError(f"there are {len(captions or ())} captions for {len(images)} images")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers warn when the loader forks
-    decoder = ImageDecoder(images, strict, measure=measure)
-    files = _row_files(decoder, folder, networks, _key(images, networks, captions, strict))
+    decoder = ImageDecoder(images, strict, (size, size) if size else None, resize is not None, measure=measure)
+    key = _key(images, networks, captions, strict) | ({"resize": resize} if resize else {})
+    files = _row_files(decoder, folder, networks, key)
     decoder = replace(decoder, size=files.layout.size, prepares=networks.prepares, fields=files.layout.fields)
     states = files.read("states")
     blocks = [range(start, min(start + batch_size, len(images))) for start in range(0, len(images), batch_size)]
@@ -112,6 +116,9 @@ def _key(images: NumberedImages, networks: MetricNetworks, captions: Sequence[st
 def _row_files(decoder: ImageDecoder, folder: Path, networks: MetricNetworks, key: dict[str, Any]) -> RowFiles:
     """The files in the folder; the layout of new ones comes from the first image: its size, and what is measured."""
     if layout := read_layout(folder):
+        if decoder.size and layout.size != decoder.size:
+            found, wanted = ("x".join(map(str, size)) for size in (layout.size, decoder.size))
+            raise ValueError(f"{folder} holds measurements of images of {found}, and {wanted} are judged; delete it")
         return open_rows(folder, replace(layout, key=key))
     index, image = first_image(decoder)
     fields = list(decoder.measure(index, image)) if decoder.measure else []

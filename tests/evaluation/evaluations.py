@@ -26,17 +26,19 @@ SCALES = (0.0, 1.0, 3.0, 7.5)
 
 def evaluation(
     model: str = "ours/model",
-    dataset: str = "coco2014",
+    dataset: Any = "coco2014",  # its name; or what a protocol says of one in COCO's layout
     count: int = 5000,
     points: Sequence[Point] | None = None,
     scored: bool = True,
     **protocol: Any,
 ) -> Results:
+    if isinstance(dataset, dict):
+        protocol, dataset = {"dataset": dataset, **protocol}, "coco2014"
     suite = {"name": f"{dataset}-suite", "about": "all of it", "dataset": dataset, "count": count, "image_size": 256}
     everything = {
         "dataset": {"annotations": "captions_val2014.json", "pictures": 40504},
         "selection": {"sha256": "ab" * 32, "count": count, "seed": 0},
-        "reference": {"resize": "bicubic, centre square", "sha256": "cd" * 32},
+        "reference": {"which": "all", "resize": "bicubic, centre square", "sha256": "cd" * 32},
         "feature_extractor": INCEPTION,
         "clip": CLIP if scored else None,
         "versions": {"torch": "2.15.0", "torch-fidelity": "0.4.0"},

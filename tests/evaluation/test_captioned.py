@@ -7,12 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
-from ediffi.evaluation.datasets.captioned import CaptionedImage, PhotographDataset, fingerprint, select, write_selection
-from ediffi.io.images import BadImageError
+from ediffi.evaluation.datasets.captioned import (
+    CaptionedImage,
+    PhotographDataset,
+    each_image,
+    fingerprint,
+    select,
+    write_selection,
+)
+from ediffi.io.images import BadImageError, square
 
 KNOWN = [CaptionedImage(str(key), f"caption {key}", f"picture {key % 7}") for key in range(100, 120)]
 GOLDEN_0 = ["115", "119", "107", "110", "118", "102", "113"]
@@ -134,6 +142,27 @@ def test_a_photograph_becomes_a_square(tmp_path: Path, mode: str) -> None:
     row = np.asarray(found)[12]
     np.testing.assert_allclose(row[:, 0], np.linspace(67, 188, 24), atol=3)
     np.testing.assert_array_equal(row[:, 0], row[:, 2])
+
+
+@settings(max_examples=200)
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 40))
+def test_a_square_is_that_of_torchvision(width: int, height: int, size: int) -> None:
+    pixels = np.random.default_rng(width).integers(0, 256, (height, width, 3), np.uint8)
+    rule = Compose([Resize(size, InterpolationMode.BICUBIC), CenterCrop(size)])
+    image = Image.fromarray(pixels)
+    np.testing.assert_array_equal(square(image, size), rule(image))
+
+
+@pytest.mark.parametrize("shape", [(640, 427), (640, 426), (427, 640), (640, 428), (500, 333)])
+def test_photographs_of_usual_shapes_become_the_squares_of_torchvision(shape: tuple[int, int]) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*shape[::-1], 3), np.uint8))
+    rule = Compose([Resize(256, InterpolationMode.BICUBIC), CenterCrop(256)])
+    np.testing.assert_array_equal(square(image, 256), rule(image))
+
+
+def test_all_images_are_the_same_whatever_the_order_and_each_once() -> None:
+    assert each_image(KNOWN[::-1]) == each_image(KNOWN)
+    assert sorted(pictures(KNOWN)) == [item.image_id for item in each_image(KNOWN)]
 
 
 def test_a_photograph_that_is_missing_or_broken_is_named(tmp_path: Path) -> None:

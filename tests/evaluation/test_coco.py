@@ -85,6 +85,16 @@ def test_the_protocol_says_what_was_read(root: Path) -> None:
     assert data.protocol["words_per_caption"] == pytest.approx(words, abs=0.05)
 
 
+def test_only_the_published_set_is_called_coco(root: Path, content: dict[str, Any], monkeypatch: Any) -> None:
+    assert open_coco(root).protocol["source"] == "Images in COCO's layout"
+    monkeypatch.setattr("ediffi.evaluation.datasets.coco.PICTURES", PICTURES)
+    monkeypatch.setattr("ediffi.evaluation.datasets.coco.CAPTIONS", PICTURES * CAPTIONS)
+    assert open_coco(root).protocol["source"] == "COCO 2014 validation"
+    content["annotations"].pop()
+    write(root, content)
+    assert open_coco(root).protocol["source"] == "Images in COCO's layout"
+
+
 def test_the_captions_may_lie_beside_the_pictures(root: Path) -> None:
     wanted = open_coco(root).items()
     (root / "annotations" / "captions_val2014.json").rename(root / "captions_val2014.json")

@@ -23,7 +23,7 @@ from ediffi.evaluation.metrics.passes import MetricNetworks, measure
 from ediffi.evaluation.metrics.rows import Rows
 from ediffi.evaluation.metrics.summary import summarise
 from ediffi.io.distributed import DistributedContext
-from ediffi.io.images import open_image
+from ediffi.io.images import open_image, rgb, square
 from ediffi.registry import encoders
 
 SHIPPED = Path(encoders.__file__).parents[2] / "weights" / "toybox" / "encoders" / "clip"
@@ -338,8 +338,25 @@ def test_a_whole_batch_may_be_broken(tmp_path: Path, pictures: InMemory, clip: C
 def test_mixed_sizes_are_refused(tmp_path: Path, pictures: InMemory, num_workers: int) -> None:
     pictures.files[5] = encoded(IMAGES[5].resize((64, 48)))
     for strict in (True, False):
-        with pytest.raises(ValueError, match=r"^005.png is 64x48 and the images before it are 64x64$"):
+        with pytest.raises(ValueError, match=r"^005.png is 64x48 and images of 64x64 are judged: resize them"):
             measure(pictures, tmp_path / str(strict), MetricNetworks(Columns()), num_workers=num_workers, strict=strict)
+
+
+def test_images_of_another_size_than_the_suite_s_are_refused_or_made_square(tmp_path: Path, pictures: InMemory) -> None:
+    class Small(Columns):
+        width = 48
+
+    with pytest.raises(ValueError, match=r"^000.png is 64x64 and images of 16x16 are judged"):
+        measure(pictures, tmp_path / "refused", MetricNetworks(Small()), size=16)
+    measure(pictures, tmp_path / "rule", MetricNetworks(Small()), size=16, resize="the rule")
+    made = InMemory([encoded(square(rgb(pictures[index]), 16)) for index in range(COUNT)])
+    measure(made, tmp_path / "made", MetricNetworks(Small()), size=16)
+    found, wanted = (Rows.read(tmp_path / name).features() for name in ("rule", "made"))
+    assert torch.equal(found, wanted)
+    with pytest.raises(ValueError, match="another resize"):
+        measure(pictures, tmp_path / "rule", MetricNetworks(Small()), size=16, resize="another")
+    with pytest.raises(ValueError, match="holds measurements of images of 16x16, and 64x64 are judged; delete it"):
+        measure(pictures, tmp_path / "rule", MetricNetworks(Small()), size=64, resize="the rule")
 
 
 def test_features_that_are_not_finite_name_their_picture(tmp_path: Path, pictures: InMemory) -> None:

@@ -74,6 +74,8 @@ def test_the_paper_stands_only_beside_its_own_protocol():
         replace(same, suite={**same.suite, "image_size": 64}),
         replace(same, points=[*same.points, point(4, 29_999)]),
         evaluation(count=30_000, reference={"foreign": True}),
+        evaluation(count=30_000, reference={"which": "chosen"}),
+        evaluation(count=30_000, dataset={"source": "Images in COCO's layout", "pictures": 30_000}),
         replace(same, points=[]),
     ]
     for other in others:
@@ -224,7 +226,7 @@ def test_matplotlib_that_is_missing_is_named(monkeypatch, tmp_path):
             "selection.sha256 is abababababab… and efef",
         ),
         (
-            evaluation("b", reference={"resize": "area", "sha256": "cd" * 32}),
+            evaluation("b", reference={"which": "all", "resize": "area", "sha256": "cd" * 32}),
             "reference.resize is bicubic, centre square and area",
         ),
         (

@@ -19,11 +19,13 @@ from ediffi.diffusion.layout import Region, polygon
 from ediffi.evaluation.datasets.captioned import Controls, select
 from ediffi.evaluation.datasets.toybox import prompts, render
 from ediffi.evaluation.datasets.toybox.dataset import Toybox
+from ediffi.evaluation.judge import SQUARE
 from ediffi.evaluation.results import Results
 from ediffi.evaluation.suite import read_suite, shipped
 from ediffi.pipeline.cascade import Cascade
 from ediffi.pipeline.evaluation_run import SELECTION, CascadeGenerator, at_size
 from ediffi.pipeline.options import SamplingOptions, Style
+from ediffi.pipeline.prompt import Prompt, parse
 
 Evaluate = Callable[..., Results]
 
@@ -160,11 +162,49 @@ def test_coco_by_inception(evaluate: Evaluate, coco: Path, inception: Path, mode
     assert {"fid", "kid_mean", "precision", "recall", "clip_score"} <= results.points[0].metrics.keys()
     assert not [name for name in results.points[0].metrics if name.startswith("oracle")]
     assert results.protocol["dataset"]["name"] == "coco2014"
+    assert (results.protocol["reference"]["which"], results.protocol["reference"]["count"]) == ("all", 12)
+    assert "COCO's layout, 12 of them" in (tmp_path / "out" / "report.html").read_text()
+    assert "COCO 2014" not in (tmp_path / "out" / "results.json").read_text()
     kept = sorted(path.name for path in (tmp_path / "reference").iterdir())
     again = evaluate("--suite", suite, "--root", coco, "--count", 8, output="again")
     assert sorted(path.name for path in (tmp_path / "reference").iterdir()) == kept
     assert again.points[0].metrics == results.points[0].metrics
     assert str(tmp_path) not in json.dumps(results.suite)
+
+
+def test_captions_with_parentheses_are_painted_as_they_stand(
+    evaluate: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captions = ["a clock (3:45)", "a blue square (10:10)", r"a red \(circle\)", "a red circle"]
+    items = [item._replace(caption=text) for item, text in zip(Toybox().items(), captions, strict=False)]
+    monkeypatch.setattr(Toybox, "items", lambda _: items)
+    evaluate("--guidance-scale", "2", "--count", 4)
+    lines = [json.loads(line)["caption"] for line in (tmp_path / "out" / SELECTION).read_text().splitlines()]
+    assert sorted(lines) == sorted(captions)
+    run = json.loads((tmp_path / "out" / "guidance-2" / "run.json").read_text())["settings"]["prompts"]
+    assert [parse(prompt) for prompt in run] == [Prompt(caption) for caption in lines]
+
+
+def test_images_of_another_size_are_refused_or_resized_by_a_named_rule(
+    evaluate: Evaluate, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "large").mkdir()
+    for number in range(6):
+        Image.new("RGB", (96, 80), (40 * number, 90, 90)).save(tmp_path / "large" / f"{number:05d}.png")
+    argv = [
+        "--images",
+        tmp_path / "large",
+        "--count",
+        6,
+        "--output",
+        tmp_path / "no",
+        "--cache",
+        tmp_path / "reference",
+    ]
+    assert main(["evaluate", *map(str, argv)]) == 1
+    assert "00000.png is 96x80 and images of 64x64 are judged" in capsys.readouterr().err
+    results = evaluate("--images", tmp_path / "large", "--other-sizes", "resized", model=False)
+    assert results.protocol["images"] == {"size": 64, "other_sizes": f"resized: {SQUARE}"}
 
 
 def test_statistics_of_others_can_be_the_reference(evaluate: Evaluate, tmp_path: Path) -> None:
@@ -201,9 +241,10 @@ def test_every_suite_that_ships_is_read_and_has_what_the_paper_has() -> None:
     suites = {name: read_suite(name) for name in shipped()}
     assert all(suite.name == name for name, suite in suites.items())
     assert suites["coco2014-fid30k"].count == 30_000
+    assert [name for name in shipped() if suites[name].reference == "chosen"] == ["emoji", "toybox"]
     for name in ("coco2014-curve5k", "visualgenome-curve5k"):
         assert (suites[name].count, suites[name].clip.model) == (5_000, "ViT-g-14")
-        assert min(suites[name].guidance_scales) == 0
+        assert min(suites[name].guidance_scales) == 1  # the paper's 0, no guidance
         assert max(suites[name].guidance_scales) == 10
 
 

@@ -1,11 +1,13 @@
 """Prompts as typed: weights, escapes, files of many."""
 
+import json
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ediffi.io.prompt_files import literal
 from ediffi.pipeline.prompt import Prompt, Weighted, parse, read_prompts
 
 
@@ -38,6 +40,20 @@ def test_weights_come_out_of_the_text(typed: str, text: str, weights: list) -> N
 def test_text_without_marks_is_left_alone(text: str) -> None:
     if text.strip():
         assert parse(text) == Prompt(text)
+
+
+@given(st.text("ab ()\\:1", min_size=1, max_size=30))
+def test_a_literal_text_is_read_as_it_stands(text: str) -> None:
+    if text.strip():
+        assert parse(literal(text)) == Prompt(text)
+
+
+@pytest.mark.parametrize("caption", ["a clock (3:45)", "a blue square (10:10)", r"a \(red\) sign", "a dog (brown)"])
+def test_captions_of_a_file_are_literal(tmp_path: Path, caption: str) -> None:
+    (tmp_path / "captions.jsonl").write_text(json.dumps({"key": "7", "caption": caption}))
+    (prompt,) = read_prompts(tmp_path / "captions.jsonl")
+    assert parse(prompt) == Prompt(caption)
+    assert (prompt == caption) == (caption == "a dog (brown)")  # what has no marks is not escaped
 
 
 @pytest.mark.parametrize(
