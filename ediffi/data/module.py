@@ -36,7 +36,8 @@ class ShardData(L.LightningDataModule):
         batch_size: samples a batch and process.
         step_size: samples a step, over all processes and accumulated batches; None for what batch_size makes.
         val_batches: batches of a validation run.
-        seed: of the order, the crops and the degradation.
+        seed: of the order, the crops and the degradation in training; None for the run's `seed_everything`, in Python
+            for 0. Validation shows the same samples with every seed.
         num_workers: loader processes.
         lanes: shards read side by side; a multiple of processes times workers saves reading them more than once.
         chunk: samples from one lane before the next; best the batch_size, and then left as it is.
@@ -62,7 +63,7 @@ class ShardData(L.LightningDataModule):
         batch_size: int = 128,
         step_size: int | None = None,
         val_batches: int = 8,
-        seed: int = 0,
+        seed: int | None = None,
         num_workers: int = 0,
         lanes: int = 1,
         chunk: int = 1,
@@ -185,10 +186,11 @@ class ShardData(L.LightningDataModule):
             yield from map(caption_of, read_samples(shard.url, Tally(), reject_for_embedding))
 
     def _stream(self, part: str, start: int) -> ShardStream:
+        seed = (self.seed or 0) if part == "train" else 0
         rank, size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         shards, lanes = Index.read(self.folders[part]).shards, self.lanes if part == "train" else 1
         return ShardStream(
-            shards, self.transform, self.batch_size, self.seed, start, rank, size, lanes, self.chunk, self.degradation,
+            shards, self.transform, self.batch_size, seed, start, rank, size, lanes, self.chunk, self.degradation,
             least_side=self.transform.least_side, embedded=self.embedded,
             horizontal_flip=self.horizontal_flip if part == "train" else 0.0,
         )  # fmt: skip

@@ -32,6 +32,13 @@ class ModuleCLI(LightningCLI):
         """Refuse functions of libraries in the place of classes."""
         recipes.check_classes(self.config[str(self.subcommand)].as_dict())
 
+    def instantiate_classes(self) -> None:
+        """Give module and data the seed of the run, `seed_everything`, unless the recipe gives them their own."""
+        super().instantiate_classes()
+        for part in (self.model, self.datamodule):
+            if getattr(part, "seed", 0) is None:
+                part.seed = self.config[str(self.subcommand)].seed_everything or 0
+
     def instantiate_trainer(self, **options: Any) -> L.Trainer:
         """Log to the run directory, unless the recipe names a logger."""
         trainer = self.config[str(self.subcommand)].trainer

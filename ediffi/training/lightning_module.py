@@ -55,7 +55,8 @@ class DiffusionStage(L.LightningModule):
         dropout: probability in [0, 1] of dropping each source, each independently (eDiff-I, section 4.2).
         optimizer: from the parameters to the optimiser; AdamW of table 7 by default.
         lr_scheduler: from the optimiser to its schedule, stepped after each step; None for a constant rate.
-        seed: of noise, dropout and degradation.
+        seed: of noise, dropout and degradation in training; None for the run's `seed_everything`, in Python for 0.
+            Validation has the same noise with every seed, so that losses can be compared.
         compile: run the network and the draws of noise through `torch.compile`; the names in its checkpoints stay.
     """
 
@@ -68,7 +69,7 @@ class DiffusionStage(L.LightningModule):
         dropout: dict[str, float] = DROPOUT,
         optimizer: OptimizerCallable = paper_adamw,
         lr_scheduler: LRSchedulerCallable | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         compile: bool = False,
     ) -> None:
         super().__init__()
@@ -189,4 +190,5 @@ class DiffusionStage(L.LightningModule):
         size = len(batch.images)
         world_size, rank = (self.trainer.world_size, self.trainer.global_rank) if self._trainer else (1, 0)
         first = (batch.index * world_size + rank) * size  # processes take turns, batch by batch
-        return Philox(self.seed, range(first, first + size), purpose, self._compile and purpose == "training")
+        seed = (self.seed or 0) if purpose == "training" else 0
+        return Philox(seed, range(first, first + size), purpose, self._compile and purpose == "training")

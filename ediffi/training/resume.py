@@ -82,7 +82,8 @@ def settings(recipe: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     trainer = recipe.get("trainer") or {}
     callbacks = trainer.get("callbacks") or []
     average = [c.get("init_args") for c in callbacks if c.get("class_path", "").endswith(class_paths.AVERAGES)]
-    for key, value in _flat("", {**recipe, "average": average}):
+    for key, given in _flat("", {**recipe, "average": average}):
+        value = recipe.get("seed_everything", 0) if given is None and key.endswith(".seed") else given
         if key.startswith(FIXED) and key not in FREE:
             yield key, value
             if key in TOTAL_STEPS and value is None:

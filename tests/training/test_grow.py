@@ -1,6 +1,7 @@
 """Growing experts: a schedule is checked before it runs, skips what is done, and survives being killed."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,15 +13,19 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ediffi.cli import main
 from ediffi.cli.fit import QUIET
+from ediffi.data.stream import Batch, Order
 from ediffi.diffusion.noise import ROOT, Complement, Interval, NoiseInterval
 from ediffi.pipeline.checkpoint import build_denoiser, load_cascade
+from ediffi.registry.random import Philox
 from ediffi.training import checkpoint as checkpoints
 from ediffi.training.finished_run import read_run
 from ediffi.training.growth.compose import StageRecipe, trained_stage
-from ediffi.training.growth.grow import grow
+from ediffi.training.growth.grow import check_seeds, grow, node_settings, read_node_recipe
 from ediffi.training.growth.schedule import GrowthNode, GrowthSchedule, TrunkStage
 from ediffi.training.lightning_module import DiffusionStage
 from ediffi.training.start import InitialWeights
@@ -54,7 +59,20 @@ NODES = [GrowthNode(ROOT, 4), GrowthNode(Interval(1, 0), 2, ROOT), GrowthNode(In
 def grown(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A root and its two children, trained without a break."""
     output = tmp_path_factory.mktemp("grown")
-    grow(output, recipe("base", output), NODES, STAGE, overrides=OVERRIDES, run_node=main)
+    drawn: dict[str, dict[str, list[tuple[int, int]]]] = {}
+    train = DiffusionStage.training_step
+
+    def record(self: DiffusionStage, batch: Batch, batch_idx: int) -> torch.Tensor:
+        positions = self._randomness(batch, "training").indices
+        here = drawn.setdefault(self.trainer.default_root_dir, {"noise": [], "order": []})
+        for what, part in (("noise", self), ("order", self.trainer.datamodule)):
+            here[what] += [(part.seed, position) for position in positions]
+        return train(self, batch, batch_idx)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DiffusionStage, "training_step", record)
+        grow(output, recipe("base", output), NODES, STAGE, overrides=OVERRIDES, run_node=main)
+    (output / "drawn.json").write_text(json.dumps(drawn))
     return output
 
 
@@ -185,6 +203,92 @@ def test_a_node_that_fails_is_named(recipe: Recipe, tmp_path: Path) -> None:
         grow(tmp_path, recipe("base", tmp_path), NODES, STAGE, overrides=OVERRIDES, run_node=lambda argv: 7)
 
 
+TREES = {
+    "two children": [GrowthNode(ROOT, 4), *(GrowthNode(child, 2, ROOT) for child in ROOT.children)],
+    "no trunk": [GrowthNode(child, 4) for child in ROOT.children],
+    "the paper's, small": [
+        GrowthNode(ROOT, 8),
+        GrowthNode(Interval(1, 1), 4, ROOT),
+        GrowthNode(HIGH, 2, Interval(1, 1)),
+        GrowthNode(Interval(1, 0), 4, ROOT),
+        GrowthNode(LOW, 2, Interval(1, 0)),
+        GrowthNode(MIDDLE, 6, ROOT),
+    ],
+}
+
+
+def seen(settings: dict[str, Any], steps: int) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+    """What a node sees at each position: the random numbers of its noise and dropout; and which sample of 64."""
+    positions = range(steps * 4)
+    drawn = Philox(settings["model"]["seed"], positions, "training")
+    numbers = [tuple(row) for name in ("noise", "dropout") for row in drawn.of(name).integers(4).tolist()]
+    order = Order([16] * 4, settings["data"]["seed"], 1, 1)
+    places = [order.locate(position) for position in positions]
+    return numbers, [(shard, int(order.shuffled(epoch, shard)[place])) for epoch, shard, place in places]
+
+
+@pytest.mark.parametrize("tree", TREES)
+@given(base=st.integers(0, 2**32 - 1), seeds=st.sampled_from([{}, {"model.seed": 3}, {"data.seed": 3}]))
+def test_no_position_of_order_noise_and_dropout_repeats(
+    tree: str, base: int, seeds: dict[str, int], node_recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Neither along a path of a schedule, nor between siblings or cousins."""
+    schedule = GrowthSchedule(tmp_path_factory.getbasetemp(), TREES[tree], None)
+    changes = {"seed_everything": base, **seeds}
+    runs = [node_settings(node_recipe, schedule, node, changes) for node in schedule.nodes]
+    check_seeds(schedule.nodes, runs)
+    numbers, orders = zip(*(seen(run, node.steps) for run, node in zip(runs, schedule.nodes, strict=True)), strict=True)
+    every = [row for node in numbers for row in node]
+    assert len(set(every)) == len(every)
+    assert len({tuple(order[:8]) for order in orders}) == len(orders), "each shows its samples in an order of its own"
+
+
+@pytest.fixture(scope="module")
+def node_recipe(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return read_node_recipe(recipe("base", tmp_path_factory.mktemp("recipe")))
+
+
+def test_nodes_train_on_what_no_other_has_seen(grown: Path) -> None:
+    """What the runs have drawn: (seed, position) of their noise and of their samples."""
+    drawn = json.loads((grown / "drawn.json").read_text())
+    for what in ("noise", "order"):
+        every = [tuple(place) for node in drawn.values() for place in node[what]]
+        assert len(every) == (4 + 2 + 4) * 4
+        assert len(set(every)) == len(every), what
+
+
+def test_a_seed_of_two_nodes_is_refused(recipe: Recipe, tmp_path: Path) -> None:
+    same_seed = {"data.seed": 5}
+    nodes = [GrowthNode(ROOT, 4), *(GrowthNode(child, 2, ROOT, same_seed) for child in ROOT.children)]
+    with pytest.raises(ValueError, match=r"nodes \(1, 0\) and \(1, 1\) have the same data.seed, 5"):
+        grow(tmp_path, recipe("base", tmp_path), nodes, STAGE, overrides=OVERRIDES, plan=True)
+
+
+def test_a_trunk_s_expert_gives_its_nodes_another_seed(grown: Path, tmp_path: Path) -> None:
+    """Fine-tuned again, an expert sees other samples than it was trained on."""
+    trunk = TrunkStage(str(grown / "stage"), "base")
+    first = GrowthSchedule(tmp_path, NODES, None)
+    (node,) = nodes = [GrowthNode(Interval(1, 1), 4)]
+    assert GrowthSchedule(tmp_path, nodes, trunk).seed(node, 0) not in {first.seed(one, 0) for one in NODES}
+    with pytest.raises(ValueError, match=r"no expert of stage 'base' of .* owns all of \(0, 0\)"):
+        GrowthSchedule(tmp_path, [GrowthNode(ROOT, 4)], trunk)
+
+
+def test_the_plan_tells_seeds_and_refuses_what_a_later_node_would(recipe: Recipe, tmp_path: Path, caplog) -> None:
+    caplog.set_level("INFO", "ediffi")
+    base = recipe("base", tmp_path)
+    grow(tmp_path, base, NODES, STAGE, overrides=OVERRIDES, plan=True)
+    seeds = re.findall(r"steps from .*, seed (\d+), to do", caplog.text)
+    assert len(set(seeds)) == 3
+    assert seeds[0] == "0", "a root with random weights keeps the recipe's"
+    ran: list[Any] = []
+    odd = [GrowthNode(ROOT, 4), GrowthNode(Interval(1, 0), 3, ROOT), GrowthNode(Interval(1, 1), 4, ROOT)]
+    for plan in (True, False):
+        with pytest.raises(ValueError, match=r"steps of node \(1, 0\) must be a multiple .* got 3"):
+            grow(tmp_path, base, odd, STAGE, overrides=OVERRIDES, plan=plan, run_node=ran.append)
+    assert ran == []
+
+
 def schedule(nodes: list[GrowthNode], output: Path, trunk: TrunkStage | None = None) -> GrowthSchedule:
     return GrowthSchedule(output, nodes, trunk)
 
@@ -211,7 +315,7 @@ CHILDREN = [GrowthNode(child, 2, ROOT) for child in ROOT.children]
         ([GrowthNode(ROOT, 2), *CHILDREN, GrowthNode(LOW, 2, Interval(1, 1))], "does not own all of its noise"),
         ([GrowthNode(ROOT, 2), GrowthNode(ROOT, 2)], r"node \(0, 0\) twice"),
         ([GrowthNode(ROOT, 0)], "steps of node .* at least 1, got 0"),
-        ([], "no expert owns"),
+        ([], "the schedule has no nodes"),
     ],
 )
 def test_a_wrong_schedule_is_refused_before_anything_runs(

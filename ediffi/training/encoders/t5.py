@@ -38,7 +38,7 @@ class T5Training(L.LightningModule):
         sentinels: spans of a caption at most.
         optimizer: from the parameters to the optimiser.
         lr_scheduler: from the optimiser to its schedule, stepped after each step; None for a constant rate.
-        seed: of what is cut out.
+        seed: of what is cut out in training; None for the run's `seed_everything`, in Python for 0.
     """
 
     tokenizer: Any  # of transformers; `EncoderFolder` sets it
@@ -53,7 +53,7 @@ class T5Training(L.LightningModule):
         sentinels: int = 32,
         optimizer: OptimizerCallable = paper_adamw,
         lr_scheduler: LRSchedulerCallable | None = None,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         from transformers import T5Config, T5ForConditionalGeneration
 
@@ -103,7 +103,7 @@ class T5Training(L.LightningModule):
     def _predicted(self, batch: Batch, training: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Loss, logits and labels; what is cut out depends on the seed and the place of the batch in the run only."""
         rank = self.trainer.global_rank if self._trainer else 0
-        rng = np.random.default_rng([self.seed, training, batch.index, rank])
+        rng = np.random.default_rng([(self.seed or 0) if training else 0, training, batch.index, rank])
         read: dict[str, Any] = {"truncation": True, "max_length": self.max_tokens, "add_special_tokens": False}
         ids = self.tokenizer(list(batch.captions), **read)["input_ids"]
         first = len(SPECIAL)  # the id of the first sentinel

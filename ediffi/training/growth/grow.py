@@ -65,13 +65,16 @@ def grow(
         ChildProcessError: a node failed; the same command resumes it from its last checkpoint.
     """
     schedule, shared = GrowthSchedule(output, nodes, trunk), read_node_recipe(recipe)
+    runs = [node_settings(shared, schedule, node, overrides) for node in nodes]
+    check_seeds(nodes, runs)
+    reached = [schedule.steps_done(node) for node in nodes]
     before, total = 0, sum(node.steps for node in nodes)
-    for number, node in enumerate(nodes, 1):
-        label, done = f"{node.interval}, node {number} of {len(nodes)}", schedule.steps_done(node)
+    for number, (node, settings, done) in enumerate(zip(nodes, runs, reached, strict=True), 1):
+        label = f"{node.interval}, node {number} of {len(nodes)}"
         state = "done" if done == node.steps else f"at step {done}" if done else "to do"
-        logger.info("%s: %d steps from %s, %s", label, node.steps, node.parent or trunk or "random weights", state)
+        origin = f"{node.parent or trunk or 'random weights'}, seed {_seeds(settings)['data.seed']}"
+        logger.info("%s: %d steps from %s, %s", label, node.steps, origin, state)
         if not plan and done < node.steps:
-            settings = node_settings(shared, schedule, node, overrides)
             if settings["trainer"].get("enable_progress_bar") is not False:  # one bar over all nodes
                 bar = {"node": label, "before": before, "total": total}
                 settings["trainer"].setdefault("callbacks", []).append({"class_path": SCHEDULE_BAR, "init_args": bar})
@@ -83,8 +86,8 @@ def grow(
         before += node.steps
     if plan or os.environ.get("NODE_RANK", "0") != "0":  # of several machines, the first composes
         return None
-    runs = [schedule.run(leaf) for leaf in schedule.leaves]
-    composed = trained_stage(dataclasses.replace(stage, run=runs), schedule.kept())
+    leaves = [schedule.run(leaf) for leaf in schedule.leaves]
+    composed = trained_stage(dataclasses.replace(stage, run=leaves), schedule.kept())
     shutil.rmtree(output / "stage", ignore_errors=True)
     return save_cascade(output / "stage", stage.name, {}, None, [composed])
 
@@ -92,10 +95,19 @@ def grow(
 def node_settings(
     recipe: Mapping[str, Any], schedule: GrowthSchedule, node: GrowthNode, overrides: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """The settings of `ediffi fit` for a node: the recipe with its noise, steps, first weights and directories."""
+    """The settings of `ediffi fit` for a node: the recipe with its noise, seed, steps, first weights and directories.
+
+    ValueError if the recipe lacks what an override changes, would not save the last step, or draws its seed by chance.
+    """
     settings, run = copy.deepcopy(dict(recipe)), schedule.run(node)
     settings["model"]["interval"] = dataclasses.asdict(node.interval)
-    for name, value in {**(overrides or {}), **node.overrides}.items():
+    for name, value in (overrides or {}).items():
+        _set(settings, name, value)
+    for name, seed in _seeds(settings).items():
+        if isinstance(seed, bool):
+            raise ValueError(f"seed_everything of a growth schedule must be a number, got {seed}")
+        _set(settings, name, schedule.seed(node, seed))
+    for name, value in node.overrides.items():
         _set(settings, name, value)
     settings["start"] = {**settings.get("start", {}), **schedule.start(node)}
     trainer = settings["trainer"]
@@ -115,6 +127,23 @@ def node_settings(
             rule = f"must be a multiple of the recipe's every_n_train_steps ({every}), or the last ones are not saved"
             raise ValueError(f"steps of node {node.interval} {rule}; got {node.steps}")
     return settings
+
+
+def check_seeds(nodes: Sequence[GrowthNode], runs: Sequence[Mapping[str, Any]]) -> None:
+    """ValueError if two nodes would see the same samples, or draw the same noise: by overrides, or by chance."""
+    for name in ("model.seed", "data.seed"):
+        seen: dict[int, GrowthNode] = {}
+        for node, settings in zip(nodes, runs, strict=True):
+            other = seen.setdefault(seed := _seeds(settings)[name], node)
+            if other is not node:
+                raise ValueError(f"nodes {other.interval} and {node.interval} have the same {name}, {seed}")
+
+
+def _seeds(settings: Mapping[str, Any]) -> dict[str, int]:
+    """By name, the seeds of a recipe: those that it does not give are `seed_everything`, which is 0 by default."""
+    shared = settings.get("seed_everything", 0)
+    given = {f"{part}.seed": settings[part].get("seed") for part in ("model", "data")}
+    return {"seed_everything": shared} | {name: shared if seed is None else seed for name, seed in given.items()}
 
 
 def _set(settings: Any, name: str, value: Any) -> None:

@@ -1,11 +1,14 @@
 """A growth schedule: the nodes of the tree to train, their order, their first weights, and how far each one is."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ediffi.diffusion.noise import Complement, Interval, NoiseInterval, check_partition, contains, overlap
+from ediffi.diffusion.noise import ROOT, Complement, Interval, NoiseInterval, check_partition, contains, overlap
+from ediffi.hub.config import listed_experts
+from ediffi.pipeline.checkpoint import find_stage
 from ediffi.pipeline.trained_stage import TrainedExpert, read_trained_stage
 from ediffi.training import checkpoint as checkpoints
 from ediffi.training.finished_run import LAST
@@ -44,11 +47,14 @@ class TrunkStage:
 class GrowthSchedule:
     """The nodes of a growth schedule, parents first, and their run directories; ValueError if they are no tree.
 
-    The leaves and what is kept of the trunk must own all noise, each part once.
+    The leaves and what is kept of the trunk must own all noise, each part once. The trunk must have an expert for every
+    node that starts from it.
     """
 
     def __init__(self, output: Path, nodes: Sequence[GrowthNode], trunk: TrunkStage | None) -> None:
         self.output, self.nodes, self.trunk = output, nodes, trunk
+        if not nodes:
+            raise ValueError("the schedule has no nodes; it needs at least one")
         known: list[NoiseInterval] = []
         for node in nodes:
             parent = f"the parent {node.parent} of node {node.interval}"
@@ -62,6 +68,8 @@ class GrowthSchedule:
                 raise ValueError(f"steps of node {node.interval} must be at least 1, got {node.steps}")
             known.append(node.interval)
         self.leaves = [node for node in nodes if node.interval not in {other.parent for other in nodes}]
+        for node in nodes:
+            self.lineage(node)
         check_partition([node.interval for node in self.leaves] + [trained.expert.interval for trained in self.kept()])
 
     def kept(self) -> list[TrainedExpert]:
@@ -82,9 +90,33 @@ class GrowthSchedule:
     def start(self, node: GrowthNode) -> dict[str, Any]:
         """Where the first weights of a node come from: the settings `start` of `ediffi fit`."""
         if node.parent is not None:
-            parent = next(other for other in self.nodes if other.interval == node.parent)
-            return {"checkpoint": str(self.checkpoint(parent))}
+            return {"checkpoint": str(self.checkpoint(self._node(node.parent)))}
         return {} if self.trunk is None else asdict(self.trunk)
+
+    def lineage(self, node: GrowthNode) -> str:
+        """The nodes from the first weights to this one, the trunk's expert by its hash; ValueError if it has none."""
+        if node.parent is not None:
+            return f"{self.lineage(self._node(node.parent))}/{node.interval.label}"
+        if self.trunk is None:
+            return node.interval.label
+        folder, entry = find_stage(self.trunk.model, self.trunk.stage)
+        owners = [row for row in listed_experts(entry) if contains(row.expert.interval, node.interval)]
+        if not owners:
+            raise ValueError(f"no expert of stage {self.trunk.stage!r} of {folder} owns all of {node.interval}")
+        return f"{owners[0].sha256}/{node.interval.label}"
+
+    def seed(self, node: GrowthNode, seed: int) -> int:
+        """The seed of a node, from the recipe's and the node's lineage; a root with random weights keeps the recipe's.
+
+        So a node shows its samples in an order of its own, and no noise or dropout that its parent or a sibling had.
+        """
+        lineage = self.lineage(node)
+        if lineage == ROOT.label:
+            return seed
+        return int.from_bytes(hashlib.sha256(f"{seed}/{lineage}".encode()).digest()[:4], "little")
+
+    def _node(self, interval: NoiseInterval) -> GrowthNode:
+        return next(node for node in self.nodes if node.interval == interval)
 
     def steps_done(self, node: GrowthNode) -> int:
         """The step that the run of a node has reached; ValueError if it is another node's, or has too many steps."""
