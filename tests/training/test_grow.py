@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from ediffi.cli import main
 from ediffi.cli.fit import QUIET
-from ediffi.data.stream import Batch, Order
+from ediffi.data.order import Order
+from ediffi.data.stream import Batch
 from ediffi.diffusion.noise import ROOT, Complement, Interval, NoiseInterval
 from ediffi.pipeline.checkpoint import build_denoiser, load_cascade
 from ediffi.registry.random import Philox
