@@ -76,7 +76,6 @@ def sample(
     from ediffi.diffusion.layout import read_layout
     from ediffi.evaluation.images.generate import generate, open_store
     from ediffi.io.distributed import launch
-    from ediffi.io.images import open_image
     from ediffi.pipeline.cascade import Cascade
     from ediffi.pipeline.evaluation_run import CascadeGenerator, identity
     from ediffi.pipeline.options import SamplingOptions, Style, Switch
@@ -87,7 +86,7 @@ def sample(
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
         negative_prompt=negative_prompt,
-        style=None if style_image is None else Style(open_image(style_image, exif=True), style_scale),
+        style=None if style_image is None else Style(style_image, style_scale),
         paint=() if paint is None else tuple(read_layout(paint)),
         paint_weight=paint_weight,
         switch=None if switch_prompt is None else Switch(switch_prompt, switch_at),
@@ -141,12 +140,11 @@ def edit(
         num_inference_steps: steps of the base stage, or [one,for,each,stage]; strength takes its share of them.
     """
     from ediffi.diffusion.editing import Edit
-    from ediffi.io.images import open_image
     from ediffi.pipeline.cascade import Cascade
     from ediffi.pipeline.options import SamplingOptions
 
     options = SamplingOptions(
-        edit=Edit(open_image(image, exif=True), strength, None if mask is None else open_image(mask, exif=True)),
+        edit=Edit(image, strength, mask),
         seed=seed,
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
@@ -181,12 +179,12 @@ def upscale(
         seed: of the noise.
         num_inference_steps: [one,for,each,stage] of the whole cascade.
     """
-    from ediffi.io.images import open_image
+    from ediffi.io.image_input import read_image
     from ediffi.pipeline.cascade import Cascade
     from ediffi.pipeline.options import SamplingOptions
 
     options = SamplingOptions(
-        low_res=open_image(image, exif=True),
+        low_res=read_image(image),
         first_stage=stage,
         seed=seed,
         num_inference_steps=num_inference_steps,

@@ -26,6 +26,7 @@ from ediffi.data.image_facts import ImageFacts, image_bytes, side_of
 from ediffi.data.index import INDEX, Shard, write_index
 from ediffi.data.tar import IMAGES, RawSample, Tally, read_samples
 from ediffi.io import files, images
+from ediffi.io.image_input import read_image
 from ediffi.registry.types import Embedding
 
 
@@ -138,8 +139,7 @@ def decode(
 def image_of(raw: Mapping[str, Any], background: images.Color = images.WHITE) -> Image.Image:
     """The image of a sample as RGB, on a background where it is transparent, turned by its EXIF orientation; raises as
     `decode`, and for too many pixels. Training, embedding and filtering all see the images of this function."""
-    image = images.open_image(image_bytes(raw), f"the image of sample {raw['__key__']!r}", exif=True)
-    return images.rgb(image, background)
+    return read_image(image_bytes(raw), f"the image of sample {raw['__key__']!r}", background)
 
 
 def caption_of(raw: Mapping[str, Any]) -> str:

@@ -2,46 +2,59 @@
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from ediffi.io.images import rgb
+from ediffi.io.image_input import ImageInput, read_image, read_mask
+from ediffi.io.numbers import check_number
 from ediffi.registry.types import Conditioning, Denoiser, at_level
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Edit:
     """An image to start from, in all stages of the cascade.
 
     Args:
-        image: square; laid on white where it is transparent; each stage resizes it to its own resolution.
-        strength: share of the steps that run: 0 returns the image, 1 starts from noise alone.
-        mask: L, white where the image is repainted, black where it is kept exactly; None repaints all of it.
+        image: a path, a Pillow image, an array or a tensor, see `ediffi.io.image_input`; square; laid on white where it
+            is transparent; each stage resizes it to its own resolution.
+        strength: share of the steps that run: 0 returns the image, 1 starts from noise alone; above 0, each stage runs
+            at least one step.
+        mask: of the same size, in the same forms: white where the image is repainted, black where it is kept exactly,
+            gray for a mixture; None repaints all of it. Transparent pixels are black.
+
+    Raises:
+        ValueError: a number is out of range, or image and mask do not fit; as `read_image` and `read_mask`.
     """
 
     image: Image.Image
-    strength: float = 0.8
-    mask: Image.Image | None = None
+    strength: float
+    mask: Float[Tensor, "h w"] | None
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.strength <= 1:
-            raise ValueError(f"strength must be in [0, 1], got {self.strength}")
-        if self.image.width != self.image.height:
-            raise ValueError(f"the image is {_size(self.image)}; it must be square: crop it first")
-        if self.mask is not None and self.mask.size != self.image.size:
-            raise ValueError(f"the mask is {_size(self.mask)}, the image {_size(self.image)}; they must be of one size")
-        if self.mask is not None and self.mask.convert("L").getextrema()[1] == 0:
+    def __init__(self, image: ImageInput, strength: float = 0.8, mask: ImageInput | None = None) -> None:
+        check_number("strength", strength, lambda share: 0 <= share <= 1, "in [0, 1]")
+        read = read_image(image)
+        if read.width != read.height:
+            raise ValueError(f"the image is {read.width}x{read.height}; it must be square: crop it first")
+        levels = None if mask is None else read_mask(mask)
+        if levels is not None and levels.shape != (read.height, read.width):
+            found = f"the mask is {levels.shape[1]}x{levels.shape[0]}, the image {read.width}x{read.height}"
+            raise ValueError(f"{found}; they must be of one size")
+        if levels is not None and not levels.any():
             raise ValueError("the mask is all black, so nothing is repainted; white marks what is")
+        for name, value in (("image", read), ("strength", float(strength)), ("mask", levels)):
+            object.__setattr__(self, name, value)
 
     def at(self, resolution: int, batch: int, device: torch.device) -> "EditSource":
         """The image and the mask at the resolution of a stage, for a batch."""
-        images = (_resized(rgb(self.image), resolution) * 2 - 1).expand(batch, -1, -1, -1).to(device)
+        pixels = torch.from_numpy(np.array(self.image)).movedim(-1, 0)[None].float() / 255
+        images = (_resized(pixels, resolution) * 2 - 1).expand(batch, -1, -1, -1).to(device)
         if self.mask is None:
             return EditSource(images, self.strength)
-        mask = _resized(self.mask.convert("L"), resolution)
+        mask = _resized(self.mask[None, None], resolution)
         return EditSource(images, self.strength, mask.expand(batch, -1, -1, -1).to(device))
 
 
@@ -54,9 +67,12 @@ class EditSource:
     mask: Float[Tensor, "b 1 h w"] | None = None  # 1 where the images are repainted
 
     def remaining(self, sigmas: Float[Tensor, " s"]) -> Float[Tensor, " r"]:
-        """The last steps of a grid, as many as `strength` says; `[0]` for none (SDEdit, arXiv 2108.01073)."""
+        """The last steps of a grid, as many as `strength` says; `[0]` for none (SDEdit, arXiv 2108.01073).
+
+        A strength above 0 leaves at least one: a stage without a step would throw away what the stage before it made.
+        """
         steps = len(sigmas) - 1
-        return sigmas[steps - round(self.strength * steps) :]
+        return sigmas[steps - max(round(self.strength * steps), self.strength > 0) :]
 
 
 @dataclass(frozen=True)
@@ -85,16 +101,9 @@ class InpaintingDenoiser:
         return replace(self, denoiser=at_level(self.denoiser, sigma))
 
 
-def _resized(image: Image.Image, resolution: int) -> Float[Tensor, "1 c h w"]:
-    """An image in [0, 1], averaged down or enlarged bicubically."""
-    from torchvision.transforms.v2.functional import pil_to_tensor
-
-    pixels = pil_to_tensor(image)[None].float() / 255
+def _resized(pixels: Float[Tensor, "b c h w"], resolution: int) -> Float[Tensor, "b c s s"]:
+    """A square image in [0, 1], averaged down or enlarged bicubically."""
     size = (resolution, resolution)
-    if image.width >= resolution:
+    if pixels.shape[-1] >= resolution:
         return F.interpolate(pixels, size, mode="area")
     return F.interpolate(pixels, size, mode="bicubic").clamp(0, 1)
-
-
-def _size(image: Image.Image) -> str:
-    return f"{image.width}x{image.height}"

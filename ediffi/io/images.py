@@ -1,12 +1,17 @@
-"""Image files, opened with care; tensors in [-1, 1] made of them, and images made of tensors."""
+"""Image files, opened with care; tensors in [-1, 1] made of them, and images made of tensors.
+
+What a caller gives comes in by `ediffi.io.image_input`.
+"""
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
+from jaxtyping import Float, Shaped
+from PIL import Image, ImageCms, ImageColor, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 MAX_PIXELS = 64_000_000
@@ -14,6 +19,9 @@ MAX_PIXELS = 64_000_000
 Color = tuple[int, int, int]
 WHITE: Color = (255, 255, 255)
 """Transparent images are shown on white, as browsers and img2dataset show them."""
+
+
+_LIMIT = f"at most {MAX_PIXELS / 1e6:g} million pixels are allowed"
 
 
 class BadImageError(ValueError):
@@ -34,24 +42,49 @@ def open_image(
         raise FileNotFoundError(f"no image {name}")
     if not (len(source) if isinstance(source, bytes) else source.stat().st_size):
         raise BadImageError(f"{name} is empty")
-    limit = f"at most {MAX_PIXELS / 1e6:g} million pixels are allowed"
-    try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise BadImageError(f"{name} is {image.width}x{image.height}; {limit}")
+    with _reading(name):
+        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        with image:
+            check_size(image.size, name)
             image.info["frames"] = getattr(image, "n_frames", 1)
             if decode:
                 image.load()
             if exif:
                 ImageOps.exif_transpose(image, in_place=True)
             return image
+
+
+def decoded(image: Image.Image, name: str) -> Image.Image:
+    """A copy of an image that somebody else opened, decoded, and turned by its EXIF orientation; errors as
+    `open_image`."""
+    check_size(image.size, name)
+    with _reading(name):
+        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+        image = image.copy()
+        image.info["frames"] = frames
+        ImageOps.exif_transpose(image, in_place=True)
+    return image
+
+
+def check_size(size: tuple[int, int], name: str) -> None:
+    """BadImageError unless an image of this width and height has some pixels, and at most `MAX_PIXELS`."""
+    width, height = size
+    if not 0 < width * height <= MAX_PIXELS:
+        raise BadImageError(f"{name} is {width}x{height}; {_LIMIT}")
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Errors of the decoders in the block as `BadImageError`."""
+    try:
+        yield
     except Image.DecompressionBombError:
-        raise BadImageError(f"{name} has too many pixels; {limit}") from None
+        raise BadImageError(f"{name} has too many pixels; {_LIMIT}") from None
     except UnidentifiedImageError:
         raise BadImageError(f"{name} is not an image") from None
-    except BadImageError:
+    except (BadImageError, MemoryError):
         raise
-    except (OSError, SyntaxError, ValueError) as error:  # PIL's decoders raise these at truncated or broken data
+    except Exception as error:  # of broken data, Pillow's decoders raise nearly any class: struct.error, KeyError, ...
         raise BadImageError(f"{name} is a broken image: {error}") from None
 
 
@@ -59,7 +92,7 @@ def oddity(image: Image.Image) -> str | None:
     """Why converting a decoded image to 8-bit RGB would lose something ("transparent", "animated", ...); or None."""
     if image.info.get("frames", 1) > 1:
         return "animated"
-    if image.mode.startswith(("I", "F")):
+    if is_deep(image):
         return "16-bit or float"
     if is_transparent(image):
         return "transparent"
@@ -69,7 +102,7 @@ def oddity(image: Image.Image) -> str | None:
 def is_transparent(image: Image.Image) -> bool:
     """Whether a pixel of a decoded image is not opaque. An alpha channel, or a transparent colour that no pixel has,
     does not make an image transparent."""
-    return image.has_transparency_data and bool((np.asarray(_rgba(image).getchannel("A")) < 255).any())
+    return image.has_transparency_data and bool((np.asarray(rgba(image).getchannel("A")) < 255).any())
 
 
 def color(name: str) -> Color:
@@ -86,12 +119,21 @@ def color(name: str) -> Color:
 
 def rgb(image: Image.Image, background: Color = WHITE) -> Image.Image:
     """A decoded image as 8-bit RGB: 16-bit values lose their low byte, and a transparent image is laid on `background`:
-    `alpha·color + (1 - alpha)·background`. So colours hidden under alpha 0 change nothing."""
+    `alpha·color + (1 - alpha)·background`. So colours hidden under alpha 0 change nothing. BadImageError: its values
+    are not finite, or larger than 16 bits."""
     if image.has_transparency_data:
-        matte = Image.new("RGBA", image.size, background)
-        matte.alpha_composite(_rgba(image))
-        return matte.convert("RGB")
+        return on_background(image, background)
+    if image.mode == "LAB":
+        profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        return ImageCms.profileToProfile(image, *profiles, outputMode="RGB") or image
     return _eight_bits(image).convert("RGB")
+
+
+def on_background(image: Image.Image, background: Color) -> Image.Image:
+    """A decoded image with transparency, laid on a colour, as RGB."""
+    matte = Image.new("RGBA", image.size, background)
+    matte.alpha_composite(rgba(image))
+    return matte.convert("RGB")
 
 
 def square(image: Image.Image, size: int) -> Image.Image:
@@ -153,27 +195,47 @@ def square_to_tensor(image: Image.Image, size: int) -> Float[Tensor, "3 size siz
 
 
 def to_images(tensor: Float[Tensor, "b 3 h w"]) -> list[Image.Image]:
-    """RGB images of tensors in [-1, 1]; values outside are clipped."""
-    pixels = ((tensor.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    """RGB images of tensors in [-1, 1]; values outside are clipped. ValueError: a value is not finite."""
+    values = tensor.float()
+    if not values.isfinite().all():
+        raise ValueError("an image of numbers that are not finite (NaN or infinite) cannot be shown")
+    pixels = ((values.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(image) for image in pixels]
 
 
+def deep_levels(image: Image.Image) -> tuple[Shaped[np.ndarray, "h w"], float]:
+    """The levels of a gray image of 16-bit integers or of floats, and the level of white: floats are from 0 to 1, or
+    to 255, as Pillow's own mode F has them. BadImageError: other levels."""
+    levels = np.asarray(image)
+    white = 65535.0 if image.mode.startswith("I") else 1.0 if levels.max() <= 1 else 255.0
+    if not np.isfinite(levels).all() or levels.min() < 0 or levels.max() > white:
+        raise BadImageError(f"has values from {levels.min():g} to {levels.max():g}; they must be from 0 to {white:g}")
+    return levels, white
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether it is a gray image of more than 8 bits."""
+    return image.mode.startswith(("I", "F"))
+
+
 def _eight_bits(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16") or image.mode == "I":
-        return image.point(lambda value: value / 256).convert("L")
-    return image
+    if not is_deep(image):
+        return image
+    levels, white = deep_levels(image)
+    scaled = levels // 256 if image.mode.startswith("I") else np.rint(levels * (255 / white))
+    return Image.fromarray(scaled.astype(np.uint8))
 
 
-def _rgba(image: Image.Image) -> Image.Image:
+def rgba(image: Image.Image) -> Image.Image:
     """An image with transparency as RGBA; a PNG may name one colour, of 8 or 16 bits, that is transparent."""
     if not image.mode.startswith("I"):
-        return image.convert("RGBA")
+        return (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
     opaque = np.asarray(image) != image.info["transparency"]
     gray = _eight_bits(image)
     gray.info.pop("transparency", None)
-    rgba = gray.convert("RGBA")
-    rgba.putalpha(Image.fromarray(opaque.astype(np.uint8) * 255))
-    return rgba
+    shown = gray.convert("RGBA")
+    shown.putalpha(Image.fromarray(opaque.astype(np.uint8) * 255))
+    return shown
 
 
 def _check_size(image: Image.Image, size: int) -> None:

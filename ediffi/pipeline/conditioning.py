@@ -8,7 +8,6 @@ from PIL import Image
 
 from ediffi.diffusion.layout import Region
 from ediffi.diffusion.paint import paint
-from ediffi.io.images import rgb
 from ediffi.pipeline.prompt import Prompt, parse
 from ediffi.registry.encoders import reads_text, spec_of_source
 from ediffi.registry.types import Conditioning, Embedding, Encoder, TextEncoder
@@ -51,7 +50,7 @@ def encode_prompts(
 
         if not (viewers := image_encoders(encoders)):
             raise ValueError("the model has no encoder that reads images, so it cannot take a style image")
-        images = pil_to_tensor(rgb(style))[None].float() / 127.5 - 1
+        images = pil_to_tensor(style)[None].float() / 127.5 - 1
         for name, encoder in viewers.items():
             sources[name] = encoder(images).apply(lambda t: t.expand(len(texts), *t.shape[1:]))
     return Conditioning(sources, paint=paint(readers, texts, [regions] * len(texts)) if regions else None)

@@ -15,29 +15,43 @@ from torch import Tensor
 from ediffi.diffusion.editing import Edit
 from ediffi.diffusion.guidance import SigmaRange
 from ediffi.diffusion.layout import Region
-from ediffi.io.images import rgb
+from ediffi.io.image_input import ImageInput, read_image
+from ediffi.io.numbers import check_number
 from ediffi.pipeline.prompt import parse
 from ediffi.pipeline.stage import RANGES, Sampling, Stage, check_range
 
 PER_STAGE = ("num_inference_steps", "guidance_scale", "paint_weight")
 """The options that may have one value per stage."""
+MAX_ASPECT = 100
+"""How many times a style image may be as long as wide. Encoders resize it before they crop it, which would take all
+memory of a longer one."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Style:
     """A style image.
 
     Args:
-        image: RGB, of any size; the encoder scales it and crops the centre square.
+        image: of any size, a path, a Pillow image, an array or a tensor, see `ediffi.io.image_input`; laid on white
+            where it is transparent; the encoder scales it and crops the centre square. It is kept as RGB.
         scale: strength of the style, at least 0: 1 as in training, 0 none.
+
+    Raises:
+        ValueError: the scale is out of range, or the image is hundred times as long as wide; as `read_image`.
     """
 
     image: Image.Image
-    scale: float = 1.0
+    scale: float
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.scale < float("inf"):
-            raise ValueError(f"style_scale must be at least 0, got {self.scale}")
+    def __init__(self, image: ImageInput, scale: float = 1.0) -> None:
+        check_number("style_scale", scale, lambda s: 0 <= s < float("inf"), "at least 0")
+        read = read_image(image, "the style image")
+        if max(read.size) > MAX_ASPECT * min(read.size):
+            raise ValueError(
+                f"the style image is {read.width}x{read.height}; at most {MAX_ASPECT} times as long as wide is allowed"
+            )
+        object.__setattr__(self, "image", read)
+        object.__setattr__(self, "scale", scale)
 
 
 @dataclass(frozen=True)
@@ -169,7 +183,7 @@ class SamplingOptions:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Image.Image):
-        return {"size": list(value.size), "sha256": hashlib.sha256(rgb(value).tobytes()).hexdigest()}
+        return {"size": list(value.size), "sha256": hashlib.sha256(value.tobytes()).hexdigest()}
     if isinstance(value, Tensor):
         return {"size": list(value.shape), "sha256": hashlib.sha256(value.numpy().tobytes()).hexdigest()}
     if dataclasses.is_dataclass(value):

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import UInt8
 
-from ediffi.diffusion.layout import Region
-from ediffi.io.images import open_image
+from ediffi.diffusion.layout import Region, nearest_colors
+from ediffi.io.image_input import read_rgba
+from ediffi.io.images import color
 
 PALETTE = ("#e5484d", "#0a84ff", "#f5a524", "#2f9e5b", "#8e4ec6", "#e45ba6", "#12a5b5", "#8d6e52")
 """Brush colours; also the largest number of phrases in a layout."""
@@ -84,15 +84,10 @@ class CanvasLayout:
         """A region for each brush that drew something; ValueError if the drawing is broken, not square or too large."""
         if not self.image or not self.brushes:
             return []
-        pixels = _decode(self.image)
         # A browser smooths the edges of strokes: a mixed colour belongs to the brush of the nearest one.
-        colours, places = np.unique(pixels.reshape(-1, 4), axis=0, return_inverse=True)
-        brushes = np.array([list(bytes.fromhex(brush.colour.removeprefix("#"))) for brush in self.brushes])
-        distances = ((colours[:, None, :3].astype(np.int64) - brushes) ** 2).sum(-1)
-        nearest = np.where(colours[:, 3] >= 128, distances.argmin(-1), -1)
-        owner = nearest[places.reshape(pixels.shape[:2])]
+        owner = nearest_colors(_decode(self.image), [color(brush.colour) for brush in self.brushes])
         return [
-            Region(brush.phrase, torch.from_numpy((owner == index).astype(np.float32)), brush.weight, brush.occurrence)
+            Region(brush.phrase, (owner == index).astype(np.float32), brush.weight, brush.occurrence)
             for index, brush in enumerate(self.brushes)
             if (owner == index).any()
         ]
@@ -109,11 +104,12 @@ def _decode(url: str) -> UInt8[np.ndarray, "h w 4"]:
         data = base64.b64decode(url.removeprefix(DATA_URL), validate=True)
     except binascii.Error as error:
         raise ValueError(f"the drawing of the layout is broken: {error}") from None
-    image = open_image(data, "the drawing of the layout")
-    if image.width != image.height or image.width > MAX_SIDE:
-        size = f"{image.width}x{image.height}"
+    pixels = read_rgba(data, "the drawing of the layout")
+    height, width = pixels.shape[:2]
+    if width != height or width > MAX_SIDE:
+        size = f"{width}x{height}"
         raise ValueError(f"the drawing of the layout must be square and at most {MAX_SIDE} pixels wide, got {size}")
-    return np.asarray(image.convert("RGBA"))
+    return pixels
 
 
 def assets() -> dict[str, Any]:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ediffi.io import png
 from ediffi.io.files import replacing
-from ediffi.io.images import open_image, rgb
+from ediffi.io.image_input import ImageInput, read_image
 
 STYLES = "styles"
 """Subfolder of the style images."""
@@ -61,9 +61,9 @@ class Gallery:
             raise FileNotFoundError(f"{name!r} is not among the images in {self.folder}")
         return image
 
-    def add_style(self, image: Image.Image) -> str:
+    def add_style(self, image: ImageInput, name: str = "the style image") -> str:
         """Store a style image, so that images that refer to it can be generated again; returns its name, a hash."""
-        small = rgb(image)
+        small = read_image(image, name)
         small.thumbnail((STYLE_SIDE, STYLE_SIDE))
         name = hashlib.sha256(small.tobytes()).hexdigest()[:16]
         path = self.folder / STYLES / f"{name}.png"
@@ -76,7 +76,7 @@ class Gallery:
         """A style image, by the name that `add_style` returned."""
         if not re.fullmatch(r"[0-9a-f]{16}", name):
             raise ValueError(f"the name of a style image must be 16 hexadecimal digits, got {name!r}")
-        return open_image(self.folder / STYLES / f"{name}.png", exif=True)
+        return read_image(self.folder / STYLES / f"{name}.png")
 
     def _read(self, path: Path) -> GalleryImage | None:
         # None if ediffi did not make the file. It is read again when it changes.

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ediffi.io.images import open_image
 from ediffi.studio.backend import Backend
 from ediffi.studio.gallery import STYLES, Gallery
 from ediffi.studio.jobs import Finished, Stopped, Waiting
@@ -187,7 +186,7 @@ def style_value(gallery: Gallery, name: str) -> dict[str, str]:
 
 def upload_style(gallery: Gallery, path: str) -> dict[str, str]:
     """Store an uploaded style image; returns the value of the style field."""
-    return style_value(gallery, gallery.add_style(open_image(Path(path), Path(path).name, exif=True)))
+    return style_value(gallery, gallery.add_style(Path(path).read_bytes(), Path(path).name))
 
 
 def _reason(error: Exception) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ediffi.cli import main
 from ediffi.diffusion.editing import Edit
-from ediffi.diffusion.layout import Region, polygon, read_layout
+from ediffi.diffusion.layout import Region, color_map, polygon, read_layout
 from ediffi.diffusion.paint import paint, places
 from ediffi.io.images import open_image
 from ediffi.pipeline.cascade import Cascade
@@ -188,6 +188,55 @@ def test_the_colour_map_of_the_public_versions(tmp_path: Path) -> None:
     assert [float(r.mask.mean()) for r in regions] == [0.5, 0.5]
 
 
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
+def test_a_colour_map_may_lose_some_colour(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    image = Image.new("RGB", (256, 256), (250, 250, 250))
+    image.paste((255, 165, 0), (20, 30, 120, 160))
+    image.paste((0, 128, 0), (130, 100, 250, 250))
+    image.save(tmp_path / f"map.{kind}", quality=75)
+    context = {"(255,165,0)": "orange circle", "(0,128,0)": "a green square"}
+    regions = read_layout(write(tmp_path, {"color_map_image": f"map.{kind}", "color_context": context}))
+    for region, area in zip(regions, (100 * 130, 120 * 150), strict=True):
+        assert float(region.mask.sum()) == pytest.approx(area, rel=0.05)
+        assert set(region.mask.unique().tolist()) == {0.0, 1.0}
+    assert caplog.messages[0].startswith(
+        "no phrase has these colours of the map, which stay unpainted: (250, 250, 250)"
+    )
+
+
+def test_a_colour_of_a_map_is_the_nearest_and_hidden_ones_are_none() -> None:
+    pixels = np.zeros((2, 3, 4), np.uint8)
+    pixels[..., 3] = 255
+    pixels[0, :, 0], pixels[1, :, 0] = (200, 214, 216), (255, 100, 200)
+    pixels[1, 2, 3] = 0
+    first, second = color_map(pixels[:, [0, 1, 2, 2, 2]][:2, :2], {"(200, 0, 0)": "a", "(230, 0, 0)": "b"})
+    assert (first.mask.tolist(), second.mask.tolist()) == ([[1, 1], [0, 0]], [[0, 0], [1, 0]])
+    (left,) = color_map(pixels[:, 1:], {"(200, 0, 0)": "a"})
+    assert left.mask.tolist() == [[1, 1], [0, 0]]
+    with pytest.raises(ValueError, match="given twice"):
+        color_map(pixels, {"(200, 0, 0)": "a", "200,0,0": "b"})
+
+
+def test_a_region_takes_a_mask_in_any_form(tmp_path: Path) -> None:
+    levels = np.zeros((256, 256), np.uint8)
+    levels[:, :128] = 255
+    Image.fromarray(levels).save(tmp_path / "left.png")
+    forms = [tmp_path / "left.png", str(tmp_path / "left.png"), Image.fromarray(levels), levels, levels > 0]
+    forms += [torch.from_numpy(levels), torch.from_numpy(levels / 255), LEFT, tuple(map(tuple, LEFT))]
+    for form in forms:
+        region = Region("red", form)
+        assert (region.mask[:, :127].min(), region.mask[:, 129:].max(), region.mask.dtype) == (1, 0, torch.float32)
+    with pytest.raises(ValueError, match="values from 0 to 255; of float32, they must be from 0 to 1"):
+        Region("red", levels.astype(np.float32))
+    for wrong, message in (
+        ({"weight": float("nan")}, "weight of 'red' must be at least 0, got nan"),
+        ({"weight": True}, "must be a number"),
+        ({"occurrence": 1.5}, "occurrence of 'red' must be an integer"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Region.__init__.__wrapped__(Region.__new__(Region), "red", levels, **wrong)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -198,8 +247,8 @@ def test_the_colour_map_of_the_public_versions(tmp_path: Path) -> None:
         ([{"phrase": "x", "mask": LEFT, "wieght": 2}], "region 1 must have phrase and mask, and may have weight"),
         ([{"phrase": "x", "mask": LEFT, "weight": "much"}], "weight must be a number"),
         ([{"phrase": "x", "mask": LEFT, "weight": -1}], "weight of 'x' must be at least 0"),
-        ([{"phrase": "x", "mask": LEFT, "occurrence": 0}], "counts from 1"),
-        ([{"phrase": " ", "mask": LEFT}], "phrase of a painted region is empty"),
+        ([{"phrase": "x", "mask": LEFT, "occurrence": 0}], "occurrence of 'x' must be at least 1"),
+        ([{"phrase": " ", "mask": LEFT}], "phrase of a painted region must be words"),
         ([{"phrase": "x", "mask": [[0, 0], [1, 1]]}], "a polygon has at least three corners"),
         ([{"phrase": "x", "mask": [[0, 0], [1, 1], [0, 2]]}], "in 0 to 1"),
         ([{"phrase": "x", "mask": "gone.png"}], "no image"),
@@ -264,7 +313,7 @@ def test_an_image_is_read_as_viewers_show_it(kind: str, cascade: Cascade) -> Non
     def read(image: Image.Image) -> Tensor:
         if kind == "edit":
             return Edit(image).at(16, 1, torch.device("cpu")).images
-        return encode_prompts(cascade.encoders, [PROMPT], image).sources["clip_image"].tokens
+        return encode_prompts(cascade.encoders, [PROMPT], Style(image).image).sources["clip_image"].tokens
 
     shown = picture(side=64).convert("RGB")
     black, white = (Image.new("RGBA", (64, 64), (*[gray] * 3, 0)) for gray in (0, 255))
@@ -274,6 +323,11 @@ def test_an_image_is_read_as_viewers_show_it(kind: str, cascade: Cascade) -> Non
     assert not torch.allclose(read(white), read(shown))
     gray = np.asarray(shown.convert("L"))
     assert torch.equal(read(Image.fromarray(gray.astype(np.uint16) * 257)), read(Image.fromarray(gray)))
+
+
+def test_a_style_image_as_long_as_it_is_thin_is_refused() -> None:
+    with pytest.raises(ValueError, match="the style image is 1000x5; at most 100 times as long as wide"):
+        Style(Image.new("RGB", (1000, 5)))
 
 
 def test_a_model_without_a_picture_encoder_says_so(cascade: Cascade) -> None:

@@ -51,6 +51,26 @@ def test_what_the_mask_keeps_is_kept_to_the_pixel(cascade: Cascade, image: Image
         assert change[:, :32].mean() > 5
 
 
+def test_a_small_strength_keeps_what_the_stage_before_made(cascade: Cascade, image: Image.Image) -> None:
+    made = cascade(PROMPT, num_inference_steps=[20, 10], edit=Edit(image, 0.03)).images[0]
+    assert not np.array_equal(made, image), "super-resolution would return the image: 0.03 of its 10 steps is none"
+
+
+def test_an_edit_in_any_form(tmp_path: Path, image: Image.Image) -> None:
+    mask = np.zeros((64, 64), np.uint8)
+    mask[:, :32] = 255
+    image.save(tmp_path / "in.png")
+    clear = Image.fromarray(np.dstack([np.full((64, 64, 3), 255, np.uint8), mask]))
+    clear.save(tmp_path / "strokes.png")
+    wanted = Edit(image, 0.5, Image.fromarray(mask)).at(16, 2, torch.device("cpu"))
+    forms = [(tmp_path / "in.png", tmp_path / "strokes.png"), (np.asarray(image), mask > 0)]
+    forms += [(torch.from_numpy(np.array(image)).movedim(-1, 0) / 255, torch.from_numpy(mask))]
+    for form, of_mask in forms:
+        found = Edit(form, 0.5, of_mask).at(16, 2, torch.device("cpu"))
+        assert torch.equal(found.images, wanted.images)
+        assert torch.equal(found.mask, wanted.mask)
+
+
 def test_a_batch_edits_as_single_runs_do(cascade: Cascade, image: Image.Image) -> None:
     together = cascade(PROMPT, num_images_per_prompt=2, edit=Edit(image, 0.5), seed=4).stages["sr64"]
     second = cascade(PROMPT, first_index=1, edit=Edit(image, 0.5), seed=4).stages["sr64"]

@@ -15,7 +15,8 @@ from ediffi.data.degradation.degrade import Degradation, add_noise, jpeg, random
 from ediffi.data.degradation.kernels import Kernel
 from ediffi.data.degradation.rounds import MODES, DrawnRound, NoiseKind
 from ediffi.io import files
-from ediffi.io.images import open_image, rgb, to_images, to_tensor
+from ediffi.io.image_input import read_image
+from ediffi.io.images import to_images, to_tensor
 
 Cell = tuple[Tensor, str]  # an image in [-1, 1], and the text below it
 DETAIL = 80  # side, in pixels, of the part of an image on which an operation alone is shown
@@ -47,7 +48,7 @@ def write_sheet(
 
 def read_images(paths: Sequence[Path], size: int) -> list[Float[Tensor, "3 size size"]]:
     """Images of files, as training sees them; ValueError for no image, or one smaller than `size`."""
-    return [to_tensor(rgb(open_image(path, exif=True)), size) for path in paths]
+    return [to_tensor(read_image(path), size) for path in paths]
 
 
 def render_images(count: int, size: int, seed: int) -> list[Float[Tensor, "3 size size"]]:
