@@ -214,8 +214,7 @@ def widths(stage: nn.Module) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = {}
     for module in stage.modules():
         if isinstance(module, ConditionEmbedding):
-            for what, layers in (("width", module.tokens), ("pooled_width", module.pooled)):
-                for source, layer in layers.items():
-                    first = next(part for part in layer.modules() if isinstance(part, nn.Linear))
-                    found.setdefault(source, {})[what] = first.in_features
+            for what, sizes in (("width", module.token_widths), ("pooled_width", module.pooled_widths)):
+                for source, size in sizes.items():
+                    found.setdefault(source, {})[what] = size
     return found

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ediffi.registry import encoders
-from ediffi.registry.types import Conditioning, Denoiser, at_level
+from ediffi.registry.types import Callback, Conditioning, Denoiser, SamplerState, at_level
 
 SigmaRange = tuple[float, float]
 """Noise levels (low, high]: low < sigma <= high."""
@@ -141,38 +141,48 @@ class DynamicThresholding:
         return replace(self, denoiser=at_level(self.denoiser, sigma))
 
 
-@dataclass(frozen=True)
+@dataclass
 class PromptSwitching:
-    """Prompt switching (eDiff-I, figure 4): a second conditioning takes over at noise levels up to `sigma`.
+    """Prompt switching (eDiff-I, figure 4): a second conditioning takes over for the last steps of one sampling.
+
+    It goes by step, not by noise level: the last evaluation of a Runge-Kutta step has the level at which the next step
+    begins, and churn begins a step above its level.
 
     Args:
         denoiser: the denoiser of both.
         after: the second conditioning; the low-resolution image stays that of the first.
-        sigma: noise level at and below which it is used.
+        first: the first step that reads it, from 0.
     """
 
     denoiser: Denoiser
     after: Conditioning
-    sigma: float
+    first: int
+    step: int = field(default=0, init=False)  # in progress
 
     def __call__(
         self, x: Float[Tensor, "b 3 h w"], sigma: Float[Tensor, " b"], cond: Conditioning
     ) -> Float[Tensor, "b 3 h w"]:
         """Estimate of the clean images."""
-        before = sigma > self.sigma
-        if before.all():
-            return self.denoiser(x, sigma, cond)
-        denoised = self.denoiser(x, sigma, self._switched(cond))
-        if not before.any():
-            return denoised
-        return torch.where(before.view(-1, 1, 1, 1), self.denoiser(x, sigma, cond), denoised)
+        return self.denoiser(x, sigma, self._now(cond))
 
     def at(self, sigma: float) -> Denoiser:
-        """The denoiser at one noise level, with the prompt of that level."""
+        """The denoiser at one noise level."""
         denoiser = at_level(self.denoiser, sigma)
-        return denoiser if sigma > self.sigma else lambda x, sigma, cond: denoiser(x, sigma, self._switched(cond))
+        return lambda x, sigma, cond: denoiser(x, sigma, self._now(cond))
 
-    def _switched(self, cond: Conditioning) -> Conditioning:
+    def counting(self, callback: Callback | None) -> Callback:
+        """A sampler's callback that counts the steps, and calls `callback`."""
+
+        def stepped(state: SamplerState) -> None:
+            self.step = state.step + 1
+            if callback is not None:
+                callback(state)
+
+        return stepped
+
+    def _now(self, cond: Conditioning) -> Conditioning:
+        if self.step < self.first:
+            return cond
         return (
             self.after if cond.low_res is None else replace(self.after, low_res=cond.low_res, aug_level=cond.aug_level)
         )

@@ -134,17 +134,20 @@ class LogNormal:
             raise ValueError(f"std of the training noise must be positive, got {self.std}")
 
     def sample(self, count: int, generator: Generators = None, region: NoiseInterval = ROOT) -> Float[Tensor, " count"]:
-        """Noise levels: the log-normal truncated to `region`, by inverse transform sampling.
+        """Noise levels: the log-normal truncated to `region`, by inverse transform sampling; positive and finite.
 
         They are drawn on the CPU, whose functions of a float64 give the same levels on every machine.
         """
         spans = torch.tensor([[float(low), float(high)] for low, high in region.spans], dtype=torch.float64)
-        widths = spans[:, 1] - spans[:, 0]
+        widths, highest = spans[:, 1] - spans[:, 0], torch.nextafter(spans[:, 1], torch.zeros(1).double())
         # u = 0 would be the quantile 0, whose noise level is 0.
         share = rand((count,), generator, dtype=torch.float64).clamp(min=2.0**-53) * widths.sum()
         before = torch.cat([widths.new_zeros(1), widths.cumsum(0)])
         chosen = torch.bucketize(share, before[1:-1], right=True)
-        return self.quantile(spans[chosen, 0] + share - before[chosen]).float()
+        # the sum may round up to the end of its span, which is the next expert's; the last one's noise level is inf
+        quantiles = (spans[chosen, 0] + share - before[chosen]).minimum(highest[chosen])
+        extremes = torch.finfo(torch.float32)
+        return self.quantile(quantiles).clamp(extremes.tiny, extremes.max).float()
 
     def quantile(self, q: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         """Noise levels at the quantiles `q` in [0, 1]; 0 and inf at the ends."""

@@ -192,6 +192,11 @@ class Stage:
             sigmas, centre = source.remaining(sigmas), source.images
             if len(sigmas) == 1:
                 return source.images
+        if steering.after is not None:
+            skipped = sampling.num_inference_steps - (len(sigmas) - 1)
+            first = round(steering.switch_at * sampling.num_inference_steps) - skipped
+            denoiser = switching = PromptSwitching(denoiser, steering.after, first)
+            callback = switching.counting(callback)
         x = randn((len(randomness), 3, *size), randomness.of("start"), device) * sigmas[0]
         if centre is not None:
             # Noisy images of level sigma_max are centred on the image; sigma_max is not large enough to hide that. Our
@@ -214,9 +219,6 @@ class Stage:
         denoiser = ClassifierFreeGuidance(
             denoiser, sampling.guidance_scale, steering.negative, sampling.guidance_interval, steering.style_scale
         )
-        if steering.after is not None:
-            sigma = sampling.sigmas()[round(steering.switch_at * sampling.num_inference_steps)]
-            denoiser = PromptSwitching(denoiser, steering.after, float(sigma))
         if sampling.dynamic_threshold is not None:
             denoiser = DynamicThresholding(denoiser, sampling.dynamic_threshold)
         return denoiser if source is None or source.mask is None else InpaintingDenoiser(denoiser, source)

@@ -7,7 +7,7 @@ from torch import Tensor
 from ediffi.diffusion.guidance import ClassifierFreeGuidance, DynamicThresholding, PromptSwitching
 from ediffi.pipeline.options import SamplingOptions
 from ediffi.pipeline.stage import Sampling
-from ediffi.registry.types import Conditioning, Embedding
+from ediffi.registry.types import Conditioning, Embedding, SamplerState
 
 X = torch.zeros(3, 3, 4, 4)
 SIGMA = torch.tensor([0.5, 1.0, 2.0])
@@ -69,7 +69,7 @@ def test_the_negative_prompt_keeps_the_low_resolution_image_and_its_noise() -> N
     low_res, level = torch.rand(3, 3, 2, 2), torch.tensor([0.1, 0.2, 0.3])
     cond = WORDS.with_low_res(low_res, level)
     ClassifierFreeGuidance(denoiser, 2.0, Conditioning({"t5": source(2.0)}))(X, SIGMA, cond)
-    PromptSwitching(denoiser, Conditioning({"t5": source(2.0)}), 9.0)(X, SIGMA, cond)
+    PromptSwitching(denoiser, Conditioning({"t5": source(2.0)}), 0)(X, SIGMA, cond)
     assert torch.equal(asked[0].low_res, torch.cat([low_res, low_res]))
     assert torch.equal(asked[0].aug_level, torch.cat([level, level]))
     assert torch.equal(asked[1].low_res, low_res)
@@ -115,10 +115,15 @@ def test_thresholding_keeps_each_picture_in_range_by_itself() -> None:
     assert kept.abs().max() == 1
 
 
-def test_the_other_prompt_takes_over_at_its_noise_level() -> None:
-    after = Conditioning({"t5": source(7.0)})
-    assert PromptSwitching(Sum(), after, 1.0)(X, SIGMA, WORDS)[:, 0, 0, 0].tolist() == [7.0, 7.0, 1.0]
-    denoiser = Sum()
-    assert PromptSwitching(denoiser, after, 0.0)(X, SIGMA, WORDS).eq(1).all()
-    assert PromptSwitching(denoiser, after, 9.0)(X, SIGMA, WORDS).eq(7).all()
-    assert denoiser.samples == [3, 3]
+def test_the_other_prompt_takes_over_at_its_step() -> None:
+    seen: list[SamplerState] = []
+    switching = PromptSwitching(Sum(), Conditioning({"t5": source(7.0)}), 2)
+    callback = switching.counting(seen.append)
+    answers = []
+    for step in range(4):
+        one, two = switching(X, SIGMA, WORDS), switching.at(1.0)(X, SIGMA, WORDS)
+        assert torch.equal(one, two)
+        answers.append(float(one.mean()))
+        callback(SamplerState(step, 4, 1.0, X, X))
+    assert answers == [1, 1, 7, 7]
+    assert [state.step for state in seen] == [0, 1, 2, 3]

@@ -77,6 +77,22 @@ def test_a_random_number_of_zero_gives_the_lowest_noise_level(monkeypatch: pytes
     assert sigma == pytest.approx(math.exp(-1.2 + 1.2 * stats.norm.ppf(2.0**-53)), rel=1e-6)
 
 
+@pytest.mark.parametrize("region", [ROOT, Interval(9, 511), Interval(1, 0), Complement((Interval(3, 0),))], ids=str)
+@pytest.mark.parametrize(("mean", "std"), [(-1.2, 1.2), (0.0, 40.0)])
+@pytest.mark.parametrize("number", [0.0, 1 - 2.0**-53])
+def test_no_random_number_gives_a_noise_level_of_zero_or_infinity(
+    number: float, mean: float, std: float, region: NoiseInterval, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The largest number below 1, added to 511/512, rounds to 1, whose noise level is infinite."""
+    monkeypatch.setattr(torch, "rand", lambda *args, **options: torch.full((1,), number, dtype=torch.float64))
+    noise = LogNormal(mean, std)
+    sigma = noise.sample(1, region=region)
+    assert sigma > 0
+    assert sigma.isfinite()
+    bounds = torch.tensor(noise.bounds(region)).float().clamp(max=torch.finfo(torch.float32).max)
+    assert ((bounds[:, 0] <= sigma) & (sigma <= bounds[:, 1])).any()
+
+
 def test_draws_are_repeated_by_their_generator() -> None:
     one, two = (NOISE.sample(5, torch.Generator().manual_seed(3), MIDDLE) for _ in range(2))
     assert torch.equal(one, two)

@@ -127,6 +127,30 @@ def test_the_second_prompt_takes_over_after_its_share_of_the_steps() -> None:
     assert read == [1.0, 1.0, 1.0, 0.25]
 
 
+@pytest.mark.parametrize(("sampler", "arguments"), [("kutta3", {}), ("heun", {"s_churn": 4.0}), ("dpmpp_2m", {})])
+@pytest.mark.parametrize("strength", [1.0, 0.75, 0.25])
+def test_every_evaluation_of_a_step_reads_the_prompt_of_the_step(
+    sampler: str, arguments: dict[str, float], strength: float
+) -> None:
+    """The last evaluation of a step has the noise level of the next one; churn adds noise before a step."""
+    sampling = dataclasses.replace(EULER, sampler=sampler, arguments=arguments)
+    stage, steps = Stage("base", 8, Recorder(None), sampling), [0]
+    read: list[tuple[int, float]] = []
+    stage.denoiser.register_forward_pre_hook(
+        lambda _, args: read.append((steps[-1], float(args[2].sources["t5"].tokens[0])))
+    )
+    stage(
+        words(),
+        RANDOMNESS,
+        source=EditSource(images(), strength),
+        steering=Steering(after=words(0.25), switch_at=0.5),
+        callback=lambda state: steps.append(state.step + 1),
+    )
+    skipped = 4 - round(4 * strength)
+    assert read == [(step, 1.0 if step + skipped < 2 else 0.25) for step, _ in read]
+    assert {step + skipped for step, _ in read} == set(range(skipped, 4))
+
+
 def test_thresholding_is_around_guidance() -> None:
     strong = dataclasses.replace(EULER, guidance_scale=4.0, dynamic_threshold=1.0)
     stage = Stage("base", 8, Recorder(None), strong)
@@ -205,8 +229,7 @@ def test_a_level_known_on_the_host_gives_the_same_bits_as_one_read_from_the_devi
     halves = [Expert(Interval(1, 0)), Expert(Interval(1, 1))]
     networks = nn.ModuleList([Recorder(None), Recorder(0.5)])
     stage = Stage("base", 8, ExpertTree(LogNormal(), halves, networks), sampling)
-    steering = Steering(after=words(2.0), switch_at=0.5)
-    denoiser = stage._steered(sampling, steering, None)
+    denoiser = stage._steered(sampling, Steering(), None)
     levels = [*sampling.sigmas()[:-1].tolist(), 0.3, 5.0, float(np.float32(0.3)), *stage.denoiser._levels]
     for level in levels:
         x, sigma, cond = images(), torch.full((2,), level), words()
