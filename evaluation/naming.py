@@ -72,6 +72,8 @@ def dataset_name(results: Results) -> str:
     if not is_published(results):
         about = results.protocol["dataset"]
         return f"{about['source']}, {about['pictures']} of them"
+    if name == "own":  # the suite has its name
+        return str(results.suite.get("name", name))
     return _DATASETS.get(name, name)
 
 

@@ -24,7 +24,7 @@ class Suite:
     """A protocol of evaluation."""
 
     name: str
-    dataset: Literal["coco2014", "visual-genome", "emoji", "toybox"]
+    dataset: Literal["coco2014", "visual-genome", "emoji", "toybox", "own"]
     count: int  # captions, of different images
     about: str = ""  # one line for people
     seed: int = 0  # of the selection and of the images: image k is made with (seed, k)

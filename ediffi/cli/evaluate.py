@@ -42,16 +42,17 @@ def evaluate(
 ) -> None:
     """Evaluate a model by a suite: Fréchet distance, KID, precision and recall, CLIP score, and a report page.
 
-    The same command resumes an interrupted evaluation. See also `ediffi evaluate suites`, `prepare`, `compare`,
-    `prompts`, `export`.
+    The same command resumes an interrupted evaluation. See also `ediffi evaluate suites`, `captions`, `prepare`,
+    `compare`, `prompts`, `export`.
 
     Args:
         suite: one that ships (`ediffi evaluate suites`), or a YAML file.
         model: the shipped "toybox" by default, a folder, or ORG/REPO of the Hub.
-        images: a folder of images of the suite's captions by any system, instead of a model; their names are numbers
-            (00000.png) or annotation ids.
+        images: images of the suite's captions by any system, instead of a model: a folder, or WebDataset shards. Their
+            names are numbers (00000.png) or annotation ids, as `ediffi evaluate captions` has them.
         output: folder of images, results.json and report.html (default: runs/evaluation/SUITE-MODEL).
-        root: folder of the dataset (default: data/coco2014, data/visual-genome, data/emoji).
+        root: folder of the dataset (default: data/coco2014, data/visual-genome, data/emoji); of `dataset: own` always
+            needed.
         guidance_scale: one or several, as in 0,1,2,3; of the base stage. The suite's own by default.
         count: number of captions, if fewer than the suite's; the results then compare with no published ones.
         seed: of the selection and the images.
@@ -108,6 +109,40 @@ def suites() -> None:
 
     for name in shipped():
         print(f"{name:<22} {read_suite(name).about}")
+
+
+def captions(
+    suite: str,
+    output: Path = Path("captions.jsonl"),
+    root: Path | None = None,
+    count: int | None = None,
+    seed: int | None = None,
+) -> None:
+    """Write the captions that a suite chooses, for any system to paint.
+
+    Image k is of line k: name it by its number (00000.png) or by the id of the line, and give the folder to
+    `ediffi evaluate --suite SUITE --images FOLDER`. `ediffi sample --prompts` reads the file, too.
+
+    Args:
+        suite: one that ships (`ediffi evaluate suites`), or a YAML file.
+        output: a .jsonl file.
+        root: folder of the dataset (default: data/NAME).
+        count: number of captions, if fewer than the suite's.
+        seed: of the selection.
+    """
+    from ediffi.evaluation.datasets.captioned import select
+    from ediffi.evaluation.datasets.catalogue import open_dataset
+    from ediffi.evaluation.suite import read_suite
+    from ediffi.io.files import replace
+
+    if output.suffix != ".jsonl":
+        raise ValueError(f"--output must end in .jsonl, got {str(output)!r}")
+    chosen = read_suite(suite, count=count, seed=seed)
+    items = select(open_dataset(chosen.dataset, root, chosen.dataset_options).items(), chosen.count, chosen.seed)
+    rows = ({"number": number, "id": item.key, "caption": item.caption} for number, item in enumerate(items))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    replace(output, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    print(f"{len(items)} captions in {output}")
 
 
 def prepare(dataset: str, root: Path | None = None, thorough: bool = False) -> int:
@@ -180,7 +215,7 @@ def _scales(text: str) -> list[float]:
         raise UsageError(f"--guidance-scale expects numbers with commas between them, got {text!r}") from None
 
 
-COMMANDS = (suites, prepare, compare, prompts, export)
+COMMANDS = (suites, captions, prepare, compare, prompts, export)
 
 
 def main(argv: list[str]) -> int:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from ediffi.evaluation.compositional.benchmarks import ExportLayout, find_benchmark, read_prompt_set
 from ediffi.evaluation.images import claim, stamp
-from ediffi.evaluation.images.found import SUFFIXES, find_images
+from ediffi.evaluation.images.found import find_images
+from ediffi.evaluation.images.members import SUFFIXES
 from ediffi.evaluation.images.numbered import INDEX, ImageFolder, ImageShards, NumberedImages
 from ediffi.io import files
 from ediffi.io.images import oddity, rgb

@@ -27,7 +27,11 @@ class CaptionDataset(Protocol):
     """A dataset that models are evaluated on."""
 
     name: str
-    protocol: Mapping[str, Any]  # JSON values: what was read, and by which rules; files, counts, what was left out
+
+    @property
+    def protocol(self) -> Mapping[str, Any]:
+        """JSON values: what was read, and by which rules; files, counts, what was left out."""
+        ...
 
     def items(self) -> Sequence[CaptionedImage]:
         """Every caption."""

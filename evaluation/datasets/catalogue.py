@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from ediffi.evaluation.datasets import coco, visual_genome
+from ediffi.evaluation.datasets import coco, own, visual_genome
 from ediffi.evaluation.datasets.captioned import CaptionDataset, PhotographDataset
 from ediffi.io.files import sha256
 from ediffi.io.images import open_image
@@ -85,10 +85,10 @@ PUBLISHED: Final[Mapping[str, PublishedDataset]] = {
 
 
 def open_dataset(name: str, root: Path | None = None, options: Mapping[str, Any] | None = None) -> CaptionDataset:
-    """Open "coco2014", "visual-genome", "emoji" or "toybox", from the folder `root` or else data/NAME.
+    """Open "coco2014", "visual-genome", "emoji", "toybox" or "own", from the folder `root` or else data/NAME.
 
-    Toybox has no files. `options` are further arguments of `Toybox`, `EmojiScenes`, `open_coco` or
-    `open_visual_genome`. OSError or ValueError says which file is missing or broken, or which option is wrong.
+    Toybox has no files. `options` are further arguments of `Toybox`, `EmojiScenes`, `open_coco`, `open_visual_genome`
+    or `open_own`. OSError or ValueError says which file is missing or broken, or which option is wrong.
     """
     from ediffi.evaluation.datasets.emoji.dataset import EmojiScenes
     from ediffi.evaluation.datasets.toybox.dataset import Toybox
@@ -99,6 +99,7 @@ def open_dataset(name: str, root: Path | None = None, options: Mapping[str, Any]
         "visual-genome": functools.partial(visual_genome.open_visual_genome, folder),
         "emoji": functools.partial(EmojiScenes, folder),
         "toybox": Toybox,
+        "own": functools.partial(own.open_own, folder),
     }
     if name not in openers:
         raise ValueError(f"no dataset {name!r}: allowed are {', '.join(openers)}")

@@ -30,9 +30,9 @@ def open_coco(root: Path) -> PhotographDataset:
     content = read_json(annotations)
     if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
         raise ValueError(f"{annotations} has no images and annotations; COCO's {FILE} is needed")
-    names, shapes = _photographs(entries(content["images"], f"images of {annotations}"), annotations)
+    names, shapes = photographs(entries(content["images"], f"images of {annotations}"), annotations)
     captions = entries(content["annotations"], f"annotations of {annotations}")
-    items = _items(captions, names, annotations)
+    items = captioned(captions, names, annotations)
     used = {item.image_id for item in items}
     protocol = {
         "source": SOURCE if (len(shapes), len(captions)) == (PICTURES, CAPTIONS) else "Images in COCO's layout",
@@ -52,8 +52,8 @@ def find_captions(root: Path) -> Path | None:
     return next((path for path in (root / "annotations" / FILE, root / FILE) if path.is_file()), None)
 
 
-def _photographs(images: list[dict[str, Any]], path: Path) -> tuple[dict[int, str], dict[str, tuple[int, int]]]:
-    """File names by id, and (width, height) by file name."""
+def photographs(images: list[dict[str, Any]], path: Path) -> tuple[dict[int, str], dict[str, tuple[int, int]]]:
+    """Of the "images" of an annotations file: file names by id, and (width, height) by file name."""
     names: dict[int, str] = {}
     shapes: dict[str, tuple[int, int]] = {}
     for index, image in enumerate(images):
@@ -68,7 +68,8 @@ def _photographs(images: list[dict[str, Any]], path: Path) -> tuple[dict[int, st
     return names, shapes
 
 
-def _items(annotations: list[dict[str, Any]], names: Mapping[int, str], path: Path) -> list[CaptionedImage]:
+def captioned(annotations: list[dict[str, Any]], names: Mapping[int, str], path: Path) -> list[CaptionedImage]:
+    """Of the "annotations" of an annotations file: every caption that is not blank. `names` are of files, by id."""
     if annotations and not any("caption" in annotation for annotation in annotations):
         keys = ", ".join(sorted(annotations[0])[:4])
         raise ValueError(f"{path} has annotations of another kind ({keys}, no caption); COCO's {FILE} is needed")

@@ -67,7 +67,7 @@ class ImageFolder:
         return self.folder / self.name(index)
 
     def fingerprint(self) -> str:
-        """SHA-256 over names and sizes of the files."""
+        """SHA-256 over names and contents of the files."""
         return files.fingerprint(self.folder / name for name in self._names)
 
     # `generate` writes with these methods, which `ImageShards` has too.
@@ -153,8 +153,14 @@ class ImageShards:
         return f"{_check_number(index, len(self)) // self.shard_size:05d}.tar/{index:05d}.png"
 
     def fingerprint(self) -> str:
-        """SHA-256 of the index; of a part of the images, with their number."""
+        """SHA-256 of the index, whose hashes are those of the shards; of a part of the images, with their number.
+
+        ValueError: a shard is not the one that the index lists.
+        """
         digest = files.sha256(self.folder / INDEX)
+        for row in json.loads((self.folder / INDEX).read_text(encoding="utf-8"))["shards"]:
+            if files.sha256(self.folder / row["file"]) != row["sha256"]:
+                raise ValueError(f"{self.folder / row['file']} was changed: it has another sha256 than {INDEX} says")
         part = hashlib.sha256(f"{digest}:{len(self)}".encode()).hexdigest()
         return digest if len(self) == self._count else part
 

@@ -1,6 +1,7 @@
 """Numbered pictures on disk: what is read is what was written, broken ones are told from foreign ones."""
 
 import hashlib
+import io
 import json
 import os
 import subprocess
@@ -12,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from webdataset import tariterators
+from webdataset import TarWriter, tariterators
 
 from ediffi.evaluation.images import claim, stamp
-from ediffi.evaluation.images.found import find_images, natural
+from ediffi.evaluation.images.found import all_images, find_images, natural
 from ediffi.evaluation.images.generate import Store, open_store
 from ediffi.evaluation.images.numbered import ImageFolder, ImageShards
 from ediffi.evaluation.images.stamp import Stamp
@@ -364,3 +365,64 @@ def test_unfinished_shards_are_not_judged(tmp_path: Path) -> None:
     (store.folder / "index.json").unlink()
     with pytest.raises(ValueError, match=r"holds shards without index\.json: the run is not complete"):
         find_images(store.folder, KEYS)
+
+
+def img2dataset(folder: Path, names: list[list[str]]) -> None:
+    """Shards as img2dataset writes them, a list of samples each."""
+    folder.mkdir(parents=True)
+    for number, own in enumerate(names):
+        with TarWriter(str(folder / f"{number:05d}.tar"), encoder=False) as tar:
+            for index, name in enumerate(own):
+                file = io.BytesIO()
+                picture(10 * number + index).save(file, "jpeg")
+                tar.write({"__key__": name, "jpg": file.getvalue(), "txt": name.encode(), "json": b"{}"})
+
+
+def test_shards_of_other_programs_find_their_captions(tmp_path: Path) -> None:
+    img2dataset(tmp_path / "numbers", [["000000002", "000000000"], ["000000001"]])
+    img2dataset(tmp_path / "ids", [["9", "57"], ["318"]])
+    by_number, by_id = find_images(tmp_path / "numbers", KEYS), find_images(tmp_path / "ids", KEYS)
+    names = [[images.name(index) for index in range(3)] for images in (by_number, by_id)]
+    assert names[0] == ["00000.tar/000000000.jpg", "00001.tar/000000001.jpg", "00000.tar/000000002.jpg"]
+    assert names[1] == ["00001.tar/318.jpg", "00000.tar/57.jpg", "00000.tar/9.jpg"]
+    # By position in the shards, a caption's image is another one of the same pictures.
+    assert np.array_equal(np.array(by_id[0]), np.array(by_number[1]))
+    assert np.array_equal(np.array(by_id[1]), np.array(by_number[0]))
+    assert len(all_images(tmp_path / "ids" / "00000.tar")) == 2
+    with pytest.raises(ValueError, match="has 2 images, and 3 are needed"):
+        find_images(tmp_path / "ids" / "00000.tar", KEYS)
+
+
+def test_shards_that_are_not_whole_or_ambiguous_are_refused(tmp_path: Path) -> None:
+    img2dataset(tmp_path / "cut", [["0", "1", "2"]])
+    os.truncate(tmp_path / "cut" / "00000.tar", 3 * 512)
+    with pytest.raises(ValueError, match=r"00000\.tar is a broken shard"):
+        find_images(tmp_path / "cut", KEYS)
+    img2dataset(tmp_path / "both", [["0", "1", "2"]])
+    picture(0).save(tmp_path / "both" / "0.png")
+    with pytest.raises(ValueError, match=r"such as 0\.png, and shards, such as 00000\.tar"):
+        find_images(tmp_path / "both", KEYS)
+    img2dataset(tmp_path / "twice", [["0", "1"], ["1", "2"]])
+    with pytest.raises(ValueError, match=r"two images for caption 1: 00000\.tar/1\.jpg and 00001\.tar/1\.jpg"):
+        find_images(tmp_path / "twice", KEYS)
+
+
+def test_other_content_of_the_same_name_and_size_is_another_fingerprint(store: Store, tmp_path: Path) -> None:
+    before = find_images(store.folder, KEYS).fingerprint()
+    path = sorted(path for path in store.folder.iterdir() if path.suffix in (".png", ".tar"))[0]
+    content = bytearray(path.read_bytes())
+    content[-600 if path.suffix == ".tar" else -20] ^= 1
+    path.write_bytes(content)
+    if path.suffix == ".tar":
+        with pytest.raises(ValueError, match=r"00000\.tar was changed: it has another sha256"):
+            find_images(store.folder, KEYS).fingerprint()
+    else:
+        assert find_images(store.folder, KEYS).fingerprint() != before
+    img2dataset(tmp_path / "theirs", [["0", "1", "2"]])
+    images = find_images(tmp_path / "theirs", KEYS)
+    before = images.fingerprint()
+    member = images.members[1]  # type: ignore[union-attr]
+    with member.tar.open("r+b") as file:
+        file.seek(member.offset + member.size - 1)
+        file.write(b"x")
+    assert find_images(tmp_path / "theirs", KEYS).fingerprint() != before

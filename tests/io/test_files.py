@@ -123,8 +123,12 @@ def test_hashes(tmp_path: Path) -> None:
     first.write_bytes(b"abc")
     second.write_bytes(b"de")
     assert files.sha256(first) == hashlib.sha256(b"abc").hexdigest()
-    assert files.fingerprint([first, second]) == hashlib.sha256(b"a\x003\nb\x002\n").hexdigest()
-    assert files.fingerprint([second, first]) != files.fingerprint([first, second])
+    lines = "".join(f"{path.name}\0{files.sha256(path)}\n" for path in (first, second))
+    before = files.fingerprint([first, second])
+    assert before == hashlib.sha256(lines.encode()).hexdigest()
+    assert files.fingerprint([second, first]) != before
+    first.write_bytes(b"abd")  # as long as before
+    assert files.fingerprint([first, second]) != before
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tarfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from ediffi.evaluation.datasets.captioned import Controls, select
 from ediffi.evaluation.datasets.toybox import prompts, render
 from ediffi.evaluation.datasets.toybox.dataset import Toybox
 from ediffi.evaluation.judge import SQUARE
+from ediffi.evaluation.naming import dataset_name
 from ediffi.evaluation.results import Results
 from ediffi.evaluation.suite import read_suite, shipped
 from ediffi.pipeline.cascade import Cascade
@@ -363,3 +365,35 @@ def test_a_model_without_a_stage_of_the_size_is_refused(model_folder: Path) -> N
     assert [stage.name for stage in at_size(cascade, 16).stages] == ["base"]
     with pytest.raises(ValueError, match="256 pixels, and model 'tiny' makes 16, 64"):
         at_size(cascade, 256)
+
+
+def test_a_set_of_ones_own_and_another_systems_shards(
+    evaluate: Evaluate, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As an outsider does it: captions out, images in shards back, numbers under the suite's own name."""
+    root, theirs = tmp_path / "kitchens", tmp_path / "theirs"
+    root.mkdir()
+    theirs.mkdir()
+    rows = []
+    for index, (scene, caption) in enumerate(prompts(5, 8)):
+        Image.fromarray(render(scene, 64)).save(root / f"k{index}.png")
+        rows.append(json.dumps({"file_name": f"k{index}.png", "caption": f"{caption.text} (3:45)"}))
+    (root / "metadata.jsonl").write_text("\n".join(rows))
+    suite = {"name": "kitchens", "dataset": "own", "count": 6, "image_size": 64, "feature_extractor": "clip"}
+    suite |= {"clip": {"path": str(model_folder / "encoders" / "clip")}}
+    suite |= {"dataset_options": {"captions": "metadata.jsonl"}}
+    (tmp_path / "kitchens.yaml").write_text(yaml.safe_dump(suite))
+    known = ["--root", str(root)]
+    written = str(tmp_path / "captions.jsonl")
+    assert main(["evaluate", "captions", str(tmp_path / "kitchens.yaml"), "-o", written, *known]) == 0
+    assert capsys.readouterr().out == f"6 captions in {written}\n"
+    lines = [json.loads(line) for line in Path(written).read_text().splitlines()]
+    assert [line["number"] for line in lines] == list(range(6))
+    assert all(line["caption"].endswith("(3:45)") for line in lines)
+    with tarfile.open(theirs / "00000.tar", "w") as tar:
+        for line in reversed(lines):
+            tar.add(root / f"{line['id']}.png", f"{line['id']}.png")
+    results = evaluate("--suite", tmp_path / "kitchens.yaml", *known, "--images", theirs, model=False)
+    assert results.points[0].metrics["frechet_clip"] >= 0
+    assert dataset_name(results) == "kitchens"
+    assert (results.protocol["dataset"]["pictures"], results.protocol["selection"]["count"]) == (8, 6)
