@@ -101,6 +101,8 @@ class Judge:
         preparation = {"rule": self.dataset.protocol.get("references", SQUARE), "size": size}
         if self.suite.reference == "all":
             preparation["which"] = "all"
+        if content := self.dataset.protocol.get("images_sha256"):  # their names may stay while they change
+            preparation["images_sha256"] = content
         options: dict[str, Any] = {"context": self.context, "num_workers": self.num_workers}
         return reference_statistics(images, self.extractor, self.cache, preparation, **options)
 

@@ -13,6 +13,8 @@ from webdataset import TarWriter
 
 from ediffi.evaluation.datasets.catalogue import open_dataset
 from ediffi.evaluation.datasets.own import OwnImages, open_own
+from ediffi.evaluation.judge import Judge
+from ediffi.evaluation.suite import ClipChoice, Suite
 from ediffi.io.images import BadImageError
 
 NAMES = ("one", "two", "three")
@@ -138,3 +140,18 @@ def test_what_is_missing_is_counted_or_named(tmp_path: Path) -> None:
         found.reference(next(item for item in found.items() if item.key == "three"), 16)
     with pytest.raises(ValueError, match=r"dataset_options .* are not for own"):
         open_dataset("own", tmp_path, {"colum": 1})
+
+
+def test_changed_reference_images_are_another_reference(tmp_path: Path, model_folder: Path) -> None:
+    fill(tmp_path / "mine", "texts")
+    clip = ClipChoice(path=str(model_folder / "encoders" / "clip"))
+    suite = Suite("mine", "own", 3, image_size=16, feature_extractor="clip", clip=clip)
+
+    def mean() -> Any:
+        dataset = open_own(tmp_path / "mine")
+        return Judge(suite, dataset, dataset.items(), tmp_path / "cache").reference().mean
+
+    before = mean()
+    assert (mean() == before).all()
+    (tmp_path / "mine" / "one.png").write_bytes(encoded(9))
+    assert (mean() != before).any()
