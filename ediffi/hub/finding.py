@@ -1,5 +1,6 @@
 """Where a model is: shipped, in a list of models, a folder, or on the Hub, from which only the wanted files come."""
 
+import hashlib
 import logging
 import re
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from typing import NamedTuple
 
 from ediffi.hub import models
 from ediffi.hub.errors import plain_errors, unreachable
+from ediffi.io.hub_client import download, guard
 from ediffi.registry.core import HUB_ID
 
 logger = logging.getLogger(__name__)
@@ -46,19 +48,42 @@ class FoundModel(NamedTuple):
         """
         if self.address is None:
             return
-        from huggingface_hub import constants, snapshot_download
+        from huggingface_hub import constants
 
         names = wanted()
         offline = self.local_files_only or constants.HF_HUB_OFFLINE
         if not offline and (self._lacks(names) or any("*" in name for name in names)):
             with plain_errors(str(self.address)):
-                revision = self.folder.name  # the commit: a branch may have moved on since its config was read
-                snapshot_download(self.address.repository, revision=revision, allow_patterns=list(names))
+                commit = self.folder.name  # a branch may have moved on since its config was read
+                download(self.address.repository, commit, names)
         if lacking := ", ".join(self._lacks(names)):
             nowhere = "its folder in the cache of the Hub, and nothing is downloaded offline"
             raise FileNotFoundError(
                 f"{self.address} is incomplete: {lacking} is missing in {nowhere if offline else 'the repository'}"
             )
+
+    def check_config(self) -> None:
+        """Download `config.json` again if its bytes in the cache are no longer those of its name there, which is their
+        hash; ValueError if nothing can be downloaded."""
+        path = self.folder / CONFIG
+        if self.address is not None and not _has_its_hash(path.resolve()) and not self.fetch_again(path):
+            raise ValueError(f"{path} was damaged in the cache of the Hub, and nothing is downloaded offline")
+
+    def fetch_again(self, damaged: Path) -> bool:
+        """Download a file of this folder whose bytes are not those that are listed; False if that cannot be done.
+
+        A file may be damaged on its way, or in the cache. There it would be found, and refused, for ever.
+        """
+        from huggingface_hub import constants, hf_hub_download
+
+        if self.address is None or self.local_files_only or constants.HF_HUB_OFFLINE:
+            return False
+        name = damaged.relative_to(self.folder).as_posix()
+        logger.warning("%s is damaged, and is downloaded again", damaged)
+        guard()
+        with plain_errors(str(self.address)):
+            hf_hub_download(self.address.repository, name, revision=self.folder.name, force_download=True)
+        return True
 
     def _lacks(self, names: Sequence[str]) -> list[str]:
         return [name for name in names if "*" not in name and not (self.folder / name).is_file()]
@@ -90,7 +115,9 @@ def find(model: str | Path, revision: str | None = None, local_files_only: bool 
     address = None if isinstance(model, Path) or folder.is_dir() else parse_address(text, revision)
     if address is not None:
         try:
-            return FoundModel(snapshot(address, local_files_only), address, local_files_only)
+            found = FoundModel(snapshot(address, local_files_only), address, local_files_only)
+            found.check_config()
+            return found
         except OSError as error:
             on_hub = text.startswith(SCHEME) or named is not None
             raise type(error)(str(error) if on_hub else f"there is no folder {text!r}, and {error}") from None
@@ -138,6 +165,7 @@ def snapshot(address: ModelAddress, local_files_only: bool = False) -> Path:
     if offline:
         reason = "local_files_only is set" if local_files_only else "HF_HUB_OFFLINE=1 is set"
         raise FileNotFoundError(f"{address} is not in the cache of the Hub, and {reason}")
+    guard()
     with plain_errors(str(address)):
         try:  # before hf_hub_download, which retries for minutes if there is no network and nothing in the cache
             url = hf_hub_url(repository, CONFIG, revision=revision)
@@ -150,6 +178,14 @@ def snapshot(address: ModelAddress, local_files_only: bool = False) -> Path:
             _warn(f"the Hub cannot be reached; {address} is read from the cache, commit {cached.name[:12]}")
             return cached
         return Path(hf_hub_download(repository, CONFIG, revision=revision)).parent
+
+
+def _has_its_hash(blob: Path) -> bool:
+    """Whether a file is named by the hash of its bytes, git's or SHA-256, or by something else."""
+    content = blob.read_bytes()
+    hashes = {64: hashlib.sha256(content), 40: hashlib.sha1(b"blob %d\0" % len(content) + content)}
+    wanted = re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", blob.name)
+    return wanted is None or hashes[len(blob.name)].hexdigest() == blob.name
 
 
 @cache

@@ -19,6 +19,7 @@ from ediffi.hub.errors import plain_errors
 from ediffi.hub.finding import CONFIG, PICKLES, REVISION
 from ediffi.io import plain_yaml
 from ediffi.io.files import replacing_folder, sha256
+from ediffi.io.hub_client import check_commit, guard
 from ediffi.registry.core import HUB_ID
 
 if TYPE_CHECKING:
@@ -214,6 +215,7 @@ def upload(content: Content, repository: str, private: bool = False, revision: s
     if get_token() is None:
         raise PermissionError("Not logged in to the Hub: run `hf auth login` or set HF_TOKEN")
     api = HfApi(library_name=LIBRARY, library_version=ediffi.__version__)
+    guard()
     with plain_errors(repository):
         api.create_repo(repository, private=True if private else None, exist_ok=True)
         if revision is not None:
@@ -239,7 +241,9 @@ def _earlier_files(info: "ModelInfo") -> set[str]:
     config: Any = None
     if CONFIG in there:
         with suppress(ValueError):
-            config = json.loads(Path(hf_hub_download(info.id, CONFIG, revision=info.sha)).read_text(encoding="utf-8"))
+            config = json.loads(
+                Path(hf_hub_download(info.id, CONFIG, revision=check_commit(info.sha))).read_text(encoding="utf-8")
+            )
     ours = info.card_data is not None and info.card_data.library_name == LIBRARY
     ours = ours or (isinstance(config, dict) and str(config.get("format")).startswith(f"{LIBRARY}-"))
     if not ours and (foreign := sorted(there.difference(NEUTRAL))):

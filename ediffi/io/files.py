@@ -57,6 +57,19 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+class DamagedFileError(ValueError):
+    """A file that has other bytes than are listed.
+
+    Args:
+        path: of the file.
+        reason: the whole message.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(reason)
+        self.path = path
+
+
 class CheckedFile:
     """A file that has to have the bytes of a SHA-256.
 
@@ -75,7 +88,7 @@ class CheckedFile:
         self._lock = threading.Lock()
 
     def check(self) -> Path:
-        """The path. FileNotFoundError if there is no file, ValueError if it has other bytes; safe in any thread."""
+        """The path. FileNotFoundError if there is no file, DamagedFileError if it has other bytes. For any thread."""
         with self._lock:
             if not self.path.is_file():
                 raise FileNotFoundError(f"{self.path} is missing, {self.role}; the folder is incomplete")
@@ -85,7 +98,7 @@ class CheckedFile:
                 if (found := sha256(self.path)) != self.digest:
                     how = "changed after it was loaded" if self._seen else "truncated or changed"
                     hashes = f"sha256 {found[:12]}..., {self.digest[:12]}... is listed"
-                    raise ValueError(f"{self.path} has {hashes}: {how}")
+                    raise DamagedFileError(self.path, f"{self.path} has {hashes}: {how}")
                 self._seen = state
             return self.path
 

@@ -19,8 +19,8 @@ from ediffi.diffusion.streaming import StreamedDenoisers
 from ediffi.diffusion.weights import load_checked, without_weights
 from ediffi.hub import config as hub_config
 from ediffi.hub.config import Part, encoder_parts, expert_file, listed_experts, read_config, reading
-from ediffi.hub.finding import find
-from ediffi.io.files import CheckedFile, checking
+from ediffi.hub.finding import FoundModel, find
+from ediffi.io.files import CheckedFile, DamagedFileError, checking
 from ediffi.pipeline.stage import Sampling, Stage
 from ediffi.registry import denoisers, encoders
 from ediffi.registry.encoders.clip_files import forget_clips
@@ -49,7 +49,23 @@ def load_cascade(
     local_files_only: bool = False,
 ) -> CascadeParts:
     """Read a cascade from a folder or from the Hub; arguments and errors as `Cascade.from_pretrained`."""
-    found = find(model, revision, local_files_only)
+    found, again = find(model, revision, local_files_only), set[Path]()
+    while True:
+        try:
+            return _load(found, device, residency, stages, dtype)
+        except DamagedFileError as error:  # each file of the Hub once
+            if error.path in again or not found.fetch_again(error.path):
+                raise
+            again.add(error.path)
+
+
+def _load(
+    found: FoundModel,
+    device: str | torch.device,
+    residency: Residency,
+    stages: Sequence[str] | None,
+    dtype: torch.dtype | None,
+) -> CascadeParts:
     folder, config = found.folder, read_config(found.folder)
     with reading(folder):
         entries = hub_config.first_stages(config, stages)

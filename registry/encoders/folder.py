@@ -4,6 +4,8 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from ediffi.io.hub_client import download
+
 WANTED_TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 
 
@@ -49,9 +51,7 @@ def from_hub(repository: str, revision: str | None, files: Iterable[str]) -> Pat
     With HF_HUB_OFFLINE=1 nothing is downloaded. A file that the repository lacks is no error here: see `check_folder`.
     OSError if the repository is not cached and cannot be downloaded.
     """
-    from huggingface_hub import snapshot_download
-
-    return Path(snapshot_download(repository, revision=revision, allow_patterns=list(files)))
+    return download(repository, revision, list(files))
 
 
 def unavailable(what: str, revision: str | None, error: OSError, advice: str) -> FileNotFoundError:
