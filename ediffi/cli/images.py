@@ -60,7 +60,7 @@ def sample(
         switch_at: share of the base stage's steps that read the first prompt.
         guidance_interval: "[low, high]": guidance of the base stage applies for low < sigma <= high; always by default.
         dynamic_threshold: quantile of Imagen's dynamic thresholding in the base stage, such as 0.995; off by default.
-        prompts: a file of prompts, one a line (.txt) or objects with the field "prompt" (.jsonl).
+        prompts: a file of prompts: one a line, or JSON, JSON lines or a table (CSV) with a field "prompt".
         batch_size: with --prompts, images a batch; a setting, which a resumed run must not change.
         shard_size: with --prompts, write WebDataset shards of so many images instead of PNG files.
         threads: with --prompts, CPU threads of each process; a setting, since it changes the last bits.

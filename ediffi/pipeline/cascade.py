@@ -4,6 +4,7 @@ Longer than other files: it is one class, the way into the package, and a quarte
 """
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,10 +25,13 @@ from ediffi.io.images import to_images
 from ediffi.pipeline.checkpoint import Residency, load_cascade
 from ediffi.pipeline.conditioning import encode_prompts, image_encoders, text_encoders, unknown_words
 from ediffi.pipeline.options import SamplingOptions, Style, Switch
+from ediffi.pipeline.prompt import parse
 from ediffi.pipeline.samples import sample_prompts, sampled_stages, save_grid
 from ediffi.pipeline.stage import Sampling, Stage, Steering
 from ediffi.registry.random import Philox
 from ediffi.registry.types import Conditioning, Encoder, SamplerState, TextEncoder
+
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[str, SamplerState], None]
 """Called after every step with the stage's name and the sampler's state."""
@@ -62,6 +66,7 @@ class Cascade:
         if not stages:
             raise ValueError("stages is empty; a cascade needs at least one")
         self.name, self.encoders, self.stages, self.source = name, dict(encoders), list(stages), source
+        self._told: set[str] = set()  # the prompts that were looked at for what the model does not read
 
     @classmethod
     def from_pretrained(
@@ -215,6 +220,9 @@ class Cascade:
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         plan = self.plan(options)
         texts = [text for text in prompts for _ in range(options.num_images_per_prompt)]
+        if cond is None:
+            others = options.negative_prompt, options.switch and options.switch.prompt
+            self._warn_of_unread([*prompts, *filter(None, others)])
         cond = self.encode(texts, options.style, options.paint) if cond is None else cond.to(self.device)
         if options.paint and not any(sampling.paint_weight for sampling in plan):
             raise ValueError("paint has no effect, since paint_weight is 0 in every stage; give one above 0")
@@ -324,15 +332,23 @@ class Cascade:
         """The encoders that read a style image, by source; none if the model takes no style image."""
         return image_encoders(self.encoders)
 
-    def prompt_notices(self, prompt: str) -> list[str]:
-        """What of a prompt the model does not read: unknown words, and the end of a prompt that is too long."""
-        notices = []
-        if unknown := unknown_words(self.encoders, prompt):
+    def prompt_notices(self, *prompts: str) -> list[str]:
+        """What of prompts the model does not read: unknown words, and the ends of prompts that are too long."""
+        texts, notices = [parse(prompt).text for prompt in prompts], []
+        if unknown := list(dict.fromkeys(word for text in texts for word in unknown_words(self.encoders, text))):
             notices.append(f"ignored, not in the vocabulary of {self.name}: {', '.join(unknown)}")
         for name, encoder in text_encoders(self.encoders).items():
-            if isinstance(encoder, TextEncoder) and (rest := encoder.truncated_text(prompt)):
-                notices.append(f"too long for {name}, which does not read: {rest!r}")
+            if isinstance(encoder, TextEncoder):
+                ends = filter(None, map(encoder.truncated_text, texts))
+                notices += [f"too long for {name}, which does not read: {end!r}" for end in ends]
         return notices
+
+    def _warn_of_unread(self, prompts: Sequence[str]) -> None:
+        """Log what of prompts the model does not read, each prompt once."""
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._told]
+        self._told.update(new)
+        for notice in self.prompt_notices(*new):
+            logger.warning("%s", notice)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -18,8 +18,6 @@ logger = logging.getLogger(__name__)
 def sample_to_files(cascade: Cascade, prompt: str, paths: Sequence[Path], options: SamplingOptions) -> None:
     """Sample an image for each path, and save each with the settings that repeat it."""
     started = time.perf_counter()
-    for notice in cascade.prompt_notices(prompt):
-        logger.warning("%s", notice)
     steps = {s.name: p.num_inference_steps for s, p in zip(cascade.stages, cascade.plan(options), strict=True)}
     with Progress(total=sum(steps.values()), unit="step") as bar:
 

@@ -29,7 +29,7 @@ from ediffi.registry.types import Callback, Conditioning, Denoiser, Sampler, at_
 
 RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "num_inference_steps": (lambda steps: steps >= 1, "at least 1"),
-    "guidance_scale": (lambda w: w >= 0, "at least 0 (1 is off)"),
+    "guidance_scale": (lambda w: 0 <= w < float("inf"), "at least 0 and finite (1 is off)"),
     "guidance_interval": (lambda ends: 0 <= ends[0] < ends[1], "two rising noise levels, at least 0"),
     "dynamic_threshold": (lambda quantile: 0 < quantile <= 1, "above 0 and at most 1 (Imagen: 0.995)"),
     "paint_weight": (lambda w: 0 <= w < float("inf"), "at least 0 (0 is off)"),
@@ -210,6 +210,9 @@ class Stage:
                 generator=randomness.of("sampler"),
                 callback=callback,
             )
+        if not images.isfinite().all():  # the whole stage is done: waiting for the device costs nothing here
+            reason = "a weight of the model is not, or a setting, such as the guidance scale, is far too large"
+            raise ValueError(f"stage {self.name!r} made numbers that are not finite: {reason}")
         return images.clamp(-1, 1)
 
     def _steered(self, sampling: Sampling, steering: Steering, source: EditSource | None) -> Denoiser:

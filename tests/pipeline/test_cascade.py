@@ -12,7 +12,7 @@ from ediffi.hub.config import Part
 from ediffi.io.images import to_images
 from ediffi.pipeline.cascade import Cascade
 from ediffi.pipeline.conditioning import unknown_words
-from ediffi.pipeline.options import SamplingOptions
+from ediffi.pipeline.options import SamplingOptions, Switch
 from ediffi.pipeline.stage import Sampling
 from ediffi.pipeline.trained_stage import save_cascade
 from ediffi.registry.types import SamplerState
@@ -101,6 +101,27 @@ def test_unknown_words_are_told_and_known_ones_are_not(cascade: Cascade) -> None
     prompt = "a red zebra, left of the Moon; a blue square"
     assert unknown_words(cascade.encoders, prompt) == ["zebra", "Moon", ";"]
     assert cascade.prompt_notices("a red circle on a pink background") == []
+    assert cascade.prompt_notices("a (red:1.5) circle") == [], "marks of weights are no words"
+
+
+def test_what_no_encoder_reads_is_told_once_in_every_prompt(model_folder: Path, caplog) -> None:
+    cascade = Cascade.from_pretrained(model_folder)
+    one_step = {"num_inference_steps": [1, 1]}
+    for _ in range(2):
+        cascade([PROMPT, "a zebra"], negative_prompt="a lion", switch=Switch("a (lynx:2)", 0.5), **one_step)
+        assert caplog.messages == ["ignored, not in the vocabulary of tiny: zebra, lion, lynx"]
+    cascade(f"{PROMPT} " * 30, **one_step)
+    assert [message.partition(",")[0] for message in caplog.messages[1:]] == [
+        "too long for t5",
+        "too long for clip_text",
+    ]
+
+
+def test_weights_that_are_not_finite_never_become_an_image(model_folder: Path) -> None:
+    cascade = Cascade.from_pretrained(model_folder)
+    next(cascade.stages[0].denoiser.parameters()).data.fill_(float("nan"))
+    with pytest.raises(ValueError, match="stage 'base' made numbers that are not finite"):
+        cascade(PROMPT)
 
 
 def test_pictures_are_clipped_and_rounded() -> None:

@@ -28,6 +28,14 @@ from ediffi.pipeline.prompt import Prompt, Weighted, parse, read_prompts
         ("دائرة (حمراء:1.2)", "دائرة حمراء", [("حمراء", 1.2)]),
         ("(🔴:3)", "🔴", [("🔴", 3)]),
         ("(a:0) b", "a b", [("a", 0)]),
+        ("((red:1.2) circle:1.5)", "red circle", [("red", 1.8), ("circle", 1.5)]),
+        ("(a (b (c:1.1):1.1):1.1) d", "a b c d", [("a", 1.1), ("b", 1.21), ("c", 1.331)]),
+        ("(a (dark) red:2) one", "a (dark) red one", [("a (dark) red", 2)]),
+        ("(a red circle", "(a red circle", []),
+        ("a red:1.5) circle", "a red:1.5) circle", []),
+        ("a :) (:1.2) (b:2", "a :) (:1.2) (b:2", []),
+        ("((red:2):0.5) circle", "red circle", []),
+        (r"(a\\:2) \\", "a\\ \\", [("a\\", 2)]),
     ],
 )
 def test_weights_come_out_of_the_text(typed: str, text: str, weights: list) -> None:
@@ -65,6 +73,9 @@ def test_captions_of_a_file_are_literal(tmp_path: Path, caption: str) -> None:
         ("(red:11) circle", "weight of a word must be from 0 to 10, got '11'"),
         ("(red:-1) circle", "got '-1'"),
         ("(red:nan) circle", "got 'nan'"),
+        ("a clock (3:45)", r"got '45'; write \\\( and \\\) for parentheses that are text"),
+        ("((a:5):5)", "nested weights multiply to 25"),
+        ("a \ud800", "lone surrogate"),
         ("( :1.5)", "prompt is empty"),
     ],
 )
@@ -80,6 +91,30 @@ def test_many_prompts_from_a_file(tmp_path: Path) -> None:
     assert read_prompts(text) == read_prompts(lines) == ["a red circle", "a blue square"]
 
 
+LISTS = {
+    "lines": "a red circle\n\n  a blue, (big:1.2) square  ",
+    "json": '["a red circle", {"prompt": "a blue, (big:1.2) square", "id": 3}]',
+    "json lines": '{"prompt": "a red circle"}\n\n{"id": 1, "prompt": "a blue, (big:1.2) square"}\n',
+    "comma": 'id,Prompt\n1,a red circle\n2,"a blue, (big:1.2) square"\n',
+    "semicolon": '"prompt";"id"\na red circle;1\na blue, (big:1.2) square;2\n\n',
+    "tab": "prompt\tid\na red circle\t1\na blue, (big:1.2) square\t2",
+    "one column": 'prompt\na red circle\n"a blue, (big:1.2) square"',
+}
+
+
+@pytest.mark.parametrize("kind", LISTS)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_the_content_says_what_a_list_of_prompts_is(kind: str, encoding: str, tmp_path: Path) -> None:
+    for newline in ("\n", "\r\n", "\r"):
+        (tmp_path / "prompts.txt").write_bytes(LISTS[kind].replace("\n", newline).encode(encoding))
+        assert read_prompts(tmp_path / "prompts.txt") == ["a red circle", "a blue, (big:1.2) square"]
+
+
+def test_a_line_that_looks_like_json_is_a_prompt(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("[red] circle\n{a} square")
+    assert read_prompts(tmp_path / "a.txt") == ["[red] circle", "{a} square"]
+
+
 @pytest.mark.parametrize(("name", "wrap"), [("a.txt", "{}"), ("a.jsonl", '{{"prompt": "{}"}}')])
 def test_a_byte_order_mark_and_line_ends_are_no_part_of_a_prompt(tmp_path: Path, name: str, wrap: str) -> None:
     lines = "\r\n".join(wrap.format(text) for text in ("a red circle", "a\u2028b"))
@@ -91,11 +126,18 @@ def test_a_byte_order_mark_and_line_ends_are_no_part_of_a_prompt(tmp_path: Path,
     ("name", "content", "message"),
     [
         ("a.txt", b"\n \n", "no prompts"),
-        ("a.txt", b"\xff\xfe", "not UTF-8"),
+        ("a.txt", b"\xff\xfa", "not UTF-8"),
+        ("a.txt", b"\xff\xfe", "no prompts"),
+        ("a.csv", b"id,text\n1,a", 'must have a column "prompt", or "caption", in its first line; it has id, text'),
+        ("a.csv", b"id,prompt\n1,a,b", "row 2 has 3 fields, and its first line 2"),
+        ("a.csv", b'prompt,id\n"a,1', "not a table of prompts"),
+        ("a.csv", b"prompt,id\n,1", "row 2: the prompt is empty"),
+        ("a.json", b'["a", {"prompt": null}]', "prompt 2: the prompt must be a text, got null"),
+        ("a.json", b'["a", "b"', "broken JSON"),
         ("a.txt", b"fine\n(red:99) circle", "line 2: the weight of a word"),
         ("a.jsonl", b'{"prompt": "fine"}\n{broken', "line 2: "),
-        ("a.jsonl", b'{"text": "no prompt"}', 'line 1: a line must be an object with the field "prompt"'),
-        ("a.jsonl", b'["list"]', "line 1: a line must be an object"),
+        ("a.jsonl", b'{"text": "no prompt"}', 'line 1: a row must be an object with the field "prompt"'),
+        ("a.jsonl", b'[["list"]]', "prompt 1: a row must be an object"),
         ("a.jsonl", b'{"prompt": 5}', "line 1: the prompt must be a text, got 5"),
         ("a.jsonl", b'{"prompt": "a\\ud800"}', "line 1: .*surrogate"),
     ],
