@@ -41,7 +41,8 @@ class ShardData(L.LightningDataModule):
         num_workers: loader processes.
         lanes: shards read side by side; a multiple of processes times workers saves reading them more than once.
         chunk: samples from one lane before the next; best the batch_size, and then left as it is.
-        degradation: of the low-resolution images, in the loader; None for the stage's own `low_res`.
+        degradation: of the low-resolution images, in the loader; None for the stage's own `low_res`. A crop is degraded
+            with what is around it.
         resize: "center_crop" averages the shortest side down to image_size and cuts out the centre; "pad" shows the
             whole image, its longest side averaged down (never enlarged), on a square of the background.
         horizontal_flip: probability of mirroring a training image, a function of seed and position. Captions that say
@@ -82,6 +83,9 @@ class ShardData(L.LightningDataModule):
                 raise ValueError(f"{name} must be positive, got {value}")
         if crop_size is not None and not 0 < crop_size <= image_size:
             raise ValueError(f"crop_size must be in 1 to image_size ({image_size}), got {crop_size}")
+        for name, value in {"image_size": image_size, "crop_size": crop_size or image_size}.items():
+            if degradation is not None and value % degradation.scale:
+                raise ValueError(f"{name} must be a multiple of degradation.scale ({degradation.scale}), got {value}")
         if not 0 <= horizontal_flip <= 1:
             raise ValueError(f"horizontal_flip must be in [0, 1], got {horizontal_flip}")
         if not 0 <= max_skipped <= 1:

@@ -11,7 +11,7 @@ A sample that cannot be trained on is replaced by the next one of its shard that
 sample of a position is the same whichever process meets it, and no batch is smaller than another.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, Literal
@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from ediffi.data.degradation.degrade import random_source
+from ediffi.data.degradation.degrade import REACH, Degradation, random_source
 from ediffi.data.index import Shard
 from ediffi.data.order import Order
 from ediffi.data.shards import Sample, collate_embeddings, decode, load_shard
@@ -33,9 +33,6 @@ from ediffi.registry.random import Philox, rand
 from ediffi.registry.types import Conditioning
 
 Resize = Literal["center_crop", "pad"]
-Degrade = Callable[[Tensor, np.random.Generator], Tensor]
-"""Makes the low-resolution image [3, h, w] of a training image [3, H, W], drawing from the generator."""
-
 
 Loaded = dict[int, tuple[tuple[int, int], list[RawSample]]]
 """By lane, the shard that it is reading: epoch and number, and the samples in the order of the epoch."""
@@ -88,13 +85,24 @@ class ImageTransform:
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Float[Tensor, "3 h w"]:
         """Tensor [3, crop or size, ...] in [-1, 1]. ValueError: the image is too small."""
+        return self.with_margin(sample, rng, 0, 1)[0]
+
+    def with_margin(
+        self, sample: Sample, rng: np.random.Generator, margin: int, grid: int
+    ) -> tuple[Float[Tensor, "3 h w"], tuple[int, int]]:
+        """The crop with `margin` pixels around it, as far as the image has them, and where it begins in that: top and
+        left. It begins at a multiple of `grid`, which divides all sizes."""
         if self.crop is None and self.resize == "center_crop":
-            return to_tensor(sample.image, self.size)
+            return to_tensor(sample.image, self.size), (0, 0)
         crop = self.crop or self.size
-        top, left = map(int, rng.integers(0, self.size - crop + 1, size=2))
+        corner = [int(place) * grid for place in rng.integers(0, (self.size - crop) // grid + 1, size=2)]
+        side = min(self.size, crop + 2 * margin)
+        top, left = (min(max(0, place - margin), self.size - side) for place in corner)
+        inner = corner[0] - top, corner[1] - left
         if self.resize == "center_crop":
-            return crop_to_tensor(sample.image, self.size, top, left, crop)
-        return pad_to_tensor(sample.image, self.size, self.background)[:, top : top + crop, left : left + crop]
+            return crop_to_tensor(sample.image, self.size, top, left, side), inner
+        whole = pad_to_tensor(sample.image, self.size, self.background)
+        return whole[:, top : top + side, left : left + side], inner
 
 
 @dataclass(eq=False)
@@ -109,7 +117,7 @@ class ShardStream(IterableDataset[Batch]):
     Unless they must be `embedded`, samples need no embeddings, and `cond` has none.
 
     An image is mirrored with the probability `horizontal_flip`. `degrade` makes the low-resolution images of
-    `cond.low_res`; None leaves that to the stage.
+    `cond.low_res`, those of a crop from the image around it; None leaves that to the stage.
     """
 
     shards: list[Shard]
@@ -121,7 +129,7 @@ class ShardStream(IterableDataset[Batch]):
     world_size: int = 1
     lanes: int = 1
     chunk: int = 1
-    degrade: Degrade | None = None
+    degrade: Degradation | None = None
     least_side: int = 0
     embedded: bool = True
     horizontal_flip: float = 0.0
@@ -146,26 +154,46 @@ class ShardStream(IterableDataset[Batch]):
 
     def _batch(self, index: int, positions: range, order: Order, loaded: Loaded) -> Batch:
         skipped: list[str] = []
-        samples, made = zip(*(self._example(position, order, loaded, skipped) for position in positions), strict=True)
-        images = torch.stack(made)
-        if self.horizontal_flip:
-            flips = rand((len(images), 1, 1, 1), Philox(self.seed, positions, "flip")) < self.horizontal_flip
-            images = torch.where(flips, images.flip(-1), images)
-        low_res = None
-        if self.degrade is not None:
-            sources = (random_source(self.seed, position) for position in positions)
-            low_res = torch.stack([self.degrade(image, rng) for image, rng in zip(images, sources, strict=True)])
+        flips = rand((len(positions),), Philox(self.seed, positions, "flip")) < self.horizontal_flip
+        samples, images, low_res = [], [], []
+        for position, flip in zip(positions, flips.tolist(), strict=True):
+            sample, image, corner = self._example(position, order, loaded, skipped)
+            samples.append(sample)
+            if self.degrade is None:
+                images.append(image.flip(-1) if flip else image)
+            else:
+                pair = self._degraded(image, corner, flip, random_source(self.seed, position), self.degrade)
+                images.append(pair[0])
+                low_res.append(pair[1])
         return Batch(
-            images=images,
-            cond=Conditioning(collate_embeddings([sample.embeddings for sample in samples]), low_res),
+            images=torch.stack(images),
+            cond=Conditioning(
+                collate_embeddings([sample.embeddings for sample in samples]), torch.stack(low_res) if low_res else None
+            ),
             keys=[sample.key for sample in samples],
             captions=[sample.caption for sample in samples],
             index=index,
             skipped=tuple(skipped),
         )
 
-    def _example(self, position: int, order: Order, loaded: Loaded, skipped: list[str]) -> tuple[Sample, Tensor]:
-        """The sample at a position, and its image to train on; every lane keeps its current shard in `loaded`."""
+    def _degraded(
+        self, image: Tensor, corner: tuple[int, int], flip: bool, rng: np.random.Generator, degrade: Degradation
+    ) -> tuple[Tensor, Tensor]:
+        """The crop of an image that begins at `corner`, and of its low-resolution image."""
+        crop = self.transform.crop or self.transform.size
+        if flip:
+            image, corner = image.flip(-1), (corner[0], image.shape[2] - crop - corner[1])
+        pair = []
+        for one, scale in ((image, 1), (degrade(image, rng), degrade.scale)):
+            top, left = (place // scale for place in corner)
+            pair.append(one[:, top : top + crop // scale, left : left + crop // scale])
+        return pair[0], pair[1]
+
+    def _example(
+        self, position: int, order: Order, loaded: Loaded, skipped: list[str]
+    ) -> tuple[Sample, Tensor, tuple[int, int]]:
+        """The sample at a position, its image, and where the crop to train on begins in that; every lane keeps its
+        current shard in `loaded`. With `degrade`, the image reaches beyond the crop as far as the degradation does."""
         epoch, number, place = order.locate(position)
         lane, shard = order.lane(position), self.shards[number]
         if lane not in loaded or loaded[lane][0] != (epoch, number):
@@ -173,13 +201,15 @@ class ShardStream(IterableDataset[Batch]):
             usable = load_shard(shard, self.least_side, self.embedded)
             loaded[lane] = (epoch, number), [usable[row] for row in order.shuffled(epoch, number)]
         rows, problem = loaded[lane][1], ""
+        grid = 1 if self.degrade is None else self.degrade.scale
+        margin = 0 if self.degrade is None else REACH // grid * grid
         for turn in range(len(rows)):
             raw = rows[(place + turn) % len(rows)]
             # A generator for each position: the crop of a sample must not depend on which process or worker reads it.
             rng = np.random.default_rng([self.seed, position])
             try:
                 sample = decode(raw, self.transform.background, self.embedded, shard.encoders)
-                return sample, self.transform(sample, rng)
+                return sample, *self.transform.with_margin(sample, rng, margin, grid)
             except ValueError as error:
                 problem = f"sample {raw['__key__']!r} of {redact(shard.url)} cannot be trained on: {error}"
                 skipped.append(problem)

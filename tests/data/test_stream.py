@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from ediffi.data import stream
 from ediffi.data.degradation.degrade import Degradation, random_source
 from ediffi.data.index import Shard
 from ediffi.data.module import ShardData, widths
@@ -65,17 +66,36 @@ def test_a_step_has_the_same_samples_however_it_is_dealt(
         assert torch.equal(torch.cat([part.images for part in parts]), wanted.images)
 
 
-def test_a_crop_and_its_low_resolution_are_those_of_the_position(shards: list[Shard]) -> None:
-    """Re-stated: the crop is drawn from (seed, position), the degradation from the random source of both."""
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_a_crop_and_its_low_resolution_are_those_of_the_position(
+    shards: list[Shard], flip: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Re-stated: the crop is drawn from (seed, position), at multiples of the scale; the degradation, of the crop and
+    what is around it, from the random source of both."""
+    monkeypatch.setattr(stream, "REACH", 3)  # 2 pixels, since the low resolution has no half ones
     by_key = {raw["__key__"]: raw for shard in shards for raw in read_shard(shard.path)}
-    (_, batch) = batches(
-        shards, 2, 3, transform=ImageTransform(16, 8), degrade=Degradation(scale=2), rank=1, world_size=2
-    )
+    degrade = Degradation(scale=2)
+    options = {"transform": ImageTransform(16, 8), "degrade": degrade, "horizontal_flip": flip}
+    (_, batch) = batches(shards, 2, 3, rank=1, world_size=2, **options)
+    corners = []
     for row, position in enumerate(range(9, 12)):
-        top, left = np.random.default_rng([3, position]).integers(0, 9, size=2)
-        image = to_tensor(decode(by_key[batch.keys[row]]).image, 16)[:, top : top + 8, left : left + 8]
-        assert torch.equal(batch.images[row], image)
-        assert torch.equal(batch.cond.low_res[row], Degradation(scale=2)(image, random_source(3, position)))
+        top, left = np.random.default_rng([3, position]).integers(0, 5, size=2) * 2
+        around = [min(max(0, place - 2), 16 - 12) for place in (top, left)]
+        image = to_tensor(decode(by_key[batch.keys[row]]).image, 16)
+        image = image[:, around[0] : around[0] + 12, around[1] : around[1] + 12]
+        top, left = top - around[0], left - around[1]
+        if flip:
+            image, left = image.flip(-1), 12 - 8 - left
+        assert torch.equal(batch.images[row], image[:, top : top + 8, left : left + 8])
+        low_res = degrade(image, random_source(3, position))[:, top // 2 : top // 2 + 4, left // 2 : left // 2 + 4]
+        assert torch.equal(batch.cond.low_res[row], low_res)
+        corners.append((top, left))
+    assert len(set(corners)) > 1
+
+
+def test_a_clean_low_resolution_is_the_average_of_its_crop(shards: list[Shard]) -> None:
+    (batch,) = batches(shards, 1, 8, transform=ImageTransform(16, 8), degrade=Degradation(scale=2, probability=0.0))
+    assert torch.equal(batch.cond.low_res, torch.nn.functional.avg_pool2d(batch.images, 2))
 
 
 def test_a_padded_image_is_whole_and_never_enlarged() -> None:
@@ -239,6 +259,11 @@ def test_a_crop_is_as_large_as_the_image_at_most(shard_folder: Path) -> None:
     for size in (0, 17):
         with pytest.raises(ValueError, match=f"crop_size must be in 1 to image_size .16., got {size}"):
             ShardData(shard_folder, shard_folder, 16, size)
+    for size, crop, name in ((18, None, "image_size"), (16, 10, "crop_size")):
+        with pytest.raises(
+            ValueError, match=rf"{name} must be a multiple of degradation.scale \(4\), got {crop or size}"
+        ):
+            ShardData(shard_folder, shard_folder, size, crop, degradation=Degradation(scale=4))
 
 
 def test_validation_sees_the_same_first_batches_each_time(shard_folder: Path, shards: list[Shard]) -> None:

@@ -114,7 +114,9 @@ def test_a_stage_has_the_network_of_appendix_a(name: str, capsys: pytest.Capture
     assert denoiser["init_args"]["gradient_checkpointing"] is False, "the batch of a GPU fits without"
     assert (config["data"]["image_size"], config["data"]["crop_size"]) == PICTURES[name]
     assert (config["model"]["low_res"] or {"scale": None})["scale"] == (None if name == "base64" else 4)
-    assert (config["data"]["degradation"] or {"strength": None})["strength"] == (None if name == "base64" else 1.0)
+    degradation = config["data"]["degradation"]
+    assert name == "base64" or (degradation["strength"], degradation["probability"]) == (1.0, 0.5)
+    assert (degradation is None) == (name == "base64")
 
 
 @pytest.mark.parametrize("name", GROW)

@@ -16,10 +16,12 @@ from ediffi.data.module import ShardData
 from ediffi.data.stream import Batch, ImageTransform, ShardStream
 from ediffi.diffusion.low_res import LowResolution, augment
 from ediffi.diffusion.noise import Interval, LogNormal
+from ediffi.pipeline.stage import Sampling
 from ediffi.registry import denoisers
-from ediffi.registry.denoisers.precondition import Preconditioned
+from ediffi.registry.denoisers.precondition import Preconditioned, upsample
 from ediffi.registry.random import Philox
 from ediffi.registry.types import Conditioning, Embedding
+from ediffi.training.callbacks.sample_grid import SampleGrid
 from ediffi.training.lightning_module import DiffusionStage
 from ediffi.training.loss import drop_sources, low_resolution, sum_by_band, weighted_losses
 
@@ -325,3 +327,15 @@ def test_validation_batches_are_the_same_each_time(shard_folder: Path) -> None:
     first, second = ([b.keys for b in itertools.islice(data.val_dataloader(), 9)] for _ in range(2))
     assert first == second
     assert len(first) == 3
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_grid_shows_the_low_resolution_images_of_the_batch(given: bool) -> None:
+    """Those of `data.degradation`; without it, averages."""
+    denoiser = denoisers.create("efficient_toybox64", channels=24, head_channels=8, num_res_blocks=(1, 1, 1))
+    images, low_res = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 4, 4)
+    cond = Conditioning().with_low_res(low_res, torch.zeros(2)) if given else Conditioning()
+    grid = SampleGrid(Sampling("euler", num_inference_steps=1), num_images=1)
+    _, shown, _ = grid._rows(DiffusionStage(denoiser, low_res=LowResolution(4)), Batch(images, cond, [], [], 0))
+    wanted = low_res if given else torch.nn.functional.avg_pool2d(images, 4)
+    torch.testing.assert_close(shown, upsample(wanted[:1], (16, 16)))

@@ -32,6 +32,9 @@ from ediffi.data.degradation.rounds import (
 )
 
 LEVELS = 256
+REACH = 128
+"""Pixels around a crop that its degradation reads: kernels have 10 to each side, of the image, of what the first round
+makes of it (0.15 times as large at least) and of the low-resolution image."""
 PURPOSE = 1  # separates these random numbers from others of the same seed and position
 
 

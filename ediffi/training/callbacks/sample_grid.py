@@ -20,7 +20,8 @@ from ediffi.training.lightning_module import DiffusionStage
 class SampleGrid(L.Callback):
     """Samples the captions of the first validation batch, with the averaged weights that validation uses.
 
-    Rows: the images of the dataset; in super-resolution, the upsampled low-resolution images; the samples. No grid
+    Rows: the images of the dataset; in super-resolution, the upsampled low-resolution images, which are the batch's own
+    where `data.degradation` makes them; the samples. No grid
     under fsdp, where no process has all weights.
 
     Args:
@@ -49,7 +50,9 @@ class SampleGrid(L.Callback):
 
     def _rows(self, module: DiffusionStage, batch: Batch) -> list[torch.Tensor]:
         images, cond = batch.images[: self.num_images], batch.cond[: self.num_images]
-        low_res = None if module.low_res is None else F.avg_pool2d(images, module.low_res.scale)
+        low_res = cond.low_res
+        if low_res is None and module.low_res is not None:
+            low_res = F.avg_pool2d(images, module.low_res.scale)
         aug_level = None if low_res is None else 0.0
         stage = Stage("samples", images.shape[-1], module.denoiser, self.sampling, aug_level)
         samples = stage(cond, Philox(self.seed, range(len(images))), low_res=low_res)
