@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
-from platform import python_version
 from typing import Any
 
 from PIL import Image
 
+from ediffi.evaluation.code_state import versions
 from ediffi.evaluation.datasets.captioned import CaptionDataset, CaptionedImage, each_image, fingerprint
+from ediffi.evaluation.images.found import all_images
 from ediffi.evaluation.images.numbered import NumberedImages
 from ediffi.evaluation.metrics.clip_score import load_scorer
 from ediffi.evaluation.metrics.decoding import ImageDecoder
@@ -24,7 +24,6 @@ from ediffi.evaluation.results import Point
 from ediffi.evaluation.suite import ClipChoice, Suite
 from ediffi.io.distributed import DistributedContext
 
-LIBRARIES = ("ediffi", "torch", "torchvision", "open_clip_torch", "torch-fidelity", "pillow", "numpy", "scipy")
 SQUARE = "the shortest side to the size, the longest rounded down, bicubic and antialiased by Pillow; the centre square"
 """How reference images, and with `other_sizes: resized` generated ones, are made square. It is part of the cache's key:
 another text is another reference."""
@@ -62,6 +61,23 @@ class ReferenceImages:
         return fingerprint(self.items)
 
 
+def reference_of(
+    place: Path,
+    extractor: FeatureExtractor,
+    cache: Path,
+    image_size: int | None = None,
+    context: DistributedContext | None = None,
+    **options: Any,
+) -> ReferenceStatistics:
+    """The statistics of all images in a folder or in shards, cached; made square by `SQUARE` if a size is given.
+
+    `options` are `strict` and `num_workers` of `measure`. ValueError: images differ in size, and no size is given.
+    """
+    preparation = {"rule": SQUARE if image_size else "none: as they are", "size": image_size, "from": place.name}
+    sized = {"size": image_size, "resize": SQUARE if image_size else None}
+    return reference_statistics(all_images(place), extractor, cache, preparation, context, **sized, **options)
+
+
 class Judge:
     """A suite with its captions and networks; `cache` keeps the reference statistics of all suites."""
 
@@ -88,14 +104,20 @@ class Judge:
             self.extractor = load_extractor(suite.feature_extractor, weights=suite.feature_weights, device=device)
         self.networks = MetricNetworks(self.extractor, scorer if clip_score else None)
 
-    def reference(self, statistics: Path | None = None) -> ReferenceStatistics:
-        """The statistics of the dataset's own images, cached; or those of an .npz of pytorch-fid or clean-fid.
+    def reference(self, other: Path | None = None, strict: bool = True) -> ReferenceStatistics:
+        """The statistics of the dataset's own images, cached; or of other images, in a folder or in shards, or those of
+        an .npz of pytorch-fid or clean-fid.
 
         Of all images of the dataset, or of those of the chosen captions only: `Suite.reference`.
         """
-        if statistics is not None:
-            return read_npz(statistics, self.extractor)
-        size = self.suite.image_size
+        size, options = (
+            self.suite.image_size,
+            dict[str, Any]({"context": self.context, "num_workers": self.num_workers}),
+        )
+        if other is not None and other.suffix == ".npz":
+            return read_npz(other, self.extractor)
+        if other is not None:
+            return reference_of(other, self.extractor, self.cache, size, strict=strict, **options)
         items = self.items if self.suite.reference == "chosen" else each_image(self.dataset.items())
         images = ReferenceImages(self.dataset, items, size)
         preparation = {"rule": self.dataset.protocol.get("references", SQUARE), "size": size}
@@ -103,7 +125,6 @@ class Judge:
             preparation["which"] = "all"
         if content := self.dataset.protocol.get("images_sha256"):  # their names may stay while they change
             preparation["images_sha256"] = content
-        options: dict[str, Any] = {"context": self.context, "num_workers": self.num_workers}
         return reference_statistics(images, self.extractor, self.cache, preparation, **options)
 
     def __call__(
@@ -118,7 +139,7 @@ class Judge:
         options: dict[str, Any] = {"captions": captions, "measure": own, "strict": strict, **sized}
         run = partial(measure, candidate.images, folder, self.networks, **options)
         self.context.together(partial(run, num_workers=self.num_workers, context=self.context))
-        rows = Rows.read(folder, len(self.items))
+        rows = Rows.read(folder, len(self.items) if strict else None)
         metrics, notices = summarise(rows, self.extractor, reference)
         return Point(candidate.name, len(rows), metrics, candidate.settings, notices)
 
@@ -131,7 +152,8 @@ class Judge:
 
     def protocol(self, reference: ReferenceStatistics) -> dict[str, Any]:
         """Everything that is needed to repeat the numbers, as plain JSON values."""
-        which = {} if reference.protocol["foreign"] else {"which": self.suite.reference}
+        own = not reference.protocol["foreign"] and "from" not in reference.protocol["preparation"]
+        which = {"which": self.suite.reference} if own else {}
         resized = f"resized: {SQUARE}" if self.suite.other_sizes == "resized" else "refused"
         return {
             "dataset": {"name": self.dataset.name, **self.dataset.protocol},
@@ -141,7 +163,7 @@ class Judge:
             "feature_extractor": dict(self.extractor.protocol),
             "clip": None if self.networks.clip is None else dict(self.networks.clip.protocol),
             "guidance": GUIDANCE,
-            "versions": {"python": python_version(), **{name: version(name) for name in LIBRARIES}},
+            "versions": versions(),
         }
 
 

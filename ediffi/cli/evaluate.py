@@ -1,6 +1,7 @@
 """`ediffi evaluate --suite NAME`; and datasets, comparisons, and the files of compositional benchmarks."""
 
 import json
+import shlex
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,8 +43,8 @@ def evaluate(
 ) -> None:
     """Evaluate a model by a suite: Fréchet distance, KID, precision and recall, CLIP score, and a report page.
 
-    The same command resumes an interrupted evaluation. See also `ediffi evaluate suites`, `captions`, `prepare`,
-    `compare`, `prompts`, `export`.
+    The same command resumes an interrupted evaluation. See also `ediffi evaluate suites`, `captions`, `pair`,
+    `prepare`, `compare`, `prompts`, `export`.
 
     Args:
         suite: one that ships (`ediffi evaluate suites`), or a YAML file.
@@ -60,7 +61,8 @@ def evaluate(
         feature_weights: a file with its weights.
         clip: a folder with the CLIP of the CLIP score, or a repository of the Hub.
         clip_score: compute the CLIP score.
-        reference: an .npz of pytorch-fid or clean-fid to compare with, instead of the dataset's images.
+        reference: images to compare with instead of the dataset's, a folder or shards; or an .npz of pytorch-fid or
+            clean-fid.
         other_sizes: what becomes of images of another size than the suite's: refused, or resized by the rule that the
             protocol names. The suite's own by default.
         cache: folder of reference statistics.
@@ -92,8 +94,8 @@ def evaluate(
         num_workers=workers,
         strict=strict,
         clip_score=clip_score,
-        statistics=reference,
-        command=" ".join(["ediffi", *sys.argv[1:]]),
+        reference=reference,
+        command=shlex.join(["ediffi", *sys.argv[1:]]),
     )
     if images is not None:
         evaluation.log(evaluation.judge_images(images))
@@ -101,6 +103,50 @@ def evaluate(
         options = SamplingOptions(num_inference_steps=num_inference_steps, sampler=sampler)
         run_options = (shard_size, threads, expert_residency, dtype, compile)
         evaluation.log(evaluation.judge_model(model or "toybox", options, *run_options))
+
+
+def pair(
+    images: Path,
+    reference: Path,
+    /,
+    output: Path | None = None,
+    feature_extractor: str = "inception-v3-compat",
+    feature_weights: str | None = None,
+    image_size: int | None = None,
+    cache: Path = Path("runs/reference"),
+    strict: bool = True,
+    workers: int = 0,
+    device: str = "auto",
+) -> None:
+    """Compare two sets of images without captions: Fréchet distance, KID, precision and recall.
+
+    Args:
+        images: a folder, or WebDataset shards.
+        reference: the images to compare with.
+        output: folder of results.json and report.html (default: runs/evaluation/pair-IMAGES-REFERENCE).
+        feature_extractor: of torch-fidelity (inception-v3-compat, dinov2-vit-l-14, ...), or efficientnet-lite0.
+        feature_weights: a file with its weights.
+        image_size: make both sets square, so many pixels a side; by default all images must have one size.
+        cache: folder of reference statistics.
+        strict: refuse CMYK, 16-bit, animated and broken images; otherwise convert or skip, and count them.
+        workers: processes that decode images.
+    """
+    from ediffi.evaluation import report
+    from ediffi.evaluation.metrics.features import load_extractor
+    from ediffi.evaluation.pair import compare_pair
+    from ediffi.io.devices import find_device
+    from ediffi.pipeline.evaluation_run import table
+
+    folder = output or Path("runs/evaluation", f"pair-{images.resolve().name}-{reference.resolve().name}")
+    extractor = load_extractor(feature_extractor, weights=feature_weights, device=find_device(device))
+    command = shlex.join(["ediffi", *sys.argv[1:]])
+    places = (images, reference, folder, extractor, cache)
+    results = compare_pair(*places, image_size, command, strict=strict, num_workers=workers)
+    results.write(folder)
+    print(table(results))
+    for notice in results.points[0].notices:
+        print(f"note: {notice}")
+    print(report.write(results, folder, command=command))
 
 
 def suites() -> None:
@@ -215,7 +261,7 @@ def _scales(text: str) -> list[float]:
         raise UsageError(f"--guidance-scale expects numbers with commas between them, got {text!r}") from None
 
 
-COMMANDS = (suites, captions, prepare, compare, prompts, export)
+COMMANDS = (suites, captions, pair, prepare, compare, prompts, export)
 
 
 def main(argv: list[str]) -> int:

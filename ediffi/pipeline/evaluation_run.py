@@ -11,6 +11,7 @@ from PIL import Image
 
 from ediffi.diffusion.layout import Region, polygon
 from ediffi.evaluation import model_index, report
+from ediffi.evaluation.code_state import made_by
 from ediffi.evaluation.datasets.captioned import (
     CaptionDataset,
     CaptionedImage,
@@ -160,7 +161,7 @@ class Evaluation:
     num_workers: int = 0  # that decode images, for each process of the run
     strict: bool = True  # refuse unusual and broken images
     clip_score: bool = True
-    statistics: Path | None = None  # an .npz to compare with instead of the dataset's own images
+    reference: Path | None = None  # to compare with instead of the dataset's own images: see `Judge.reference`
     command: str = ""  # the command line, for the report
 
     def judge_model(
@@ -222,7 +223,7 @@ class Evaluation:
         dataset = open_dataset(self.suite.dataset, self.root, self.suite.dataset_options)
         items = select(dataset.items(), self.suite.count, self.suite.seed)
         judge = Judge(self.suite, dataset, items, self.cache, self.context, self.clip_score, self.num_workers)
-        reference = judge.reference(self.statistics)
+        reference = judge.reference(self.reference, self.strict)
 
         def begin() -> None:
             if self.context.rank == 0:
@@ -238,7 +239,8 @@ class Evaluation:
                 for index, item in enumerate(items[:REPORTED])
                 if (image := judge.image(candidate, index, self.strict)) is not None
             ]
-        results = Results(model, self.suite.described(), judge.protocol(reference), points)
+        protocol = judge.protocol(reference) | made_by(self.command)
+        results = Results(model, self.suite.described(), protocol, points)
         if self.context.rank == 0:
             results.write(self.folder)
             model_index.write(results, self.folder)

@@ -23,7 +23,7 @@ from ediffi.evaluation.metrics.decoding import (
     worker_deaths,
 )
 from ediffi.evaluation.metrics.features import FeatureExtractor
-from ediffi.evaluation.metrics.rows import BROKEN, PassLayout, RowFiles, open_rows, read_layout
+from ediffi.evaluation.metrics.rows import BROKEN, ODD, PassLayout, RowFiles, open_rows, read_layout
 from ediffi.io.distributed import DistributedContext
 from ediffi.io.progress import Progress
 
@@ -84,10 +84,12 @@ def measure(
         raise ValueError(f"there are {len(captions or ())} captions for {len(images)} images")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers warn when the loader forks
     decoder = ImageDecoder(images, strict, (size, size) if size else None, resize is not None, measure=measure)
-    key = _key(images, networks, captions, strict) | ({"resize": resize} if resize else {})
+    key = _key(images, networks, captions) | ({"resize": resize} if resize else {})
     files = _row_files(decoder, folder, networks, key)
     decoder = replace(decoder, size=files.layout.size, prepares=networks.prepares, fields=files.layout.fields)
     states = files.read("states")
+    if strict:
+        _refuse_odd(states, images)
     blocks = [range(start, min(start + batch_size, len(images))) for start in range(0, len(images), batch_size)]
     mine = [block for block in blocks[context.rank :: context.world_size] if not states[block.start : block.stop].all()]
     done = int((states > 0).sum())
@@ -101,16 +103,27 @@ def measure(
             bar.update(int((files.read("states") > 0).sum()) - bar.n)  # of all processes
 
 
-def _key(images: NumberedImages, networks: MetricNetworks, captions: Sequence[str] | None, strict: bool) -> Any:
-    """What the rows depend on; not the batch size, which can change the last bits only."""
+def _key(images: NumberedImages, networks: MetricNetworks, captions: Sequence[str] | None) -> Any:
+    """What the rows depend on; not the batch size, which can change the last bits only, nor `strict`, which changes no
+    row: `_refuse_odd` reads it from the states."""
     key = {
         "pictures": images.fingerprint(),
         "captions": networks.clip and hashlib.sha256(json.dumps(list(captions or ())).encode()).hexdigest(),
         "feature_extractor": networks.extractor and dict(networks.extractor.protocol),
         "clip": networks.clip and dict(networks.clip.protocol),
-        "strict": strict,
     }
     return json.loads(json.dumps(key))
+
+
+def _refuse_odd(states: np.ndarray, images: NumberedImages) -> None:
+    """ValueError if a pass that was not strict met images that a strict one refuses."""
+    odd = np.flatnonzero(states >= BROKEN)
+    if len(odd):
+        kind = "broken" if states[odd[0]] == BROKEN else f"not plain 8-bit RGB, but {ODD[states[odd[0]] - BROKEN - 1]}"
+        count, name = f"{len(odd)} of {len(images)} images are unusual or broken", images.name(int(odd[0]))
+        raise ValueError(
+            f"{count}; the first, {name}, is {kind}; without strict they are converted or left out, and counted"
+        )
 
 
 def _row_files(decoder: ImageDecoder, folder: Path, networks: MetricNetworks, key: dict[str, Any]) -> RowFiles:

@@ -123,6 +123,7 @@ def read_layout(folder: Path) -> PassLayout | None:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content.pop("format") != FORMAT:
             raise ValueError(f"its format is not {FORMAT}")
+        content["key"].pop("strict", None)  # in the key of earlier versions; it changes no row
         return PassLayout(**content | {"size": tuple(content["size"])})
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} is broken ({error}); delete the folder and start again") from None

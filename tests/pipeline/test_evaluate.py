@@ -216,6 +216,26 @@ def test_statistics_of_others_can_be_the_reference(evaluate: Evaluate, tmp_path:
     assert results.protocol["reference"]["foreign"] is True
 
 
+def test_other_images_can_be_the_reference_and_the_command_is_recorded(evaluate: Evaluate, tmp_path: Path) -> None:
+    dataset = Toybox()
+    items = select(dataset.items(), 6)
+    for place, size in (("made", 64), ("photographs", 90)):
+        (tmp_path / place).mkdir()
+        for number, item in enumerate(items):
+            dataset.reference(item, size).save(tmp_path / place / f"{number}.png")
+    options = ("--images", tmp_path / "made", "--reference", tmp_path / "photographs")
+    results = evaluate(*options, model=False)
+    reference = results.protocol["reference"]
+    assert (reference["preparation"]["from"], reference["preparation"]["size"]) == ("photographs", 64)
+    assert "which" not in reference
+    assert {"frechet_clip", "kid_mean"} <= results.points[0].metrics.keys()
+    assert "command" in results.protocol
+    (tmp_path / "made" / "3.png").write_bytes(b"")
+    lenient = evaluate(*options, "--no-strict", model=False, output="lenient").points[0]
+    assert lenient.count == 5
+    assert "1 images could not be read and were left out: numbers 3" in lenient.notices
+
+
 def test_captions_need_not_be_scored(evaluate: Evaluate, inception: Path) -> None:
     weights = ("--feature-extractor", "inception-v3-compat", "--feature-weights", inception)
     results = evaluate("--guidance-scale", "2", "--no-clip-score", *weights)
