@@ -5,7 +5,6 @@ bytes a number in bfloat16 where 6 are enough.
 """
 
 import importlib.util
-from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -13,11 +12,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+
+
 class GroupNorm(nn.GroupNorm):
     """`silu((1 + scale)·norm(x) + shift)` with statistics in float32; scale, shift and SiLU are optional.
 
-    On a CPU these are torch's operations. A compiled network gets a formula that the compiler fuses, a network on CUDA
-    that is not compiled the kernels of `group_norm_kernels`.
+    On a CPU these are torch's operations, on CUDA the kernels of `group_norm_kernels`. Only a compiled network that
+    samples gets a formula that the compiler fuses: it spreads the pixels of few large images over the whole GPU. In
+    training it would launch seven kernels for a norm where ours are three (benchmarks/compiled_launches.py).
     """
 
     def forward(
@@ -27,16 +30,12 @@ class GroupNorm(nn.GroupNorm):
         arguments = x, self.num_groups, self.weight, self.bias, scale_shift, self.eps, silu
         if x.device.type == "cpu":
             return apart(*arguments)
-        if torch.compiler.is_compiling() or x.dtype == torch.float64 or not _has_triton():
+        samples = torch.compiler.is_compiling() and not torch.is_grad_enabled()
+        if samples or x.dtype == torch.float64 or not HAS_TRITON:
             return composed(*arguments)
         from ediffi.registry.denoisers.group_norm_kernels import group_norm
 
         return group_norm(*arguments)[0]
-
-
-@cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
 
 
 def apart(

@@ -6,6 +6,7 @@ Each test runs in a process of its own, since the hook that checks shapes in tes
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -16,9 +17,16 @@ from ediffi.registry.denoisers import cast, norm
 from ediffi.registry.types import Conditioning, Embedding
 
 
-def compare(backend: str) -> None:
-    """One training step of a tiny network under autocast, with the norm and the casts of CUDA, here on the CPU."""
-    cast.GROUPED, norm.apart = {"cpu"}, norm.composed
+def kernels(*arguments: Any) -> torch.Tensor:
+    """The norm of a network that trains on CUDA."""
+    from ediffi.registry.denoisers.group_norm_kernels import group_norm
+
+    return group_norm(*arguments)[0]
+
+
+def compare(backend: str, of_the_norm: str) -> None:
+    """One training step of a tiny network under autocast, with a norm and the casts of CUDA, here on the CPU."""
+    cast.GROUPED, norm.apart = {"cpu"}, {"formula": norm.composed, "kernels": kernels}[of_the_norm]
     torch.manual_seed(0)
     sizes = {"channels": 16, "channel_mults": (1,), "attention_levels": (0,), "norm_groups": 4, "context_width": 16}
     network = denoisers.create("unet_toybox", **sizes, head_channels=8, tokens={"t5": 8}, pooled={"t5": 8}).network
@@ -46,13 +54,16 @@ def compare(backend: str) -> None:
     assert not counters["graph_break"]
 
 
+@pytest.mark.parametrize("of_the_norm", ["formula", "kernels"])
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_a_compiled_network_is_one_graph_and_equals_the_plain_one(backend: str) -> None:
-    environment = os.environ | {"PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, __file__, backend]
+def test_a_compiled_network_is_one_graph_and_equals_the_plain_one(backend: str, of_the_norm: str) -> None:
+    if of_the_norm == "kernels":
+        pytest.importorskip("triton")
+    environment = os.environ | {"PYTHONWARNINGS": "ignore", "TRITON_INTERPRET": "1"}  # kernels on a CPU
+    command = [sys.executable, __file__, backend, of_the_norm]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
 if __name__ == "__main__":
-    compare(sys.argv[1])
+    compare(*sys.argv[1:])
