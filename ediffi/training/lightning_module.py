@@ -2,6 +2,7 @@
 
 import copy
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
@@ -147,8 +148,7 @@ class DiffusionStage(L.LightningModule):
         if step == self._step:  # a batch of several in a step
             return
         self._step = step
-        for batch in self.batches_of_step:
-            self.train_losses.add(batch.losses, batch.sigma)
+        self.count(self.batches_of_step)
         self.batches_of_step = []
         logs = step % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         if (logs or now - self._shown_at > SHOW_EVERY) and (means := self.train_losses.means()):
@@ -156,6 +156,11 @@ class DiffusionStage(L.LightningModule):
             self._log("train", means)
             if logs:
                 self.train_losses.clear()
+
+    def count(self, batches: Sequence[SampleLosses]) -> None:
+        """Count the losses of the batches of a step."""
+        for batch in batches:
+            self.train_losses.add(batch.losses, batch.sigma)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count the losses of a batch."""

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 

@@ -16,6 +16,7 @@ from ediffi.data.module import ShardData
 from ediffi.diffusion.noise import LogNormal
 from ediffi.registry import denoisers
 from ediffi.training import lightning_module
+from ediffi.training.callbacks import non_finite
 from ediffi.training.callbacks.ema import EMA
 from ediffi.training.callbacks.non_finite import NonFiniteLossError, SkipNonFinite
 from ediffi.training.callbacks.preemption import PreemptionCheckpoint
@@ -55,6 +56,14 @@ def same(one: Any, two: Any) -> bool:
     return leaves[1] == others[1] and all(torch.equal(a, b) for a, b in zip(leaves[0], others[0], strict=True))
 
 
+@pytest.fixture(params=["read at once", "read late"])
+def late(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the host reads a step during the next one, as it does on a GPU."""
+    if request.param == "read late":
+        monkeypatch.setattr(non_finite, "LATE", {"cpu"})
+    return bool(request.param == "read late")
+
+
 def run(folder: Path, shards: Path, steps: int, *faults: L.Callback, **options: Any) -> States:
     torch.manual_seed(0)
     states = States()
@@ -77,7 +86,7 @@ def run(folder: Path, shards: Path, steps: int, *faults: L.Callback, **options: 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_a_step_is_skipped_before_optimiser_and_average(
-    what: str, tmp_path: Path, shard_folder: Path, caplog: pytest.LogCaptureFixture
+    what: str, late: bool, tmp_path: Path, shard_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Weights, average and moments stay, bit for bit; and the next step changes all of them."""
     with caplog.at_level(logging.WARNING, "ediffi"):
@@ -101,14 +110,14 @@ def test_only_the_samples_to_blame_are_named() -> None:
     assert explain(many, torch.inf).endswith("7 (sigma 1, loss 1) and 12 more")
 
 
-def test_accumulated_batches_are_skipped_together(tmp_path: Path, shard_folder: Path) -> None:
+def test_accumulated_batches_are_skipped_together(late: bool, tmp_path: Path, shard_folder: Path) -> None:
     after = run(tmp_path, shard_folder, 3, Poison([1]), accumulate_grad_batches=2).after
     assert same(after[2], after[1])
     assert not same(after[3], after[2])
 
 
 def test_three_in_a_row_go_back_to_the_last_good_checkpoint(
-    tmp_path: Path, shard_folder: Path, caplog: pytest.LogCaptureFixture
+    late: bool, tmp_path: Path, shard_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Saved at 2 and 4; step 5 is good; 6, 7 and 8 are not. Step 6 and 8 are not saved."""
     with caplog.at_level(logging.WARNING, "ediffi"):
@@ -122,13 +131,13 @@ def test_three_in_a_row_go_back_to_the_last_good_checkpoint(
     assert "at step 8, the weights are those of step 4 again" in caplog.text
 
 
-def test_ten_in_a_row_end_the_run(tmp_path: Path, shard_folder: Path) -> None:
+def test_ten_in_a_row_end_the_run(late: bool, tmp_path: Path, shard_folder: Path) -> None:
     with pytest.raises(NonFiniteLossError, match=r"for 10 steps in a row, now at step 13; lower the learning rate"):
         run(tmp_path, shard_folder, 20, Poison(list(range(3, 20))))
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2
 
 
-def test_going_back_again_and_again_ends_the_run(tmp_path: Path, shard_folder: Path) -> None:
+def test_going_back_again_and_again_ends_the_run(late: bool, tmp_path: Path, shard_folder: Path) -> None:
     """A checkpoint from which every road ends: one good step, three that are not, and so on, with nothing saved."""
     bad = [step for step in range(3, 40) if step % 4]
     with pytest.raises(NonFiniteLossError, match=r"again and again after the checkpoint of step 2, now at step 20"):
@@ -145,7 +154,7 @@ class HostReads(TorchFunctionMode):
         self.found: list[str] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__name__", "") in self.READS:
+        if getattr(func, "__name__", "") in self.READS and not getattr(args[0], "arrived", False):
             self.found.append(func.__name__)
         return func(*args, **(kwargs or {}))
 
@@ -179,6 +188,52 @@ def test_a_step_reads_the_device_once(tmp_path: Path, shard_folder: Path, monkey
     run(tmp_path, shard_folder, 5, count, PreemptionCheckpoint(), Throughput(), log_every_n_steps=3)
     step, logged, saved = ["tolist"], ["tolist", "tolist"], ["tolist", "item"]  # saving reads what was logged
     assert count.steps == [step, step, logged, saved, step]
+
+
+def test_a_step_that_logs_nothing_is_read_during_the_next(
+    tmp_path: Path, shard_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: only steps that are logged (3), saved (2 and 4) or the last (5) wait for the device."""
+    on_its_way = non_finite._on_its_way
+
+    def arrived(summed: torch.Tensor) -> Any:
+        copied, ready = on_its_way(summed)
+        copied.arrived = True  # type: ignore[attr-defined]
+        return copied, ready
+
+    monkeypatch.setattr(non_finite, "LATE", {"cpu"})
+    monkeypatch.setattr(non_finite, "_on_its_way", arrived)
+    monkeypatch.setattr(lightning_module, "SHOW_EVERY", float("inf"))
+    band_edges(LogNormal(), lightning_module.BANDS)
+    count = CountReads()
+    run(tmp_path, shard_folder, 9, count, PreemptionCheckpoint(), Throughput(), log_every_n_steps=3)
+    assert [bool(reads) for reads in count.steps] == [False, True, True, True, False, True, False, True, True]
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_reading_late_changes_no_bit(
+    what: str, tmp_path: Path, shard_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A good step and a bad one that are read late, and what is saved after them."""
+    monkeypatch.setattr(States, "_note", lambda *_: None)  # which would read at once
+    saved, lines = {}, {}
+    for name, devices in {"late": {"cpu"}, "at once": set()}.items():
+        monkeypatch.setattr(non_finite, "LATE", devices)
+        with caplog.at_level(logging.WARNING, "ediffi"):
+            run(tmp_path / name, shard_folder, 5, Poison([2], what))
+        last = torch.load(tmp_path / name / "last.ckpt", weights_only=True)
+        saved[name] = {key: last[key] for key in ("state_dict", "current_model_state", "optimizer_states")}
+        saved[name]["averaged"] = last["averaging_state"]["n_averaged"]
+        lines[name] = [r.getMessage() for r in caplog.records if "skipped" in r.getMessage()]
+        caplog.clear()
+    tensors = [
+        [leaf for leaf in torch.utils._pytree.tree_leaves(one) if isinstance(leaf, torch.Tensor)]
+        for one in saved.values()
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(*tensors, strict=True))
+    assert len(tensors[0]) > 100
+    assert lines["late"] == lines["at once"]
+    assert lines["late"][0].startswith("step 2 is skipped: the ")
 
 
 def test_bad_patience_is_named() -> None:

@@ -1,5 +1,6 @@
 """An exponential moving average (EMA) of the weights, kept beside them: on their device, and sharded as they are."""
 
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -46,6 +47,8 @@ class EMA(L.Callback):
         self.gamma = None if sigma_rel is None else power_of(sigma_rel)
         self._average: list[Tensor] = []
         self._updated = 0
+        self.decide: Callable[[], None] = lambda: None
+        """Called before the average is read: `SkipNonFinite` averages the last step then, if that is still open."""
 
     def beta(self, step: int) -> float:
         """What a step, counted from 1, leaves of the average before it."""
@@ -99,6 +102,7 @@ class EMA(L.Callback):
         """Save average and weights; every process takes part in gathering them."""
         if not self._average:
             return
+        self.decide()
         checkpoint["current_model_state"] = on_cpu(checkpoint["state_dict"])
         self._swap(trainer)
         checkpoint["state_dict"] = on_cpu(trainer.strategy.lightning_module_state_dict())
@@ -127,6 +131,7 @@ class EMA(L.Callback):
         """Exchange average and weights; outside of a fit there is no average."""
         if not self._average:
             return
+        self.decide()
         for average, weight in zip(self._average, averaged_weights(trainer.lightning_module), strict=True):
             kept = weight.clone()
             weight.copy_(average)

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -14,12 +15,14 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from ediffi.training.callbacks.ema import AVERAGES
+from ediffi.training.callbacks.ema import AVERAGES, EMA
 from ediffi.training.callbacks.preemption import PreemptionCheckpoint
 
 logger = logging.getLogger(__name__)
 LISTED = 8
 """Samples that a message lists."""
+LATE = {"cuda"}
+"""Devices on which the host reads the state of a step during the next one, so that it need not wait for the device."""
 
 
 class SampleLosses(NamedTuple):
@@ -43,6 +46,10 @@ class SkipNonFinite(L.Callback):
     saved during such a row, so the last checkpoint is a good one. The run ends after `end_after` skipped steps in a
     row, or when the same checkpoint was loaded `end_after // go_back_after` times in vain.
 
+    A fused optimiser on a GPU skips the step by a flag that stays there, and the host reads it during the next step: it
+    runs ahead, and the GPU never waits for it. Steps that are logged or saved, the last step, those after a skipped one
+    and all steps of other optimisers are read before the optimiser runs. A signal to end the run may act a step later.
+
     Under 16-mixed precision only the loss is checked: there the gradient scaler handles gradients that are not finite.
 
     Args:
@@ -57,38 +64,93 @@ class SkipNonFinite(L.Callback):
         self.skipped_in_a_row, self._skipped = 0, False
         self._returns: dict[int, int] = {}
         self._loss = float("nan")
+        self._open: OpenStep | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Ask for the signal of `PreemptionCheckpoint` too: one question a step to all processes."""
+        """Ask for the signal of `PreemptionCheckpoint` too (one question a step to all processes), and let the average
+        decide a step that is open before it is read."""
         callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         self._savers = [callback for callback in callbacks if isinstance(callback, PreemptionCheckpoint)]
+        self._averages = [callback for callback in callbacks if isinstance(callback, AVERAGES)]
         for saver in self._savers:
             saver.asks = False
+        for average in self._averages:
+            if isinstance(average, EMA):
+                average.decide = partial(self._decide, trainer, pl_module)
+
+    def on_after_backward(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The step before has long run where this one's backward pass is queued: reading it stops nothing."""
+        self._decide(trainer, pl_module)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._decide(trainer, pl_module)
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
         """Decide with the other processes; an optimiser step without gradients changes nothing."""
         batches: list[SampleLosses] = pl_module.batches_of_step  # type: ignore[assignment]  # of a DiffusionStage
         loss = torch.stack([batch.losses.mean() for batch in batches]).mean()
-        state = agree(trainer, pl_module, loss, any(saver.signalled for saver in self._savers))
-        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
-        finite = math.isfinite(state.loss) and (scaled or math.isfinite(state.gradient))
-        for saver in self._savers:
-            saver.stopping, saver.skipped = state.signalled, not finite
+        summed = agree(trainer, pl_module, loss, any(saver.signalled for saver in self._savers))
         step = trainer.global_step
-        if finite:
-            self.skipped_in_a_row = 0
+        if self._may_wait(trainer, optimizer, loss.device):
+            optimizer.found_inf = (~summed[:2].isfinite().all()).float()  # type: ignore[attr-defined]
+            self._open = OpenStep(step, batches, *_on_its_way(summed))
+            pl_module.batches_of_step = []  # type: ignore[assignment]
+            self._averaged(step + 1)
+            return
+        optimizer.found_inf = None  # type: ignore[attr-defined]
+        state = StepState.of(trainer, summed.tolist())
+        if self._judge(trainer, state, step, batches):
             if (step + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
                 pl_module.log("train/grad_norm", torch.tensor(state.gradient))
             return
-        self.skipped_in_a_row, self._skipped, self._loss = self.skipped_in_a_row + 1, True, loss.item()
+        self._skipped = True
+        pl_module.batches_of_step = []  # type: ignore[assignment]
+        optimizer.zero_grad(set_to_none=True)
+        self._averaged(step + 1)
+
+    def _may_wait(self, trainer: L.Trainer, optimizer: Optimizer, device: torch.device) -> bool:
+        """Whether the host may read this step later, and the optimiser skip it by a flag on the device."""
+        step = trainer.global_step + 1
+        able = getattr(optimizer, "_step_supports_amp_scaling", False) and not _scaler(trainer)
+        able = able and all(isinstance(average, EMA) for average in self._averages)
+        calm = self.skipped_in_a_row == 0 and self.go_back_after > 1 and not any(s.stopping for s in self._savers)
+        logged = step % trainer.log_every_n_steps == 0 or step == trainer.max_steps  # type: ignore[attr-defined]
+        savers = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+        saved = any(c._train_time_interval or ((n := c._every_n_train_steps) and step % n == 0) for c in savers)
+        return device.type in LATE and able and calm and not logged and not saved
+
+    def _decide(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Read the step that is open, if there is one, and do what waited for it."""
+        if self._open is None:
+            return
+        step, batches, summed, ready = self._open
+        self._open = None
+        if ready is not None:
+            ready.synchronize()
+        if self._judge(trainer, StepState.of(trainer, summed.tolist()), step, batches):
+            pl_module.count(batches)  # type: ignore[operator]
+            self._averaged(step)
+            for average in self._averages:
+                average.update(pl_module, step + 1)  # type: ignore[union-attr]  # of `EMA`
+
+    def _judge(self, trainer: L.Trainer, state: "StepState", step: int, batches: Sequence[SampleLosses]) -> bool:
+        """Whether a step is finite; if not, it is counted and explained."""
+        finite = math.isfinite(state.loss) and (_scaler(trainer) or math.isfinite(state.gradient))
+        for saver in self._savers:
+            saver.stopping, saver.skipped = state.signalled, not finite
+        self.skipped_in_a_row = 0 if finite else self.skipped_in_a_row + 1
+        if finite:
+            return True
+        self._loss = torch.stack([batch.losses.mean() for batch in batches]).mean().item()
         # The NaN of one process is in the gradient of all: the one whose loss it is explains it.
         if not math.isfinite(self._loss) or math.isfinite(state.loss):
             logger.warning("step %d is skipped: %s", step, explain(batches, state.gradient))
-        pl_module.batches_of_step = []  # type: ignore[assignment]
-        optimizer.zero_grad(set_to_none=True)
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, AVERAGES):  # as if it had averaged this step already
-                callback.load_state_dict({"latest_update_step": step + 1})
+        return False
+
+    def _averaged(self, step: int) -> None:
+        """Let the averages take the weights as averaged up to a step."""
+        for average in self._averages:
+            average.load_state_dict({"latest_update_step": step})
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any) -> None:
         """Mark a skipped step as saved, so that `ModelCheckpoint` leaves it out; go back or end after a row of them."""
@@ -131,19 +193,46 @@ class StepState(NamedTuple):
     loss: float  # the sum of their losses
     signalled: bool  # a signal to end the run has reached one of them
 
+    @staticmethod
+    def of(trainer: L.Trainer, summed: Sequence[float]) -> "StepState":
+        """From what `agree` has summed."""
+        gradient, loss, signals = summed
+        sharded = isinstance(trainer.strategy, FSDPStrategy)
+        return StepState(math.sqrt(gradient) if sharded else gradient / trainer.world_size, loss, signals > 0)
 
-def agree(trainer: L.Trainer, module: torch.nn.Module, loss: Float[Tensor, ""], signalled: bool) -> StepState:
-    """The state of a step over all processes: one reduction, and the one time in a step that the device is read.
 
-    Our choice: it is read before the optimiser runs, so that a step is skipped exactly, with every optimiser. A flag on
-    the device, which only fused optimisers know, would save the GPU the wait for the launch of its next kernel.
-    """
+class OpenStep(NamedTuple):
+    """A step that the device has decided, and the host does not know of yet."""
+
+    step: int
+    batches: Sequence[SampleLosses]
+    summed: Float[Tensor, "3"]  # on the CPU, once it is
+    ready: torch.cuda.Event | None
+
+
+def agree(trainer: L.Trainer, module: torch.nn.Module, loss: Float[Tensor, ""], signalled: bool) -> Float[Tensor, "3"]:
+    """Gradient norm (squared where it is sharded), loss and signal, summed over all processes by one reduction."""
     norm = get_total_norm([parameter.grad for parameter in module.parameters() if parameter.grad is not None])
     norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
     sharded = isinstance(trainer.strategy, FSDPStrategy)  # whose processes have a shard of the gradient each
     values = [norm.square() if sharded else norm, loss, torch.full_like(loss, signalled)]
-    summed, losses, signals = trainer.strategy.reduce(torch.stack(values), reduce_op="sum").tolist()
-    return StepState(math.sqrt(summed) if sharded else summed / trainer.world_size, losses, signals > 0)
+    summed: Tensor = trainer.strategy.reduce(torch.stack(values), reduce_op="sum")
+    return summed
+
+
+def _on_its_way(summed: Float[Tensor, "3"]) -> tuple[Float[Tensor, "3"], torch.cuda.Event | None]:
+    """A copy on the CPU that need not have arrived, and the event after which it has."""
+    copied = summed.to("cpu", non_blocking=True, copy=True)
+    if summed.device.type != "cuda":
+        return copied, None
+    ready = torch.cuda.Event()
+    ready.record()
+    return copied, ready
+
+
+def _scaler(trainer: L.Trainer) -> bool:
+    """Whether a gradient scaler skips steps whose gradient is not finite (16-mixed)."""
+    return getattr(trainer.precision_plugin, "scaler", None) is not None
 
 
 def restore(trainer: L.Trainer, path: str) -> int:
