@@ -1,8 +1,7 @@
-"""Run directories of `ediffi fit`: the expert that a run trained, and what `ediffi publish` takes from it."""
+"""Finished runs, of `ediffi fit` or of Python: the expert that each trained, and what `ediffi publish` takes of it."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ediffi.diffusion.noise import LogNormal
 from ediffi.hub.config import Part
@@ -14,6 +13,7 @@ from ediffi.pipeline.trained_stage import TrainedExpert, TrainedStage, save_casc
 from ediffi.registry import denoisers
 from ediffi.training import checkpoint as checkpoints
 from ediffi.training import lora
+from ediffi.training.checkpoint import StageRecord
 from ediffi.training.class_paths import read_recipe
 
 RECIPE = "config.yaml"
@@ -24,33 +24,50 @@ LOCK = "run.lock"
 
 
 class FinishedRun(NamedTuple):
-    """The expert of a run, its denoiser, the training noise whose quantiles its interval is, and the recipe."""
+    """The expert of a run, its denoiser, the training noise whose quantiles its interval is, and size and sampling."""
 
     expert: TrainedExpert
     denoiser: Part
     noise: LogNormal
-    recipe: Mapping[str, Any]
+    stage: StageRecord
 
 
 def read_run(run: Path) -> FinishedRun:
-    """The averaged weights of a run, an adapter merged into them; ValueError if its denoiser is not registered."""
-    for path in (run / RECIPE, run / LAST):
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing; is the run finished?")
-    recipe = read_recipe(run / RECIPE)
-    if "denoiser" not in recipe["model"]:
-        kind = str(recipe["model"].get("class_path")).rpartition(".")[2]
-        raise ValueError(f"{run} trained {kind}, which is no denoiser of a stage")
-    config = recipe["model"]["denoiser"]
-    name = config["class_path"].rpartition(".")[2]
-    if name not in denoisers.REGISTRY:
-        raise ValueError(f"the denoiser of {run}, {config['class_path']}, is not registered, so no folder can name it")
-    part = Part(name, config.get("init_args", {}))
-    trained = checkpoints.read(run / LAST)
+    """The averaged weights of a run, an adapter merged into them; ValueError if its denoiser is not registered.
+
+    `run` is a run directory, with or without `config.yaml`, or a training checkpoint.
+    """
+    if not run.is_file():
+        for path in (run / RECIPE, run / LAST):
+            if not path.is_file() and not (run / LAST).is_file():
+                raise FileNotFoundError(f"{path} is missing; is the run finished?")
+        if (run / RECIPE).is_file() and "denoiser" not in (model := read_recipe(run / RECIPE)["model"]):
+            kind = str(model.get("class_path")).rpartition(".")[2]
+            raise ValueError(f"{run} trained {kind}, which is no denoiser of a stage")
+    trained = checkpoints.read(run if run.is_file() else run / LAST)
+    stage = trained.stage or _record_of_recipe(run)
+    if stage.denoiser is None or stage.denoiser.name not in denoisers.REGISTRY:
+        named = f", {stage.denoiser.name}," if stage.denoiser else ""
+        raise ValueError(f"the denoiser of {run}{named} is not registered, so no folder can name it")
     weights = trained.weights
     if trained.lora is not None:
-        weights = lora.merged(build_denoiser(part), trained.lora, weights)
-    return FinishedRun(TrainedExpert(trained.expert, weights), part, trained.noise, recipe)
+        weights = lora.merged(build_denoiser(stage.denoiser), trained.lora, weights)
+    return FinishedRun(TrainedExpert(trained.expert, weights), stage.denoiser, trained.noise, stage)
+
+
+def _record_of_recipe(run: Path) -> StageRecord:
+    """What checkpoints of earlier versions do not have, from the recipe of their run."""
+    place = run / RECIPE
+    if not place.is_file():
+        raise FileNotFoundError(f"{run} is of an earlier version, and there is no {place} that says what it trained")
+    recipe = read_recipe(place)
+    model, trainer = recipe["model"], recipe["trainer"]
+    denoiser = Part(model["denoiser"]["class_path"].rpartition(".")[2], model["denoiser"].get("init_args", {}))
+    callbacks = [c for c in trainer.get("callbacks") or [] if isinstance(c, dict)]
+    options = [c["init_args"]["sampling"] for c in callbacks if c.get("class_path", "").endswith(".SampleGrid")]
+    sampling = Sampling(**options[0]) if options else Sampling()
+    size, end = int(recipe["data"]["image_size"]), trainer.get("max_steps") or -1
+    return StageRecord(denoiser, model.get("low_res") is not None, size, end, sampling)
 
 
 def model_folder(source: Path, scratch: Path) -> Path:
@@ -70,7 +87,7 @@ def model_folder(source: Path, scratch: Path) -> Path:
         raise ValueError(f"{incomplete[0]} is incomplete: remove it, or wait for the process that writes it")
     if (place / CONFIG).is_file():
         return place
-    if not (place / RECIPE).is_file():
+    if not (place / RECIPE).is_file() and not (place / LAST).is_file():
         raise FileNotFoundError(f"{source} is neither a model folder ({CONFIG}) nor a run directory ({RECIPE})")
     stage = finished_stage(place)
     return save_cascade(scratch / stage.name, stage.name, {}, None, [stage])
@@ -81,13 +98,13 @@ def finished_stage(run: Path) -> TrainedStage:
 
     A super-resolution stage gets `aug_level` 0, as in those grids.
     """
-    expert, part, noise, config = read_run(run)
-    last = config["trainer"].get("max_steps") or -1
-    if expert.expert.steps < last:
-        raise ValueError(f"{run} is at step {expert.expert.steps} of {last}: run the same `ediffi fit` command again")
-    aug_level = None if config["model"].get("low_res") is None else 0.0
-    name, size = run.resolve().name, int(config["data"]["image_size"])
-    callbacks = [c for c in config["trainer"].get("callbacks") or [] if isinstance(c, dict)]
-    options = [c["init_args"]["sampling"] for c in callbacks if c.get("class_path", "").endswith(".SampleGrid")]
-    sampling = Sampling(**options[0]) if options else Sampling()
-    return TrainedStage(name, size, part, noise, [expert], sampling, aug_level)
+    expert, part, noise, record = read_run(run)
+    if expert.expert.steps < record.max_steps:
+        again = "run the same `ediffi fit` command again"
+        raise ValueError(f"{run} is at step {expert.expert.steps} of {record.max_steps}: {again}")
+    if record.image_size is None:
+        raise ValueError(
+            f"{run} was not trained on ShardData, so its size is not known; compose it, which names the size"
+        )
+    aug_level = 0.0 if record.super_resolution else None
+    return TrainedStage(run.resolve().name, record.image_size, part, noise, [expert], record.sampling, aug_level)

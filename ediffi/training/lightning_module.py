@@ -12,9 +12,12 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
+from ediffi.data.module import ShardData
 from ediffi.data.stream import Batch
 from ediffi.diffusion.low_res import LowResolution
 from ediffi.diffusion.noise import ROOT, Complement, Interval, LogNormal, NoiseInterval
+from ediffi.hub.config import Part
+from ediffi.pipeline.stage import Sampling
 from ediffi.registry import encoders
 from ediffi.registry.denoisers.precondition import Preconditioned
 from ediffi.registry.random import Philox, randn
@@ -109,8 +112,22 @@ class DiffusionStage(L.LightningModule):
             prepare(self.trainer, self)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Record noise, interval, parent and adapter."""
-        checkpoint[checkpoints.KEY] = checkpoints.describe(self.noise, self.region, self.parent, self.lora)
+        """Record noise, interval, parent and adapter, and what composing a model needs to know."""
+        record = self._record(self._trainer) if self._trainer else None
+        checkpoint[checkpoints.KEY] = checkpoints.describe(self.noise, self.region, self.parent, self.lora, record)
+
+    def _record(self, trainer: L.Trainer) -> checkpoints.StageRecord:
+        """Network, size and sampling, the latter those of the run's `SampleGrid`."""
+        data: Any = getattr(trainer, "datamodule", None)
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        given = [one.sampling for one in callbacks if isinstance(getattr(one, "sampling", None), Sampling)]
+        return checkpoints.StageRecord(
+            None if self.denoiser.made_by is None else Part(*self.denoiser.made_by),
+            self.low_res is not None,
+            data.transform.size if isinstance(data, ShardData) else None,
+            trainer.max_steps,
+            given[0] if given else Sampling(),
+        )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take interval and parent from the checkpoint; ValueError if the recipe has another interval."""

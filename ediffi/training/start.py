@@ -10,6 +10,8 @@ import safetensors
 from ediffi.diffusion.noise import NoiseInterval, contains, interval_from
 from ediffi.diffusion.weights import load_weights
 from ediffi.pipeline.checkpoint import load_expert
+from ediffi.registry import denoisers
+from ediffi.registry.denoisers.precondition import Preconditioned
 from ediffi.training import checkpoint as checkpoints
 from ediffi.training import lora
 from ediffi.training.convert import METADATA
@@ -63,6 +65,7 @@ def _load_checkpoint(path: Path, module: DiffusionStage) -> None:
     """Load the averaged weights of a checkpoint, an adapter merged into them, and record the parent."""
     trained = checkpoints.read(path)
     _check_noise(path, trained.expert.interval, module.region)
+    _check_network(path, trained, module.denoiser)
     module.parent = trained.expert.interval
     weights = trained.weights
     try:
@@ -71,6 +74,20 @@ def _load_checkpoint(path: Path, module: DiffusionStage) -> None:
         module.denoiser.load_state_dict(weights)
     except RuntimeError:
         raise ValueError(f"{path} has the weights of another network than the recipe's denoiser") from None
+
+
+def _check_network(path: Path, trained: checkpoints.ExpertCheckpoint, denoiser: Preconditioned) -> None:
+    """ValueError if the weights fit, but mean something else; earlier versions do not record their network."""
+    part = None if trained.stage is None else trained.stage.denoiser
+    if part is None or denoiser.made_by is None or part.name not in denoisers.REGISTRY:
+        return
+    theirs, ours = denoisers.architecture(part.name, part.arguments), denoisers.architecture(*denoiser.made_by)
+    if theirs[0] == ours[0] and (different := [key for key in ours[1] if theirs[1].get(key) != ours[1][key]]):
+        key = different[0]
+        raise ValueError(
+            f"{path} has the weights of another network than the recipe's denoiser: its {key} is "
+            f"{theirs[1].get(key)}, the recipe's {ours[1][key]}"
+        )
 
 
 def _check_noise(path: Path, parent: NoiseInterval | None, region: NoiseInterval) -> None:

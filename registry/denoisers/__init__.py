@@ -9,7 +9,11 @@ Each factory returns a `Preconditioned` network: `denoiser(x, sigma, cond) -> de
 A plug-in's denoiser has such a path too, in any package.
 """
 
-from typing import TYPE_CHECKING, Any
+import functools
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 from torch import nn
 
@@ -21,7 +25,51 @@ from ediffi.registry.denoisers.precondition import Preconditioned
 from ediffi.registry.denoisers.unet import UNet
 
 REGISTRY: Registry[nn.Module] = Registry("denoisers")
-register, create, names, describe = REGISTRY.register, REGISTRY.create, REGISTRY.names, REGISTRY.describe
+names, describe = REGISTRY.names, REGISTRY.describe
+P = ParamSpec("P")
+
+
+def register(factory: Callable[P, Preconditioned]) -> Callable[P, Preconditioned]:
+    """Register a factory; its denoisers know their name and arguments, so that a checkpoint can name them."""
+
+    @functools.wraps(factory)
+    def build(*args: P.args, **kwargs: P.kwargs) -> Preconditioned:
+        made = factory(*args, **kwargs)
+        made.made_by = _called(factory, *args, **kwargs)
+        return made
+
+    return REGISTRY.register(build)
+
+
+def create(name: str, /, **arguments: Any) -> nn.Module:
+    """Build the denoiser `name` with its defaults, except for `arguments`; errors as `Registry.create`."""
+    made = REGISTRY.create(name, **arguments)
+    if getattr(made, "made_by", None) is None:  # a plug-in's, which may be a class that knows nothing of this
+        made.made_by = _called(REGISTRY.factory(name), **arguments)  # type: ignore[assignment]
+    return made
+
+
+def _called(factory: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[str, dict[str, Any]] | None:
+    """Registered name and all arguments, as JSON has them; None where JSON has none such."""
+    bound = inspect.signature(factory).bind(*args, **kwargs)
+    bound.apply_defaults()
+    try:
+        return factory.__name__, json.loads(json.dumps(bound.arguments))
+    except TypeError:
+        return None
+
+
+def architecture(name: str, arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """What two networks share whose weights fit and mean the same: name and arguments, those of an earlier version with
+    the defaults of this one, without those of training."""
+    parameters = inspect.signature(REGISTRY.factory(name)).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    every = {key: list(v) if isinstance(v, tuple) else v for key, v in (defaults | dict(arguments)).items()}
+    return name, {key: value for key, value in every.items() if key not in TRAINING_ONLY}
+
+
+TRAINING_ONLY = ("dropout", "gradient_checkpointing")
+"""Arguments that may differ between the experts of a stage."""
 
 # Widths of T5-XXL and CLIP ViT-L/14.
 PAPER_TOKENS = {"clip_text": 768, "t5": 4096, "clip_image": 768}

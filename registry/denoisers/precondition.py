@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -53,6 +54,8 @@ class Preconditioned(nn.Module):
         self.sigma_data = sigma_data
         self.residual = residual
         self.scaling = scaling or partial(edm, sigma_data=sigma_data)
+        self.made_by: tuple[str, dict[str, Any]] | None = None
+        """Registered name and arguments, where a registered factory has made it."""
 
     def forward(
         self, x: Float[Tensor, "b 3 h w"], sigma: Float[Tensor, " b"], cond: Conditioning

@@ -3,17 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ediffi.hub.config import Part, read_config
 from ediffi.hub.finding import CONFIG
 from ediffi.pipeline.stage import Sampling
 from ediffi.pipeline.trained_stage import TrainedExpert, TrainedStage, read_trained_stage, save_cascade
-from ediffi.registry import encoders
+from ediffi.registry import denoisers, encoders
 from ediffi.training.finished_run import read_run
-
-TRAINING_ONLY = ("dropout", "gradient_checkpointing")
-"""Arguments of denoisers that may differ between the experts of a stage."""
 
 
 @dataclass
@@ -22,8 +18,8 @@ class StageRecipe:
 
     Args:
         name: "base", "sr64", ...
-        run: directory of the training run (`config.yaml` and `checkpoints/last.ckpt`), several for experts; or a model
-            folder, whose experts are copied as they are. None in a growth schedule, which makes the runs.
+        run: directory of the training run (with `checkpoints/last.ckpt`) or a training checkpoint, several for experts;
+            or a model folder, whose experts are copied as they are. None in a growth schedule, which makes the runs.
         resolution: side of its images in pixels.
         sampling: default sampling options.
         aug_level: noise on the low-resolution image at sampling; None in the base stage.
@@ -65,7 +61,7 @@ def trained_stage(stage: StageRecipe, kept: Sequence[TrainedExpert] = ()) -> Tra
         trained = [read_run(run) for run in runs]
         part, noise = trained[0].denoiser, trained[0].noise
         for run, other in zip(runs, trained, strict=True):
-            if _architecture(other.denoiser) != _architecture(part):
+            if not _same(other.denoiser, part):
                 raise ValueError(f"{run} trained another network than {runs[0]}; the experts of a stage share one")
             if other.noise != noise:
                 raise ValueError(f"{run} has training noise {other.noise}, {runs[0]} has {noise}; experts share it")
@@ -73,7 +69,6 @@ def trained_stage(stage: StageRecipe, kept: Sequence[TrainedExpert] = ()) -> Tra
     return TrainedStage(stage.name, stage.resolution, part, noise, experts, stage.sampling, stage.aug_level)
 
 
-def _architecture(part: Part) -> tuple[str, dict[str, Any]]:
-    """Name and arguments of a denoiser without those of training; YAML has lists where Python has tuples."""
-    arguments = {k: list(v) if isinstance(v, tuple) else v for k, v in part.arguments.items() if k not in TRAINING_ONLY}
-    return part.name, arguments
+def _same(one: Part, two: Part) -> bool:
+    first, second = (denoisers.architecture(part.name, part.arguments) for part in (one, two))
+    return first == second
