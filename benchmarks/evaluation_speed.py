@@ -197,7 +197,7 @@ def one_pass(folder: Path, captions: Sequence[str], networks: MetricNetworks, ou
     measure(ImageFolder(folder, names), Path(rows), networks, captions=captions, batch_size=BATCH)
     done = Rows.read(Path(rows))
     done.moments()
-    done.clip_score()
+    done.scores().mean()
 
 
 def features_and_moments(folder: Path, extractor: Any) -> None:
@@ -311,7 +311,7 @@ def peak(count: int) -> None:
         measure(Repeated(count), Path(folder), networks, captions=["a red circle"] * count, batch_size=64)
         rows = Rows.read(Path(folder))
         rows.moments()
-        rows.clip_score()
+        rows.scores().mean()
     status = Path("/proc/self/status").read_text()  # getrusage would count the parent's memory at the fork
     print(int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024)  # type: ignore[index]
 

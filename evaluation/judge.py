@@ -12,9 +12,11 @@ from ediffi.evaluation.code_state import versions
 from ediffi.evaluation.datasets.captioned import CaptionDataset, CaptionedImage, each_image, fingerprint
 from ediffi.evaluation.images.found import all_images
 from ediffi.evaluation.images.numbered import NumberedImages
+from ediffi.evaluation.metrics import paired
 from ediffi.evaluation.metrics.clip_score import load_scorer
 from ediffi.evaluation.metrics.decoding import ImageDecoder
 from ediffi.evaluation.metrics.features import ClipFeatures, FeatureExtractor, load_extractor
+from ediffi.evaluation.metrics.intervals import FEW, LEVEL, METHOD, units_of
 from ediffi.evaluation.metrics.passes import MetricNetworks, measure
 from ediffi.evaluation.metrics.reference import ReferenceStatistics, read_npz, reference_statistics
 from ediffi.evaluation.metrics.rows import Rows
@@ -140,8 +142,14 @@ class Judge:
         run = partial(measure, candidate.images, folder, self.networks, **options)
         self.context.together(partial(run, num_workers=self.num_workers, context=self.context))
         rows = Rows.read(folder, len(self.items) if strict else None)
-        metrics, notices = summarise(rows, self.extractor, reference)
-        return Point(candidate.name, len(rows), metrics, candidate.settings, notices)
+        found = summarise(rows, self.extractor, reference)
+        units = units_of([captions[index] for index in rows.indices])
+        if self.context.rank == 0:
+            paired.write(folder, found.measures, units, fingerprint([self.items[index] for index in rows.indices]))
+        notices, captioned = list(found.notices), int(units.max()) + 1
+        if captioned < FEW:
+            notices.append(f"intervals by {captioned} captions are rough (fewer than {FEW})")
+        return Point(candidate.name, len(rows), found.metrics, candidate.settings, notices, found.intervals(units))
 
     def image(self, candidate: Candidate, index: int, strict: bool = True) -> Image.Image | None:
         """An image as it is judged, 8-bit RGB of the suite's size; None if it is broken and `strict` is false."""
@@ -163,6 +171,7 @@ class Judge:
             "feature_extractor": dict(self.extractor.protocol),
             "clip": None if self.networks.clip is None else dict(self.networks.clip.protocol),
             "guidance": GUIDANCE,
+            "intervals": {"level": LEVEL, "method": METHOD},
             "versions": versions(),
         }
 

@@ -23,32 +23,42 @@ INCEPTION = ("inception-v3-compat", "6726825d")
 GUIDANCE = "guidance_scale w: uncond + w (cond - uncond), 1 = off"
 """The convention of guidance scales, if a protocol does not state its own."""
 
-_NAMES = {"fid": "FID", "kid_mean": "KID", "kid_std": "KID, std", "clip_score": "CLIP score"}
+INFINITY = "_infinity"
+"""End of the name of a Fréchet distance that is extrapolated to infinitely many images."""
+
+_NAMES = {"fid": "FID", "kid_mean": "KID", "kid_std": "KID, std", "clip_score": "CLIP score", "cmmd": "CMMD"}
+_NAMES |= {"vendi": "Vendi score"}
 _DATASETS = {"coco2014": "COCO 2014 validation", "visual-genome": "Visual Genome", "emoji": "Emoji", "toybox": "Toybox"}
 
 
 def is_distance(metric: str) -> bool:
     """Whether a metric is a Fréchet distance: "fid" in Inception's features, "frechet_clip" in others."""
-    return metric == "fid" or metric.startswith("frechet_")
+    return metric.removesuffix(INFINITY) == "fid" or metric.startswith("frechet_")
 
 
 def distance(several: Sequence[Results]) -> str:
     """The name of the Fréchet distance that evaluations have; "fid" if they have none."""
     names = [name for results in several for point in results.points for name in point.metrics if is_distance(name)]
+    names = [name for name in names if not name.endswith(INFINITY)]
     return "fid" if "fid" in names or not names else names[0]
 
 
 def less_is_better(metric: str) -> bool:
     """Whether a metric is a distance, or the standard deviation of one."""
-    return is_distance(metric) or metric.startswith("kid")
+    return is_distance(metric) or metric.startswith(("kid", "cmmd"))
 
 
 def metric_name(metric: str) -> str:
     """A metric's name for people: "CLIP score"; of "oracle/shape" the last part, "Shape"."""
+    if metric.endswith(INFINITY):
+        return _of_infinitely_many(metric_name(metric.removesuffix(INFINITY)))
+    people = {"clip": "CLIP", "efficientnet-lite0": "EfficientNet-Lite0", "dinov2": "DINOv2"}
     if metric.startswith("frechet_"):
         extractor = metric.removeprefix("frechet_")
-        people = {"clip": "CLIP", "efficientnet-lite0": "EfficientNet-Lite0"}
         return f"Fréchet distance, {people.get(extractor, extractor)} features"
+    if "@" in metric:
+        metric, _, extractor = metric.partition("@")
+        return f"{metric_name(metric)}, {people.get(extractor, extractor)} features"
     last = metric.rpartition("/")[2].replace("_", " ")
     return _NAMES.get(metric, last[:1].upper() + last[1:])
 
@@ -96,8 +106,17 @@ def distance_name(results: Results) -> str:
 
 
 def measured_name(results: Results, metric: str) -> str:
-    """A metric's name; of the Fréchet distance with its features."""
-    return distance_name(results) if is_distance(metric) else metric_name(metric)
+    """A metric's name; of the evaluation's own Fréchet distance with its features."""
+    if metric.removesuffix(INFINITY) != distance([results]):
+        return metric_name(metric)
+    name = distance_name(results)
+    return _of_infinitely_many(name) if metric.endswith(INFINITY) else name
+
+
+def _of_infinitely_many(name: str) -> str:
+    """FID∞ is the field's name of the FID that is extrapolated to infinitely many images."""
+    first, comma, rest = name.partition(",")
+    return f"{first}∞{comma}{rest}"
 
 
 def clip_name(results: Results) -> str:

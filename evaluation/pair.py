@@ -4,10 +4,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ediffi.evaluation.code_state import made_by, versions
 from ediffi.evaluation.images.found import all_images
 from ediffi.evaluation.judge import SQUARE, reference_of
 from ediffi.evaluation.metrics.features import FeatureExtractor
+from ediffi.evaluation.metrics.intervals import LEVEL, METHOD
 from ediffi.evaluation.metrics.passes import MetricNetworks, measure
 from ediffi.evaluation.metrics.rows import Rows, read_layout
 from ediffi.evaluation.metrics.summary import summarise
@@ -41,14 +44,17 @@ def compare_pair(
         first, second = ("x".join(map(str, one.size)) for one in (layout, other))
         raise ValueError(f"the images are {first}, and the reference images {second}: give --image-size")
     found = Rows.read(rows)
-    metrics, notices = summarise(found, extractor, real)
+    summary = summarise(found, extractor, real)
     suite = {"name": reference.resolve().name, "dataset": "own", "count": len(found), "image_size": image_size}
     suite["about"] = f"compared with all images of {suite['name']}, without captions"
     protocol = {
         "images": {"size": image_size or list(layout.size if layout else ()), "sha256": made.fingerprint()},
         "reference": dict(real.protocol),
         "feature_extractor": dict(extractor.protocol),
+        "intervals": {"level": LEVEL, "method": METHOD},
         "versions": versions(),
         **made_by(command),
     }
-    return Results(images.resolve().name, suite, protocol, [Point(images.name, len(found), metrics, {}, notices)])
+    intervals = summary.intervals(np.arange(len(found)))
+    point = Point(images.name, len(found), summary.metrics, {}, summary.notices, intervals)
+    return Results(images.resolve().name, suite, protocol, [point])

@@ -26,6 +26,7 @@ class Point:
     metrics: Mapping[str, float]  # "fid", "kid_mean", "clip_score", ...; of the dataset: "oracle/everything", ...
     settings: Mapping[str, Any] = field(default_factory=dict)  # of the images, plain JSON; empty if they are not known
     notices: Sequence[str] = ()  # sentences for the reader of the numbers
+    intervals: Mapping[str, Sequence[float]] = field(default_factory=dict)  # low and high end, by metric
 
     @property
     def guidance_scale(self) -> float | None:
@@ -41,6 +42,11 @@ class Point:
         """A metric; None if it was not measured, or is not a finite number."""
         value = self.metrics.get(name, math.nan)
         return value if math.isfinite(value) else None
+
+    def interval(self, name: str) -> tuple[float, float] | None:
+        """The low and the high end of a metric's interval; None if it has none."""
+        low, high = self.intervals.get(name, (math.nan, math.nan))
+        return (low, high) if math.isfinite(low) and math.isfinite(high) else None
 
     @property
     def title(self) -> str:
@@ -73,6 +79,9 @@ class Results:
         content = {"format": FORMAT, **asdict(self)}
         for point in content["points"]:
             point["metrics"] = {k: value if math.isfinite(value) else None for k, value in point["metrics"].items()}
+            point["intervals"] = {
+                k: list(ends) for k, ends in point["intervals"].items() if all(map(math.isfinite, ends))
+            }
         replace(folder / FILE, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
         return folder / FILE
 
@@ -105,7 +114,8 @@ def _point(content: Mapping[str, Any]) -> Point:
             raise ValueError(f"{value!r} should be a number")
     if not all(isinstance(text, str) for text in (content["name"], *notices)):
         raise ValueError("names and notices must be texts")
-    return Point(**{**content, "metrics": metrics, "notices": notices})
+    intervals = {name: (float(low), float(high)) for name, (low, high) in content.get("intervals", {}).items()}
+    return Point(**{**content, "metrics": metrics, "notices": notices, "intervals": intervals})
 
 
 def check_comparable(several: Sequence[Results]) -> None:

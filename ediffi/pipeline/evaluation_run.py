@@ -26,7 +26,7 @@ from ediffi.evaluation.images.generate import generate, open_store
 from ediffi.evaluation.judge import Candidate, Judge
 from ediffi.evaluation.naming import metric_name, shown
 from ediffi.evaluation.report import judged_sample
-from ediffi.evaluation.results import Results
+from ediffi.evaluation.results import Point, Results
 from ediffi.evaluation.suite import Suite
 from ediffi.hub.finding import CONFIG
 from ediffi.io import files, png
@@ -278,8 +278,14 @@ def table(results: Results) -> str:
         for name, title in zip(names, titles, strict=True)
     ]
     rows = [["", *titles]]
-    rows += [[point.title, *(shown(name, point.metric(name)) for name in names)] for point in results.points]
+    rows += [[point.title, *(_with_interval(point, name) for name in names)] for point in results.points]
     if len(results.points) < len(names):
         rows = [list(row) for row in zip(*rows, strict=True)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+
+
+def _with_interval(point: Point, name: str) -> str:
+    """A number as people read it, with the ends of its interval: "7.35 [7.21, 7.50]"."""
+    text, ends = shown(name, point.metric(name)), point.interval(name)
+    return text if ends is None else f"{text} [{', '.join(shown(name, end) for end in ends)}]"

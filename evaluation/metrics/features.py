@@ -55,6 +55,7 @@ class FidelityFeatures:
     width: int
     protocol: Mapping[str, Any]
     device: torch.device
+    head: Float32[Tensor, "c d"] | None = None  # Inception's classifier of these features
 
     def prepare(self, image: Image.Image) -> UInt8[Tensor, "3 h w"]:
         """The image's bytes, unchanged."""
@@ -135,4 +136,5 @@ def load_extractor(
         "resize": f"{side}x{side}, bilinear as in TensorFlow 1, not antialiased",
         "library": f"torch-fidelity {version('torch-fidelity')}",
     }
-    return FidelityFeatures(module, width, protocol, place)
+    head = module.get_parameter("fc.weight").detach().cpu() if (name, layer) == (DEFAULT, "2048") else None
+    return FidelityFeatures(module, width, protocol, place, head)

@@ -33,6 +33,7 @@ class Lite0Features:
     network: nn.Module
     protocol: Mapping[str, Any]
     device: torch.device
+    head: Float32[Tensor, "c d"]  # ImageNet's classifier of these features
     width: int = WIDTH
 
     def prepare(self, image: Image.Image) -> Float32[Tensor, "3 224 224"]:
@@ -69,6 +70,7 @@ def load_lite0(weights: str | Path | None = None, device: str | torch.device = "
     if [own[name].shape for name in names] != [tensor.shape for tensor in tensors]:
         raise ValueError(f"{str(file)!r} holds no weights of {NAME}")
     network.load_state_dict(own | dict(zip(names, tensors, strict=True)))
+    head = network.get_classifier().weight.detach().clone()
     network.reset_classifier(0)
     place = torch.device(device)
     network.eval().requires_grad_(False).to(place)
@@ -79,7 +81,7 @@ def load_lite0(weights: str | Path | None = None, device: str | torch.device = "
         "resize": f"{SIZE}x{SIZE}, bicubic, antialiased by Pillow",
         "library": f"timm {version('timm')}",
     }
-    return Lite0Features(network, protocol, place)
+    return Lite0Features(network, protocol, place, head)
 
 
 def _packaged() -> Path | None:

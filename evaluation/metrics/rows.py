@@ -173,16 +173,12 @@ class Rows:
         features = self.files.read("features")
         return torch.from_numpy(features if len(self) == len(features) else features[self.indices])
 
-    def clip_score(self) -> float:
-        """The mean of the images' scores."""
-        return float(self.files.read("scores")[self.indices].mean(dtype=np.float64))
+    def scores(self) -> np.ndarray:
+        """The CLIP score of each image [n]."""
+        return self.files.read("scores")[self.indices].astype(np.float64)
 
-    def measured(self) -> dict[str, float]:
-        """The means of what the dataset measures, each over the images that it applies to; nan if there are none."""
+    def measured(self) -> dict[str, np.ndarray]:
+        """What the dataset measures of each image [n], by name; nan where a measure does not apply."""
         fields = self.files.layout.fields
-        if not fields:
-            return {}
-        values = self.files.read("measured")[self.indices]
-        known = ~np.isnan(values)
-        means = np.where(known, values, 0).sum(0) / np.where(known.any(0), known.sum(0), np.nan)
-        return dict(zip(fields, means.tolist(), strict=True))
+        values = self.files.read("measured")[self.indices] if fields else np.empty((0, 0))
+        return dict(zip(fields, values.T, strict=True))

@@ -3,22 +3,38 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from ediffi.evaluation.metrics.features import DEFAULT, FeatureExtractor
-from ediffi.evaluation.metrics.frechet import frechet_distance
+from ediffi.evaluation.metrics.frechet import frechet_distance, frechet_infinity, frechet_influence
+from ediffi.evaluation.metrics.intervals import Measure, intervals, mean
 from ediffi.evaluation.metrics.kid import kid
-from ediffi.evaluation.metrics.precision_recall import NEIGHBOURHOOD, precision_recall
+from ediffi.evaluation.metrics.manifold import DENSITY, manifold
+from ediffi.evaluation.metrics.mmd import cmmd, kid_influence
 from ediffi.evaluation.metrics.reference import ReferenceStatistics
 from ediffi.evaluation.metrics.rows import Rows
+from ediffi.evaluation.metrics.variety import inception_score, vendi
 
+CMMD_CLIP = "ViT-L-14-336, openai"
 FEW = 2048
 """A FID of fewer images gets a notice: the width of its features."""
 
 
 class Summary(NamedTuple):
-    """Metrics by name (see `frechet_name`, `kid`, `precision_recall`; "clip_score"; the dataset's own), and notices."""
+    """Metrics by name (see `frechet_name`, `compared`; "clip_score"; the dataset's own), and notices."""
 
-    metrics: Mapping[str, float]
+    measures: Mapping[str, Measure]
     notices: Sequence[str]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The values by name."""
+        return {name: one.value for name, one in self.measures.items()}
+
+    def intervals(self, units: np.ndarray) -> dict[str, tuple[float, float]]:
+        """The interval of each metric that has one, `units` [n] being the numbers of the images' captions; empty if the
+        images have one caption."""
+        return intervals(self.measures, units) if units.max() > 0 else {}
 
 
 def frechet_name(extractor: FeatureExtractor) -> str:
@@ -38,10 +54,9 @@ def summarise(
 ) -> Summary:
     """Metrics and notices of generated images; without a reference nothing is compared.
 
-    KID, precision and recall need the reference's features; precision and recall need four images. ValueError: the
-    reference is of another extractor.
+    What `compared` measures needs the reference's features. ValueError: the reference is of another extractor.
     """
-    metrics: dict[str, float] = {}
+    measures: dict[str, Measure] = {}
     notices = [f"{count} images were {kind} and were converted to 8-bit RGB" for kind, count in rows.odd.items()]
     if rows.broken:
         numbers = ", ".join(map(str, rows.broken[:5])) + (", ..." if len(rows.broken) > 5 else "")
@@ -49,17 +64,46 @@ def summarise(
     if extractor and reference:
         if reference.protocol["feature_extractor"] != dict(extractor.protocol):
             raise ValueError("the reference statistics are of another feature extractor than the images' features")
-        name, moments = frechet_name(extractor), rows.moments()
-        metrics[name] = frechet_distance(moments.mean, moments.cov, reference.mean, reference.cov)
+        measures |= frechet(rows, frechet_name(extractor), reference)
         if reference.file:
-            generated, real = rows.features(), reference.features()
-            metrics |= kid(generated, real)
-            if min(len(generated), len(real)) > NEIGHBOURHOOD:
-                metrics |= precision_recall(generated, real)
-        notices += _distance_notices(name, len(rows), extractor.width, reference)
+            measures |= compared(rows, extractor, reference)
+        notices += _distance_notices(frechet_name(extractor), len(rows), extractor.width, reference)
     if rows.files.layout.scored:
-        metrics["clip_score"] = rows.clip_score()
-    return Summary(metrics | rows.measured(), notices)
+        measures["clip_score"] = mean(rows.scores())
+    measures |= {name: mean(values) for name, values in rows.measured().items()}
+    return Summary(measures, notices)
+
+
+def frechet(rows: Rows, name: str, reference: ReferenceStatistics) -> dict[str, Measure]:
+    """The Fréchet distance `name`, and that of infinitely many images, "NAME_infinity", where there are enough of them;
+    without influences where there are fewer images than numbers in a row."""
+    moments, features = rows.moments(), rows.features()
+    moved, there = None, (reference.mean, reference.cov)
+    if moments.count > len(moments.mean):
+        moved = frechet_influence(features, moments, *there)
+    found = {name: Measure(frechet_distance(moments.mean, moments.cov, *there), moved)}
+    if not np.isnan(infinity := frechet_infinity(features, *there)):
+        found[f"{name}_infinity"] = Measure(infinity, moved)
+    return found
+
+
+def compared(rows: Rows, extractor: FeatureExtractor, reference: ReferenceStatistics) -> dict[str, Measure]:
+    """What is computed of the features of generated and real images: KID, see `manifold`, Vendi; of a CLIP's, CMMD; of
+    a classifier's, the Inception score. "cmmd" is of the CLIP of its paper, and "inception_score" of Inception."""
+    generated, real, own = rows.features(), reference.features(), extractor.protocol["name"]
+    moved = kid_influence(generated, real)
+    measures = {
+        name: Measure(value, moved if name == "kid_mean" else None) for name, value in kid(generated, real).items()
+    }
+    if min(len(generated), len(real)) > DENSITY:
+        measures |= manifold(generated, real)[0]
+    measures["vendi"] = vendi(generated)
+    if extractor.protocol["layer"] == "image_embedding":
+        measures["cmmd" if extractor.protocol.get("model") == CMMD_CLIP else f"cmmd@{own}"] = cmmd(generated, real)
+    if (head := getattr(extractor, "head", None)) is not None:
+        name = "inception_score" if own == DEFAULT else f"inception_score@{own}"
+        measures[name] = inception_score(generated, head)
+    return measures
 
 
 def _distance_notices(name: str, count: int, width: int, reference: ReferenceStatistics) -> list[str]:
@@ -70,7 +114,9 @@ def _distance_notices(name: str, count: int, width: int, reference: ReferenceSta
         advice = f"(fewer than {FEW}): compare it at equal numbers only{unbiased}"
         notices.append(f"{name} of {few} images is biased upwards {advice}")
     if few <= width:
-        notices.append(f"the covariance of {few} rows of {width} numbers does not have full rank")
+        notices.append(
+            f"the covariance of {few} rows of {width} numbers does not have full rank, so the distance has no interval"
+        )
     if reference.protocol["foreign"]:
         source = f"the reference statistics come from {reference.protocol['file']}"
         notices.append(f"{source}: how its images were selected and resized is not known")

@@ -119,12 +119,13 @@ def test_torch_fidelity_agrees_end_to_end(tmp_path: Path, inception: Path, layer
     found = dict(judged(made, real, extractor, tmp_path, batch_size=8))
     wanted = theirs(tmp_path / "made", tmp_path / "real", inception, layer, count)
     assert found.pop(frechet_name(extractor)) == pytest.approx(wanted.pop("fid"), rel=2e-6)
-    assert found.keys() == wanted.keys()
+    more = {"density", "coverage", "authenticity", "vendi"} | ({"inception_score"} if layer == "2048" else set())
+    assert found.keys() == wanted.keys() | more
     assert found["kid_mean"] == pytest.approx(wanted["kid_mean"], rel=2e-5)
     assert math.isnan(found["kid_std"])  # each of the 100 subsets is all pictures, in another order
     assert wanted["kid_std"] < 1e-5 * abs(wanted["kid_mean"])
     for name in ("precision", "recall", "f_score"):
-        assert found[name] == pytest.approx(wanted[name], abs=1e-12)
+        assert found[name] == pytest.approx(wanted[name], abs=1e-7)  # their mean is in float32
 
 
 def test_features_are_torch_fidelitys_own(extractor: FidelityFeatures, inception: Path) -> None:

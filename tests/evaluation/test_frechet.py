@@ -14,7 +14,6 @@ from torch import Tensor
 
 from ediffi.evaluation.metrics.frechet import Moments, factor, frechet_distance, trace_of_root
 from ediffi.evaluation.metrics.kid import kid
-from ediffi.evaluation.metrics.precision_recall import precision_recall
 
 
 def features(count: int, width: int, seed: int = 0, shared: float = 0.3) -> Tensor:
@@ -198,22 +197,7 @@ def test_kid_is_torch_fidelitys_own() -> None:
     assert list(kid(a, b, 100).values()) == list(wanted.values())
 
 
-def test_precision_and_recall_see_what_is_missing() -> None:
-    rows = torch.rand(400, 2)
-    narrow = torch.rand(400, 2) * torch.tensor([1.0, 0.3])
-    found = precision_recall(narrow, rows)
-    assert found["precision"] > 0.9
-    assert found["recall"] < 0.6
-    back = precision_recall(rows, narrow)
-    assert (back["precision"], back["recall"]) == pytest.approx((found["recall"], found["precision"]))
-    p, r = found["precision"], found["recall"]
-    assert found["f_score"] == pytest.approx(2 * p * r / (p + r))
-    assert precision_recall(rows, rows)["f_score"] == 1
-
-
 def test_too_few_pictures_are_refused() -> None:
     rows = torch.randn(3, 4)
-    with pytest.raises(ValueError, match="at least 4 images in each set, got 3 and 9"):
-        precision_recall(rows, torch.randn(9, 4))
     with pytest.raises(ValueError, match="at least 2 images in each set, got 1 and 3"):
         kid(rows[:1], rows)

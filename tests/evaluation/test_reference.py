@@ -229,7 +229,8 @@ def test_other_files_are_no_statistics(tmp_path: Path) -> None:
 
 def test_metrics_have_their_names(tmp_path: Path) -> None:
     reference = statistics(Drawn(30), tmp_path / "cache")
-    names = {"frechet_rowsums", "kid_mean", "kid_std", "precision", "recall", "f_score"}
+    near = {"precision", "recall", "f_score", "density", "coverage", "authenticity"}
+    names = {"frechet_rowsums", "kid_mean", "kid_std", "vendi"} | near
     rows = judged(Drawn(25, seed=1), tmp_path / "pass")
     assert set(summarise(rows, EXTRACTOR, reference).metrics) == names
     assert summarise(rows, EXTRACTOR).metrics == {}
@@ -237,7 +238,7 @@ def test_metrics_have_their_names(tmp_path: Path) -> None:
     assert same["frechet_rowsums"] == pytest.approx(0, abs=1e-6)
     assert (same["precision"], same["recall"]) == (1, 1)
     few = summarise(judged(Drawn(3), tmp_path / "few"), EXTRACTOR, reference).metrics
-    assert set(few) == {"frechet_rowsums", "kid_mean", "kid_std"}
+    assert set(few) == {"frechet_rowsums", "kid_mean", "kid_std", "vendi"}
 
 
 def test_few_pictures_are_said(tmp_path: Path) -> None:
@@ -246,7 +247,7 @@ def test_few_pictures_are_said(tmp_path: Path) -> None:
     assert notices == [
         "frechet_rowsums of 30 images is biased upwards (fewer than 2048): compare it at equal numbers only; "
         "KID has no such bias",
-        "the covariance of 30 rows of 72 numbers does not have full rank",
+        "the covariance of 30 rows of 72 numbers does not have full rank, so the distance has no interval",
     ]
     many = ReferenceStatistics(reference.mean, reference.cov, 5000, None, reference.protocol)
     rows = judged(Drawn(2100, seed=1), tmp_path / "many")

@@ -21,6 +21,7 @@ from ediffi.evaluation.datasets.captioned import Controls, select
 from ediffi.evaluation.datasets.toybox import prompts, render
 from ediffi.evaluation.datasets.toybox.dataset import Toybox
 from ediffi.evaluation.judge import SQUARE
+from ediffi.evaluation.metrics.paired import differences
 from ediffi.evaluation.naming import dataset_name
 from ediffi.evaluation.results import Results
 from ediffi.evaluation.suite import read_suite, shipped
@@ -93,6 +94,15 @@ def test_a_model_is_judged_at_each_guidance_scale(evaluate: Evaluate, tmp_path: 
         assert -100 <= point.metrics["clip_score"] <= 100
         assert 0 <= point.metrics["oracle/everything"] <= 1
         assert any("biased upwards" in notice for notice in point.notices)
+        assert "intervals by 6 captions are rough (fewer than 100)" in point.notices
+        low, high = point.interval("clip_score") or (0, 0)
+        assert low < point.metrics["clip_score"] < high
+        assert point.interval("frechet_clip") is None  # fewer images than numbers in a row
+    apart = differences(*(tmp_path / "out" / "rows" / point.name for point in results.points))
+    assert apart["clip_score"].value == pytest.approx(
+        results.points[0].metrics["clip_score"] - results.points[1].metrics["clip_score"]
+    )
+    assert results.protocol["intervals"]["level"] == 0.95
     lines = [json.loads(line) for line in (tmp_path / "out" / SELECTION).read_text().splitlines()]
     chosen = select(Toybox().items(), 6)
     assert [line["key"] for line in lines] == [item.key for item in chosen]
