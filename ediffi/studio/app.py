@@ -2,6 +2,7 @@
 
 import html
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from ediffi.pipeline.options import SamplingOptions
@@ -137,6 +138,8 @@ def _style(backend: Backend, request: GenerationRequest) -> dict[str, Any]:
             return upload_style(backend.gallery, path)
         except (ValueError, OSError) as error:
             raise gr.Error(str(error), print_exception=False) from None
+        finally:
+            Path(path).unlink(missing_ok=True)  # Gradio keeps uploads for ever
 
     with gr.Row(elem_id="style"):
         style = _html({}, html_template=STYLE_THUMB, js_on_load=REMOVE_STYLE, min_width=56)
@@ -184,7 +187,7 @@ def _connect(blocks: Any, page: Page) -> None:
         page.backend.jobs.stop(str(request.session_hash))
 
     def choose(event: gr.EventData) -> dict[Any, Any]:
-        return page.show(str(event.name))
+        return page.show(str(getattr(event, "name", "")))
 
     form, prompt, buttons = page.form, page.form.fields["prompt"], [page.generate, page.stop]
     for start in (page.generate.click, prompt.submit):

@@ -57,7 +57,7 @@ class Gallery:
     def image(self, name: str) -> GalleryImage:
         """One image; FileNotFoundError if there is none of that name."""
         path = self.folder / Path(name).name
-        if path.name != name or (image := self._read(path)) is None:
+        if path.name != name or name.startswith(".") or (image := self._read(path)) is None:
             raise FileNotFoundError(f"{name!r} is not among the images in {self.folder}")
         return image
 
@@ -87,7 +87,7 @@ class Gallery:
         if key not in self._cache:
             try:
                 settings = png.settings_of(path)
-            except (ValueError, OSError):  # not an image, or one without settings
+            except (ValueError, OSError, RecursionError):  # not an image, or one without settings
                 settings = None
             self._cache[key] = GalleryImage(path.name, settings) if isinstance(settings, dict) else None
         return self._cache[key]

@@ -13,7 +13,7 @@ from ediffi.studio.gallery import STYLES, Gallery
 from ediffi.studio.jobs import Finished, Stopped, Waiting
 from ediffi.studio.progress import JobProgress
 from ediffi.studio.request import GenerationRequest, missing_inputs
-from ediffi.studio.views import file_url, gallery_grid, image_details, image_panel, prompt_of
+from ediffi.studio.views import ODD, file_url, gallery_grid, image_details, image_panel, prompt_of
 
 logger = logging.getLogger(__name__)
 MODEL_SAMPLER = "the model's own"
@@ -138,7 +138,7 @@ class Page:
         try:
             request = GenerationRequest.from_settings(settings, cascade)
             plan, notices = cascade.plan(request.options()), self.backend.notices(request) if request.prompt else []
-        except (ValueError, TypeError, KeyError):  # another model's settings, or another version's
+        except ODD:  # another model's settings, or another version's
             plan, notices = cascade.plan(), []
         panel = image_panel([], "")
         if image is not None:
@@ -162,7 +162,7 @@ class Page:
         try:
             settings = self.backend.gallery.image(name).settings
             request = GenerationRequest.from_settings(settings, self.backend.cascade)
-        except (ValueError, TypeError, KeyError, OSError) as error:
+        except (*ODD, OSError) as error:
             message = f"the settings of {name} cannot be restored: {error}"
             return {self.panel: image_panel(self._urls([name]), "", error=message)}
         missing = ", ".join(missing_inputs(settings))

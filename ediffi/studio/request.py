@@ -53,7 +53,14 @@ class GenerationRequest:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "GenerationRequest":
-        """The request in the output of `to_json` or in the values of the page."""
+        """The request in the output of `to_json` or in the values of the page; ValueError if it is none."""
+        try:
+            return cls._read(content)
+        except (KeyError, TypeError, AttributeError, OverflowError) as error:
+            raise ValueError(f"the request is broken: {error!r}") from None
+
+    @classmethod
+    def _read(cls, content: Mapping[str, Any]) -> "GenerationRequest":
         steps = {f"num_inference_steps of stage {k}": n for k, n in enumerate(content["num_inference_steps"], start=1)}
         return cls(
             prompt=str(content.get("prompt") or "").strip(),

@@ -1,5 +1,6 @@
-"""The server of the page, on an address that only this machine can reach, and the look of the page."""
+"""The server of the page, by default on an address that only this machine can reach, and the look of the page."""
 
+import errno
 import importlib.util
 import logging
 import os
@@ -7,6 +8,9 @@ import socket
 import threading
 from pathlib import Path
 from typing import Any
+
+from ediffi.studio.gallery import Gallery
+from ediffi.studio.guard import Guard
 
 logger = logging.getLogger(__name__)
 HOST = "127.0.0.1"
@@ -52,40 +56,46 @@ def check_gradio() -> None:
         raise ValueError("the studio needs Gradio: pip install 'ediffi[studio]'")
 
 
-def free_port(port: int) -> int:
+def free_port(port: int, host: str = HOST) -> int:
     """`port`, or the next one that is free; any free one for 0; ValueError if all ports tried are in use."""
     if not 0 <= port <= 65535:
         raise ValueError(f"--port must be from 0 to 65535, got {port}")
     last = min(port + PORTS_TRIED, 65535) if port else 0
     for candidate in range(port, last + 1):
-        with socket.socket() as probe:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((HOST, candidate))
-            except OSError:
+                probe.bind((host, candidate))
+            except socket.gaierror:
+                raise ValueError(f"--host must be an address of this machine, got {host!r}") from None
+            except OSError as error:
+                if error.errno == errno.EADDRNOTAVAIL:
+                    raise ValueError(f"--host must be an address of this machine, got {host!r}") from None
                 continue
             return int(probe.getsockname()[1])
     raise ValueError(f"all ports from {port} to {last} are in use, or not allowed; choose another --port")
 
 
-def serve(blocks: Any, port: int, folder: str) -> None:
-    """Show a page until the process is interrupted; `folder` is the one whose files it may show."""
+def serve(blocks: Any, port: int, gallery: Gallery, host: str = HOST, password: str | None = None) -> None:
+    """Show a page until the process is interrupted, behind a `Guard`, which also serves the images of the gallery."""
+    from starlette.middleware import Middleware
+
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     blocks.launch(
-        server_name=HOST,
+        server_name=host,
         server_port=port,
         prevent_thread_lock=True,
         quiet=True,
         share=False,
         theme=theme(),
         css=Path(__file__).with_name("page.css").read_text("utf-8"),
-        allowed_paths=[folder],
+        app_kwargs={"middleware": [Middleware(Guard, gallery=gallery, host=host, port=port, password=password)]},
         footer_links=[],
         run_history=False,
         enable_monitoring=False,
         max_file_size="50mb",
     )
-    logger.info("http://%s:%s", HOST, port)
+    logger.info("http://%s:%s", f"[{host}]" if ":" in host else host, port)
     try:
         threading.Event().wait()
     except KeyboardInterrupt:  # the server's threads end with the process; waiting for open tabs would take seconds

@@ -10,7 +10,10 @@ from urllib.parse import quote
 from PIL import Image
 
 from ediffi.studio.gallery import Gallery, GalleryImage
+from ediffi.studio.guard import FILES
 
+ODD = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError)
+"""What reading settings raises that are not as we write them: the folder may hold any PNG file."""
 MAX_PNG_SIDE = 64
 """Larger previews are sent as JPEG."""
 
@@ -24,8 +27,9 @@ def data_url(image: Image.Image) -> str:
 
 
 def file_url(gallery: Gallery, name: str) -> str:
-    """The address of a file of the gallery, as Gradio serves it."""
-    return "/gradio_api/file=" + quote(str(gallery.folder / name))
+    """The address of a file of the gallery, as `Guard` serves it; it changes with the file."""
+    path = gallery.folder / name
+    return f"{FILES}{quote(name)}?{path.stat().st_mtime_ns if path.is_file() else 0}"
 
 
 def image_panel(
@@ -70,7 +74,7 @@ def image_details(gallery: Gallery, image: GalleryImage | None, notices: Sequenc
         return '<div class="details"></div>'
     try:
         rows = _rows(image.settings)
-    except (KeyError, TypeError, ValueError, AttributeError):  # settings of another version
+    except ODD:  # settings of another version
         rows = [("settings", "written by another version")]
     listed = "".join(f"<dt>{name}</dt><dd>{escape(value)}</dd>" for name, value in rows)
     link = f'<a href="{escape(file_url(gallery, image.name))}" download="{escape(image.name)}">Download PNG</a>'
@@ -85,7 +89,8 @@ def image_details(gallery: Gallery, image: GalleryImage | None, notices: Sequenc
 def prompt_of(image: GalleryImage) -> str:
     """The prompt of an image; of a call with several prompts, all of them."""
     prompt = image.settings.get("prompt", "")
-    return prompt if isinstance(prompt, str) else ", ".join(map(str, prompt))
+    text = ", ".join(map(str, prompt)) if isinstance(prompt, list) else str(prompt)
+    return text.encode(errors="replace").decode()  # a lone surrogate could not be sent
 
 
 def index_of(settings: Mapping[str, Any]) -> int:
