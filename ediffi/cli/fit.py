@@ -4,6 +4,8 @@ import logging
 import pickle
 import re
 import warnings
+from itertools import pairwise
+from pathlib import Path
 
 from ediffi.cli import recipe_check
 from ediffi.cli.parser import UsageError, run_recipe
@@ -22,7 +24,8 @@ QUIET = (
 )
 
 LIGHTNING_LOG = "lightning.pytorch.utilities.rank_zero"
-"""Where Lightning advertises its makers' services, as tips."""
+"""Where Lightning advertises its makers' services, as tips, and announces what it does at Ctrl-C, after we do."""
+UNSAID = re.compile("Tip: |KeyboardInterrupt")
 
 PROCESS_DIED = re.compile(
     r"DataLoader worker \(pid[^\n]*|(ConnectionResetError|BrokenPipeError|EOFError|ConnectionRefusedError): [^\n]*"
@@ -41,8 +44,19 @@ def fit(argv: list[str]) -> None:
 
 
 def validate(argv: list[str]) -> None:
-    """Compute the validation loss: `ediffi validate --config recipes/toybox/base.yaml --ckpt_path last.ckpt`."""
-    _lightning("validate", argv)
+    """Compute the validation loss of a run's last checkpoint: `ediffi validate --config recipes/toybox/base.yaml`.
+
+    `--ckpt_path` measures another one; without `--config`, by the recipe of the run that it is in.
+    """
+    _lightning("validate", [*_recipe_beside(argv), *argv])
+
+
+def _recipe_beside(argv: list[str]) -> list[str]:
+    """The recipe of the run whose checkpoint is named, where the command line names no recipe."""
+    options = dict(pairwise(argv)) | dict(word.split("=", 1) for word in argv if "=" in word)
+    recipe = Path(options.get("--ckpt_path", "")).parent.parent / "config.yaml"
+    named = any(word in options for word in ("--config", "-c", "--model", "--help", "-h"))
+    return [] if named or "--ckpt_path" not in options or not recipe.is_file() else ["--config", str(recipe)]
 
 
 def grow(argv: list[str]) -> None:
@@ -64,10 +78,11 @@ def compose(argv: list[str]) -> None:
 
 
 def _lightning(subcommand: str, argv: list[str]) -> None:
+    argv = recipe_check.resolved(argv)
     own_module = recipe_check.check(argv)
     for message in QUIET:
         warnings.filterwarnings("ignore", message)
-    logging.getLogger(LIGHTNING_LOG).addFilter(lambda record: "Tip: " not in record.getMessage())
+    logging.getLogger(LIGHTNING_LOG).addFilter(lambda record: not UNSAID.search(record.getMessage()))
     try:
         from ediffi.training import lightning_cli  # with Lightning, which is slow to import
 

@@ -1,18 +1,23 @@
 """Finds the common mistakes in recipes before torch and Lightning are imported: 0.1 s instead of 6 s to the message.
 
-Those are a file that is missing or not YAML, a key that is there twice, and a setting or denoiser that does not exist.
+Those are a file that is missing or not YAML, a key that is there twice, and a setting or denoiser that does not exist,
+in the recipe, in a class that it names, or on the command line.
 The parameters of classes are read from their source. Where the source does not tell for certain, nothing is reported:
 Lightning's parser reads the recipe again, and checks the values too.
 """
 
 import ast
 import importlib.util
-from collections.abc import Mapping, Sequence
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from importlib.metadata import entry_points
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from ediffi.cli import recipes as shipped
 from ediffi.cli.parser import UsageError, unknown
 from ediffi.io import plain_yaml
 from ediffi.training import class_paths
@@ -30,23 +35,66 @@ GROUPS = {
 DENOISERS = "ediffi.registry.denoisers"
 
 
-def check(argv: Sequence[str]) -> bool:
-    """Check each `--config` of a command line; UsageError for a wrong recipe, FileNotFoundError for a missing one.
-
-    Returns whether one names the class of its model, as the training of an encoder does, and that of a stage does not.
-    """
-    own_module = False
-    for index, word in enumerate(argv):
-        option, _, value = word.partition("=")
-        place = (value or "".join(argv[index + 1 : index + 2])) if option in ("--config", "-c") else ""
-        if place and Path(place).is_file():
-            own_module |= _check_file(Path(place))
-        elif place and not set(place) & set(":{\n"):  # with one of these, the text may be YAML itself
+def resolved(argv: Sequence[str]) -> list[str]:
+    """The words of a command line, with the files of recipes that ship for their names; and what stands beside a recipe
+    can be imported, as far as a recipe may (`ediffi.io.recipes`). FileNotFoundError: a recipe is missing."""
+    words = list(argv)
+    for index, place in _recipes(argv):
+        file = Path(place)
+        if not file.is_file() and place.removesuffix(".yaml") in shipped.names():
+            file = shipped.path_of(place)
+            words[index] = f"{words[index].partition('=')[0]}={file}" if "=" in words[index] else str(file)
+        elif not file.is_file():
             raise FileNotFoundError(f"no recipe {place}: ediffi recipes ls lists those that ship, and cp copies one")
+        if (folder := str(file.resolve().parent)) not in sys.path:
+            sys.path.append(folder)  # last, so that a file there hides no package
+    return words
+
+
+def check(argv: Sequence[str]) -> bool:
+    """Check each `--config` of a command line, and its options; UsageError for a wrong one.
+
+    Returns whether a recipe names the class of its model, as the training of an encoder does, and a stage's does not.
+    """
+    whole: dict[str, Any] = {}
+    for _, place in _recipes(argv):
+        if Path(place).is_file():
+            whole = _merged(whole, _check_file(Path(place)))
+    own_module = _own_module(whole)
+    options = [word.removeprefix("--").partition("=")[0] for word in argv if re.match(r"--\w", word)]
+    given = dict(zip(options, [""] * len(options), strict=True)) | {
+        word.removeprefix("--"): value for word, value in pairwise(argv) if re.match(r"--[^=]*$", word)
+    }
+    for name, value in given.items():
+        _check_option(name, whole, {key.removesuffix(".class_path"): text for key, text in given.items()})
+        if name == "model.denoiser" and "." not in value and value.isidentifier():
+            raise UsageError(_advised(value))
     return own_module
 
 
-def _check_file(path: Path) -> bool:
+def _recipes(argv: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """The recipes that a command line names, and where; a text with one of `:{` may be YAML itself."""
+    for index, word in enumerate(argv):
+        option, equals, value = word.partition("=")
+        if option in ("--config", "-c"):
+            at = index if equals else index + 1
+            place = value if equals else "".join(argv[at : at + 1])
+            if place and not set(place) & set(":{\n"):
+                yield at, place
+
+
+def _merged(one: Mapping[str, Any], two: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings, with those of a later recipe over them."""
+    both = {key: (one[key], two[key]) for key in one.keys() & two.keys()}
+    deep = {k: _merged(a, b) for k, (a, b) in both.items() if isinstance(a, Mapping) and isinstance(b, Mapping)}
+    return {**one, **two, **deep}
+
+
+def _own_module(content: Mapping[str, Any]) -> bool:
+    return isinstance(content.get("model"), Mapping) and "class_path" in content["model"]
+
+
+def _check_file(path: Path) -> dict[str, Any]:
     try:
         content = plain_yaml.load(class_paths.current(path.read_text(encoding="utf-8")))
         if not isinstance(content, dict):
@@ -54,25 +102,61 @@ def _check_file(path: Path) -> bool:
     except ValueError as error:
         raise UsageError(f"{path} is not a recipe: {error}") from None
     _check_keys(path, content, frozenset(TOP), "")
-    model = content.get("model")
-    own_module = isinstance(model, dict) and "class_path" in model
     for group, place in GROUPS.items():
-        if group != "model" or not own_module:
+        if group != "model" or not _own_module(content):
             _check_keys(path, content.get(group), parameters(*place), f"{group}.")
-    match content:
-        case {"model": {"class_path": class_path, **rest}}:
-            module, _, name = str(class_path).rpartition(".")
-            if module.startswith("ediffi."):
-                _check_keys(path, rest.get("init_args"), parameters(module, name), "model.init_args.")
-        case {"model": {"denoiser": {"class_path": class_path, **rest}}}:
-            module, _, name = str(class_path).rpartition(".")
-            if module != DENOISERS:
-                return own_module
-            known = names(module)
-            if known is not None and name not in known:
-                raise UsageError(f"{path}: {unknown(f'part in {module}', name, known)}")
-            _check_keys(path, rest.get("init_args"), parameters(module, name), "model.denoiser.init_args.")
-    return own_module
+    _check_classes(path, content, "")
+    return content
+
+
+def _check_classes(path: Path, content: Any, prefix: str) -> None:
+    """Check the arguments of every class that a recipe names, at any depth."""
+    if isinstance(content, str) and "${" in content:
+        raise UsageError(f"{path}: {prefix.rstrip('.')} is {content!r}, and a recipe has no variables; write the value")
+    if isinstance(content, list):
+        content = dict(enumerate(content))
+    if not isinstance(content, Mapping):
+        return
+    if isinstance(class_path := content.get("class_path"), str):
+        module, _, name = class_path.rpartition(".")
+        known = names(module) if module == DENOISERS else None
+        if known is not None and name not in known:
+            raise UsageError(f"{path}: {unknown(f'part in {module}', name, known)}")
+        _check_keys(path, content.get("init_args"), parameters(module, name), f"{prefix}init_args.")
+    for key, value in content.items():
+        _check_classes(path, value, f"{prefix}{key}.")
+
+
+def _check_option(name: str, content: Mapping[str, Any], given: Mapping[str, str]) -> None:
+    """Check the dotted name of an option; `given` are all options, which may name other classes than the recipe."""
+    known: frozenset[str] | None = frozenset((*TOP, "help", "print_config"))
+    node: Any = content
+    arguments: frozenset[str] | None = None
+    so_far: list[str] = []
+    for part in name.removesuffix("+").split("."):
+        if known is not None and part not in known:
+            near = {".".join([*so_far, other]) for other in known}
+            raise UsageError(str(unknown("setting", ".".join([*so_far, part]), near)))
+        so_far.append(part)
+        node = node.get(part) if isinstance(node, Mapping) else None
+        class_path = given.get(".".join(so_far)) or (node.get("class_path") if isinstance(node, Mapping) else node)
+        if part == "init_args":
+            known = arguments
+        elif len(so_far) == 1 and part in GROUPS and not (part == "model" and _own_module(content)):
+            taken = parameters(*GROUPS[part])
+            known = None if taken is None else taken | {"help"}
+        else:
+            module, _, of = class_path.rpartition(".") if isinstance(class_path, str) else ("", "", "")
+            arguments = parameters(module, of) if module else None
+            known = None if arguments is None else arguments | {"class_path", "init_args", "dict_kwargs", "help"}
+
+
+def _advised(name: str) -> str:
+    """What to write for a denoiser that is named without its module."""
+    known = {node.name for node in _source(DENOISERS).body if isinstance(node, ast.FunctionDef) and node.decorator_list}
+    if name not in known:
+        return str(unknown("denoiser", name, known))
+    return f"model.denoiser is a class path: write {DENOISERS}.{name}"
 
 
 def _check_keys(path: Path, content: Any, known: frozenset[str] | None, prefix: str) -> None:
@@ -85,6 +169,7 @@ def _check_keys(path: Path, content: Any, known: frozenset[str] | None, prefix: 
 
 def parameters(module: str, name: str) -> frozenset[str] | None:
     """The parameters of a function or class, by its source; None if that does not tell."""
+    module, name = _origin(module, name)
     found = _definition(_source(module), name)
     if isinstance(found, ast.ClassDef):
         constructor = _definition(found, "__init__")
@@ -119,6 +204,19 @@ def names(module: str) -> frozenset[str] | None:
     return None if plugins or not bound or "*" in bound else frozenset(bound)
 
 
+def _origin(module: str, name: str) -> tuple[str, str]:
+    """Where a name is defined that a module may only import from another."""
+    seen: set[tuple[str, str]] = set()
+    while (module, name) not in seen and _definition(_source(module), name) is None:
+        seen.add((module, name))
+        for node in _source(module).body:
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                for alias in node.names:
+                    if (alias.asname or alias.name) == name:
+                        module, name = node.module, alias.name
+    return module, name
+
+
 def _definition(inside: ast.Module | ast.ClassDef, name: str) -> ast.stmt | None:
     return next((node for node in inside.body if getattr(node, "name", None) == name), None)
 
@@ -127,6 +225,8 @@ def _definition(inside: ast.Module | ast.ClassDef, name: str) -> ast.stmt | None
 def _source(module: str) -> ast.Module:
     """A module's syntax tree, without importing it; an empty one if its source is not found."""
     top, *rest = module.split(".")
+    if not top:
+        return ast.Module([], [])
     spec = importlib.util.find_spec(top)  # of the package alone: of a module, it would import the packages above it
     for folder in (spec.submodule_search_locations or []) if spec else []:
         place = Path(folder).joinpath(*rest)

@@ -1,6 +1,7 @@
 """The data of a training run, as a LightningDataModule."""
 
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,7 @@ class ShardData(L.LightningDataModule):
         if stage != "fit":
             return
         assert self.samples_per_step
+        self._check_limits()
         train, val = indexes
         if not self.embedded:
             return
@@ -136,7 +138,20 @@ class ShardData(L.LightningDataModule):
             check_embeddings(val, train.identities, train.dtype)
         if self.trainer is not None:
             read = widths(self.trainer.lightning_module)
-            check_embeddings(train, {source: read[source] for source in read if source in train.encoders})
+            if train.encoders:  # an old index does not record them, and the first batch is asked
+                check_embeddings(train, read)
+
+    def _check_limits(self) -> None:
+        """ValueError: the trainer would show batches twice, or take a step of fewer samples than the others."""
+        if self.trainer is None:
+            return
+        if overfit := self.trainer.overfit_batches:  # type: ignore[attr-defined]
+            ways = "train on shards of so few samples instead"
+            raise ValueError(f"trainer.overfit_batches {overfit}: a run never shows a batch again, so {ways}")
+        limit, accumulated = self.trainer.limit_train_batches, self.trainer.accumulate_grad_batches
+        if isinstance(limit, int) and limit % accumulated:
+            made = f"accumulate_grad_batches {accumulated} batches make a step"
+            raise ValueError(f"trainer.limit_train_batches {limit} must be whole steps, and trainer.{made}")
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint records of the data; with the step, it gives the position in the stream."""
@@ -153,12 +168,14 @@ class ShardData(L.LightningDataModule):
         check_embeddings(Index.read(self.folders["train"]), state_dict.get("encoders", {}))
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Endless; starts at the trainer's step."""
-        trainer = self.trainer
-        # Lightning's global_step counts optimiser steps; the stream counts batches.
-        start = trainer.global_step * trainer.accumulate_grad_batches if trainer else 0
-        pin = trainer is not None and trainer.strategy.root_device.type == "cuda"
-        return DataLoader(self._stream("train", start), batch_size=None, num_workers=self.num_workers, pin_memory=pin)
+        """Endless; every pass starts at the trainer's step."""
+        pin = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        options = {"num_workers": self.num_workers, "pin_memory": pin, "worker_init_fn": _leave_ctrl_c}
+        return ContinuedLoader(self._stream("train", 0), self._batches_done, batch_size=None, **options)
+
+    def _batches_done(self) -> int:
+        """Lightning's global_step counts optimiser steps; the stream counts batches."""
+        return self.trainer.global_step * self.trainer.accumulate_grad_batches if self.trainer else 0
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Count the samples that were skipped, with the other processes. ValueError: there are too many."""
@@ -198,6 +215,24 @@ class ShardData(L.LightningDataModule):
             least_side=self.transform.least_side, embedded=self.embedded,
             horizontal_flip=self.horizontal_flip if part == "train" else 0.0,
         )  # fmt: skip
+
+
+class ContinuedLoader(DataLoader[Batch]):
+    """A loader of which each pass begins where the run is: Lightning begins a pass for each of its epochs, so that
+    `limit_train_batches` would show the same batches in all of them."""
+
+    def __init__(self, stream: ShardStream, batches_done: Callable[[], int], **options: Any) -> None:
+        super().__init__(stream, **options)
+        self.stream, self.batches_done = stream, batches_done
+
+    def __iter__(self) -> Any:
+        self.stream.start = self.batches_done()
+        return super().__iter__()
+
+
+def _leave_ctrl_c(worker: int) -> None:
+    """The trainer's process gets it too, saves the step, and ends the workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class FirstBatches(IterableDataset[Batch]):

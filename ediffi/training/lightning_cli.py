@@ -1,7 +1,8 @@
 """The LightningCLI of `ediffi fit` and `ediffi validate`: the callbacks and the resuming that every run has."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
@@ -29,7 +30,10 @@ class ModuleCLI(LightningCLI):
     """Logs to the run directory, shows progress, and resumes a run that has started."""
 
     def before_instantiate_classes(self) -> None:
-        """Refuse functions of libraries in the place of classes."""
+        """Refuse functions of libraries in the place of classes, and the groups that LightningCLI adds to ours."""
+        for name in ("optimizer", "lr_scheduler"):
+            if self.config[str(self.subcommand)].get(name):
+                raise ValueError(f"--{name} would replace model.{name} and its schedule: set model.{name}")
         recipes.check_classes(self.config[str(self.subcommand)].as_dict())
 
     def instantiate_classes(self) -> None:
@@ -43,7 +47,9 @@ class ModuleCLI(LightningCLI):
         """Log to the run directory, unless the recipe names a logger."""
         trainer = self.config[str(self.subcommand)].trainer
         if trainer.logger is None and trainer.default_root_dir is not None:
-            options["logger"] = TensorBoardLogger(trainer.default_root_dir, name="", version="")
+            options["logger"] = TensorBoardLogger(
+                trainer.default_root_dir, name="", version="", default_hp_metric=False
+            )
         if trainer.enable_model_summary is None:
             options["enable_model_summary"] = False  # `before_fit` tells the number of parameters
         callbacks: Sequence[L.Callback] = self.config_init[str(self.subcommand)].trainer.callbacks or ()
@@ -68,7 +74,19 @@ class ModuleCLI(LightningCLI):
             then = "this run is done" if done else "resuming"
             logger.info("%s is at step %d of %d: %s", path, step, trainer.max_steps, then)
         if not done:
-            trainer.fit(ckpt_path=path, **options)
+            with _interruptible():
+                trainer.fit(ckpt_path=path, **options)
+
+    def validate(self, ckpt_path: Any = None, **options: Any) -> None:
+        """Measure a checkpoint: the run's own, unless another is named."""
+        started = self._start()
+        path = resume.checkpoint_to_validate(self.trainer, ckpt_path, started)
+        with _interruptible():
+            self.trainer.validate(ckpt_path=path, **options)
+
+    def _start(self) -> bool:
+        """Give the module its initial weights; False if these are random."""
+        return False
 
 
 class StageCLI(ModuleCLI):
@@ -80,8 +98,24 @@ class StageCLI(ModuleCLI):
 
     def before_fit(self) -> None:
         """Give the stage its initial weights."""
-        self.config_init.fit.start(self.model)
+        self._start()
         super().before_fit()
+
+    def _start(self) -> bool:
+        start: InitialWeights = self.config_init[str(self.subcommand)].start
+        start(self.model)
+        return start.named
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C outside of the steps of a run is an interrupt, which Lightning makes an exit with code 1."""
+    try:
+        yield
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            raise stop.__context__ from None
+        raise
 
 
 def run(argv: list[str], own_module: bool) -> None:

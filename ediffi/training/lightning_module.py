@@ -12,25 +12,24 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from ediffi.data.module import ShardData
+from ediffi.data.module import ShardData, widths
 from ediffi.data.stream import Batch
 from ediffi.diffusion.low_res import LowResolution
 from ediffi.diffusion.noise import ROOT, Complement, Interval, LogNormal, NoiseInterval
 from ediffi.hub.config import Part
 from ediffi.pipeline.stage import Sampling
-from ediffi.registry import encoders
 from ediffi.registry.denoisers.precondition import Preconditioned
 from ediffi.registry.random import Philox, randn
 from ediffi.registry.types import Conditioning
 from ediffi.training import checkpoint as checkpoints
 from ediffi.training.band_losses import BandLosses, MeanLosses
 from ediffi.training.callbacks.non_finite import SampleLosses, SkipNonFinite
+from ediffi.training.callbacks.optimizer_settings import OptimizerSettings
 from ediffi.training.lora import Lora
-from ediffi.training.loss import drop_sources, low_resolution, weighted_losses
+from ediffi.training.loss import drop_sources, dropout_of, low_resolution, weighted_losses
 from ediffi.training.one_cycle import in_steps
 from ediffi.training.sharding import prepare
 
-DROPOUT = encoders.default_dropout()
 SHOW_EVERY = 5.0
 """Seconds after which the progress bar gets a loss between two steps that are logged."""
 BANDS = 4
@@ -56,7 +55,8 @@ class DiffusionStage(L.LightningModule):
         noise: distribution of the training noise.
         interval: part of the noise to train on; by default the checkpoint's, or all noise.
         low_res: degrades the low-resolution input of super-resolution, and adds its noise; None for the base stage.
-        dropout: probability in [0, 1] of dropping each source, each independently (eDiff-I, section 4.2).
+        dropout: probability in [0, 1] of dropping each source of the data, each independently (eDiff-I, section 4.2);
+            None for what its encoder declares, or the paper's for texts and for images.
         optimizer: from the parameters to the optimiser; AdamW of table 7 by default.
         lr_scheduler: from the optimiser to its schedule, stepped after each step; None for a constant rate.
         seed: of noise, dropout and degradation in training; None for the run's `seed_everything`, in Python for 0.
@@ -70,14 +70,14 @@ class DiffusionStage(L.LightningModule):
         noise: LogNormal = LogNormal(),  # noqa: B008  (frozen)
         interval: Interval | Complement | None = None,
         low_res: LowResolution | None = None,
-        dropout: dict[str, float] = DROPOUT,
+        dropout: dict[str, float] | None = None,
         optimizer: OptimizerCallable = paper_adamw,
         lr_scheduler: LRSchedulerCallable | None = None,
         seed: int | None = None,
         compile: bool = False,
     ) -> None:
         super().__init__()
-        for name, probability in dropout.items():
+        for name, probability in (dropout or {}).items():
             if not 0 <= probability <= 1:
                 raise ValueError(f"dropout of {name} must be in [0, 1], got {probability}")
         self.denoiser = denoiser.to(memory_format=torch.channels_last)  # the fast layout of convolutions on GPUs
@@ -88,6 +88,7 @@ class DiffusionStage(L.LightningModule):
         self.batches_of_step: list[SampleLosses] = []
         """What `SkipNonFinite` reads at each optimiser step, and clears if it skips the step."""
         self.train_losses, self.val_losses = BandLosses(noise, BANDS), BandLosses(noise, BANDS)
+        self._dropout: dict[str, float] | None = None
         self._step, self._shown_at = 0, float("-inf")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "DiffusionStage":
@@ -141,9 +142,9 @@ class DiffusionStage(L.LightningModule):
         return in_steps(self._optimizer(self.parameters()), self._lr_scheduler, self.trainer.max_steps)
 
     def configure_callbacks(self) -> list[L.Callback]:
-        """Add `SkipNonFinite` with its defaults, unless the recipe has one."""
+        """Add `OptimizerSettings`, and `SkipNonFinite` with its defaults unless the recipe has one."""
         given = any(isinstance(callback, SkipNonFinite) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
-        return [] if given else [SkipNonFinite()]
+        return [OptimizerSettings(), *([] if given else [SkipNonFinite()])]
 
     def on_train_start(self) -> None:
         """Compile in place, so that the names of the weights and the averaged copy stay as they are."""
@@ -152,9 +153,11 @@ class DiffusionStage(L.LightningModule):
             self.denoiser.network.compile()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The weighted loss of a batch."""
+        """The weighted loss of a batch; ValueError at the first if its sources are not those of recipe and network."""
         randomness = self._randomness(batch, "training")
-        cond = drop_sources(batch.cond, self.dropout, randomness.of("dropout"))
+        if self._dropout is None:  # the first batch
+            self._dropout = dropout_of(batch.cond.sources, widths(self), self.dropout)
+        cond = drop_sources(batch.cond, self._dropout, randomness.of("dropout"))
         sigma, losses = self._losses(batch.images, cond, randomness)
         self.batches_of_step.append(SampleLosses(batch.keys, sigma, losses.detach()))
         return losses.mean()

@@ -1,18 +1,23 @@
 """What a training step computes: the conditioning of a batch, its weighted losses, and their means by noise level."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping
 from functools import cache
 
 import torch
 from jaxtyping import Float
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from ediffi.diffusion.experts import ExpertTree
 from ediffi.diffusion.low_res import LowResolution, augment
 from ediffi.diffusion.noise import LogNormal
+from ediffi.registry import encoders
 from ediffi.registry.denoisers.precondition import Preconditioned
 from ediffi.registry.random import Philox, rand, randn
 from ediffi.registry.types import Conditioning
+
+logger = logging.getLogger(__name__)
 
 
 def weighted_losses(
@@ -45,6 +50,26 @@ def sum_by_band(
 def band_edges(noise: LogNormal, bands: int) -> tuple[float, ...]:
     """The noise levels between `bands` equal shares of the training noise."""
     return tuple(noise.quantile(torch.arange(1, bands, dtype=torch.float64) / bands).tolist())
+
+
+def dropout_of(sources: Iterable[str], read: Iterable[str], given: Mapping[str, float] | None) -> dict[str, float]:
+    """The probability of dropping each source of the data; `given` None is what its encoder declares, or its kind has.
+
+    `read` are the sources that the network reads. ValueError: the data lacks one of them, or one that is `given`.
+    Logged: no probability is given for one of them, so that it is never dropped.
+    """
+    present, wanted = set(sources), set(read)
+    there = f"the data has {', '.join(sorted(present)) or 'no embeddings'}"
+    for name in sorted(wanted - present):
+        raise ValueError(f"the network reads {name!r}, and {there}: embed it, or leave it out of the denoiser")
+    if given is None:
+        return {name: encoders.dropout(name) for name in present}
+    for name in sorted(given.keys() - present):
+        raise ValueError(f"model.dropout names {name!r}, and {there}")
+    for name in sorted(wanted - given.keys()):
+        why = "it is never dropped, and guidance has nothing to compare it with"
+        rank_zero_only(logger.warning)("model.dropout names no probability for %r: %s", name, why)
+    return dict(given)
 
 
 def drop_sources(cond: Conditioning, dropout: Mapping[str, float], randomness: Philox) -> Conditioning:

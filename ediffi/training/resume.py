@@ -1,11 +1,13 @@
 """Resuming a run: where its last checkpoint is, and whether the recipe is the one that it started with."""
 
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import SaveConfigCallback
 
@@ -14,6 +16,7 @@ from ediffi.training import checkpoint as checkpoints
 from ediffi.training import class_paths
 from ediffi.training.finished_run import RECIPE
 
+logger = logging.getLogger(__name__)
 LAST = "last"
 TOTAL_STEPS = ("model.lr_scheduler.init_args.total_steps", "model.init_args.lr_scheduler.init_args.total_steps")
 """Length of the learning rate's schedule; None is the length of the run."""
@@ -25,23 +28,32 @@ FIXED = ("model.", "data.", "start.", "seed_everything", "trainer.precision", "t
 
 
 class SaveRecipe(SaveConfigCallback):
-    """Writes the recipe of a run, with all defaults, into the run directory as `config.yaml`."""
+    """Writes the recipe of a run, with all defaults, into the run directory as `config.yaml`, and gives it to the
+    loggers as hyper-parameters by dotted name."""
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Write it before training; validation leaves it as it is."""
         if stage == "fit":
             place = Path(trainer.default_root_dir) / RECIPE
             place.parent.mkdir(parents=True, exist_ok=True)
-            files.replace(place, self.parser.dump(self.config, skip_none=False))
+            text = self.parser.dump(self.config, skip_none=False)
+            files.replace(place, text)
+            for one in trainer.loggers:
+                one.log_hyperparams(dict(_flat("", yaml.safe_load(text), lists=True)))
 
 
 def last_checkpoint(trainer: L.Trainer) -> Path | None:
-    """The path of a run's last checkpoint, there or not; in the run directory, unless the recipe names another."""
+    """A run's last checkpoint, or of those with a number in their name the newest; None if it has none.
+
+    In the run directory, unless the recipe names another.
+    """
     saver = trainer.checkpoint_callback
-    if not isinstance(saver, ModelCheckpoint) or not saver.save_last:
+    if not isinstance(saver, ModelCheckpoint):
         return None
     saver.dirpath = saver.dirpath or os.path.join(trainer.default_root_dir, "checkpoints")
-    return Path(saver.dirpath) / (saver.CHECKPOINT_NAME_LAST + saver.FILE_EXTENSION)
+    last = Path(saver.dirpath) / (saver.CHECKPOINT_NAME_LAST + saver.FILE_EXTENSION)
+    numbered = [] if last.is_file() else sorted(Path(saver.dirpath).glob(f"*{saver.FILE_EXTENSION}"))
+    return last if last.is_file() else max(numbered, key=checkpoints.steps, default=None)
 
 
 def find_checkpoint(
@@ -50,31 +62,71 @@ def find_checkpoint(
     """The checkpoint that a run resumes from, and its step; None and 0 to start.
 
     `ckpt_path` is a path; "last"; or None: the last checkpoint if there is one, and the run started with this `recipe`.
-    ValueError if it started with another one.
+    ValueError if it started with another one, or with "last" from other first weights.
     """
-    last = last_checkpoint(trainer)
-    if ckpt_path is not None and ckpt_path != LAST:
+    last, folder = last_checkpoint(trainer), Path(trainer.default_root_dir)
+    named = None if ckpt_path in (None, LAST) else Path(str(ckpt_path))
+    if named is not None and (last is None or named.resolve() != last.resolve()):
         return str(ckpt_path), 0
-    if last is None or not last.is_file():
+    if last is None:
         if ckpt_path == LAST:
-            raise FileNotFoundError(f"--ckpt_path {LAST}: there is no last checkpoint in {trainer.default_root_dir}")
+            raise FileNotFoundError(f"--ckpt_path {LAST}: there is no last checkpoint in {folder}")
         return None, 0
+    step = checkpoints.steps(last)
     if ckpt_path is None:
-        check_same_recipe(Path(trainer.default_root_dir), recipe)
-    return str(last), checkpoints.steps(last)
+        check_same_recipe(folder, recipe)
+    elif trainer.is_global_zero:
+        keep_old_recipe(folder, recipe, step, moved=named is not None)
+    return str(last), step
+
+
+def checkpoint_to_validate(trainer: L.Trainer, ckpt_path: str | Path | None, started: bool) -> str | None:
+    """The checkpoint that is named, or the run's own, whose step is logged; None where the recipe's first weights are
+    measured, as it has `started` from some. FileNotFoundError: there is nothing but random weights."""
+    if ckpt_path is not None and ckpt_path != LAST:
+        return str(ckpt_path)
+    if (last := last_checkpoint(trainer)) is not None:
+        if trainer.is_global_zero:
+            logger.info("validating %s, at step %d", last, checkpoints.steps(last))
+        return str(last)
+    if ckpt_path == LAST or not started:
+        advice = "name one with --ckpt_path"
+        raise FileNotFoundError(f"there is no checkpoint in {trainer.default_root_dir} to validate: {advice}")
+    return None
 
 
 def check_same_recipe(folder: Path, recipe: Mapping[str, Any]) -> None:
     """Make sure that the run in a directory started with this recipe; ValueError names the first changed setting."""
     advice = f"train into another directory, or pass --ckpt_path {LAST} to resume the run with this recipe"
     try:
-        started = class_paths.read_recipe(folder / RECIPE)
+        changed = changes(class_paths.read_recipe(folder / RECIPE), recipe)
     except (OSError, ValueError):
         raise ValueError(f"{folder} has a checkpoint but no {RECIPE} with its recipe; {advice}") from None
+    if changed:
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        key, (old, new) = next(iter(changed.items()))
+        raise ValueError(f"{folder} has a run with {key} {old}, this recipe has {new}{more}; {advice}")
+
+
+def keep_old_recipe(folder: Path, recipe: Mapping[str, Any], step: int, moved: bool) -> None:
+    """Before a run goes on with another recipe, keep that of its steps so far beside it, and log what changes.
+
+    ValueError if the first weights change, which are those of step 0, unless only their file has `moved`.
+    """
+    place = folder / RECIPE
+    if not place.is_file() or not (changed := changes(class_paths.read_recipe(place), recipe)):
+        return
+    for key, (old, new) in changed.items():
+        if key.startswith("start.") and not moved:
+            raise ValueError(f"{folder} has a run that began with {key} {old}, not {new}: train into another directory")
+        logger.info("from step %d on, %s is %s; it was %s", step, key, new, old)
+    files.replace(place.with_stem(f"{place.stem}-to-step-{step}"), place.read_text(encoding="utf-8"))
+
+
+def changes(started: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """By dotted name, what a run started with and what the recipe has now, of the settings that both have."""
     old, new = dict(settings(started)), dict(settings(recipe))
-    if changed := [key for key, value in old.items() if key in new and new[key] != value]:
-        key, more = changed[0], f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-        raise ValueError(f"{folder} has a run with {key} {old[key]}, this recipe has {new[key]}{more}; {advice}")
+    return {key: (value, new[key]) for key, value in old.items() if key in new and new[key] != value}
 
 
 def settings(recipe: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -90,9 +142,11 @@ def settings(recipe: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
                 yield "trainer.max_steps", trainer.get("max_steps")
 
 
-def _flat(prefix: str, content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _flat(prefix: str, content: Mapping[str, Any], lists: bool = False) -> Iterator[tuple[str, Any]]:
     for key, value in content.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(f"{prefix}{key}.", value)
+        if lists and isinstance(value, list) and any(isinstance(one, dict) for one in value):
+            yield from _flat(f"{prefix}{key}.", {str(place): one for place, one in enumerate(value)}, lists)
+        elif isinstance(value, dict) and value:
+            yield from _flat(f"{prefix}{key}.", value, lists)
         else:
             yield f"{prefix}{key}", value

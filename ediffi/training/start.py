@@ -43,6 +43,11 @@ class InitialWeights:
         if (self.model is None) != (self.stage is None):
             raise ValueError(f"model and stage go together, got model {self.model!r} and stage {self.stage!r}")
 
+    @property
+    def named(self) -> bool:
+        """Whether it names weights; else they are random."""
+        return (self.checkpoint or self.model or self.weights) is not None
+
     def __call__(self, module: DiffusionStage) -> None:
         """Load the parent's weights into a stage, record the parent, and add the adapter.
 

@@ -61,10 +61,13 @@ def spec_of_source(source: str) -> EncoderSpec:
     return next((one for one in declared if one.source == source), EncoderSpec(source))
 
 
-def default_dropout() -> dict[str, float]:
-    """Declared probability of dropping each source in training, for those above 0."""
-    sources = {spec(name).source for name in REGISTRY}
-    return {source: found for source in sorted(sources) if (found := spec_of_source(source).dropout)}
+def dropout(source: str) -> float:
+    """Probability of dropping a source in training: what its encoder declares, or that of the paper's for its kind."""
+    found = spec_of_source(source)
+    paper = T5_SPEC if found.reads == "text" else CLIP_IMAGE_SPEC
+    declared = paper.dropout if found.dropout is None else found.dropout
+    assert declared is not None
+    return declared
 
 
 def reads_text(encoder: Encoder) -> bool:

@@ -28,7 +28,8 @@ class EncoderSpec:
         reads: "text" for captions and prompts; "image" for the training image, or a style image at inference.
         max_tokens: tokens of an input that fills the encoder.
         caption_tokens: tokens of a caption of 10 to 15 words, as in COCO and most of the web; for planning.
-        dropout: default probability of dropping the source in training (classifier-free guidance needs some).
+        dropout: probability of dropping the source in training, unless the recipe says it (classifier-free guidance
+            needs some); None for that of the paper's T5, if it reads texts, or of its CLIP image encoder.
         sizes: takes the factory's arguments, all of them; None if the parameters cannot be counted without loading.
         weights: takes them too; the folder or the repository of the Hub that the weights come from, and the revision;
             None if the arguments `path` and `revision` say it.
@@ -38,7 +39,7 @@ class EncoderSpec:
     reads: Literal["text", "image"] = "text"
     max_tokens: int = 113
     caption_tokens: int = 20
-    dropout: float = 0.0
+    dropout: float | None = None
     sizes: Callable[..., EncoderSizes] | None = None
     weights: Callable[..., tuple[str, str | None]] | None = None
 

@@ -86,6 +86,67 @@ def test_a_misspelt_setting_is_named(tmp_path: Path, change: Change, sentence: s
 
 
 @pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            rename("lr", "lrr", "model", "optimizer", "init_args"),
+            "'model.optimizer.init_args.lrr'; did you mean model.o",
+        ),
+        (rename("pct_start", "pct_stat", "model", "lr_scheduler", "init_args"), "lr_scheduler.init_args.pct_start"),
+        (
+            lambda c: c["trainer"]["callbacks"][1]["init_args"].update(save_lsat=True),
+            "'trainer.callbacks.1.init_args.save_lsat'; did you mean trainer.callbacks.1.init_args.save_last",
+        ),
+        (lambda c: c["trainer"].update(default_root_dir="${oc.env:X}"), "trainer.default_root_dir is '${oc.env:X}'"),
+    ],
+)
+def test_a_misspelt_argument_of_any_class_is_named(tmp_path: Path, change: Change, sentence: str) -> None:
+    with pytest.raises(UsageError) as error:
+        recipe_check.check(["--config", changed(tmp_path, change)])
+    assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--trainer.max_step=3"], "'trainer.max_step'; did you mean trainer.max_steps"),
+        (["--model.denoiser.init_args.chanels", "3"], "did you mean model.denoiser.init_args.channels"),
+        (["--model.optimizer.lrr", "3"], "did you mean model.optimizer.lr"),
+        (["--model.optimizer", "torch.optim.SGD", "--model.optimizer.momentun", "1"], "model.optimizer.momentum"),
+        (["--model.denoiser", "unet_tuybox"], "no denoiser named 'unet_tuybox'; did you mean unet_toybox"),
+        (["--model.denoiser", "unet_toybox"], "write ediffi.registry.denoisers.unet_toybox"),
+    ],
+)
+def test_a_misspelt_option_is_named(words: list[str], sentence: str) -> None:
+    with pytest.raises(UsageError) as error:
+        recipe_check.check(["--config", str(BASE), *words])
+    assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--model.optimizer", "SGD", "--model.optimizer.momentum", "0.9"],
+        ["--trainer.callbacks.init_args.decay", "0.9"],
+        ["--model.noise.mean", "1", "--start.lora.rank", "2", "--data.crop_size=8"],
+        ["--print_config", "--model.help", "--model.denoiser.help"],
+    ],
+)
+def test_options_that_are_right_or_not_certain_pass(words: list[str]) -> None:
+    recipe_check.check(["--config", str(BASE), *words])
+
+
+def test_a_recipe_that_ships_may_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.path", [*sys.path])
+    monkeypatch.chdir(tmp_path)
+    file = str(folder() / "toybox" / "base.yaml")
+    assert recipe_check.resolved(["--config", "toybox/base", "-x"]) == ["--config", file, "-x"]
+    assert recipe_check.resolved(["--config=toybox/base"]) == [f"--config={file}"]
+    with pytest.raises(FileNotFoundError, match="no recipe toybox/bass"):
+        recipe_check.resolved(["--config", "toybox/bass"])
+
+
+@pytest.mark.parametrize(
     ("text", "sentence"),
     [("a: [", "in line"), ("- model", "it holds list"), ("data: {}\ndata: {}", "'data' is there twice in line 2")],
 )

@@ -50,7 +50,7 @@ def test_the_paper_s_declarations() -> None:
         "clip_l14_text": (768, 768),
         "clip_l14_image": (768, 768),
     }
-    assert encoders.default_dropout() == {"clip_text": 0.2, "t5": 0.25, "clip_image": 0.9}
+    assert [encoders.dropout(source) for source in ("clip_text", "t5", "clip_image")] == [0.2, 0.25, 0.9]
 
 
 def test_where_the_weights_come_from() -> None:
@@ -139,12 +139,12 @@ def test_it_counts_in_guidance() -> None:
 
 @pytest.mark.usefixtures("_registered")
 def test_it_counts_in_dropout() -> None:
-    assert encoders.default_dropout()["sketch"] == 0.7
-    assert "undeclared" not in encoders.default_dropout()
+    assert encoders.dropout("sketch") == 0.7
+    assert encoders.dropout("undeclared") == encoders.dropout("of_nobody") == 0.25, "as text"
 
 
 @pytest.mark.usefixtures("_registered")
 def test_a_source_is_declared_by_its_encoder_or_counts_as_t5() -> None:
     assert encoders.spec_of_source("sketch") == encoders.spec("sketches")
     for unknown in ("undeclared", "nobody's"):
-        assert encoders.spec_of_source(unknown) == EncoderSpec(unknown, "text", 113, 20, 0.0)
+        assert encoders.spec_of_source(unknown) == EncoderSpec(unknown, "text", 113, 20, None)

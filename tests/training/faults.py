@@ -50,11 +50,12 @@ class KillWorkers(L.Callback):
 
 
 class Terminate(L.Callback):
-    """Sends SIGTERM to one process in the middle of a step."""
+    """Sends a signal, SIGTERM by default, to one process in the middle of a step."""
 
-    def __init__(self, step: int, rank: int = 0) -> None:
-        self.step, self.rank = step, rank
+    def __init__(self, step: int, rank: int = 0, name: str = "SIGTERM", times: int = 1) -> None:
+        self.step, self.rank, self.number, self.times = step, rank, signal.Signals[name], times
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_step == self.step and trainer.global_rank == self.rank:
-            os.kill(os.getpid(), signal.SIGTERM)
+            for _ in range(self.times):
+                os.kill(os.getpid(), self.number)

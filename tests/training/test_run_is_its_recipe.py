@@ -1,17 +1,23 @@
 """What a run trains on is what its recipe says: seed, samples, rate, sources; after a stop and a restart too."""
 
+import json
+import shutil
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from ediffi.cli import main
 from ediffi.cli.fit import QUIET
 from ediffi.data.stream import Batch
+from ediffi.training.callbacks import preemption
 from ediffi.training.lightning_module import DiffusionStage
-from tests.training.test_survival import write
+from tests.training.test_survival import assert_equal, content, error, fault, last, write
 
 pytestmark = [pytest.mark.filterwarnings(f"ignore:{line}") for line in (*QUIET, ".*Checkpoint directory.*")]
 Recipe = Callable[..., Path]
@@ -51,3 +57,176 @@ def test_the_seed_of_the_run_is_that_of_order_and_noise(recipe: Recipe, tmp_path
     assert [step["keys"] for step in named] == [step["keys"] for step in zero], "the recipe's own"
     assert {step["noise"][0] for step in named} == {7}
     assert fit(tmp_path / "one" / "base.yaml", "--data.seed", "1", "--seed_everything", "1") == 0, "it is the same seed"
+
+
+def test_the_stream_goes_on_in_epochs_of_a_few_batches(recipe: Recipe, tmp_path: Path, steps: list[Step]) -> None:
+    """Also after a stop in the middle of an epoch, and one at its end."""
+    limits = ["--trainer.limit_train_batches", "3", "--trainer.check_val_every_n_epoch", "1"]
+    limits += ["--trainer.val_check_interval", "null"]
+    path = write(recipe, tmp_path / "run", 4)
+    for end in ("4", "6", "9"):
+        assert fit(path, *limits, "--trainer.max_steps", end) == 0
+    assert [step["index"] for step in steps] == list(range(9))
+    assert len({position for step in steps for position in step["noise"][1:]}) == 9 * 4
+    assert [file.name for file in last(path).parent.iterdir()] == ["last.ckpt"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--trainer.overfit_batches", "2"], "trainer.overfit_batches 2"),
+        (
+            ["--trainer.limit_train_batches", "3", "--trainer.accumulate_grad_batches", "2"],
+            "trainer.limit_train_batches 3 must be whole steps, and trainer.accumulate_grad_batches 2",
+        ),
+    ],
+)
+def test_what_would_repeat_batches_or_cut_a_step_is_refused(
+    words: list[str], message: str, recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fit(write(recipe, tmp_path / "run"), *words) == 1
+    assert message in error(capsys)
+
+
+def test_a_resumed_run_has_the_rate_and_decay_of_its_recipe(
+    recipe: Recipe, tmp_path: Path, steps: list[Step], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, whole = (write(recipe, tmp_path / name, 4) for name in ("run", "whole"))
+    new = ["--model.optimizer.init_args.lr", "2e-5", "--model.optimizer.init_args.weight_decay", "0.5"]
+    new += ["--trainer.max_steps", "7", "--model.lr_scheduler.init_args.total_steps", "null"]
+    assert fit(whole, *new) == 0
+    wanted = [(step["lr"], step["weight_decay"]) for step in steps]
+    assert fit(path) == 0
+    assert fit(path, *new) == 1
+    assert "pass --ckpt_path last" in error(capsys)
+    steps.clear()
+    assert fit(path, *new, "--ckpt_path", "last") == 0
+    assert [(step["lr"], step["weight_decay"]) for step in steps] == wanted[4:]
+    assert max(rate for rate, _ in wanted) <= 2e-5
+    assert "from step 4 on, model.optimizer.init_args.lr is 2e-05; it was 0.002" in capsys.readouterr().out
+    kept, now = (yaml.safe_load((path.parent / "base" / f"config{end}.yaml").read_text()) for end in ("-to-step-4", ""))
+    assert [one["model"]["optimizer"]["init_args"]["lr"] for one in (kept, now)] == [0.002, 2e-5]
+    assert fit(path, *new, "--ckpt_path", "last", "--start.checkpoint", str(last(whole))) == 1
+    assert f"a run that began with start.checkpoint None, not {last(whole)}" in error(capsys)
+
+
+def test_a_run_whose_schedule_is_as_long_as_itself_is_extended(
+    recipe: Recipe, tmp_path: Path, steps: list[Step]
+) -> None:
+    words = ["--model.lr_scheduler.init_args.total_steps", "null"]
+    path = write(recipe, tmp_path / "run", 3)
+    assert fit(path, *words) == 0
+    assert fit(path, *words, "--trainer.max_steps", "6", "--ckpt_path", "last") == 0
+    resumed = [step["lr"] for step in steps[3:]]
+    steps.clear()
+    assert fit(write(recipe, tmp_path / "long", 6), *words) == 0
+    assert resumed == [step["lr"] for step in steps[3:]]
+
+
+def test_validation_measures_the_run_and_never_random_weights(
+    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(recipe, tmp_path / "run", 2, trainer={"limit_val_batches": 1})
+    config = yaml.safe_load(path.read_text())
+    config["trainer"]["callbacks"][1]["init_args"] |= {"save_last": False, "save_top_k": -1}
+    path.write_text(yaml.safe_dump(config))
+    assert main(["validate", "--config", str(path)]) == 1
+    assert f"there is no checkpoint in {tmp_path / 'run' / 'base'} to validate" in error(capsys)
+    assert fit(path) == 0
+    assert fit(path, "--trainer.max_steps", "4") == 0, "it goes on from the checkpoint with a number"
+    (folder,) = (tmp_path / "run").rglob("checkpoints")
+    assert sorted(file.name for file in folder.iterdir()) == ["epoch=0-step=2.ckpt", "epoch=0-step=4.ckpt"]
+    capsys.readouterr()
+    assert main(["validate", "--config", str(path)]) == 0
+    measured = capsys.readouterr().out
+    assert "step=4.ckpt, at step 4" in measured
+    assert main(["validate", "--ckpt_path", str(folder / "epoch=0-step=4.ckpt")]) == 0, "by the recipe of its run"
+    assert losses(capsys.readouterr().out) == losses(measured)
+
+
+def losses(printed: str) -> list[str]:
+    return [line for line in printed.splitlines() if "val/loss" in line]
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_saves_the_step_and_a_second_one_ends_at_once(
+    times: int, recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    monkeypatch.setattr(preemption, "AGAIN_AFTER", 0.0)
+    before = signal.getsignal(signal.SIGINT)
+    interrupt = fault("Terminate", step=2, name="SIGINT", times=times)
+    path = write(recipe, tmp_path / "run", 5, [interrupt])
+    with pytest.raises(SystemExit) as stopped:
+        fit(path)
+    assert stopped.value.code == 130
+    assert signal.getsignal(signal.SIGINT) is before
+    printed = capsys.readouterr()
+    assert "graceful" not in printed.out + printed.err
+    if times == 2:
+        assert "interrupted by Ctrl-C; nothing is saved" in printed.err
+        assert content(path)["global_step"] == 2
+        return
+    assert "stopped by Ctrl-C at step 3; the same command resumes the run" in printed.out
+    assert content(path)["global_step"] == 3
+    whole = write(recipe, tmp_path / "whole", 5)
+    assert fit(path) == fit(whole) == 0
+    assert_equal(whole, path)
+
+
+@pytest.fixture(scope="module")
+def own_text(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards whose index does not tell the encoders of their embeddings."""
+    place = Path(shutil.copytree(shard_folder, tmp_path_factory.mktemp("own") / "shards"))
+    index = json.loads((place / "index.json").read_text())
+    del index["encoders"]
+    (place / "index.json").write_text(json.dumps(index))
+    return place
+
+
+def test_sources_are_those_of_the_data(
+    recipe: Recipe, own_text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(recipe, tmp_path / "run", 2)
+    assert fit(path, "--model.dropout", "{my_text: 0.1}") == 1
+    assert "model.dropout names 'my_text', and the data has clip_image, clip_text, t5" in error(capsys)
+    lacking = ["--model.denoiser.init_args.tokens", "{my_text: 8}"]
+    assert fit(path, *lacking) == 1
+    assert "have no embeddings 'my_text'; they have clip_image, clip_text, t5" in error(capsys)
+    assert fit(path, *lacking, "--data.train", str(own_text), "--data.val", str(own_text)) == 1
+    assert "the network reads 'my_text', and the data has clip_image, clip_text, t5" in error(capsys)
+    assert fit(path, "--model.dropout", "{clip_text: 0.1, clip_image: 0.9}") == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "names no probability for 't5'" in line]
+    assert len(said) == 1
+
+
+BESIDE = """
+import lightning as L
+
+class Shout(L.Callback):
+    def on_train_end(self, trainer, pl_module):
+        print("from beside the recipe")
+"""
+
+
+def test_a_callback_beside_the_recipe_is_found_and_loggers_get_the_recipe(
+    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDIFFI_IMPORTS", "callback_beside")
+    monkeypatch.setattr("sys.path", [*sys.path])
+    path = write(recipe, tmp_path / "run", 2, [{"class_path": "callback_beside.Shout"}])
+    (path.parent / "callback_beside.py").write_text(BESIDE)
+    assert fit(path) == 0
+    assert "from beside the recipe" in capsys.readouterr().out
+    logged = yaml.safe_load((path.parent / "base" / "hparams.yaml").read_text())
+    assert logged["model.optimizer.init_args.lr"] == 0.002
+    assert logged["model.denoiser.class_path"] == "ediffi.registry.denoisers.unet_toybox"
+    assert logged["trainer.callbacks.0.init_args.decay"] == 0.999
+
+
+def test_lightning_s_own_groups_do_not_replace_ours(
+    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--optimizer", "SGD", "--optimizer.lr", "0.001"]
+    assert fit(write(recipe, tmp_path / "run"), *words) == 1
+    assert "--optimizer would replace model.optimizer and its schedule" in error(capsys)

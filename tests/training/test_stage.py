@@ -193,7 +193,7 @@ def test_sources_are_dropped_each_on_its_own() -> None:
 def test_sources_are_dropped_in_training_and_kept_in_validation(shards: list[Shard]) -> None:
     learner, conds = stage(), []
     logged(learner)
-    learner.dropout = {"t5": 1.0}
+    learner.dropout = {"t5": 1.0, "clip_text": 0.0, "clip_image": 0.0}
     learner.denoiser.register_forward_pre_hook(lambda module, args: conds.append(args[2].sources))
     with torch.no_grad():
         learner.training_step(a_batch(shards), 0)

@@ -1,9 +1,10 @@
-"""SIGTERM: what a cluster sends to a run before it takes the machine away."""
+"""SIGTERM, which a cluster sends to a run before it takes the machine away, and Ctrl-C (SIGINT)."""
 
 import logging
 import os
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Any
 
@@ -12,11 +13,14 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.optim import Optimizer
 
 logger = logging.getLogger(__name__)
-EXIT_CODE = 128 + signal.SIGTERM
+NAMES = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
+AGAIN_AFTER = 1.0
+"""Seconds before a Ctrl-C counts as another one: torchrun sends each process the one that the terminal has sent it."""
 
 
 class PreemptionCheckpoint(L.Callback):
-    """Saves the step in progress at SIGTERM and ends the run with exit code 143; the same command resumes it.
+    """Saves the step in progress at SIGTERM or Ctrl-C and ends the run with exit code 143 or 130; the same command
+    resumes it. A second Ctrl-C ends it at once.
 
     All processes end after the same step. A validation is broken off only if its step is saved already. A run that
     reaches its last step saves it too, whatever `every_n_train_steps` says.
@@ -24,6 +28,8 @@ class PreemptionCheckpoint(L.Callback):
 
     def __init__(self) -> None:
         self._saved_at = -1
+        self._number: int = signal.SIGTERM
+        self._signalled_at = 0.0
         self.signalled = False
         """The signal has reached this process."""
         self.stopping = self.skipped = False
@@ -32,9 +38,11 @@ class PreemptionCheckpoint(L.Callback):
         """False where `SkipNonFinite` asks all processes for both of these at once."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Replace Lightning's handler of SIGTERM, which would end the run in the middle of a step."""
+        """Replace the handlers that would end the run in the middle of a step; Lightning gives them back at its end."""
+        self.signalled = False
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._on_signal)
+            for number in NAMES:
+                signal.signal(number, self._on_signal)
             # Lightning asks all processes for its own handler's signal at each batch, and waits for the answer.
             trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
@@ -60,26 +68,38 @@ class PreemptionCheckpoint(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save the last step."""
-        if self._saved_at != trainer.global_step:
+        last = 0 < (trainer.max_epochs or -1) <= trainer.current_epoch + 1
+        ends = trainer.should_stop or last or 0 < trainer.max_steps <= trainer.global_step
+        if ends and self._saved_at != trainer.global_step:
             self._save(trainer)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         self._saved_at = trainer.global_step
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.signalled = True
+        now = time.monotonic()
+        if self.signalled and number == signal.SIGINT and now - self._signalled_at >= AGAIN_AFTER:
+            logger.warning("interrupted by Ctrl-C; nothing is saved")
+            raise SystemExit(128 + number)
+        if not self.signalled:
+            self.signalled, self._signalled_at, self._number = True, now, number
+            if number == signal.SIGINT:
+                logger.warning("Ctrl-C: the run is saved after this step; again ends it at once")
 
     def _save(self, trainer: L.Trainer) -> None:
         """Save as the recipe's `ModelCheckpoint` would, and let it know."""
         saver = trainer.checkpoint_callback
-        if not isinstance(saver, ModelCheckpoint) or not saver.save_last or saver.dirpath is None:
+        if not isinstance(saver, ModelCheckpoint) or saver.dirpath is None:
             return
-        path = os.path.join(saver.dirpath, saver.CHECKPOINT_NAME_LAST + saver.FILE_EXTENSION)
-        saver.last_model_path = path
+        path = saver.format_checkpoint_name(saver._monitor_candidates(trainer))
+        if saver.save_last:
+            path = os.path.join(saver.dirpath, saver.CHECKPOINT_NAME_LAST + saver.FILE_EXTENSION)
+            saver.last_model_path = path
         trainer.save_checkpoint(path, saver.save_weights_only)
         saver._last_global_step_saved, saver._last_checkpoint_saved = trainer.global_step, path
 
     def _stop(self, trainer: L.Trainer) -> None:
         if trainer.is_global_zero:
-            logger.info("stopped by SIGTERM at step %d; the same command resumes the run", trainer.global_step)
-        raise SystemExit(EXIT_CODE)
+            by = NAMES[signal.Signals(self._number)]
+            logger.info("stopped by %s at step %d; the same command resumes the run", by, trainer.global_step)
+        raise SystemExit(128 + self._number)

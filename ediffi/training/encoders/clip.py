@@ -17,6 +17,7 @@ from torch.nn import functional
 from ediffi.data.stream import Batch
 from ediffi.registry.encoders.clip import pool_text, text_states
 from ediffi.registry.encoders.clip_files import CONFIG, WEIGHTS
+from ediffi.training.callbacks.optimizer_settings import OptimizerSettings
 from ediffi.training.encoders.folder import EncoderFolder
 from ediffi.training.encoders.vocabulary import END, PAD, SPECIAL, byte_pairs
 from ediffi.training.lightning_module import paper_adamw
@@ -77,8 +78,8 @@ class ClipTraining(L.LightningModule):
         self._optimizer, self._lr_scheduler = optimizer, lr_scheduler
 
     def configure_callbacks(self) -> list[L.Callback]:
-        """What makes the tokenizer, and writes the encoder."""
-        return [EncoderFolder()]
+        """What makes the tokenizer and writes the encoder, and the recipe's settings of the optimiser."""
+        return [EncoderFolder(), OptimizerSettings()]
 
     def learn_tokenizer(self, captions: Iterable[str]) -> Any:
         """A tokenizer with at most `vocabulary` tokens."""

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from ediffi.data.stream import Batch
+from ediffi.training.callbacks.optimizer_settings import OptimizerSettings
 from ediffi.training.encoders.folder import EncoderFolder
 from ediffi.training.encoders.vocabulary import END, PAD, SPECIAL, byte_pairs
 from ediffi.training.lightning_module import paper_adamw
@@ -74,8 +75,8 @@ class T5Training(L.LightningModule):
         self._optimizer, self._lr_scheduler = optimizer, lr_scheduler
 
     def configure_callbacks(self) -> list[L.Callback]:
-        """What makes the tokenizer, and writes the encoder."""
-        return [EncoderFolder()]
+        """What makes the tokenizer and writes the encoder, and the recipe's settings of the optimiser."""
+        return [EncoderFolder(), OptimizerSettings()]
 
     def learn_tokenizer(self, captions: Iterable[str]) -> Any:
         """A tokenizer with at most `vocabulary` tokens."""

@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 FIT = {"model", "data", "trainer"}
 """Keys of a recipe of `ediffi fit`."""
 SCHEDULE_BAR = "ediffi.training.callbacks.schedule_bar.ScheduleBar"
+INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+"""Exit codes of a node that has saved its step after a signal."""
 RunNode = Callable[[Sequence[str]], int]
 """Runs `ediffi` with these arguments and returns its exit code."""
 
@@ -81,6 +84,8 @@ def grow(
             words = ["fit", "--config", str(_write_recipe(schedule.run(node), settings))]
             words += ["--ckpt_path", str(schedule.checkpoint(node))] if done else []
             code = (run_node or _process)(words)
+            if code in (INTERRUPTED, TERMINATED):
+                raise SystemExit(code)  # the node has said it
             if code or schedule.steps_done(node) != node.steps:
                 raise ChildProcessError(f"{label} ended with code {code} (see above); the same command resumes it")
         before += node.steps
@@ -177,4 +182,9 @@ def _write_recipe(run: Path, settings: Mapping[str, Any]) -> Path:
 
 
 def _process(argv: Sequence[str]) -> int:
-    return subprocess.run([sys.executable, "-m", "ediffi", *argv]).returncode
+    with subprocess.Popen([sys.executable, "-m", "ediffi", *argv]) as process:
+        while True:
+            try:
+                return process.wait()
+            except KeyboardInterrupt:  # the node has got Ctrl-C too, and saves its step
+                continue
