@@ -4,8 +4,14 @@ import json
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from ediffi.cli.parser import check_positive
+
+if TYPE_CHECKING:
+    from ediffi.data.cluster import RayCluster
+
+Engine = Literal["processes", "ray"]
 
 
 def verify(shards: list[str], /, *, decode: bool = True, image_size: int | None = None) -> None:
@@ -96,13 +102,15 @@ def filter(
     /,
     *,
     config: Path,
-    output: Path,
+    output: str,
     short_side_above: int | None = None,
-    measures: Path | None = None,
+    measures: str | None = None,
     page: bool = True,
     device: str = "auto",
     devices: int = 1,
     num_nodes: int = 1,
+    engine: Engine = "processes",
+    address: str = "auto",
 ) -> None:
     """Keep the samples of shards that pass a recipe's thresholds, and show what was kept and dropped.
 
@@ -112,7 +120,7 @@ def filter(
     Args:
         shards: files or URLs with braces, as in 'in-{0000..0999}.tar', or a folder of .tar files, as of img2dataset.
         config: a YAML file: `keep` has the thresholds, `measuring` the models that give the scores.
-        output: folder of the filtered shards.
+        output: folder of the filtered shards; with ray also a URL, of a store that all machines reach.
         short_side_above: the shorter side must have more pixels than this, instead of the file's number.
         measures: folder of the measured scores, which other recipes may share; in the output by default.
         page: write filter.png, which needs matplotlib.
@@ -121,21 +129,26 @@ def filter(
     from ediffi.data.filtering.filters import FilterRun, read_recipe
     from ediffi.data.filtering.page import write_page
     from ediffi.io.distributed import launch
-    from ediffi.io.urls import expand
+    from ediffi.io.urls import expand, join
 
     if page and find_spec("matplotlib") is None:
         raise ValueError("filter.png needs matplotlib: pip install 'ediffi[plots]', or give --no-page")
     measuring, keep = read_recipe(config)
     if short_side_above is not None:
         keep = replace(keep, short_side_above=short_side_above)
-    job = FilterRun(expand([shards]), output, measures or output / "measures", measuring, keep)
-    context = launch(device, devices, num_nodes)
-    total = job.run(context)
-    if context.rank == 0:
+    job = FilterRun(expand([shards]), output, measures or join(output, "measures"), measuring, keep)
+    if (cluster := _cluster(engine, address, device, devices, num_nodes)) is not None:
+        from ediffi.data.filtering import on_ray
+
+        total, rank = on_ray.filter(job, cluster), 0
+    else:
+        context = launch(device, devices, num_nodes)
+        total, rank = job.run(context), context.rank
+    if rank == 0:
         print(*total.notices(), total, sep="\n")
         if page:
-            write_page(output / "filter.png", job, total)
-        print(output / ("filter.png" if page else "index.json"))
+            write_page(join(output, "filter.png"), job, total)
+        print(join(output, "filter.png" if page else "index.json"))
 
 
 def sheet(
@@ -171,7 +184,7 @@ def sheet(
 def embed(
     *,
     shards: list[str],
-    out: Path,
+    out: str,
     encoders: list[str] = ["toybox"],  # noqa: B006
     batch_tokens: int = 8192,
     batch_pictures: int = 64,
@@ -180,6 +193,8 @@ def embed(
     device: str = "auto",
     devices: int = 1,
     num_nodes: int = 1,
+    engine: Engine = "processes",
+    address: str = "auto",
     dry_run: bool = False,
 ) -> None:
     """Compute the embeddings of captions and images of shards, once, and write shards to train on.
@@ -190,7 +205,7 @@ def embed(
 
     Args:
         shards: files or URLs with braces, as in 'in-{0000..0999}.tar', or folders of .tar files; several as ["a","b"].
-        out: folder of the shards to write.
+        out: folder of the shards to write; with ray also a URL, of a store that all machines reach.
         encoders: a model (the shipped toybox, a folder, or ORG/REPO of the Hub), whose encoders are used; or a YAML
             file that names them; or registered ones, as in [t5_xxl,clip_l14_text,clip_l14_image].
         batch_tokens: padded tokens in a batch of captions; fewer need less memory.
@@ -206,11 +221,31 @@ def embed(
     from ediffi.io.distributed import launch
     from ediffi.io.urls import expand
 
+    cluster = _cluster(engine, address, device, devices, num_nodes)
     request = EmbedRun(
         expand(shards), out, named_encoders(encoders), batch_tokens, batch_pictures, background, allow_unknown
     )
+    if cluster is not None:
+        from ediffi.data.embedding import on_ray
+
+        on_ray.embed(request, cluster, dry_run)
+        return
     here = launch(device, 1, 1) if dry_run else launch(device, devices, num_nodes)
     request(here, devices * num_nodes, dry_run)
+
+
+def _cluster(engine: Engine, address: str, device: str, devices: int, num_nodes: int) -> "RayCluster | None":
+    """The Ray cluster of a command, not connected yet; None for processes of its own."""
+    if engine == "processes":
+        if address != "auto":
+            raise ValueError("--address is that of a Ray cluster: give --engine ray too")
+        return None
+    from ediffi.data.cluster import RayCluster
+
+    check_positive(devices=devices)
+    if num_nodes != 1:
+        raise ValueError("--num-nodes is not for --engine ray: --devices counts the workers")
+    return RayCluster(address, devices, device)
 
 
 COMMANDS = (verify, stats, index, filter, sheet)

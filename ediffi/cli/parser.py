@@ -24,6 +24,9 @@ SHARED = {
     "compile": "compile the networks first, which takes minutes and makes each step faster; a setting, as dtype.",
     "devices": "processes on this machine, each with its own device; the result is the same. Not with torchrun.",
     "num_nodes": "machines; run the command on each, with MASTER_ADDR, MASTER_PORT and NODE_RANK. Not with torchrun.",
+    "engine": "processes, on this machine or num_nodes; or ray: `devices` workers of a Ray cluster, which starts again "
+    "what is killed (extra ray). The result is the same.",
+    "address": "of the Ray cluster: auto, local (started for this command), or HOST:PORT.",
     "expert_residency": "resident keeps all experts in memory, stream only the one in use; the images are the same.",
     "shards": "files or URLs with braces, as in 'in-{0000..0999}.tar', or folders of .tar files.",
 }

@@ -5,10 +5,9 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from ediffi.io import urls
-from ediffi.io.files import replace
 
 INDEX = "index.json"
 FORMAT = "ediffi-shards-1"
@@ -82,9 +81,12 @@ class Index:
         return index
 
 
-def write_index(index: Path, shards: list[dict[str, Any]], description: Mapping[str, Any]) -> Path:
+Place = TypeVar("Place", Path, str)
+
+
+def write_index(index: Place, shards: list[dict[str, Any]], description: Mapping[str, Any]) -> Place:
     """Write an index with an entry for each shard (file, samples, bytes, sha256, ...) and more JSON values."""
-    replace(index, json.dumps({"format": FORMAT, **description, "shards": shards}, indent=1))
+    urls.write_bytes(str(index), json.dumps({"format": FORMAT, **description, "shards": shards}, indent=1))
     return index
 
 

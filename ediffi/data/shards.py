@@ -25,7 +25,7 @@ from torch import Tensor
 from ediffi.data.image_facts import ImageFacts, image_bytes, side_of
 from ediffi.data.index import INDEX, Shard, write_index
 from ediffi.data.tar import IMAGES, RawSample, Tally, read_samples
-from ediffi.io import files, images
+from ediffi.io import files, images, urls
 from ediffi.io.image_input import read_image
 from ediffi.registry.types import Embedding
 
@@ -84,12 +84,12 @@ def write_shards(
     return write_index(index, shards, description)
 
 
-def write_tar(path: Path, samples: Iterable[RawSample]) -> dict[str, Any]:
-    """Write undecoded samples as a shard, through `files.replacing`; returns its entry in an index: "samples", "bytes",
-    "sha256" and `ImageFacts`. Equal samples make equal bytes. OSError names the path."""
+def write_tar(path: Path | str, samples: Iterable[RawSample]) -> dict[str, Any]:
+    """Write undecoded samples as a shard, to a path or URL, through `urls.placing`; returns its entry in an index:
+    "samples", "bytes", "sha256" and `ImageFacts`. Equal samples make equal bytes. OSError names the path."""
     count, facts = 0, ImageFacts()
     try:
-        with files.replacing(path) as beside:
+        with urls.placing(str(path)) as beside:
             with beside.open("wb") as file:  # TarWriter would run a name that begins with `pipe:`
                 with webdataset.TarWriter(file, encoder=False, mtime=0) as tar:  # a float would lengthen every header
                     for count, sample in enumerate(samples, start=1):  # noqa: B007
@@ -99,6 +99,8 @@ def write_tar(path: Path, samples: Iterable[RawSample]) -> dict[str, Any]:
                 os.fsync(file.fileno())
             size, digest = beside.stat().st_size, files.sha256(beside)
     except OSError as error:
+        if error.errno is None:  # of a store; it names the file
+            raise
         raise OSError(error.errno, f"{error.strerror}, while writing", str(path)) from error
     return {"samples": count, "bytes": size, "sha256": digest, **facts.entry()}
 

@@ -1,23 +1,29 @@
 """Files to read, named by a local path or a URL that fsspec opens (hf:// among them).
 
-A URL is only read. webdataset's own opener runs whatever follows `pipe:`, and calls command line programs for other
+webdataset's own opener runs whatever follows `pipe:`, and calls command line programs for other
 schemes; it is not used here.
 """
 
 import glob
 import io
 import math
+import os
 import re
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ediffi.io.retries import LASTING, RetriedFile
+from ediffi.io import files
+from ediffi.io.retries import LASTING, RetriedFile, retried
 
 SCHEMES = ("abfs", "abfss", "az", "file", "gcs", "gs", "hdfs", "hf", "http", "https", "memory", "s3", "sftp")
 """What may stand before `://`; the schemes of clouds need fsspec's package for them."""
+RENAMING = ("hdfs://", "sftp://")
+"""Stores that show a file while it is written."""
 MAX_SHARDS = 1_000_000
 BUFFER = 1 << 20
 _RANGE = re.compile(r"\{(-?\d{1,18})\.\.(-?\d{1,18})(?:\.\.-?\d+)?\}")
@@ -107,6 +113,53 @@ def exists(url: str) -> bool:
         return bool(system.isfile(path))
 
 
+@contextmanager
+def placing(url: str) -> Iterator[Path]:
+    """A local path to write to. What is there takes its place at a path or URL when the block ends without an error, as
+    a whole: by `files.replacing`, or copied to the store. Raises as `open_binary`."""
+    check(url)
+    place = _local(url)
+    if place is not None:
+        if is_remote(url):
+            place.parent.mkdir(parents=True, exist_ok=True)
+        with files.replacing(place) as beside:
+            yield beside
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "file"
+        yield path
+        retried(lambda: _put(path, url), redact(url))
+
+
+def write_bytes(url: str, content: bytes | str) -> None:
+    """Write a file through `placing`; text as UTF-8."""
+    with placing(url) as path:
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def names(folder: str) -> list[str]:
+    """The names of the files in a folder; none if it is not there. Raises as `open_binary`."""
+    if not is_remote(folder):
+        return os.listdir(folder) if Path(folder).is_dir() else []
+    system, path = _file_system(folder)
+    with naming_errors(folder):
+        system.invalidate_cache(path)
+        try:
+            return [str(name).rstrip("/").rpartition("/")[2] for name in system.ls(path, detail=False)]
+        except FileNotFoundError:
+            return []
+
+
+def remove_folder(folder: str) -> None:
+    """Remove a folder with its files, as far as that is possible."""
+    if not is_remote(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    system, path = _file_system(folder)
+    with suppress(Exception):  # what a store keeps does no harm
+        system.rm(path, recursive=True)
+
+
 def describe_error(url: str, error: OSError) -> str:
     """An error of reading a file, in one sentence that names the file."""
     return f"{redact(url)}: {error.strerror}" if error.filename and error.strerror else str(error)
@@ -125,6 +178,24 @@ def naming_errors(url: str) -> Iterator[None]:
             why = "no such file"
         kind = next((kind for kind in LASTING if isinstance(error, kind)), OSError)
         raise kind(f"{redact(url)} cannot be read: {why}") from error
+
+
+def _local(url: str) -> Path | None:
+    """The path of a local file, also of a `file://` URL."""
+    if is_remote(url) and not url.startswith("file://"):
+        return None
+    return Path(_file_system(url)[1] if is_remote(url) else url)
+
+
+def _put(path: Path, url: str) -> None:
+    """Copy a file to a store. Those of clouds show it as a whole; elsewhere it is renamed into its place."""
+    system, place = _file_system(url)
+    beside = f"{place}.tmp" if url.startswith(RENAMING) else place
+    with naming_errors(url):
+        system.makedirs(system._parent(place), exist_ok=True)
+        system.put_file(str(path), beside)
+        if beside != place:
+            system.mv(beside, place)
 
 
 def _open(url: str) -> Any:

@@ -8,6 +8,7 @@ captions are encoded once.
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import cast
 
 import torch
@@ -41,6 +42,7 @@ class Embedder:
     background: Color = WHITE
     kept: frozenset[str] = frozenset()
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(READERS), repr=False)
+    _device: Lock = field(default_factory=Lock, repr=False)
 
     def __post_init__(self) -> None:
         if not self.encoders:
@@ -49,8 +51,13 @@ class Embedder:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
-    def rows(self, samples: Sequence[RawSample], tally: Tally) -> Iterator[tuple[RawSample, Tensors]]:
-        """Samples with their embeddings, in order; those with a broken image are dropped, and counted."""
+    def rows(self, samples: Sequence[RawSample], tally: Tally) -> list[tuple[RawSample, Tensors]]:
+        """Samples with their embeddings, in order; those with a broken image are dropped, and counted. One thread at a
+        time has the encoders; others may read and write meanwhile."""
+        with self._device, torch.inference_mode():
+            return self._rows(samples, tally)
+
+    def _rows(self, samples: Sequence[RawSample], tally: Tally) -> list[tuple[RawSample, Tensors]]:
         embedded = self._embed_images(samples)
         kept = [(raw, tensors) for raw, tensors in zip(samples, embedded, strict=True) if tensors is not None]
         if broken := len(samples) - len(kept):
@@ -64,7 +71,7 @@ class Embedder:
                 found = encode_captions(source, cast(TextEncoder, encoder), captions, self.batch_tokens)
                 for (_, tensors), more in zip(kept, found, strict=True):
                     tensors.update(more)
-        yield from kept
+        return kept
 
     def _present(self, raw: RawSample) -> Tensors:
         """The embeddings that a sample has, and that stay."""
@@ -82,8 +89,11 @@ class Embedder:
                 return None
             return {source: prepare_image(image, encoder) for source, encoder in encoders.items()}
 
-        for first in range(0, len(samples), self.batch_images):
-            prepared = list(self._pool.map(prepare, samples[first : first + self.batch_images]))
+        size = self.batch_images
+        batches = (self._pool.map(prepare, samples[first : first + size]) for first in range(0, len(samples), size))
+        ahead = next(batches, None)
+        while ahead is not None:
+            prepared, ahead = list(ahead), next(batches, None)  # the next images are decoded while these are encoded
             good = [images for images in prepared if images is not None]
             found: list[Tensors] = [{} for _ in good]
             for source, encoder in encoders.items() if good else ():

@@ -9,7 +9,6 @@ from itertools import islice
 from pathlib import Path
 
 import safetensors.torch
-import torch
 from torch import Tensor
 
 from ediffi.data.embedding.captions import Reading, read_captions
@@ -41,13 +40,14 @@ class EmbeddingEstimate:
     processes: int
     readings: Mapping[str, Reading]  # by source, of the captions that were measured
 
-    def lines(self, folder: Path) -> list[str]:
+    def lines(self, folder: Path | str) -> list[str]:
         """The estimate as text, for an output folder."""
         written, free = self.media_bytes + self.embedding_bytes, free_bytes(folder)
+        there = f"{folder}" if free is None else f"{folder}, where {format_bytes(free)} are free"
         return [
             f"to embed: {plural(self.shards, 'shard')}, {format_bytes(self.source_bytes)}, about "
             f"{plural(self.samples, 'sample')} (from {self.measured} that were measured)",
-            f"to write: about {format_bytes(written)} in {folder}, where {format_bytes(free)} are free: "
+            f"to write: about {format_bytes(written)} in {there}: "
             f"{format_bytes(self.embedding_bytes)} of embeddings, {self.padded_share:.2f} of what they would be padded "
             f"in float16, and {format_bytes(self.media_bytes)} of images, captions and metadata",
             f"time:     about {format_duration(self.seconds)} at {self.samples / max(self.seconds, 1e-9):,.0f} "
@@ -55,10 +55,10 @@ class EmbeddingEstimate:
             *(reading.line(source) for source, reading in self.readings.items()),
         ]
 
-    def check_space(self, folder: Path) -> None:
+    def check_space(self, folder: Path | str) -> None:
         """ValueError if less space is free than is expected to be written."""
         written, free = self.media_bytes + self.embedding_bytes, free_bytes(folder)
-        if written > free:
+        if free is not None and written > free:
             sizes = f"about {format_bytes(written)} will be written, and {folder} has {format_bytes(free)} free"
             raise ValueError(sizes)
 
@@ -70,13 +70,12 @@ def estimate(shards: Sequence[str], embedder: Embedder, processes: int = 1) -> E
     samples = _first_samples(shards, tally)
     reading = time.perf_counter() - began
     seen = tally.samples + tally.dropped.total()
-    with torch.inference_mode():
-        if len(samples) > 2 * WARM_UP:  # the first call of a network is slow
-            list(embedder.rows(samples[:WARM_UP], Tally()))
-        began = time.perf_counter()
-        rows = list(embedder.rows(samples, tally))
-        media = sum(tar_bytes(len(data)) for raw, _ in rows for name, data in raw.items() if name != "__key__")
-        embeddings = sum(tar_bytes(len(safetensors.torch.save(tensors))) for _, tensors in rows)
+    if len(samples) > 2 * WARM_UP:  # the first call of a network is slow
+        embedder.rows(samples[:WARM_UP], Tally())
+    began = time.perf_counter()
+    rows = embedder.rows(samples, tally)
+    media = sum(tar_bytes(len(data)) for raw, _ in rows for name, data in raw.items() if name != "__key__")
+    embeddings = sum(tar_bytes(len(safetensors.torch.save(tensors))) for _, tensors in rows)
     if not rows:
         lost = [f"{count} {reason}" for reason, count in (tally.dropped + tally.skipped).most_common(5)]
         first = "the first shards" if len(shards) > 1 else urls.redact(shards[0])
@@ -116,9 +115,11 @@ def tar_bytes(size: int) -> int:
     return BLOCK + -(-size // BLOCK) * BLOCK
 
 
-def free_bytes(folder: Path) -> int:
-    """Free space on the disk of a folder, which need not exist yet."""
-    path = folder.absolute()
+def free_bytes(folder: Path | str) -> int | None:
+    """Free space on the disk of a folder, which need not exist yet; None for a URL."""
+    if urls.is_remote(str(folder)):
+        return None
+    path = Path(folder).absolute()
     return shutil.disk_usage(next(place for place in (path, *path.parents) if place.exists())).free
 
 

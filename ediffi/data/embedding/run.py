@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ediffi.data.embedding import captions
 from ediffi.data.embedding.encode import Embedder
-from ediffi.data.embedding.estimate import estimate
+from ediffi.data.embedding.estimate import EmbeddingEstimate, estimate
 from ediffi.data.embedding.identity import build, identity
 from ediffi.data.embedding.ledger import Ledger
 from ediffi.data.index import INDEX, Shard, embedded_encoders, indexed_shards
@@ -32,7 +32,6 @@ from ediffi.io.distributed import DistributedContext
 from ediffi.io.images import color
 from ediffi.io.progress import Progress
 from ediffi.registry.encoders import reads_text
-from ediffi.registry.types import Encoder
 
 DTYPE = "bfloat16"
 PAUSE = 0.5  # seconds before looking again whether another process has finished, or died
@@ -46,10 +45,10 @@ class UnreadableShardError(ValueError):
 
 @dataclass(frozen=True)
 class EmbedRun:
-    """What to embed, with which encoders by source, into which folder."""
+    """What to embed, with which encoders by source, into which folder; a URL, if a cluster does it."""
 
     shards: Sequence[str]
-    folder: Path
+    folder: Path | str
     parts: Mapping[str, Part]
     batch_tokens: int = 8192
     batch_images: int = 64
@@ -61,23 +60,20 @@ class EmbedRun:
         (by default `context.world_size`) is the number that the estimate of a `dry_run` is for. ValueError: an encoder
         or the folder does not fit, an encoder does not read the captions, there is nothing to embed, or too little
         space."""
-        if missing := [url for url in self.shards if not urls.is_remote(url) and not Path(url).is_file()]:
-            count = f"{len(missing)} of {len(self.shards):,} shards"
-            raise FileNotFoundError(f"{count} do not exist, the first is {missing[0]}")
-        encoders = build(self.parts, context.device)
-        kept = {source: k for source, k in embedded_encoders(self.shards).items() if source not in self.parts}
-        embedder = Embedder(encoders, self.batch_tokens, self.batch_images, color(self.background), frozenset(kept))
+        if urls.is_remote(str(self.folder)):
+            raise ValueError(f"{self.folder} is a URL, to which only --engine ray writes")
+        self.check_shards()
+        embedder = self.embedder(context.device)
         if dry_run:
             if context.rank == 0:
-                expected = estimate(self.shards, embedder, processes or context.world_size)
-                logger.info("\n".join(expected.lines(self.folder)))
+                self.tell(estimate(self.shards, embedder, processes or context.world_size))
             return
-        ledger = Ledger(self.folder, len(self.shards), self._request(encoders, kept))
+        ledger = Ledger(self.folder, len(self.shards), self.request(embedder))
         samples = self._estimate(ledger, embedder, context) if context.rank == 0 else 0
         context.gather(None)  # no process begins before rank 0 knows that the output fits
         if ledger.is_complete:
             if context.rank == 0:
-                logger.info("complete already: %s", self.folder / INDEX)
+                self.finish(ledger)
             return
         ledger.begin()
         first = context.rank * len(self.shards) // context.world_size
@@ -85,13 +81,26 @@ class EmbedRun:
         if context.rank:
             work(ledger, self.shards, embedder, known, first)
             return
-        with _progress(ledger, samples) as update:
+        with progress(ledger, samples) as update:
             work(ledger, self.shards, embedder, known, first, update)
-        self._finish(ledger)
+        self.finish(ledger)
 
-    def _request(self, encoders: Mapping[str, Encoder], kept: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    def check_shards(self) -> None:
+        """FileNotFoundError if a local shard is missing."""
+        if missing := [url for url in self.shards if not urls.is_remote(url) and not Path(url).is_file()]:
+            count = f"{len(missing)} of {len(self.shards):,} shards"
+            raise FileNotFoundError(f"{count} do not exist, the first is {missing[0]}")
+
+    def embedder(self, device: str) -> Embedder:
+        """The encoders of the run on a device; embeddings of other sources, which shards have, are kept."""
+        kept = frozenset(source for source in embedded_encoders(self.shards) if source not in self.parts)
+        encoders = build(self.parts, device)
+        return Embedder(encoders, self.batch_tokens, self.batch_images, color(self.background), kept)
+
+    def request(self, embedder: Embedder) -> dict[str, Any]:
         """What the folder is for: the same sources, encoders and batches make the same bytes."""
-        listed = "\n".join(map(urls.redact, self.shards))
+        listed, encoders = "\n".join(map(urls.redact, self.shards)), embedder.encoders
+        kept = {source: known for source, known in embedded_encoders(self.shards).items() if source in embedder.kept}
         return {
             "sources": {"count": len(self.shards), "sha256": hashlib.sha256(listed.encode()).hexdigest()},
             "encoders": {source: identity(self.parts[source], encoder) for source, encoder in encoders.items()},
@@ -102,6 +111,17 @@ class EmbedRun:
             **({} if all(map(reads_text, encoders.values())) else {"background": self.background}),
         }
 
+    def tell(self, expected: EmbeddingEstimate) -> None:
+        """Log what to expect."""
+        logger.info("\n".join(expected.lines(self.folder)))
+
+    def check(self, expected: EmbeddingEstimate) -> None:
+        """Log what to expect. ValueError: too little space, or an encoder does not read the captions."""
+        self.tell(expected)
+        expected.check_space(self.folder)
+        if not self.allow_unknown:
+            captions.check(expected.readings)
+
     def _estimate(self, ledger: Ledger, embedder: Embedder, context: DistributedContext) -> int:
         """Log what to expect, and return the number of samples."""
         pending = [self.shards[number] for number in ledger.pending()]
@@ -110,15 +130,13 @@ class EmbedRun:
         if (idle := context.world_size - len(self.shards)) > 0:
             logger.warning("%d shards for %d processes: %d will be idle", len(self.shards), context.world_size, idle)
         expected = estimate(pending, embedder, context.world_size)
-        logger.info("\n".join(expected.lines(self.folder)))
-        expected.check_space(self.folder)
-        if not self.allow_unknown:
-            captions.check(expected.readings)
+        self.check(expected)
         return expected.samples
 
-    def _finish(self, ledger: Ledger) -> None:
-        if ledger.is_complete:  # another run of the same command was first
-            logger.info("%s", ledger.folder / INDEX)
+    def finish(self, ledger: Ledger) -> None:
+        """Write the index of all shards, and log what was done. ValueError: no sample could be embedded."""
+        if ledger.is_complete:  # or another run of the same command was first
+            logger.info("complete already: %s", ledger.place(INDEX))
             return
         losses: Counter[str] = Counter()
         for record in ledger.records().values():
@@ -130,9 +148,7 @@ class EmbedRun:
         known = {key: ledger.request[key] for key in ("background",) if key in ledger.request}
         of = {**ledger.request.get("kept", {}), **ledger.request["encoders"]}
         index = ledger.finish({"dataset": "embedded", "dtype": DTYPE, "encoders": of, **known})
-        captions.warn(
-            captions.recorded([str(ledger.folder / shard) for shard in map(ledger.name, range(ledger.count))])
-        )
+        captions.warn(captions.recorded([ledger.place(ledger.name(number)) for number in range(ledger.count)]))
         logger.info(f"{total:,} samples in {len(self.shards):,} shards; left out: {listed or 'nothing'}\n{index}")
 
 
@@ -153,7 +169,7 @@ def work(
                     continue
                 url, idle = shards[number], False
                 try:
-                    path = ledger.folder / ledger.name(number)
+                    path = ledger.place(ledger.name(number))
                     ledger.record(number, embed_shard(url, path, embedder, known.get(url)))
                 except UnreadableShardError as error:
                     failed[number] = str(error)
@@ -161,22 +177,27 @@ def work(
         if idle:
             update()
             time.sleep(PAUSE)
+    report(failed, len(shards))
+
+
+def report(failed: Mapping[int, str], shards: int) -> None:
+    """ValueError if shards, by number, could not be read."""
     if failed:
-        count = f"{len(failed)} of {len(shards)} shards could not be read, the others are done"
+        count = f"{len(failed)} of {shards} shards could not be read, the others are done"
         raise ValueError(f"{count}; the same command retries them; the first: {next(iter(failed.values()))}")
 
 
-def embed_shard(url: str, path: Path, embedder: Embedder, known: Shard | None = None) -> dict[str, Any]:
+def embed_shard(url: str, path: Path | str, embedder: Embedder, known: Shard | None = None) -> dict[str, Any]:
     """Write the shard of one source shard, and return its entry for the index. ValueError: the device has not enough
     memory."""
     tally = Tally()
     samples = read_source(url, tally, known)
     try:
-        with torch.inference_mode():
-            written = write_tar(path, (_embedded(raw, tensors) for raw, tensors in embedder.rows(samples, tally)))
+        rows = embedder.rows(samples, tally)
     except torch.OutOfMemoryError as error:
         advice = f"lower batch_tokens ({embedder.batch_tokens}) or batch_pictures ({embedder.batch_images})"
         raise ValueError(f"not enough memory on the device; {advice}: {str(error).splitlines()[0]}") from None
+    written = write_tar(path, (_embedded(raw, tensors) for raw, tensors in rows))
     read = captions.read_captions(embedder.encoders, [caption_of(raw) for raw in samples])
     records = {source: reading.record() for source, reading in read.items()}
     return {**written, "source": urls.redact(url), "captions": records, **tally.losses()}
@@ -206,7 +227,7 @@ def _embedded(raw: RawSample, tensors: Mapping[str, Tensor]) -> RawSample:
 
 
 @contextmanager
-def _progress(ledger: Ledger, expected: int) -> Iterator[Callable[[], None]]:
+def progress(ledger: Ledger, expected: int) -> Iterator[Callable[[], None]]:
     """A progress bar over the samples of all processes; yields a function that shows what is recorded."""
 
     def done() -> int:

@@ -1,19 +1,23 @@
 """Filter shards (eDiff-I, section 5: CLIP score, aesthetic score, image size).
 
-First every shard is measured, then samples are judged, then the filtered shards are written. Of duplicates that pass
+First every shard is measured, then duplicates are found, then the filtered shards are written. Of duplicates that pass
 everything else, one is kept: the first sample of the first shard by name. So what is kept is a function of the shards
 and the thresholds: not of the order of work, of resuming, or of the number of processes.
 """
 
+import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
+from ediffi.data.filtering import duplicates
 from ediffi.data.filtering.measure import Measures, measure
 from ediffi.data.filtering.report import FilterReport
 from ediffi.data.filtering.scorer import Scorer, ScoreSettings
@@ -22,11 +26,12 @@ from ediffi.data.shards import reject_without_image, write_tar
 from ediffi.data.tar import RawSample, Tally, read_samples
 from ediffi.io import urls
 from ediffi.io.distributed import DistributedContext
-from ediffi.io.files import replace
 from ediffi.io.progress import Progress
 from ediffi.io.recipes import one_sentence, recipe_parser
 
 DUPLICATE = "duplicate"
+MEASURE, FILTER = "measure", "filter"
+"""The steps whose unit is a shard."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +80,12 @@ class Keep:
 @dataclass(frozen=True)
 class FilterRun:
     """A run of the filter: the filtered shards go to `output` under their own names; several filters may share
-    `measures`. ValueError: two shards have one name, a threshold is on a score that is neither computed nor in the
-    metadata, or a library is missing."""
+    `measures`. Both are URLs only if a cluster does it. ValueError: two shards have one name, a threshold is on a score
+    that is neither computed nor in the metadata, or a library is missing."""
 
     shards: Sequence[str]
-    output: Path
-    measures: Path
+    output: Path | str
+    measures: Path | str
     settings: ScoreSettings
     keep: Keep
 
@@ -102,89 +107,123 @@ class FilterRun:
         found = {PurePosixPath(urls.redact(url)).name.removesuffix(".tar"): url for url in self.shards}
         return dict(sorted(found.items()))
 
+    @cached_property
+    def names(self) -> list[str]:
+        """The names of the shards, by number."""
+        return list(self.by_name)
+
     def run(self, context: DistributedContext) -> FilterReport:
         """Measure, judge, write the shards and the index; finished files stay as they are. Returns the total.
         ValueError: the folders are of another run, a shard was changed since it was measured, or nothing passes."""
+        if remote := [place for place in (self.output, self.measures) if urls.is_remote(str(place))]:
+            raise ValueError(f"{remote[0]} is a URL, to which only --engine ray writes")
         scorer = Scorer(self.settings, context.device)
         if context.rank == 0:
-            self._claim(scorer)
+            self.claim(scorer.claim())
         context.gather(None)
-        for name in self._unfinished("measure", self._measures_path, context):
-            measure(self.by_name[name], self.settings, scorer).write(self._measures_path(name))
+        for number in self._share(MEASURE, context):
+            self.measure(number, scorer)
         context.gather(None)
-        for name in self._unfinished("filter", self._report_path, context):
-            measures, verdicts = self.verdicts(name)
-            shard = None
-            if None in verdicts:
-                path = self.output / f"{name}.tar"
-                shard = {"file": path.name, **write_tar(path, _kept(self.by_name[name], measures, verdicts))}
-            FilterReport.of(measures, verdicts, shard).write(self._report_path(name))
+        if self.keep.unique:
+            duplicates.find(Path(self.duplicates), len(self.names), self.passing, context)
+        for number in self._share(FILTER, context):
+            self.filter(number)
         context.gather(None)
-        reports = [FilterReport.read(self._report_path(name)) for name in self.by_name]
-        total = FilterReport.total(reports, "all")
-        shards = [dict(report.shard) for report in reports if report.shard is not None]
-        if context.rank == 0 and shards:
-            write_index(self.output / INDEX, shards, {"filter": asdict(self.keep), "dropped": total.dropped})
+        total = self.finish(context.rank == 0)
         context.gather(None)
-        if not shards:
-            raise ValueError(f"nothing is left of {len(self.shards)} shards: {total}")
         return total
 
+    def claim(self, measuring: Mapping[str, Any]) -> None:
+        """Write down what the folders are for, or check that they are for the same. `measuring` is what the scorer
+        claims."""
+        measured = {"measuring": measuring}
+        filtered = measured | {"keep": asdict(self.keep), "shards": self.names}
+        for folder, note, what, content in (
+            (str(self.measures), "measures.claim", "measures", measured),
+            (str(self.output), "filter.json", "a filter", filtered),
+        ):
+            if not urls.is_remote(folder):
+                Path(folder).mkdir(parents=True, exist_ok=True)
+            place, text = urls.join(folder, note), json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True)
+            if not urls.exists(place):
+                urls.write_bytes(place, text)
+            elif urls.read_bytes(place).decode() != text:
+                raise ValueError(f"{folder} holds {what} of other shards or settings; choose another folder")
+
+    def unfinished(self, step: str) -> list[int]:
+        """The shards without the file of a step."""
+        folder, ending = (self.measures, ".json") if step == MEASURE else (self.output, ".report.json")
+        there = set(urls.names(str(folder)))
+        return [number for number, name in enumerate(self.names) if name + ending not in there]
+
+    def measure(self, number: int, scorer: Scorer) -> None:
+        """Measure a shard."""
+        name = self.names[number]
+        measure(self.by_name[name], self.settings, scorer).write(self._measures(name))
+
+    def passing(self, number: int) -> list[tuple[int, str]]:
+        """Row and hash of the samples of a shard that pass everything but the search for duplicates."""
+        measures = Measures.read(self._measures(self.names[number]))
+        verdicts = self.keep.judge(measures)
+        return [(row, measures.hashes[row]) for row, reason in enumerate(verdicts) if reason is None]
+
+    def filter(self, number: int) -> None:
+        """Write the samples of a shard that stay, and a report."""
+        name = self.names[number]
+        measures, verdicts = self.verdicts(name)
+        shard = None
+        if None in verdicts:
+            place = urls.join(str(self.output), f"{name}.tar")
+            shard = {"file": f"{name}.tar", **write_tar(place, _kept(self.by_name[name], measures, verdicts))}
+        FilterReport.of(measures, verdicts, shard).write(self._report(name))
+
     def verdicts(self, name: str) -> tuple[Measures, list[str | None]]:
-        """The measures of a shard, and why each sample is dropped, or None; once all shards are measured."""
-        measures = Measures.read(self._measures_path(name))
+        """The measures of a shard, and why each sample is dropped, or None; once duplicates are found."""
+        measures = Measures.read(self._measures(name))
         verdicts = self.keep.judge(measures)
         if self.keep.unique:
-            passing = [row for row, reason in enumerate(verdicts) if reason is None]
-            for row, is_first in zip(passing, self._firsts[name], strict=True):
-                verdicts[row] = None if is_first else DUPLICATE
+            number = bisect_left(self.names, name)
+            for row in duplicates.rows_of(_places(self.duplicates, number // duplicates.BLOCK), number):
+                verdicts[row] = DUPLICATE
         return measures, verdicts
 
-    def _measures_path(self, name: str) -> Path:
-        return self.measures / f"{name}.json"
+    def finish(self, write: bool = True) -> FilterReport:
+        """The total of all reports; `write` the index too. ValueError: nothing passes."""
+        reports = [FilterReport.read(self._report(name)) for name in self.names]
+        total = FilterReport.total(reports, "all")
+        shards = [dict(report.shard) for report in reports if report.shard is not None]
+        if not shards:
+            raise ValueError(f"nothing is left of {len(self.shards)} shards: {total}")
+        if write:
+            index = urls.join(str(self.output), INDEX)
+            write_index(index, shards, {"filter": asdict(self.keep), "dropped": total.dropped})
+        return total
 
-    def _report_path(self, name: str) -> Path:
+    @property
+    def duplicates(self) -> str:
+        """The folder with the duplicates."""
+        return urls.join(str(self.output), "duplicates")
+
+    def _measures(self, name: str) -> str:
+        return urls.join(str(self.measures), f"{name}.json")
+
+    def _report(self, name: str) -> str:
         """The last file that is written of a shard."""
-        return self.output / f"{name}.report.json"
+        return urls.join(str(self.output), f"{name}.report.json")
 
-    def _claim(self, scorer: Scorer) -> None:
-        """Write down what the folders are for, or check that they are for the same."""
-        measured = {"measuring": scorer.claim()}
-        filtered = measured | {"keep": asdict(self.keep), "shards": list(self.by_name)}
-        for note, what, content in (
-            (self.measures / "measures.claim", "measures", measured),
-            (self.output / "filter.json", "a filter", filtered),
-        ):
-            note.parent.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True)
-            if not note.exists():
-                replace(note, text)
-            elif note.read_text(encoding="utf-8") != text:
-                raise ValueError(f"{note.parent} holds {what} of other shards or settings; choose another folder")
+    def _share(self, step: str, context: DistributedContext) -> Iterator[int]:
+        """The shards of this process that a step has to do, under a progress bar."""
+        own = range(context.rank, len(self.names), context.world_size)
+        missing = [number for number in self.unfinished(step) if number in own]
+        done, hidden = len(own) - len(missing), context.rank != 0
+        yield from Progress(missing, step, len(own), initial=done, unit="shard", disable=hidden)
 
-    def _unfinished(self, what: str, path: Callable[[str], Path], context: DistributedContext) -> Iterator[str]:
-        """The shards of this process without the file of this step, under a progress bar."""
-        names = list(self.by_name)[context.rank :: context.world_size]
-        missing = [name for name in names if not path(name).is_file()]
-        hidden = context.rank != 0
-        return iter(
-            Progress(missing, what, len(names), initial=len(names) - len(missing), unit="shard", disable=hidden)
-        )
 
-    @cached_property
-    def _firsts(self) -> dict[str, np.ndarray]:
-        """By shard, which samples that pass everything else are the first of their duplicates; 24 bytes a sample."""
-        hashes, lengths = [np.empty(0, "S16")], []
-        for name in self.by_name:
-            measures = Measures.read(self._measures_path(name))
-            judged = zip(measures.hashes, self.keep.judge(measures), strict=True)
-            passing = [digest for digest, reason in judged if reason is None]
-            hashes.append(np.frombuffer(bytes.fromhex("".join(passing)), dtype="S16"))
-            lengths.append(len(passing))
-        # np.unique gives the first index of each hash, so the order of `by_name` decides, not the order of the work.
-        first = np.zeros(sum(lengths), dtype=bool)
-        first[np.unique(np.concatenate(hashes), return_index=True)[1]] = True
-        return dict(zip(self.by_name, np.split(first, np.cumsum(lengths)[:-1]), strict=True))
+@lru_cache(maxsize=2)
+def _places(folder: str, block: int) -> np.ndarray:
+    """The duplicates of a block of shards."""
+    with urls.open_binary(urls.join(folder, duplicates.block_name(block))) as file:
+        return np.load(io.BytesIO(file.read()), allow_pickle=False)
 
 
 def read_recipe(path: Path) -> tuple[ScoreSettings, Keep]:

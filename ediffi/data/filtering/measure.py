@@ -24,7 +24,6 @@ from ediffi.data.image_facts import image_bytes
 from ediffi.data.shards import caption_of, image_of, metadata_of, reject_without_image
 from ediffi.data.tar import RawSample, Tally, read_samples
 from ediffi.io import urls
-from ediffi.io.files import replace
 from ediffi.io.images import color
 
 HEXADECIMAL = 32  # digits of a hash: among a billion images, two share 128 bits with a probability of 1e-21
@@ -37,20 +36,21 @@ R = TypeVar("R", bound="Record")
 
 
 class Record:
-    """A dataclass that is kept as a JSON file."""
+    """A dataclass that is kept as a JSON file, at a path or URL."""
 
     FORMAT: ClassVar[str]
     KIND: ClassVar[tuple[str, str]]  # what it is, and what the command does again once the file is removed
 
-    def write(self, path: Path) -> None:
+    def write(self, path: Path | str) -> None:
         """Write the file; `read` raises a ValueError if it has another format, or is broken."""
-        replace(path, json.dumps({"format": self.FORMAT, **asdict(self)}, ensure_ascii=False, allow_nan=False))  # type: ignore[call-overload]
+        content = {"format": self.FORMAT, **asdict(self)}  # type: ignore[call-overload]
+        urls.write_bytes(str(path), json.dumps(content, ensure_ascii=False, allow_nan=False))
 
     @classmethod
-    def read(cls: type[R], path: Path) -> R:
+    def read(cls: type[R], path: Path | str) -> R:
         """The content of a file that `write` wrote."""
         try:
-            content = json.loads(path.read_bytes())
+            content = json.loads(urls.read_bytes(str(path)))
             if content.pop("format") != cls.FORMAT:
                 raise ValueError("it has another format")
             return cls(**content)

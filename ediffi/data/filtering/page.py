@@ -13,7 +13,7 @@ from ediffi.data.filtering.filters import FilterRun
 from ediffi.data.filtering.report import EDGES, FilterReport
 from ediffi.data.shards import caption_of, image_of, reject_without_image
 from ediffi.data.tar import Tally, read_samples
-from ediffi.io import files
+from ediffi.io import urls
 from ediffi.io.images import Color, color
 
 KEPT, DROPPED = "#2a9d8f", "#c8553d"
@@ -30,7 +30,7 @@ LABELS = {
 Example = tuple[Image.Image, str, bool]  # a small image, the text below it, and whether the sample was kept
 
 
-def write_page(path: Path, run: FilterRun, total: FilterReport) -> None:
+def write_page(path: Path | str, run: FilterRun, total: FilterReport) -> None:
     """Write the page as PNG."""
     from matplotlib.figure import Figure
 
@@ -54,7 +54,7 @@ def write_page(path: Path, run: FilterRun, total: FilterReport) -> None:
     parts: Any = figure.subfigures(len(panels), 1, height_ratios=heights)
     for part, (_, draw) in zip(parts, panels, strict=True):
         draw(part)
-    with files.replacing(path) as beside:
+    with urls.placing(str(path)) as beside:
         figure.savefig(beside, dpi=110, format="png")
 
 
