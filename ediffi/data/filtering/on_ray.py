@@ -33,14 +33,12 @@ def find_duplicates(run: FilterRun, cluster: RayCluster) -> None:
     there, blocks = set(urls.names(run.duplicates)), duplicates.blocks(len(run.names))
     if all(duplicates.block_name(block) in there for block in blocks):
         return
-    records = cluster.dataset(range(len(run.names))).map_batches(
-        Records(run), batch_size=1, batch_format="numpy", num_cpus=1
-    )
+    numbers, options = cluster.dataset(range(len(run.names))), {"batch_format": "numpy"}
+    records = numbers.map_batches(_records, batch_size=1, fn_kwargs={"run": run}, num_cpus=1, **options)
     parts = min(PARTS, 4 * cluster.workers)  # partitions of the shuffle; each has several parts
-    found = records.groupby("part", num_partitions=parts).map_groups(_duplicates, batch_format="numpy")
-    written = found.groupby("block", num_partitions=min(parts, len(blocks))).map_groups(
-        WriteBlock(run.duplicates), batch_format="numpy"
-    )
+    found = records.groupby("part", num_partitions=parts).map_groups(_duplicates, **options)
+    by_block = found.groupby("block", num_partitions=min(parts, len(blocks)))
+    written = by_block.map_groups(_write_block, fn_kwargs={"folder": run.duplicates}, **options)
     done = {int(row["block"]) for row in written.iter_rows()}
     for block in blocks:
         if block not in done:
@@ -88,19 +86,11 @@ class Worker:
         return work
 
 
-@dataclass(frozen=True)
-class Records:
+def _records(batch: Mapping[str, np.ndarray], run: FilterRun) -> dict[str, np.ndarray]:
     """The records of shards, as columns, with the part in which they meet."""
-
-    run: FilterRun
-
-    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Of a batch of numbers of shards."""
-        records = np.concatenate(
-            [duplicates.records_of(int(number), self.run.passing(int(number))) for number in batch["number"]]
-        )
-        columns = {name: records[name] for name in duplicates.RECORD.names or ()}
-        return {**columns, "part": (records["high"] % np.uint64(PARTS)).astype(np.int64)}
+    records = np.concatenate([duplicates.records_of(int(n), run.passing(int(n))) for n in batch["number"]])
+    columns = {name: records[name] for name in duplicates.RECORD.names or ()}
+    return {**columns, "part": (records["high"] % np.uint64(PARTS)).astype(np.int64)}
 
 
 def _duplicates(records: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -108,14 +98,8 @@ def _duplicates(records: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {"place": places, "block": ((places >> np.uint64(32)) // duplicates.BLOCK).astype(np.int64)}
 
 
-@dataclass(frozen=True)
-class WriteBlock:
-    """Writes the duplicates of a block into a folder."""
-
-    folder: str
-
-    def __call__(self, found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Of a group of one block."""
-        block = int(found["block"][0])
-        duplicates.write_block(self.folder, block, found["place"].astype(duplicates.PLACE))
-        return {"block": np.array([block])}
+def _write_block(found: Mapping[str, np.ndarray], folder: str) -> dict[str, np.ndarray]:
+    """Write the duplicates of one block."""
+    block = int(found["block"][0])
+    duplicates.write_block(folder, block, found["place"].astype(duplicates.PLACE))
+    return {"block": np.array([block])}
