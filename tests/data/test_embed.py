@@ -267,7 +267,7 @@ def test_the_shard_of_a_dead_process_is_taken_over(source: list[str], tmp_path: 
 
 def test_a_finished_shard_is_not_done_again(embedded: Path, source: list[str], tmp_path: Path) -> None:
     run = EmbedRun(source, tmp_path / "out", named_encoders(["toybox"]))
-    ledger = Ledger(run.folder, SHARDS, run._request(build(run.parts), {}))
+    ledger = Ledger(run.folder, SHARDS, run.request(run.embedder("cpu")))
     ledger.begin()
     for number in (0, 2):
         name = ledger.name(number)
