@@ -206,16 +206,19 @@ def prepare(dataset: str, root: Path | None = None, thorough: bool = False) -> i
     return 0 if report.complete else 1
 
 
-def compare(folders: list[Path], output: Path = Path("comparison.html")) -> None:
-    """Put several evaluations on one page, with one figure per dataset.
+def compare(folders: list[Path], output: Path = Path("comparison.html"), captions: int = 48) -> None:
+    """Put several evaluations on one page: a figure and a table per dataset, and images of the same captions.
 
     Args:
         folders: of evaluations, with results.json.
         output: the page.
+        captions: how many of them have images on the page, those where the systems differ most.
     """
     from ediffi.evaluation import report
 
-    print(report.compare(folders, output, ["ediffi", *sys.argv[1:]]))
+    if captions < 0:
+        raise UsageError(f"--captions must be at least 0, got {captions}")
+    print(report.compare(folders, output, ["ediffi", *sys.argv[1:]], captions))
 
 
 def prompts(benchmark: str, file: Path, output: Path, images_per_prompt: int | None = None) -> None:

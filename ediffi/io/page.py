@@ -1,6 +1,7 @@
 """HTML pages that need nothing else: one base template, `page.html.j2`, with one stylesheet, `page.css`."""
 
 import base64
+import hashlib
 import io
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,19 @@ from PIL import Image
 from ediffi.io.files import replace
 
 
-def write_page(file: Path, template: Path, **values: Any) -> Path:
-    """Write a page from a template that extends "page.html.j2"; the same values, all escaped, give the same bytes."""
+def write_page(file: Path, template: Path, script: str = "", **values: Any) -> Path:
+    """Write a page from a template that extends "page.html.j2"; the same values, all escaped, give the same bytes.
+
+    `script` is JavaScript of ours, the only one that the page lets a browser run.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     loader = FileSystemLoader([template.parent, Path(__file__).parent])
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    text = environment.get_template(template.name).render(**values)
+    script_hash = f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
+    text = environment.get_template(template.name).render(script=script, script_hash=script_hash, **values)
     file.parent.mkdir(parents=True, exist_ok=True)
     replace(file, text.encode("utf-8", "replace"))
     return file

@@ -26,6 +26,7 @@ from ediffi.evaluation.images.generate import generate, open_store
 from ediffi.evaluation.judge import Candidate, Judge
 from ediffi.evaluation.naming import metric_name, shown
 from ediffi.evaluation.report import judged_sample
+from ediffi.evaluation.report.stored import SELECTION, record_places
 from ediffi.evaluation.results import Point, Results
 from ediffi.evaluation.suite import Suite
 from ediffi.hub.finding import CONFIG
@@ -39,7 +40,6 @@ from ediffi.pipeline.options import SamplingOptions, Style
 from ediffi.registry.random import Philox
 from ediffi.registry.types import Conditioning
 
-SELECTION = "selection.jsonl"
 REPORTED = 12
 """Images of each setting in the report."""
 
@@ -204,9 +204,11 @@ class Evaluation:
 
     def judge_images(self, images: Path) -> Results:
         """Judge the images of a folder, of any origin; raises as `judge_model` does."""
-        return self._judge(
-            images.name, lambda _, items: [Candidate(images.name, find_images(images, [item.key for item in items]))]
-        )
+
+        def found(_: CaptionDataset, items: Sequence[CaptionedImage]) -> list[Candidate]:
+            return [Candidate(images.name, find_images(images, [item.key for item in items]))]
+
+        return self._judge(images.name, found, images)
 
     def log(self, results: Results) -> None:
         """Log the numbers, their notices, and the path of the report, from one process."""
@@ -217,7 +219,10 @@ class Evaluation:
             logger.info("%s", (self.folder / report.FILE).resolve())
 
     def _judge(
-        self, model: str, candidates: Callable[[CaptionDataset, Sequence[CaptionedImage]], list[Candidate]]
+        self,
+        model: str,
+        candidates: Callable[[CaptionDataset, Sequence[CaptionedImage]], list[Candidate]],
+        images: Path | None = None,
     ) -> Results:
         # The judge and its reference come first: a file that is missing is found before the first image is sampled.
         dataset = open_dataset(self.suite.dataset, self.root, self.suite.dataset_options)
@@ -235,7 +240,7 @@ class Evaluation:
         for candidate in candidates(dataset, items):
             points.append(judge(candidate, reference, self.folder / "rows" / candidate.name, self.strict))
             samples[candidate.name] = [
-                judged_sample(item.caption, image, dataset.measure(item, image))
+                judged_sample(item.caption, image, dataset.measure(item, image), index)
                 for index, item in enumerate(items[:REPORTED])
                 if (image := judge.image(candidate, index, self.strict)) is not None
             ]
@@ -243,6 +248,7 @@ class Evaluation:
         results = Results(model, self.suite.described(), protocol, points)
         if self.context.rank == 0:
             results.write(self.folder)
+            record_places(self.folder, {point.name: images or self.folder / point.name for point in points})
             model_index.write(results, self.folder)
             report.write(results, self.folder, samples, self.command)
         return results

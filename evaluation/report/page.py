@@ -1,46 +1,30 @@
 """The report of an evaluation, and the comparison of several: one page with numbers, figures, images and protocol."""
 
-import math
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 from PIL import Image
 
 from ediffi.evaluation.naming import comparable_to_paper, convention, dataset_name, distance_name
-from ediffi.evaluation.report.tables import bar_tables, headlines, main_table, settings_tables
+from ediffi.evaluation.report.gallery import SCRIPT, Gallery, ReportSample, gallery
+from ediffi.evaluation.report.stored import StoredEvaluation, spreads
+from ediffi.evaluation.report.tables import any_marked, headlines, main_table, measure_tables, settings_tables
+from ediffi.evaluation.report.verdict import verdict
 from ediffi.evaluation.results import Results, check_comparable, flattened
 from ediffi.evaluation.tradeoff import MatplotlibMissing, svg
-from ediffi.io.images import rgb
-from ediffi.io.page import data_uri, write_page
+from ediffi.io.page import write_page
 
 FILE = "report.html"
+CAPTIONS = 48
+"""Captions whose images a comparison shows."""
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 _PARTS = {"dataset": "Dataset", "selection": "Captions", "reference": "Reference images"}
 _PARTS |= {"feature_extractor": "Feature extractor", "clip": "CLIP", "guidance": "Guidance", "versions": "Versions"}
-SIDE = 192
-"""Longest side of an image on the page."""
-
-
-class ReportSample(NamedTuple):
-    """An image to show, of any size, with the dataset's verdict; `right` is None if it is neither right nor wrong."""
-
-    caption: str
-    image: Image.Image
-    verdict: str | None = None
-    right: bool | None = None
-
-
-class ImageGrid(NamedTuple):
-    """Images of several settings: rows by caption if all settings have the same captions, else cards by setting."""
-
-    settings: Sequence[str]
-    rows: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]
-    cards: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]
 
 
 def write(
@@ -57,12 +41,12 @@ def write(
     if unknown := [name for name in samples if name not in titles]:
         raise ValueError(f"there are samples of {unknown[0]!r}, and the results have only {', '.join(titles)}")
     lead = results.suite.get("about") or f"Suite {results.suite.get('name', '')}"
-    grid = sample_grid({title: samples[name] for name, title in titles.items() if name in samples})
-    return _write(folder / FILE, [[results]], results.model, lead, command, grid)
+    return _write(folder / FILE, [[results]], results.model, lead, command, [gallery([(results, samples)])])
 
 
-def compare(folders: Sequence[Path], file: Path, command: str | Sequence[str] = "") -> Path:
-    """Write one page on the evaluations in several folders, with a figure and a table for each dataset.
+def compare(folders: Sequence[Path], file: Path, command: str | Sequence[str] = "", captions: int = CAPTIONS) -> Path:
+    """Write one page on the evaluations in several folders, with a figure and a table for each dataset, and the images
+    of all systems for the `captions` on which they differ most.
 
     Models of one name are distinguished by their folders. ValueError names the field in which two protocols differ.
     """
@@ -80,7 +64,27 @@ def compare(folders: Sequence[Path], file: Path, command: str | Sequence[str] = 
         check_comparable(group)
     models = list(dict.fromkeys(results.model for group in distinct for results in group))
     title = " · ".join(models) if len(models) < 4 else f"{len(models)} models"
-    return _write(file, distinct, title, f"Compared on {' and '.join(groups)}", command, None)
+    images = [
+        compared_images(
+            [StoredEvaluation(folder, results) for (folder, _), results in zip(group, named, strict=True)], captions
+        )
+        for group, named in zip(groups.values(), distinct, strict=True)
+    ]
+    return _write(file, distinct, title, f"Compared on {' and '.join(groups)}", command, images)
+
+
+def compared_images(several: Sequence[StoredEvaluation], captions: int) -> Gallery | str | None:
+    """The images of systems for the captions on which they differ most; or in a sentence why they cannot be shown; None
+    if the evaluations have no captions."""
+    if not all(one.captions for one in several):
+        return None
+    try:
+        known, differ = spreads(several)
+        numbers = sorted(known or range(len(several[0].captions)), key=lambda n: (-known.get(n, 0.0), n))[:captions]
+        shown = [(one.results, dict(one.samples(numbers))) for one in several]
+    except (OSError, ValueError, KeyError) as error:
+        return f"The images cannot be shown: {error}."
+    return gallery(shown, known, differ)
 
 
 def _distinct(group: Sequence[tuple[Path, Results]]) -> list[Results]:
@@ -94,7 +98,12 @@ def _distinct(group: Sequence[tuple[Path, Results]]) -> list[Results]:
 
 
 def _write(
-    file: Path, groups: Sequence[Sequence[Results]], title: str, lead: str, command: str | Sequence[str], samples: Any
+    file: Path,
+    groups: Sequence[Sequence[Results]],
+    title: str,
+    lead: str,
+    command: str | Sequence[str],
+    images: Sequence[Any],
 ) -> Path:
     several = [results for group in groups for results in group]
     commands = [command if isinstance(command, str) else shlex.join(command)]
@@ -105,23 +114,41 @@ def _write(
         title=title,
         lead=lead,
         notices=[*_notices(several), *(notice for group in groups for notice in _version_notices(group))],
-        sections=[_section(group, f"figure-{number}") for number, group in enumerate(groups)],
-        samples=samples,
+        sections=[_section(group, number) | {"images": images[number]} for number, group in enumerate(groups)],
+        script=SCRIPT.read_text(encoding="utf-8"),
         commands=list(dict.fromkeys(text for text in commands if text)),
         suites=list(dict.fromkeys(_suite_text(results) for results in several)),
         protocols=[(dataset_name(group[0]), _protocol(group[0])) for group in groups],
+        code=[(results.model, _code(results)) for results in several if _code(results)],
         settings=[(results.model, *settings_tables(results)) for results in several],
     )
 
 
-def _section(group: Sequence[Results], prefix: str) -> dict[str, Any]:
+def _code(results: Results) -> str:
+    """The commit that computed the numbers of an evaluation, in words; empty if it is not known."""
+    code = results.protocol.get("code") or {}
+    return f"{code['commit']}{', with changes' if code.get('changed_since') else ''}" if "commit" in code else ""
+
+
+def _section(group: Sequence[Results], number: int) -> dict[str, Any]:
     """What the template shows of a dataset: numbers, tables, and the figure, or in `about` why there is none."""
+    table, measures = main_table(group), measure_tables(group)
     section = {"title": dataset_name(group[0]), "distance": distance_name(group[0]), "several": len(group) > 1}
-    section |= {"headlines": headlines(group), "table": main_table(group), "bars": bar_tables(group)}
+    section |= {"headlines": headlines(group), "table": table, "measures": measures, "level": _level(group)}
+    section |= {"anchor": f"protocol-{number}", "marks": any_marked([table, *measures])}
     try:
-        return section | {"figure": svg(group, prefix)}
+        figures = [svg(group, f"figure-{number}"), svg(group, f"narrow-{number}", narrow=True)]
+        return section | {"figures": figures}
     except MatplotlibMissing as error:
-        return section | {"figure": "", "about": f"There is no figure: {error}."}
+        return section | {"figures": [], "about": f"There is no figure: {error}."}
+
+
+def _level(group: Sequence[Results]) -> str:
+    """What the intervals of a dataset's numbers are, in words; empty if there are none."""
+    if not any(point.interval(name) for results in group for point in results.points for name in point.metrics):
+        return ""
+    level = (group[0].protocol.get("intervals") or {}).get("level")
+    return f"{level:.0%} intervals" if isinstance(level, float) else "intervals"
 
 
 def _notices(several: Sequence[Results]) -> list[tuple[str, str]]:
@@ -152,7 +179,7 @@ def _version_notices(group: Sequence[Results]) -> list[tuple[str, str]]:
 def _protocol(results: Results) -> list[tuple[str, list[tuple[str, str]]]]:
     """The parts of the protocol, each with its leaves by name."""
     order = [name for name in _PARTS if name in results.protocol]
-    order += [name for name in results.protocol if name not in _PARTS and name != "command"]
+    order += [name for name in results.protocol if name not in _PARTS and name not in ("command", "code")]
     parts = []
     for name in order:
         part = results.protocol[name]
@@ -178,36 +205,8 @@ def _suite_text(results: Results) -> str:
     return yaml.safe_dump(filled(results.suite), sort_keys=False, allow_unicode=True, width=100).strip()
 
 
-def judged_sample(caption: str, image: Image.Image, measured: Mapping[str, float]) -> ReportSample:
-    """A sample with the verdict of the dataset's `measure`: "right", or "wrong: shape, colour".
-
-    Of the measured values 1 is right, less is wrong, nan is ignored. Names that begin with "everything" summarise the
-    others and are not repeated.
-    """
-    fields = {name.rpartition("/")[2]: value for name, value in measured.items() if math.isfinite(value)}
-    fields = {name: value for name, value in fields.items() if not name.startswith("everything")}
-    if not fields:
-        return ReportSample(caption, image)
-    wrong = [name for name, value in fields.items() if value < 1]
-    return ReportSample(caption, image, f"wrong: {', '.join(wrong)}" if wrong else "right", not wrong)
-
-
-def sample_grid(samples: Mapping[str, Sequence[ReportSample]]) -> ImageGrid | None:
-    """The images of each setting beside each other; None if there are none."""
-    groups = [(title, [_embedded(sample) for sample in group]) for title, group in samples.items() if group]
-    if not groups:
-        return None
-    settings = [title for title, _ in groups]
-    captions = [[sample["caption"] for sample in group] for _, group in groups]
-    if len(groups) == 1 or any(one != captions[0] for one in captions):
-        return ImageGrid(settings, [], groups)
-    rows = zip(*(group for _, group in groups), strict=True)
-    return ImageGrid(settings, list(zip(captions[0], rows, strict=True)), [])
-
-
-def _embedded(sample: ReportSample) -> dict[str, Any]:
-    """A sample for the page: `source` is a data URI; a `coarse` image has few pixels and is not smoothed."""
-    image = rgb(sample.image)
-    coarse = max(image.size) < SIDE
-    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    return sample._asdict() | {"source": data_uri(image, "png", "jpeg", quality=88), "coarse": coarse}
+def judged_sample(
+    caption: str, image: Image.Image, measured: Mapping[str, float], number: int | None = None
+) -> ReportSample:
+    """A sample with the verdict of the dataset's `measure`, see `verdict`."""
+    return ReportSample(caption, image, *verdict(measured), number)

@@ -42,23 +42,28 @@ def curves(axes: "Axes", figure: "Figure", several: Sequence[Results], planned: 
 
     name, lower = shortened(measured_name(several[0], planned.metric)), less_is_better(planned.metric)
     clip = shortened(naming.clip_name(several[0]))
+    narrow = figure.get_figwidth() < 6
     lines, names, values = [], [], [*PAPER.values()] * planned.paper
     for index, results in enumerate(several):
         at = [xy for point in results.in_order if (xy := position(point, planned.kind, planned.metric))]
         style: dict[str, Any] = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
         style |= {"linestyle": "-" if index < len(COLOURS) else "--", "markeredgecolor": SHEET}
         lines += axes.plot([x for x, _ in at], [y for _, y in at], linewidth=1.6, markersize=6.5, **style)
-        names.append(f" {shortened(results.model)} · {nfe(results)}")
+        _intervals(axes, results, planned, COLOURS[index % len(COLOURS)])
+        names.append(f" {shortened(results.model, 26 if narrow else 44)} · {nfe(results)}")
         values += [y for _, y in at]
     log = min(values) > 0 and max(values) > LOG_BEYOND * min(values)
     if log:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
+    name = shortened(name, 26) if narrow else name
     axes.set_ylabel(f"{name}{', log scale' if log else ''}  {'↓' if lower else '↑'} better")
-    curve = f"CLIP score (100 × cosine{f', {clip}' if clip else ''})  → better"
-    axes.set_xlabel(curve if planned.kind == "curve" else shortened(naming.convention(several[0]), 100))
+    curve = f"CLIP score (100 × cosine{f', {clip}' if clip and not narrow else ''})  → better"
+    axes.set_xlabel(
+        curve if planned.kind == "curve" else shortened(naming.convention(several[0]), 44 if narrow else 100)
+    )
     axes.margins(0.07, 0.09)
-    columns = 2 if len(names) > 1 and max(map(len, names)) < 52 else 1
+    columns = 2 if not narrow and len(names) > 1 and max(map(len, names)) < 52 else 1
     placement: dict[str, Any] = {"loc": "outside upper left", "ncols": columns, "alignment": "left"}
     legend = figure.legend(lines, names, frameon=False, fontsize=8.5, borderpad=0, **placement)
     legend.set_title(shortened(naming.dataset_name(several[0]), 60), FontProperties(weight="bold", size=10.5))
@@ -68,7 +73,19 @@ def curves(axes: "Axes", figure: "Figure", several: Sequence[Results], planned: 
         _scales(axes, figure, several, planned.metric)
 
 
-def bars(axes: "Axes", several: Sequence[Results], planned: FigurePlan) -> None:
+def _intervals(axes: "Axes", results: Results, planned: FigurePlan, colour: str) -> None:
+    """A line through each point of a curve for each of its intervals."""
+    for point in results.in_order:
+        if (at := position(point, planned.kind, planned.metric)) is None:
+            continue
+        style: dict[str, Any] = {"color": colour, "linewidth": 1, "alpha": 0.7, "zorder": 1.9}
+        if across := point.interval("clip_score") if planned.kind == "curve" else None:
+            axes.plot(across, [at[1]] * 2, **style)
+        if up := point.interval(planned.metric):
+            axes.plot([at[0]] * 2, up, **style)
+
+
+def bars(axes: "Axes", several: Sequence[Results], planned: FigurePlan, narrow: bool = False) -> None:
     """A bar for each setting, the best first; the paper's numbers in grey between them."""
     metric, lower = planned.metric, less_is_better(planned.metric)
     rows = [(value, name, FAINT, "") for name, value in PAPER.items()] if planned.paper else []
@@ -78,6 +95,7 @@ def bars(axes: "Axes", several: Sequence[Results], planned: FigurePlan) -> None:
             if value is not None:
                 note = f"CLIP score {shown('clip_score', score)}" if score is not None else ""
                 name = f"{shortened(results.model, 30)}, {shortened(point.title, 20)} · {nfe(results)}"
+                name = f"{shortened(results.model, 16)}\n{shortened(point.title, 16)}" if narrow else name
                 rows.append((value, name, COLOURS[index % len(COLOURS)], note))
     rows.sort(key=lambda row: row[0] if lower else -row[0])
     for height, (value, _, colour, note) in enumerate(rows):
@@ -89,11 +107,13 @@ def bars(axes: "Axes", several: Sequence[Results], planned: FigurePlan) -> None:
             axes.annotate(note, (value, height), (44, 0), **beside, fontsize=LETTERS, color=MUTED)
     axes.set_yticks(range(len(rows)), [row[1] for row in rows], color=INK)
     axes.invert_yaxis()
-    axes.set_xmargin(0.25)
+    axes.set_xmargin(0.6 if narrow else 0.25)
     axes.grid(False, axis="y")
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    axes.set_xlabel(f"{shortened(measured_name(several[0], metric))}  {'← better' if lower else '→ better'}")
+    axes.set_xlabel(
+        f"{shortened(measured_name(several[0], metric), 26 if narrow else 44)}  {'← better' if lower else '→ better'}"
+    )
 
 
 def nfe(results: Results) -> str:

@@ -19,6 +19,9 @@ from ediffi.io.files import replace
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+WIDE, NARROW = 7.6, 4.2
+"""Widths of figures, in inches."""
+
 
 class MatplotlibMissing(ValueError):
     """matplotlib is not installed; the message says how to install it."""
@@ -40,14 +43,14 @@ def draw(several: Sequence[Results], path: Path) -> None:
     replace(path, file.getvalue())
 
 
-def svg(several: Sequence[Results], prefix: str) -> str:
+def svg(several: Sequence[Results], prefix: str, narrow: bool = False) -> str:
     """The figure as an `<svg>` element for a page, which may scale it and set its colours (see `VARIABLES`).
 
-    `prefix` begins its ids, so that a page may have several figures.
+    `prefix` begins its ids, so that a page may have several figures. A `narrow` one is for the screen of a telephone.
     """
     file = io.StringIO()
     with _style():
-        _figure(several).savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        _figure(several, narrow).savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = file.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text[text.index("<svg") :], flags=re.DOTALL)
     head, rest = text.split(">", 1)
@@ -77,17 +80,20 @@ def describe(several: Sequence[Results]) -> str:
     return f"{measured_name(several[0], planned.metric)}{shape}, of {models}, on {dataset_name(several[0])}{paper}."
 
 
-def _figure(several: Sequence[Results]) -> "Figure":
+def _figure(several: Sequence[Results], narrow: bool = False) -> "Figure":
     """The figure; inside `_style()`."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     planned = plan(several)
-    notes = _notes(several, planned)
+    width = NARROW if narrow else WIDE
+    notes = _notes(several, planned, int(126 * width / WIDE))
     rows = sum(len(results.points) for results in several) + len(PAPER) * planned.paper
-    height = {"bars": 1.3 + 0.27 * rows, "nothing": 1.2}.get(planned.kind, 4.4 + 0.1 * len(several))
+    height = {"bars": 1.3 + (0.38 if narrow else 0.27) * rows, "nothing": 1.2}.get(
+        planned.kind, 4.4 + 0.1 * len(several)
+    )
     height += 0.17 * len(notes)
-    figure = Figure(figsize=(7.6, height), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
+    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
     axes = figure.subplots()
     figure.supxlabel("\n".join(notes), x=0.012, ha="left", fontsize=7.5, color=MUTED, linespacing=1.5)
     if planned.kind in ("curve", "guidance"):  # with a legend, which has the title
@@ -95,7 +101,7 @@ def _figure(several: Sequence[Results]) -> "Figure":
         return figure
     figure.suptitle(shortened(dataset_name(several[0]), 60), x=0.012, ha="left", fontsize=10.5, fontweight="bold")
     if planned.kind == "bars":
-        bars(axes, several, planned)
+        bars(axes, several, planned, narrow)
     else:
         axes.set_axis_off()
         axes.text(0, 0.5, "There is no finite number to draw.", transform=axes.transAxes, va="center")
@@ -114,15 +120,19 @@ def _style() -> Iterator[None]:
         yield
 
 
-def _notes(several: Sequence[Results], planned: FigurePlan) -> list[str]:
-    """Lines below a figure."""
+def _notes(several: Sequence[Results], planned: FigurePlan, letters: int) -> list[str]:
+    """Lines below a figure, of at most so many letters."""
     count, size = several[0].suite.get("count"), several[0].suite.get("image_size")
     rule = f"{convention(several[0])}. "
     first = {"curve": f"Numbers at the points are guidance scales: {rule}", "guidance": ""}.get(planned.kind, rule)
     lines = [f"{first}NFE: network evaluations for an image."]
     lines[0] += f" {count:,} images at {size}²." if isinstance(count, int) and size else ""
+    names = ("clip_score", planned.metric)
+    if any(point.interval(name) for results in several for point in results.points for name in names):
+        level = (several[0].protocol.get("intervals") or {}).get("level")
+        lines.append(f"Lines at the points: {f'{level:.0%} ' if isinstance(level, float) else ''}intervals.")
     if planned.paper:
         lines.append("At the side: zero-shot FID-30K as printed in eDiff-I, Table 1, which has no CLIP scores.")
     if planned.left_out:
         lines.append("Not drawn: " + "; ".join(planned.left_out) + ".")
-    return [part for line in lines for part in wrap(line, 126)]
+    return [part for line in lines for part in wrap(line, letters)]

@@ -2,10 +2,12 @@
 
 import base64
 import builtins
+import hashlib
 import io
 import math
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,15 +17,19 @@ import pytest
 from PIL import Image
 
 from ediffi.evaluation import report
+from ediffi.evaluation.datasets.captioned import CaptionedImage, write_selection
 from ediffi.evaluation.datasets.toybox.dataset import Toybox
+from ediffi.evaluation.metrics.rows import PassLayout, open_rows
 from ediffi.evaluation.report import ReportSample, judged_sample
-from ediffi.evaluation.report.page import sample_grid
-from ediffi.evaluation.report.tables import headlines
+from ediffi.evaluation.report.gallery import SCRIPT, gallery
+from ediffi.evaluation.report.stored import SELECTION, record_places
+from ediffi.evaluation.report.tables import headlines, main_table, marked
 from ediffi.evaluation.results import Point, Results
 from tests.evaluation.evaluations import CLIP, INCEPTION, SCALES, evaluation, foreign, point
 
 pytest.importorskip("matplotlib")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+SPANS = ((16.125, 26.125), (6.125, 16.125), (11.125, 16.125), (6.125, 11.125))
 HOSTILE = '<script>alert("x")</script><img src="http://127.0.0.1:9/x.png" onerror=alert(1)> {{ 7*191 }} \' & "'
 
 
@@ -83,13 +89,38 @@ def test_every_number_stands_on_the_page(tmp_path):
         assert text in page.words
 
 
-def test_the_best_of_each_column_is_marked(tmp_path):
+def with_intervals(points: list[Point], half: float) -> list[Point]:
+    """Each number with an interval of so much to both sides."""
+    known = [{name: (v - half, v + half) for name, v in one.metrics.items() if v == v} for one in points]
+    return [replace(one, intervals=ends) for one, ends in zip(points, known, strict=True)]
+
+
+def test_the_best_of_each_column_is_marked_with_all_that_cannot_be_told_from_it(tmp_path):
     oracle = {"oracle/shape": [0.125, 0.25, 0.75, 0.75]}
-    results = evaluation(points=read_points(oracle))
-    best = [12.125, 0.00321, max(one.metrics["clip_score"] for one in results.points), 0.75, 0.75]
-    assert Page(report.write(results, tmp_path)).best == sorted(best)
-    alone = evaluation(points=results.points[:1])
+    points = with_intervals(read_points(oracle), 1e-9)
+    best = [12.125, min(one.metrics["kid_mean"] for one in points), max(p.metrics["clip_score"] for p in points)]
+    assert Page(report.write(evaluation(points=points), tmp_path)).best == sorted([*best, 0.75, 0.75])
+    wide = with_intervals(read_points({}), 3)  # FIDs of 12.125, 16.125 and 21.125 at their guidance scales
+    assert [p.guidance_scale for p, best in zip(wide, marked("fid", wide), strict=True) if best] == [1, 3]
+    assert not any(marked("kid_mean", wide))  # all of them cannot be told apart
+    page = Page(report.write(evaluation(points=wide), tmp_path))
+    assert "12.12" in page.words
+    assert "9.12 to 15.12" in page.words
+    alone = evaluation(points=points[:1])
     assert Page(report.write(alone, tmp_path)).best == []
+
+
+def test_without_intervals_nothing_is_called_best(tmp_path):
+    results = evaluation(points=read_points({"oracle/shape": [0.125, 0.25, 0.75, 0.75]}))
+    page = Page(report.write(results, tmp_path))
+    assert page.best == []
+    assert "●" not in page.words
+
+
+def test_an_interval_is_drawn_where_it_lies_in_its_column():
+    points = [replace(one, intervals={"fid": ends}) for one, ends in zip(evaluation().points, SPANS, strict=True)]
+    ((_, rows),) = main_table([evaluation(points=points)]).groups
+    assert [cells[0].track for _, cells in rows] == [(50, 100, 75), (0, 50, 50), (25, 50, 30), (0, 25, 100)]
 
 
 def test_headlines_are_the_best_and_say_where():
@@ -131,7 +162,12 @@ def test_what_is_not_ours_is_escaped(tmp_path):
     results = Results(results.model, {**results.suite, "about": HOSTILE, "name": HOSTILE}, results.protocol, points)
     samples = {HOSTILE: [ReportSample(HOSTILE, picture(9), HOSTILE, False)]}
     page = Page(report.write(results, tmp_path, samples, HOSTILE))
-    assert not page.of("script")
+    assert len(page.of("script")) == 1
+    assert "</script>" not in SCRIPT.read_text()
+    text = (tmp_path / "report.html").read_text()
+    assert text.split("<script>")[1].split("</script>")[0] == SCRIPT.read_text()
+    digest = base64.b64encode(hashlib.sha256(SCRIPT.read_bytes()).digest()).decode()
+    assert (page.of("meta")[-1]["content"] or "").endswith(f"; script-src 'sha256-{digest}'")
     assert len(page.of("img")) == 1
     assert page.of("img")[0]["alt"] == HOSTILE
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
@@ -148,18 +184,27 @@ def test_nothing_is_loaded_from_elsewhere(tmp_path):
             value = attributes.get(name) or "#"
             assert value.startswith(("#", "data:")) or (tag, name) == ("data", "value"), (tag, value)
     assert not re.search(r"https?:|@import|url\((?!#)", path.read_text())
-    assert page.of("meta")[-1]["content"] == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    content = page.of("meta")[-1]["content"] or ""
+    assert content.startswith("default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-")
     assert {path.name for path in tmp_path.iterdir()} == {"report.html"}
 
 
 def test_the_figure_is_on_the_page_and_described(tmp_path):
     page = Page(report.write(evaluation(), tmp_path))
-    (figure,) = page.of("svg")
-    assert figure["role"] == "img"
-    assert figure["aria-label"] == (
-        "FID against CLIP score, a point for each guidance scale, of ours/model, on COCO 2014 validation."
-    )
+    for figure in page.of("svg"):  # one for wide screens, one for narrow ones
+        assert figure["role"] == "img"
+        assert figure["aria-label"] == (
+            "FID against CLIP score, a point for each guidance scale, of ours/model, on COCO 2014 validation."
+        )
+    assert len(page.of("svg")) == 2
     assert all("scope" in head for head in page.of("th"))
+
+
+def test_every_number_links_to_its_protocol(tmp_path):
+    text = report.write(evaluation(points=read_points({"oracle/shape": [0.1, 0.2, 0.3, 0.4]})), tmp_path).read_text()
+    assert text.count("<data ") == text.count('<a class="plain" href="#protocol-0"><data ') > 12
+    assert 'id="protocol-0"' in text
+    assert 'id="sampling-ours/model"' in text
 
 
 def test_without_matplotlib_the_page_says_so(tmp_path, monkeypatch):
@@ -190,32 +235,30 @@ def test_pictures_are_small_and_inside(tmp_path):
     assert big.size == (300, 600)
 
 
-def test_settings_stand_side_by_side_where_captions_are_the_same():
-    one, two = (
-        [ReportSample("a", picture(1)), ReportSample("b", picture(2))],
-        [ReportSample("a", picture(3)), ReportSample("b", picture(4))],
-    )
-    side_by_side = sample_grid({"guidance 1": one, "guidance 3": two})
-    assert side_by_side is not None
-    assert [(caption, len(row)) for caption, row in side_by_side.rows] == [("a", 2), ("b", 2)]
-    apart = sample_grid({"guidance 1": one, "guidance 3": two[::-1]})
-    assert apart is not None
-    assert not apart.rows
-    assert [title for title, _ in apart.cards] == ["guidance 1", "guidance 3"]
-    assert sample_grid({"guidance 1": []}) is None
+def test_images_of_a_caption_stand_in_one_row():
+    one = [ReportSample("a", picture(1)), ReportSample("b", picture(2))]
+    two = [ReportSample("b", picture(4)), ReportSample("a", picture(3))]
+    results, other = evaluation(), evaluation("theirs", points=[foreign({"fid": 3.0})])
+    found = gallery([(results, {"guidance-1": one, "guidance-3": two}), (other, {"theirs": one})], {1: 0.5}, "it")
+    assert found is not None
+    shown = [(row.caption, [(m, [f.title for f in figures]) for m, figures in row.systems]) for row in found.rows]
+    both = [("ours/model", ["guidance 1", "guidance 3"]), ("theirs", ["theirs"])]
+    assert shown == [("b", both), ("a", both)]  # where they differ most comes first
+    assert (found.scales, found.start, found.several) == ([1, 3], 1, True)
+    assert gallery([(results, {"guidance-1": []})]) is None
 
 
 def test_a_verdict_is_what_the_data_set_measured():
     world = Toybox(size=8)
     first, second = world.items()[:2]
     image = world.reference(first, 64)
-    assert judged_sample(first.caption, image, world.measure(first, image))[2:] == ("right", True)
+    assert judged_sample(first.caption, image, world.measure(first, image))[2:4] == ("right", True)
     wrong = judged_sample(second.caption, image, world.measure(second, image))
     assert wrong.right is False
     assert wrong.verdict is not None
     assert "everything" not in wrong.verdict
     assert wrong.verdict.startswith("wrong: ")
-    assert judged_sample("a photograph", image, {})[2:] == (None, None)
+    assert judged_sample("a photograph", image, {})[2:4] == (None, None)
 
 
 def test_the_same_results_give_the_same_page(tmp_path):
@@ -239,12 +282,12 @@ def test_a_comparison_has_a_figure_and_a_table_for_each_data_set(tmp_path):
     flowers = [evaluation(name, dataset="visual-genome") for name in ("one", "two")]
     folders = written(tmp_path, evaluation("one"), *flowers, evaluation("two", points=[point(3, fid=5.5)]))
     page = Page(report.compare(folders, tmp_path / "all" / "page.html", "ediffi evaluate compare"))
-    first, second = page.of("svg")
+    first, _, second, _ = page.of("svg")
     assert "of one, two, on COCO" in (first["aria-label"] or "")
     assert "of one, two, on Visual Genome" in (second["aria-label"] or "")
-    assert 5.5 in page.best
-    assert sum(value == 5.5 for value in page.best) == 1
+    assert 5.5 in page.numbers
     assert "two, guidance 3" in page.words
+    assert not page.of("img")
     assert "ediffi evaluate compare" in page.words
 
 
@@ -294,32 +337,87 @@ def test_a_comparison_across_protocols_is_refused_and_writes_nothing(tmp_path):
         report.compare([folders[0], tmp_path / "nowhere"], tmp_path / "page.html")
 
 
+def judged(folder: Path, model: str, scales: tuple[float | None, ...], seed: int, count: int = 6) -> Path:
+    """An evaluation as the command leaves it, with rows and images of which one is broken."""
+    items = [CaptionedImage(f"k{k}", f"caption number {k}", str(k)) for k in range(count)]
+    folder.mkdir()
+    write_selection(items, folder / SELECTION)
+    points = []
+    for number, scale in enumerate(scales):
+        name, rng = "theirs" if scale is None else f"guidance-{scale:g}", np.random.default_rng((seed, number))
+        (folder / name).mkdir()
+        for k in range(count):
+            Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(folder / name / f"{k:05d}.png")
+        rows = open_rows(folder / "rows" / name, PassLayout({}, count, (16, 16), scored=True))
+        every = np.ones(count, bool)
+        rows.write("scores", 0, every, np.float32(30 + seed * np.arange(count) + number))
+        rows.write("states", 0, every, np.array([1] * (count - 1) + [2], np.uint8))
+        made = foreign({"fid": 3.0, "clip_score": 30.0}) if scale is None else point(scale)
+        points.append(replace(made, name=name))
+    results = evaluation(model, points=points)
+    results.write(folder)
+    record_places(folder, {one.name: folder / one.name for one in points})
+    return folder
+
+
+def test_systems_are_compared_image_by_image_where_they_differ_most(tmp_path):
+    folders = [judged(tmp_path / "a", "ours", (1, 3), 0), judged(tmp_path / "b", "theirs", (None,), 2)]
+    page = Page(report.compare(folders, tmp_path / "page.html", captions=3))
+    assert len(page.of("img")) == 9
+    rows = [attributes for tag, attributes in page.tags if tag == "section" and attributes.get("class") == "row"]
+    assert [row["data-number"] for row in rows] == ["4", "3", "2"]  # the last image is broken
+    assert [one["alt"] for one in page.of("img")][::3] == [f"caption number {k}" for k in (4, 3, 2)]
+    assert "guidance 1 · CLIP score 30.0" in page.words
+    assert "CLIP score 38.0" in page.words
+    shutil.rmtree(tmp_path / "b" / "theirs")
+    page = Page(report.compare(folders, tmp_path / "page.html"))
+    assert not page.of("img")
+    assert "The images cannot be shown: no folder" in page.words
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_browser_shows_it_without_a_complaint_or_a_request(tmp_path):
+def test_a_browser_shows_all_of_it_without_a_complaint_or_a_request(tmp_path):
     playwright = pytest.importorskip("playwright.sync_api")
-    results = evaluation(points=read_points({"oracle/shape": [0.125, 0.25, 0.75, 0.5]}))
+    (tmp_path / "one").mkdir()
+    points = with_intervals(read_points({"oracle/shape": [0.125, 0.25, 0.75, 0.5]}), 0.1)
     samples = {"guidance-1": [ReportSample(HOSTILE, picture(200))], "guidance-3": [ReportSample(HOSTILE, picture(20))]}
-    path = report.write(results, tmp_path, samples, "ediffi evaluate --suite toybox")
+    single = report.write(evaluation(points=points), tmp_path / "one", samples, "ediffi evaluate --suite toybox")
+    folders = [judged(tmp_path / "a", "ours", (1, 3, 8), 0), judged(tmp_path / "b", "theirs", (None,), 2)]
+    both = report.compare(folders, tmp_path / "page.html")
     asked: list[str] = []
     complaints: list[Any] = []
+    outside = """[...document.querySelectorAll('main *:not(.hidden)')].filter(one => !one.closest('svg, .hidden') &&
+        one.getBoundingClientRect().width && one.getBoundingClientRect().right > innerWidth + 1).length"""
     with playwright.sync_playwright() as play:
         chromium = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        for width, scheme in ((1200, "light"), (390, "dark")):
-            context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-            tab = context.new_page()
+        for width, scheme in ((1440, "light"), (390, "dark")):
+            tab = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme).new_page()
             tab.on("request", lambda request: asked.append(request.url))
             tab.on("console", lambda message: complaints.append(message.text))
             tab.on("pageerror", lambda error: complaints.append(str(error)))
-            tab.goto(path.as_uri())
-            assert tab.evaluate(
-                "document.documentElement.scrollWidth <= innerWidth"
-            )  # wide tables scroll by themselves
-            assert tab.evaluate("[...document.images].every(image => image.complete && image.naturalWidth === 64)")
-            assert tab.locator("svg[role=img]").bounding_box()["height"] > 200
+            for path in (single, both):
+                tab.goto(path.as_uri())
+                assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+                assert tab.evaluate(outside) == 0
+                assert tab.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+                assert tab.locator("svg[role=img]:visible").bounding_box()["height"] > 200
+                assert tab.locator("data:visible").count() == tab.locator("data").count()
             tab.screenshot(path=tmp_path / f"{scheme}.png", full_page=True)
             paper = np.asarray(Image.open(tmp_path / f"{scheme}.png").convert("L"))[5, 5]
             assert paper > 240 if scheme == "light" else paper < 40
+            captions = tab.locator(".row:visible .caption")
+            assert captions.first.text_content() == "caption number 4"
+            tab.locator("[name=order]").select_option("caption")
+            assert captions.first.text_content() == "caption number 0"
+            tab.locator("[name=search]").fill("NUMBER 3")
+            assert captions.all_text_contents() == ["caption number 3"]
+            shown = tab.locator(".row:visible figure:visible")
+            assert shown.count() == 2
+            tab.locator("[name=guidance]").fill("2")
+            assert "guidance 8" in shown.first.text_content()
+            tab.locator("[name=all]").check()
+            assert shown.count() == 4
         chromium.close()
     assert not complaints
-    assert not [url for url in asked if not url.startswith("data:") and url != path.as_uri()]
+    assert not [url for url in asked if not url.startswith(("data:", "file:"))]

@@ -23,10 +23,11 @@ from ediffi.evaluation.datasets.toybox.dataset import Toybox
 from ediffi.evaluation.judge import SQUARE
 from ediffi.evaluation.metrics.paired import differences
 from ediffi.evaluation.naming import dataset_name
+from ediffi.evaluation.report.stored import SELECTION
 from ediffi.evaluation.results import Results
 from ediffi.evaluation.suite import read_suite, shipped
 from ediffi.pipeline.cascade import Cascade
-from ediffi.pipeline.evaluation_run import SELECTION, CascadeGenerator, at_size
+from ediffi.pipeline.evaluation_run import CascadeGenerator, at_size
 from ediffi.pipeline.options import SamplingOptions, Style
 from ediffi.pipeline.prompt import Prompt, parse
 
