@@ -8,6 +8,7 @@ from pathlib import Path
 from emojiworld.artists import SETS
 from emojiworld.caption import LENGTHS
 from emojiworld.judge import train_judge
+from emojiworld.references import write_references
 from emojiworld.shards import write_scenes
 from emojiworld.sprites import make_sprites
 from emojiworld.suite import write_suite
@@ -43,6 +44,11 @@ def scenes(options: argparse.Namespace) -> None:
         world, options.output, options.size, options.count, options.split, options.seed, options.per_shard
     )
     print(index)
+
+
+def references(options: argparse.Namespace) -> None:
+    """Write embedded scenes again, each with the image embedding of another one in its style."""
+    print(write_references(options.embedded, options.output))
 
 
 def suite(options: argparse.Namespace) -> None:
@@ -84,6 +90,10 @@ def _parser() -> argparse.ArgumentParser:
         else:
             command.add_argument("--per-kind", type=int, default=500, help="prompts of each kind")
             command.add_argument("--length", choices=LENGTHS, default="short", help="of the captions")
+    command = commands.add_parser("references", help=references.__doc__)
+    command.set_defaults(run=references)
+    command.add_argument("embedded", type=Path, help="shards of scenes, after `ediffi embed`")
+    command.add_argument("output", type=Path, help="the folder to write to")
     command = commands.add_parser("judge", help=judge.__doc__)
     command.set_defaults(run=judge)
     command.add_argument("output", type=Path, help="the folder to write the judge to")
