@@ -44,7 +44,7 @@ def evaluate(
     """Evaluate a model by a suite: Fréchet distance, KID, precision and recall, CLIP score, and a report page.
 
     The same command resumes an interrupted evaluation. See also `ediffi evaluate suites`, `captions`, `pair`,
-    `prepare`, `compare`, `prompts`, `export`.
+    `prepare`, `compare`, `table`, `scores`, `prompts`, `export`.
 
     Args:
         suite: one that ships (`ediffi evaluate suites`), or a YAML file.
@@ -221,6 +221,34 @@ def compare(folders: list[Path], output: Path = Path("comparison.html"), caption
     print(report.compare(folders, output, ["ediffi", *sys.argv[1:]], captions))
 
 
+def table(folders: list[Path], output: Path = Path("table.md")) -> None:
+    """Write the numbers of evaluations as a table, a row for each setting.
+
+    Args:
+        folders: of evaluations, with results.json.
+        output: a .csv file, with all digits; or .md or .tex, with the digits and intervals that the pages have.
+    """
+    from ediffi.evaluation.report.export import write_table
+    from ediffi.evaluation.results import Results
+
+    write_table([Results.read(folder) for folder in folders], output)
+    print(output)
+
+
+def scores(folder: Path, output: Path = Path("scores.csv")) -> None:
+    """Write what was measured of each image: its caption, CLIP score, and what the dataset measures.
+
+    Args:
+        folder: of an evaluation.
+        output: a .csv or .jsonl file.
+    """
+    from ediffi.evaluation.report.export import write_scores
+    from ediffi.evaluation.report.stored import StoredEvaluation
+    from ediffi.evaluation.results import Results
+
+    print(f"{write_scores(StoredEvaluation(folder, Results.read(folder)), output)} rows in {output}")
+
+
 def prompts(benchmark: str, file: Path, output: Path, images_per_prompt: int | None = None) -> None:
     """Convert the prompt file of a compositional benchmark for `ediffi sample --prompts`, a line for each image.
 
@@ -264,7 +292,7 @@ def _scales(text: str) -> list[float]:
         raise UsageError(f"--guidance-scale expects numbers with commas between them, got {text!r}") from None
 
 
-COMMANDS = (suites, captions, pair, prepare, compare, prompts, export)
+COMMANDS = (suites, captions, pair, prepare, compare, table, scores, prompts, export)
 
 
 def main(argv: list[str]) -> int:
