@@ -62,23 +62,25 @@ class Philox:
     The key is a hash of seed and stream. The counter is the number of the block of four words, the call, and the index.
 
     Args:
-        seed: at least 0, of any size.
+        seed: at least 0, of any size; a tuple has one for each row.
         indices: the index of each row: of an image in its run, or of a sample in the training data; 0 to 2^63 - 1.
         stream: the purpose.
         compile: draw through `torch.compile`: the same integers, in one kernel instead of a hundred.
 
     Raises:
-        ValueError: the seed or an index is out of range.
+        ValueError: a seed or an index is out of range, or the seeds are not one for each row.
     """
 
-    seed: int
+    seed: int | tuple[int, ...]
     indices: Sequence[int]
     stream: str = ""
     compile: bool = False
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ValueError(f"seed is {self.seed}; it must be at least 0")
+        if isinstance(self.seed, tuple) and len(self.seed) != len(self.indices):
+            raise ValueError(f"seed has {len(self.seed)} values for {len(self.indices)} rows; give one for each")
+        if min(self._seeds, default=0) < 0:
+            raise ValueError(f"seed is {min(self._seeds)}; it must be at least 0")
         for index in (min(self.indices, default=0), max(self.indices, default=0)):
             if not 0 <= index < 2**63:
                 raise ValueError(f"indices holds {index}; an index must be between 0 and 2^63 - 1")
@@ -88,17 +90,28 @@ class Philox:
 
     def __getitem__(self, rows: slice) -> "Philox":
         """Some rows."""
-        return replace(self, indices=self.indices[rows])
+        seed = self.seed[rows] if isinstance(self.seed, tuple) else self.seed
+        return replace(self, seed=seed, indices=self.indices[rows])
 
     def of(self, stream: str) -> "Philox":
         """The same rows for another purpose: a stream below this one."""
         return replace(self, stream=f"{self.stream}/{stream}")
 
+    @property
+    def _seeds(self) -> tuple[int, ...]:
+        return self.seed if isinstance(self.seed, tuple) else (self.seed,)
+
     @cached_property
-    def key(self) -> tuple[int, int]:
-        """Two words, of all seeds and streams."""
-        digest = hashlib.sha256(f"{self.seed}/{self.stream}".encode()).digest()
-        return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:8], "little")
+    def keys(self) -> list[tuple[int, int]]:
+        """Two words of each seed and the stream."""
+        digests = [hashlib.sha256(f"{seed}/{self.stream}".encode()).digest() for seed in self._seeds]
+        return [(int.from_bytes(d[:4], "little"), int.from_bytes(d[4:8], "little")) for d in digests]
+
+    def _key(self, like: Tensor, as_tensors: bool) -> tuple[int, int] | tuple[Tensor, Tensor]:
+        if isinstance(self.seed, int) and not as_tensors:
+            return self.keys[0]
+        first, second = like.new_tensor(self.keys)[:, :, None].unbind(1)
+        return first, second
 
     def blocks(self, first: int, last: int, call: int = 0, device: torch.device | str = "cpu") -> Words:
         """The blocks from `first` up to `last` of a call, as four words [b, last - first] each."""
@@ -110,8 +123,8 @@ class Philox:
         block = torch.arange(first, last, device=device)[None]
         counter = block, block.new_full((1, 1), call), index & MASK, index >> 32
         if self.compile and last - first > 1:  # one block a row is not worth it
-            return _compiled()(counter, tuple(block.new_full((1, 1), word) for word in self.key))
-        return philox_4x32(counter, self.key)
+            return _compiled()(counter, self._key(block, as_tensors=True))
+        return philox_4x32(counter, self._key(block, as_tensors=False))
 
     def integers(self, count: int, call: int = 0, device: torch.device | str = "cpu") -> Int[Tensor, "b {count}"]:
         """`count` integers a row, uniform in [0, 2^32)."""

@@ -213,8 +213,8 @@ def at_level(denoiser: D, sigma: float) -> D:
     return denoiser if at is None else at(sigma)
 
 
-Callback = Callable[["SamplerState"], None]
-"""Called by a sampler after every step."""
+Callback = Callable[["SamplerState"], Tensor | None]
+"""Called by a sampler after every step; a tensor that it returns takes the place of `x`."""
 
 
 @dataclass(frozen=True)

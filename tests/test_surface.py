@@ -11,12 +11,15 @@ import ediffi
 
 PUBLIC = [
     "Cascade",
+    "Conditioning",
     "Edit",
+    "Images",
     "Region",
     "SamplingOptions",
     "Style",
     "Switch",
     "__version__",
+    "attention_maps",
     "denoisers",
     "encoders",
     "read_layout",

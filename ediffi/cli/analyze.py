@@ -63,7 +63,8 @@ def prompt_switch(
     from ediffi.io.progress import Progress
     from ediffi.pipeline.cascade import Cascade
     from ediffi.pipeline.figures import strip
-    from ediffi.pipeline.options import SamplingOptions, Switch
+    from ediffi.pipeline.options import SamplingOptions
+    from ediffi.pipeline.style import Switch
     from ediffi.registry.types import SamplerState
 
     options = [SamplingOptions(seed=seed, switch=Switch(switch_prompt, 1 - share)) for share in shares]

@@ -78,8 +78,9 @@ def sample(
     from ediffi.io.distributed import launch
     from ediffi.pipeline.cascade import Cascade
     from ediffi.pipeline.evaluation_run import CascadeGenerator, identity
-    from ediffi.pipeline.options import SamplingOptions, Style, Switch
+    from ediffi.pipeline.options import SamplingOptions
     from ediffi.pipeline.prompt import read_prompts
+    from ediffi.pipeline.style import Style, Switch
 
     options = SamplingOptions(
         seed=seed,

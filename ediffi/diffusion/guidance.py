@@ -2,6 +2,7 @@
 
 import math
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -10,11 +11,44 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ediffi.io.numbers import check_number
 from ediffi.registry import encoders
 from ediffi.registry.types import Callback, Conditioning, Denoiser, SamplerState, at_level
 
 SigmaRange = tuple[float, float]
 """Noise levels (low, high]: low < sigma <= high."""
+
+
+@dataclass(frozen=True)
+class GuidanceSchedule:
+    """A guidance scale for each noise level.
+
+    Args:
+        scale: w of a sigma, called on the host with the sigma of each network call.
+
+    Raises:
+        ValueError: when it is called, if `scale` returns no number of at least 0.
+    """
+
+    scale: Callable[[float], float]
+
+    @classmethod
+    def of_pairs(cls, pairs: Sequence[Sequence[float]]) -> "GuidanceSchedule":
+        """Linear in ln sigma between pairs (sigma, w), constant outside; ValueError: a sigma is not above 0 or is given
+        twice, or a w is below 0."""
+        ordered = sorted((float(sigma), float(w)) for sigma, w in pairs)
+        levels, scales = zip(*ordered, strict=True)
+        if not (levels[0] > 0 and len(set(levels)) == len(levels) and min(scales) >= 0 and np.isfinite(ordered).all()):
+            raise ValueError(
+                f"guidance_scale must be pairs of different sigmas above 0 and w of at least 0, got {pairs}"
+            )
+        return cls(lambda sigma: float(np.interp(np.log(max(sigma, 1e-12)), np.log(levels), scales)))
+
+    def __call__(self, sigma: float) -> float:
+        """w at a noise level."""
+        w = self.scale(sigma)
+        check_number(f"guidance_scale at sigma {sigma:.3g}", w, lambda w: 0 <= w < math.inf, "at least 0 and finite")
+        return float(w)
 
 
 @dataclass(frozen=True)
@@ -28,7 +62,7 @@ class ClassifierFreeGuidance:
 
     Args:
         denoiser: the denoiser to guide.
-        guidance_scale: w, at least 0.
+        guidance_scale: w, at least 0; or w of each noise level.
         negative: the conditioning to move away from; None for the null condition.
         interval: (low, high]: guidance applies for low < sigma <= high, elsewhere `w = 1` (Kynkäänniemi et al. 2024,
             arXiv 2404.07724); None for all noise levels.
@@ -36,7 +70,7 @@ class ClassifierFreeGuidance:
     """
 
     denoiser: Denoiser
-    guidance_scale: float
+    guidance_scale: float | GuidanceSchedule
     negative: Conditioning | None = None
     interval: SigmaRange | None = None
     style_scale: float = 1.0
@@ -48,18 +82,22 @@ class ClassifierFreeGuidance:
         self, x: Float[Tensor, "b 3 h w"], sigma: Float[Tensor, " b"], cond: Conditioning
     ) -> Float[Tensor, "b 3 h w"]:
         """Guided estimate of the clean images."""
-        w: float | Tensor = self.guidance_scale
-        if self.interval is not None:
-            guided = (sigma > self.interval[0]) & (sigma <= self.interval[1])
-            mixed = torch.where(guided, self.guidance_scale, 1.0).view(-1, 1, 1, 1)
-            w = self.guidance_scale if guided.all() else mixed if guided.any() else 1.0
+        if self.interval is None and not isinstance(self.guidance_scale, GuidanceSchedule):
+            return self._guided(self.denoiser, self.guidance_scale, x, sigma, cond)
+        scales = [self._scale(level) for level in sigma.tolist()]
+        w = torch.tensor(scales, device=sigma.device).view(-1, 1, 1, 1) if len(set(scales)) > 1 else scales[0]
         return self._guided(self.denoiser, w, x, sigma, cond)
 
     def at(self, sigma: float) -> Denoiser:
         """The denoiser at one noise level, guided if the interval holds it."""
+        return partial(self._guided, at_level(self.denoiser, sigma), self._scale(sigma))
+
+    def _scale(self, sigma: float) -> float:
+        """w at a noise level; 1 outside of the interval."""
         low, high = map(np.float32, self.interval or (-math.inf, math.inf))  # as they are compared with a tensor
-        w = self.guidance_scale if low < sigma <= high else 1.0
-        return partial(self._guided, at_level(self.denoiser, sigma), w)
+        if not low < sigma <= high:
+            return 1.0
+        return self.guidance_scale(sigma) if isinstance(self.guidance_scale, GuidanceSchedule) else self.guidance_scale
 
     def _guided(
         self, denoiser: Denoiser, w: float | Tensor, x: Tensor, sigma: Tensor, cond: Conditioning

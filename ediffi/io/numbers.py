@@ -1,7 +1,7 @@
 """Numbers from outside: checked for their kind and range where they enter, with one sentence for what is wrong."""
 
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 
@@ -15,3 +15,13 @@ def check_number(name: str, value: Any, allowed: Callable[[Any], bool], words: s
         raise ValueError(f"{name} must be {'an integer' if kind is int else 'a number'}, {words}, got {value!r}")
     if not allowed(value):
         raise ValueError(f"{name} must be {words}, got {value}")
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a number, and no bool."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def is_pair(value: Any) -> bool:
+    """Whether it is a sequence of two numbers."""
+    return isinstance(value, Sequence) and len(value) == 2 and all(map(is_number, value))

@@ -25,6 +25,8 @@ class Progress(tqdm):
 
     def refresh(self, *args: Any, **options: Any) -> None:
         """Show it now, also where a setter of tqdm calls it; in a log, only if a line is due."""
+        if self.disable:
+            return
         if self.bar_format != LINE or self._time() - self.last_print_t >= EVERY:
             super().refresh(*args, **options)
 

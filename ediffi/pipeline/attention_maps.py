@@ -14,9 +14,10 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from ediffi.pipeline.cascade import Cascade, Progress
+from ediffi.pipeline.cascade import Cascade
 from ediffi.pipeline.options import SamplingOptions
 from ediffi.pipeline.prompt import parse
+from ediffi.pipeline.sampling import Progress
 from ediffi.registry.denoisers.attention import Context, CrossAttention
 from ediffi.registry.denoisers.precondition import Preconditioned
 from ediffi.registry.types import TextEncoder

@@ -3,10 +3,8 @@
 Longer than other files: it is one class, the way into the package, and a quarter of it is documentation.
 """
 
-import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,36 +12,38 @@ from typing import Any, get_args
 
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor, nn
 
 from ediffi.diffusion.editing import Edit
-from ediffi.diffusion.experts import expert_tree
 from ediffi.diffusion.layout import Region
 from ediffi.io.devices import check_compile, find_device, find_dtype, out_of_memory
-from ediffi.io.images import to_images
+from ediffi.pipeline.call import (
+    Generator,
+    StepEnd,
+    edits,
+    layouts,
+    low_resolution,
+    plain,
+    seeds,
+    start_noise,
+    step_end,
+    styles,
+)
 from ediffi.pipeline.checkpoint import Residency, load_cascade
-from ediffi.pipeline.conditioning import encode_prompts, image_encoders, text_encoders, unknown_words
-from ediffi.pipeline.options import SamplingOptions, Style, Switch
-from ediffi.pipeline.prompt import parse
+from ediffi.pipeline.conditioning import encode_each, image_encoders, prompt_notices, rows
+from ediffi.pipeline.generation import Generation, read_prompts
+from ediffi.pipeline.options import SamplingOptions
+from ediffi.pipeline.result import Images, OutputType, check_output_type, in_form
 from ediffi.pipeline.samples import sample_prompts, sampled_stages, save_grid
+from ediffi.pipeline.sampling import Progress, sample_stages
 from ediffi.pipeline.stage import Sampling, Stage, Steering
+from ediffi.pipeline.stage_lines import described
+from ediffi.pipeline.step_bar import StepBar
+from ediffi.pipeline.style import Style, Switch
 from ediffi.registry.random import Philox
-from ediffi.registry.types import Conditioning, Encoder, SamplerState, TextEncoder
+from ediffi.registry.types import Conditioning, Encoder, SamplerState
 
 logger = logging.getLogger(__name__)
-
-Progress = Callable[[str, SamplerState], None]
-"""Called after every step with the stage's name and the sampler's state."""
-
-
-@dataclass(frozen=True)
-class Images:
-    """The result of a generation."""
-
-    images: list[Image.Image]  # RGB, `num_images_per_prompt` for each prompt, those of one prompt together
-    stages: Mapping[str, Float[Tensor, "b 3 h w"]]  # in [-1, 1] after each stage that ran, by its name
-    settings: Mapping[str, Any]  # JSON values that repeat the images: prompts, seed, each stage's sampling
 
 
 class Cascade:
@@ -155,105 +155,133 @@ class Cascade:
         with TemporaryDirectory(prefix="ediffi-push-") as beside:
             return publish(self.save_pretrained(Path(beside) / "model"), options, paint, private, revision)
 
+    def compile(self) -> "Cascade":
+        """Compile the networks, in place, as `to(compile=True)` does; returns the cascade."""
+        return self.to(compile=True)
+
     def __call__(
         self,
-        prompt: str | Sequence[str],
+        prompt: str | Sequence[str] | None = None,
         *,
-        negative_prompt: str | None = None,
+        negative_prompt: str | Sequence[str | None] | None = None,
         num_images_per_prompt: int = 1,
-        seed: int = 0,
+        seed: int | Sequence[int] | None = 0,
+        generator: Generator | Sequence[Generator] | None = None,
         first_index: int = 0,
         num_inference_steps: int | Sequence[int] | None = None,
-        guidance_scale: float | Sequence[float] | None = None,
-        sampler: str | None = None,
+        sigmas: Any = None,
+        guidance_scale: Any = None,
+        sampler: Any = None,
         guidance_interval: tuple[float, float] | None = None,
         dynamic_threshold: float | None = None,
         paint_weight: float | Sequence[float] | None = None,
-        style: Style | None = None,
-        paint: Sequence[Region] = (),
-        switch: Switch | None = None,
-        edit: Edit | None = None,
-        low_res: Image.Image | None = None,
+        style: Any = None,
+        paint: Any = (),
+        switch: Switch | Sequence[Switch] | None = None,
+        image: Any = None,
+        mask_image: Any = None,
+        strength: float | None = None,
+        edit: Edit | Sequence[Edit] | None = None,
+        low_res: Any = None,
         first_stage: str | None = None,
+        noise: Tensor | Mapping[str, Tensor] | None = None,
+        cond: Conditioning | None = None,
+        negative_cond: Conditioning | None = None,
+        output_type: OutputType = "pil",
+        callback_on_step_end: StepEnd | None = None,
         progress: Progress | None = None,
+        progress_bar: bool = True,
     ) -> Images:
-        """Sample images of a prompt or several; `SamplingOptions` documents each option. See `generate`."""
+        """Sample images of a prompt or several.
+
+        `SamplingOptions` documents each option, and docs/sampling.md compares the arguments with those of diffusers.
+        Images, masks and styles may be paths, Pillow images, arrays or tensors (`ediffi.io.image_input`).
+
+        Args:
+            generator: as in diffusers: a seed is drawn from it, one for each image from a list.
+            style: a `Style`, or its image.
+            paint: regions, or the path of a layout (`read_layout`).
+            image: an image to start from, as `edit` with `mask_image` (white is repainted) and `strength` (0.8).
+            noise: of the first stage, or by the name of the stage; `Images.noise` has that of a call.
+            cond: what `encode` gives for the prompts, instead of encoding them; `negative_cond` likewise.
+            output_type: "pil", "np" or "pt", see `OutputType`.
+            callback_on_step_end: called as `callback(cascade, step, sigma, state)` after every step, with `stage`,
+                `num_steps`, `x` (still noisy) and `denoised` in the mapping `state`. It may return a mapping: `x`
+                replaces the state, and `stop=True` ends the sampling with the `denoised` images of this stage.
+            progress: called after every step with the stage's name and the sampler's state.
+            progress_bar: show one.
+
+        Raises:
+            ValueError: as `generate`; a value is of a wrong kind or out of range, or two arguments say the same.
+        """
         options = SamplingOptions(
             negative_prompt=negative_prompt,
             num_images_per_prompt=num_images_per_prompt,
-            seed=seed,
+            seed=seeds(seed, generator),
             first_index=first_index,
             num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
+            sigmas=plain(sigmas),
+            guidance_scale=plain(guidance_scale),
             sampler=sampler,
             guidance_interval=guidance_interval,
             dynamic_threshold=dynamic_threshold,
             paint_weight=paint_weight,
-            style=style,
-            paint=tuple(paint),
+            style=styles(style),
+            paint=layouts(paint),
             switch=switch,
-            edit=edit,
-            low_res=low_res,
+            edit=edits(image, mask_image, strength, edit),
+            low_res=low_resolution(low_res),
             first_stage=first_stage,
+            noise=start_noise(noise, self.stages[0].name),
         )
-        return self.generate(prompt, options, progress)
+        calls = [progress, None if callback_on_step_end is None else step_end(callback_on_step_end, self)]
+        with StepBar(self.stages, self.plan(options), disable=not progress_bar) as bar:
+
+            def each_step(stage: str, state: SamplerState) -> Tensor | None:
+                bar(stage, state)
+                changes = [call(stage, state) for call in calls if call is not None]
+                return changes[-1] if changes else None
+
+            return self.generate(prompt, options, each_step, cond, negative_cond=negative_cond, output_type=output_type)
 
     def generate(
         self,
-        prompt: str | Sequence[str],
+        prompt: str | Sequence[str] | None,
         options: SamplingOptions = SamplingOptions(),  # noqa: B008  (frozen)
         progress: Progress | None = None,
         cond: Conditioning | None = None,
+        *,
+        negative_cond: Conditioning | None = None,
+        output_type: OutputType = "pil",
     ) -> Images:
         """Sample images.
 
         Args:
-            prompt: one prompt or several; `(words:1.3)` weights words.
-            options: the same for all prompts.
+            prompt: one prompt or several; `(words:1.3)` weights words; None with `cond`.
+            options: of all prompts.
             progress: called after every step with the stage's name and the sampler's state.
-            cond: what `encode` gives for the prompt of each image, if it is known already.
+            cond: what `encode` gives for each prompt, or for the prompt of each image, if it is known already.
+            negative_cond: likewise, instead of the negative prompt.
+            output_type: the form of the images.
 
         Raises:
             ValueError: a prompt is empty or too long, a sampler or stage unknown, a painted phrase not in the prompt,
-                or the model lacks the encoder or stage that an option needs.
+                or the model lacks the encoder or stage that an option needs; sampling made numbers that are not finite.
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        plan = self.plan(options)
-        texts = [text for text in prompts for _ in range(options.num_images_per_prompt)]
-        if cond is None:
-            others = options.negative_prompt, options.switch and options.switch.prompt
-            self._warn_of_unread([*prompts, *filter(None, others)])
-        cond = self.encode(texts, options.style, options.paint) if cond is None else cond.to(self.device)
-        if options.paint and not any(sampling.paint_weight for sampling in plan):
-            raise ValueError("paint has no effect, since paint_weight is 0 in every stage; give one above 0")
-        negative, style, switch = options.negative_prompt, options.style, options.switch
-        steering = Steering(
-            None if negative is None else self.encode([negative] * len(texts)),
-            1.0 if style is None else style.scale,
-            None if switch is None else self.encode([switch.prompt] * len(texts), style),
-            1.0 if switch is None else switch.at,
-        )
+        check_output_type(output_type)
+        call = Generation(read_prompts(prompt, cond), options, self.stages, self.encode)
+        plan, device = self.plan(options), self.device
+        call.check_paint(plan)
+        self._warn_once(call.texts(with_prompts=cond is None))
+        cond = call.cond() if cond is None else rows(cond, len(call.prompts), call.number).to(device)
+        steering, randomness = call.steering(negative_cond), options.randomness(call.indices)
+        entry = options.entry(self.stages, len(call.prompts), device)
         stages = self.sample(
-            cond,
-            Philox(options.seed, range(options.first_index, options.first_index + len(texts))),
-            plan,
-            steering=steering,
-            edit=options.edit,
-            entry=options.entry(self.stages, len(texts), self.device),
-            progress=progress,
+            cond, randomness, plan, steering=steering, edit=call.edits(), entry=entry, progress=progress
         )
-        settings = {
-            "model": self.name,
-            "prompt": prompts[0] if isinstance(prompt, str) else prompts,
-            "num_images_per_prompt": options.num_images_per_prompt,
-            "first_index": options.first_index,
-            "seed": options.seed,
-            "negative_prompt": options.negative_prompt,
-            **self.precision,
-            "stages": {s.name: dataclasses.asdict(p) | {"nfe": p.nfe} for s, p in zip(self.stages, plan, strict=True)},
-            **options.described(),
-        }
-        return Images(to_images(stages[self.stages[-1].name]), stages, settings)
+        settings = {"model": self.name, **call.settings(plan, steering, isinstance(prompt, str), self.precision)}
+        images = in_form(list(stages.values())[-1], output_type)
+        return Images(images, stages, settings, lambda: call.noise(list(stages), randomness))
 
     def sample(
         self,
@@ -261,8 +289,8 @@ class Cascade:
         randomness: Philox,
         plan: Sequence[Sampling] | None = None,
         *,
-        steering: Steering = Steering(),  # noqa: B008  (frozen)
-        edit: Edit | None = None,
+        steering: Steering | Sequence[Steering] = Steering(),  # noqa: B008  (frozen)
+        edit: Edit | Sequence[Edit] | None = None,
         entry: tuple[int, Float[Tensor, "b 3 h w"] | None] = (0, None),
         progress: Progress | None = None,
     ) -> dict[str, Float[Tensor, "b 3 _ _"]]:
@@ -272,53 +300,40 @@ class Cascade:
             cond: of a batch.
             randomness: a seed, and the index of each image: an image does not depend on the batch it is sampled in.
             plan: each stage's settings; the model's own by default.
-            steering: negative, style and switching; switching in the base stage only.
-            edit: an image to start from.
+            steering: what else steers all stages, or each; switching in the base stage only.
+            edit: an image to start from, or one for each image.
             entry: index of the first stage to run, and the images that it enlarges.
             progress: called after every step.
 
         Returns:
-            Images in [-1, 1] after each stage, by its name.
+            Images in [-1, 1] after each stage that ran, by its name.
         """
         plan = self.plan() if plan is None else plan
-        # Super-resolution stages only sharpen, so they read the prompt that had the larger share of the base stage.
-        later = cond if steering.after is None or steering.switch_at >= 0.5 else steering.after
-        first, low_res = entry
-        done: dict[str, Tensor] = {}
-        # An edit enters every stage: super-resolution alone would change the pixels that a mask keeps.
-        for index, (stage, sampling) in list(enumerate(zip(self.stages, plan, strict=True)))[first:]:
-            with out_of_memory(f"stage {stage.name!r}", self._memory_advice(len(randomness))):
-                low_res = done[stage.name] = stage(
-                    cond if index == 0 else later,
-                    randomness,
-                    low_res=low_res,
-                    source=None if edit is None else edit.at(stage.resolution, len(randomness), self.device),
-                    steering=steering if index == 0 else dataclasses.replace(steering, after=None),
-                    sampling=sampling,
-                    callback=None if progress is None else partial(progress, stage.name),
-                )
-        return done
-
-    def _memory_advice(self, batch: int) -> str:
-        """The options that would lower the memory of a stage, and are not in use."""
-        trees = [tree for stage in self.stages if (tree := expert_tree(stage.denoiser)) is not None]
-        resident = any(len(tree.denoisers) > 1 and isinstance(tree.denoisers, nn.ModuleList) for tree in trees)
-        options = ["dtype bfloat16"] * (self.dtype == torch.float32) + ["expert_residency stream"] * resident
-        options += [f"a batch of fewer than {batch} images"] * (batch > 1)
-        return f"less is needed with {' or '.join(options)}" if options else "no option lowers it further"
+        edits = [] if edit is None else [edit] if isinstance(edit, Edit) else edit
+        return sample_stages(
+            self.stages, cond, randomness, plan, steering=steering, edits=edits, entry=entry, progress=progress
+        )
 
     def plan(self, options: SamplingOptions = SamplingOptions()) -> list[Sampling]:  # noqa: B008  (frozen)
         """The settings of each stage: the model's own, except for what the options set; raises as `generate`."""
         return options.plan([stage.sampling for stage in self.stages])
 
     def encode(
-        self, prompts: Sequence[str], style: Style | None = None, regions: Sequence[Region] = ()
+        self,
+        prompts: Sequence[str],
+        style: Style | Sequence[Style | None] | None = None,
+        regions: Sequence[Region] | Sequence[Sequence[Region]] = (),
     ) -> Conditioning:
-        """The conditioning of prompts, of a style image and of painted regions; raises as `encode_prompts`."""
-        each = list(dict.fromkeys(prompts))  # an image each of one prompt is that prompt once
-        with out_of_memory("an encoder", f"less is needed with a batch of fewer than {len(each)} prompts"):
-            cond = encode_prompts(self.encoders, each, None if style is None else style.image, regions).to(self.device)
-        return cond if each == list(prompts) else cond[[each.index(prompt) for prompt in prompts]]
+        """The conditioning of prompts, of a style image and of painted regions, for all prompts or one for each; raises
+        as `encode_prompts`."""
+        return encode_each(self.encoders, self.device, prompts, style, regions)
+
+    def _warn_once(self, texts: Sequence[str]) -> None:
+        """Log what of texts the model does not read, each text once."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._told]
+        self._told.update(new)
+        for notice in self.prompt_notices(*new):
+            logger.warning("%s", notice)
 
     def up_to(self, stage: str) -> "Cascade":
         """The cascade without the stages after this one; ValueError if there is no such stage."""
@@ -334,21 +349,12 @@ class Cascade:
 
     def prompt_notices(self, *prompts: str) -> list[str]:
         """What of prompts the model does not read: unknown words, and the ends of prompts that are too long."""
-        texts, notices = [parse(prompt).text for prompt in prompts], []
-        if unknown := list(dict.fromkeys(word for text in texts for word in unknown_words(self.encoders, text))):
-            notices.append(f"ignored, not in the vocabulary of {self.name}: {', '.join(unknown)}")
-        for name, encoder in text_encoders(self.encoders).items():
-            if isinstance(encoder, TextEncoder):
-                ends = filter(None, map(encoder.truncated_text, texts))
-                notices += [f"too long for {name}, which does not read: {end!r}" for end in ends]
-        return notices
+        return prompt_notices(self.name, self.encoders, prompts)
 
-    def _warn_of_unread(self, prompts: Sequence[str]) -> None:
-        """Log what of prompts the model does not read, each prompt once."""
-        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._told]
-        self._told.update(new)
-        for notice in self.prompt_notices(*new):
-            logger.warning("%s", notice)
+    def __repr__(self) -> str:
+        """Stages, experts, encoders, sizes and device, a line each."""
+        head = f"Cascade {self.name!r} on {self.device}, {self.precision['dtype']}"
+        return "\n".join([head, *described(self.stages, self.encoders)])
 
     @property
     def dtype(self) -> torch.dtype:

@@ -2,13 +2,16 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from PIL import Image
 
 from ediffi.diffusion.layout import Region
 from ediffi.diffusion.paint import paint
+from ediffi.io.devices import out_of_memory
 from ediffi.pipeline.prompt import Prompt, parse
+from ediffi.pipeline.style import Style
 from ediffi.registry.encoders import reads_text, spec_of_source
 from ediffi.registry.types import Conditioning, Embedding, Encoder, TextEncoder
 
@@ -32,11 +35,57 @@ def unknown_words(encoders: Encoders, text: str) -> list[str]:
     return [word for word in (lists[0] if lists else []) if all(word in words for words in lists)]
 
 
+def prompt_notices(model: str, encoders: Encoders, prompts: Sequence[str]) -> list[str]:
+    """What of prompts the encoders of a model do not read: unknown words, and the ends of prompts that are too long."""
+    texts, notices = [parse(prompt).text for prompt in prompts], []
+    if unknown := list(dict.fromkeys(word for text in texts for word in unknown_words(encoders, text))):
+        notices.append(f"ignored, not in the vocabulary of {model}: {', '.join(unknown)}")
+    for name, encoder in text_encoders(encoders).items():
+        if isinstance(encoder, TextEncoder):
+            ends = filter(None, map(encoder.truncated_text, texts))
+            notices += [f"too long for {name}, which does not read: {end!r}" for end in ends]
+    return notices
+
+
+def encode_each(
+    encoders: Encoders,
+    device: torch.device,
+    prompts: Sequence[str],
+    style: Style | Sequence[Style | None] | None = None,
+    regions: Sequence[Region] | Sequence[Sequence[Region]] = (),
+) -> Conditioning:
+    """The conditioning of prompts, with a style image and painted regions for all, or for each; an image each of one
+    prompt is that prompt once. Raises as `encode_prompts`."""
+    styles = list(style) if isinstance(style, Sequence) else [style] * len(prompts)
+    layouts = [regions] * len(prompts) if all(isinstance(one, Region) for one in regions) else list(regions)
+    inputs: list[Any] = list(zip(prompts, styles, layouts, strict=True))
+    keys = [(prompt, id(style), id(layout)) for prompt, style, layout in inputs]
+    each = dict(zip(keys, inputs, strict=True))
+    with out_of_memory("an encoder", f"less is needed with a batch of fewer than {len(each)} prompts"):
+        texts, used, areas = zip(*each.values(), strict=True)
+        images = [None if one is None else one.image for one in used]
+        cond = encode_prompts(encoders, texts, images, areas).to(device)
+    order = {key: row for row, key in enumerate(each)}
+    return cond if list(order) == keys else cond[[order[key] for key in keys]]
+
+
+def rows(cond: Conditioning, prompts: int, images: int) -> Conditioning:
+    """The conditioning of each image, of one that has a row for each, or for each prompt; ValueError: it has others."""
+    if cond.batch_size == images:
+        return cond
+    if cond.batch_size != prompts:
+        raise ValueError(f"cond has {cond.batch_size} rows; it must have one for each of {prompts} prompts, or images")
+    return cond[[prompt for prompt in range(prompts) for _ in range(images // prompts)]]
+
+
 @torch.inference_mode()
 def encode_prompts(
-    encoders: Encoders, prompts: Sequence[str], style: Image.Image | None = None, regions: Sequence[Region] = ()
+    encoders: Encoders,
+    prompts: Sequence[str],
+    styles: Sequence[Image.Image | None] = (),
+    layouts: Sequence[Sequence[Region]] = (),
 ) -> Conditioning:
-    """The conditioning of a batch of prompts, with one style image and one layout for all of them.
+    """The conditioning of a batch of prompts, each with a style image and a layout of its own, if there are any.
 
     ValueError: a prompt is empty or too long, an encoder cannot weight words, no encoder reads images, or a painted
     phrase is not in a prompt.
@@ -45,15 +94,25 @@ def encode_prompts(
     texts = [prompt.text for prompt in parsed]
     readers = text_encoders(encoders)
     sources = {name: _weighted(encoder(texts), encoder, parsed) for name, encoder in readers.items()}
-    if style is not None:
-        from torchvision.transforms.v2.functional import pil_to_tensor
+    if any(style is not None for style in styles):
+        sources |= _styles(encoders, styles)
+    return Conditioning(sources, paint=paint(readers, texts, layouts) if any(layouts) else None)
 
-        if not (viewers := image_encoders(encoders)):
-            raise ValueError("the model has no encoder that reads images, so it cannot take a style image")
-        images = pil_to_tensor(style)[None].float() / 127.5 - 1
-        for name, encoder in viewers.items():
-            sources[name] = encoder(images).apply(lambda t: t.expand(len(texts), *t.shape[1:]))
-    return Conditioning(sources, paint=paint(readers, texts, [regions] * len(texts)) if regions else None)
+
+def _styles(encoders: Encoders, styles: Sequence[Image.Image | None]) -> dict[str, Embedding]:
+    """The embeddings of the style image of each prompt, dropped where it has none."""
+    from torchvision.transforms.v2.functional import pil_to_tensor
+
+    if not (viewers := image_encoders(encoders)):
+        raise ValueError("the model has no encoder that reads images, so it cannot take a style image")
+    each = list({id(style): style for style in styles if style is not None}.values())
+    rows = [next((k for k, one in enumerate(each) if one is style), 0) for style in styles]
+    none = torch.tensor([style is None for style in styles])
+    found = {}
+    for name, encoder in viewers.items():
+        seen = Embedding.cat([encoder(pil_to_tensor(one)[None].float() / 127.5 - 1) for one in each])[rows]
+        found[name] = seen.drop(none.to(seen.mask.device)) if none.any() else seen
+    return found
 
 
 def _weighted(embedding: Embedding, encoder: Encoder, prompts: Sequence[Prompt]) -> Embedding:

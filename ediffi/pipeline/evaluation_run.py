@@ -36,8 +36,8 @@ from ediffi.io.images import to_images
 from ediffi.io.prompt_files import literal
 from ediffi.pipeline.cascade import Cascade
 from ediffi.pipeline.checkpoint import Residency, locate
-from ediffi.pipeline.options import SamplingOptions, Style
-from ediffi.registry.random import Philox
+from ediffi.pipeline.options import SamplingOptions
+from ediffi.pipeline.style import Style
 from ediffi.registry.types import Conditioning
 
 REPORTED = 12
@@ -125,7 +125,7 @@ class CascadeGenerator:
             numbers = [n for n in range(first_index, first_index + len(prompts)) if self._has_style(n) == with_style]
             if numbers:
                 conds = [self._encoded(prompts[number - first_index], self.controls[number]) for number in numbers]
-                stages = self.cascade.sample(Conditioning.cat(conds), Philox(self.options.seed, numbers), plan)
+                stages = self.cascade.sample(Conditioning.cat(conds), self.options.randomness(numbers), plan)
                 images |= dict(zip(numbers, to_images(stages[self.cascade.stages[-1].name]), strict=True))
         known = {**self.settings, "index": 0}
         return [

@@ -14,11 +14,13 @@ from ediffi.diffusion.experts import AutocastDenoiser, compile_networks, in_dtyp
 from ediffi.diffusion.guidance import (
     ClassifierFreeGuidance,
     DynamicThresholding,
+    GuidanceSchedule,
     PromptSwitching,
     SigmaRange,
 )
 from ediffi.diffusion.low_res import augment
 from ediffi.diffusion.paint import PaintWithWords
+from ediffi.io.numbers import check_number, is_pair
 from ediffi.registry import samplers
 from ediffi.registry.core import UnknownNameError
 from ediffi.registry.denoisers.precondition import upsample
@@ -27,20 +29,24 @@ from ediffi.registry.samplers.presets import PRESETS, preset
 from ediffi.registry.samplers.schedules import GRIDS, Grid
 from ediffi.registry.types import Callback, Conditioning, Denoiser, Sampler, at_level
 
-RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "num_inference_steps": (lambda steps: steps >= 1, "at least 1"),
-    "guidance_scale": (lambda w: 0 <= w < float("inf"), "at least 0 and finite (1 is off)"),
-    "guidance_interval": (lambda ends: 0 <= ends[0] < ends[1], "two rising noise levels, at least 0"),
-    "dynamic_threshold": (lambda quantile: 0 < quantile <= 1, "above 0 and at most 1 (Imagen: 0.995)"),
-    "paint_weight": (lambda w: 0 <= w < float("inf"), "at least 0 (0 is off)"),
+RANGES: dict[str, tuple[type, Callable[[Any], bool], str]] = {
+    "num_inference_steps": (int, lambda steps: steps >= 1, "at least 1"),
+    "guidance_scale": (float, lambda w: 0 <= w < float("inf"), "at least 0 and finite (1 is off)"),
+    "guidance_interval": (tuple, lambda ends: 0 <= ends[0] < ends[1], "two rising noise levels, at least 0"),
+    "dynamic_threshold": (float, lambda quantile: 0 < quantile <= 1, "above 0 and at most 1 (Imagen: 0.995)"),
+    "paint_weight": (float, lambda w: 0 <= w < float("inf"), "at least 0 (0 is off)"),
 }
-"""The allowed values of sampling settings, as a condition and in words; `SamplingOptions` has them too."""
+"""The kind and the allowed values of sampling settings, as a condition and in words, as in `SamplingOptions`."""
 
 
 def check_range(name: str, value: Any) -> None:
-    """ValueError unless the value of a setting is in its range; None always is."""
-    allowed, words = RANGES[name]
-    if value is not None and not allowed(value):
+    """ValueError unless the value of a setting is of its kind and in its range; None always is."""
+    kind, allowed, words = RANGES[name]
+    if value is None:
+        return
+    if kind is not tuple:
+        check_number(name, value, allowed, words, kind)
+    elif not (is_pair(value) and allowed(value)):
         raise ValueError(f"{name} must be {words}, got {value}")
 
 
@@ -87,8 +93,11 @@ class Sampling:
             check_range(name, getattr(self, name))
 
     def build(self) -> Sampler:
-        """The sampler, from the registry."""
-        return samplers.create(self.sampler, **self.arguments)
+        """The sampler, from the registry; ValueError if what is registered is none."""
+        sampler = samplers.create(self.sampler, **self.arguments)
+        if not isinstance(sampler, Sampler):
+            raise ValueError(f"the sampler {self.sampler!r} has no method nfe(num_steps), which every sampler needs")
+        return sampler
 
     def sigmas(self) -> Float[Tensor, " s"]:
         """The grid of noise levels, ending in 0."""
@@ -111,12 +120,32 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Steering:
-    """What steers a stage besides its conditioning."""
+    """What steers a stage besides its conditioning and its settings."""
 
     negative: Conditioning | None = None  # guidance moves away from it; None for the null condition
     style_scale: float = 1.0  # see `ClassifierFreeGuidance`
     after: Conditioning | None = None  # takes over for the last steps
     switch_at: float = 1.0  # share of the steps, from the noisiest, before it does
+    sampler: Sampler | None = None  # instead of the settings' own
+    sigmas: Float[Tensor, " s"] | None = None  # instead of the settings' grid
+    guidance: GuidanceSchedule | None = None  # instead of the settings' guidance scale
+    noise: Float[Tensor, "b 3 h w"] | None = None  # standard normal; instead of the noise of the seed
+
+    def grid(self, sampling: Sampling) -> Float[Tensor, " s"]:
+        """The noise levels of a stage, ending in 0."""
+        return sampling.sigmas() if self.sigmas is None else self.sigmas
+
+    def described(self, sampling: Sampling) -> dict[str, Any]:
+        """The settings that a stage runs with, as JSON values; a sampler without a name by its `repr`."""
+        sampler = self.sampler or sampling.build()
+        settings = dataclasses.asdict(sampling) | {"nfe": sampler.nfe(sampling.num_inference_steps)}
+        if self.sampler is not None:
+            settings |= {"sampler": repr(self.sampler), "arguments": {}}
+        if self.sigmas is not None:
+            settings["sigmas"] = self.sigmas.tolist()
+        if self.guidance is not None:
+            settings["guidance_scale"] = [[s, self.guidance(s)] for s in self.grid(sampling).tolist() if s]
+        return settings
 
 
 @dataclass(frozen=True)
@@ -178,15 +207,17 @@ class Stage:
         """
         if (low_res is None) != (self.aug_level is None):
             raise ValueError(f"stage {self.name!r} {'takes no' if self.aug_level is None else 'needs'} low_res")
-        sampling, randomness = sampling or self.sampling, randomness.of(self.name)
+        sampling = sampling or self.sampling
+        noise = self.start_noise(randomness) if steering.noise is None else steering.noise
+        randomness = randomness.of(self.name)
         device, size = next(self.denoiser.parameters()).device, (self.resolution, self.resolution)
         centre = None
         if low_res is not None and self.aug_level is not None:
             level = torch.full((len(low_res),), self.aug_level, device=low_res.device)
-            noise = randn(low_res.shape, randomness.of("low_res"), low_res.device)
-            cond = cond.with_low_res(augment(low_res, level, noise), level)
+            added = randn(low_res.shape, randomness.of("low_res"), low_res.device)
+            cond = cond.with_low_res(augment(low_res, level, added), level)
             centre = upsample(low_res, size)
-        sigmas = sampling.sigmas()
+        sigmas = steering.grid(sampling)
         denoiser = self._steered(sampling, steering, source)
         if source is not None and source.strength < 1:
             sigmas, centre = source.remaining(sigmas), source.images
@@ -197,13 +228,13 @@ class Stage:
             first = round(steering.switch_at * sampling.num_inference_steps) - skipped
             denoiser = switching = PromptSwitching(denoiser, steering.after, first)
             callback = switching.counting(callback)
-        x = randn((len(randomness), 3, *size), randomness.of("start"), device) * sigmas[0]
+        x = noise.to(device) * sigmas[0]
         if centre is not None:
             # Noisy images of level sigma_max are centred on the image; sigma_max is not large enough to hide that. Our
             # choice for super-resolution, where the paper is silent.
             x = x + centre
         with torch.inference_mode():
-            images = sampling.build()(
+            images = (steering.sampler or sampling.build())(
                 _Bound(denoiser, cond, self.compiled),
                 x,
                 sigmas,
@@ -215,12 +246,21 @@ class Stage:
             raise ValueError(f"stage {self.name!r} made numbers that are not finite: {reason}")
         return images.clamp(-1, 1)
 
+    def start_noise(self, randomness: Philox) -> Float[Tensor, "b 3 H W"]:
+        """The standard normal noise that images start from; times the first sigma it is their first state."""
+        shape = (len(randomness), 3, self.resolution, self.resolution)
+        return randn(shape, randomness.of(self.name).of("start"), next(self.denoiser.parameters()).device)
+
     def _steered(self, sampling: Sampling, steering: Steering, source: EditSource | None) -> Denoiser:
         # Innermost first. Thresholding comes after guidance, whose sum leaves [-1, 1]; inpainting is last, so that
         # kept pixels are exactly the image's.
         denoiser: Denoiser = PaintWithWords(self.denoiser, sampling.paint_weight)
         denoiser = ClassifierFreeGuidance(
-            denoiser, sampling.guidance_scale, steering.negative, sampling.guidance_interval, steering.style_scale
+            denoiser,
+            steering.guidance or sampling.guidance_scale,
+            steering.negative,
+            sampling.guidance_interval,
+            steering.style_scale,
         )
         if sampling.dynamic_threshold is not None:
             denoiser = DynamicThresholding(denoiser, sampling.dynamic_threshold)

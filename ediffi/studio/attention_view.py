@@ -8,8 +8,9 @@ from jaxtyping import Float
 from PIL import Image
 
 from ediffi.pipeline.attention_maps import NULL, Attention, attention_maps
-from ediffi.pipeline.cascade import Cascade, Progress
+from ediffi.pipeline.cascade import Cascade
 from ediffi.pipeline.options import SamplingOptions
+from ediffi.pipeline.sampling import Progress
 from ediffi.studio.views import data_url
 
 SIDE = 96

@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from ediffi.io.images import open_image
-from ediffi.pipeline.cascade import Cascade, Progress
-from ediffi.pipeline.options import SamplingOptions, Style
+from ediffi.pipeline.cascade import Cascade
+from ediffi.pipeline.options import SamplingOptions
+from ediffi.pipeline.sampling import Progress
+from ediffi.pipeline.style import Style
 from ediffi.studio.attention_view import AttentionView, attention_view
 from ediffi.studio.gallery import Gallery
 from ediffi.studio.jobs import JobEvent, JobQueue

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from ediffi.io.images import to_images
-from ediffi.pipeline.cascade import Progress
+from ediffi.pipeline.sampling import Progress
 from ediffi.registry.types import SamplerState
 
 

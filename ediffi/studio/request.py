@@ -9,8 +9,9 @@ import torch
 from ediffi.diffusion.layout import Region
 from ediffi.diffusion.paint import places
 from ediffi.pipeline.cascade import Cascade
-from ediffi.pipeline.options import SamplingOptions, Style
+from ediffi.pipeline.options import SamplingOptions
 from ediffi.pipeline.prompt import parse
+from ediffi.pipeline.style import Style
 from ediffi.studio.canvas import CanvasLayout
 
 KEY = "order"

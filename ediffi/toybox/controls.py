@@ -17,8 +17,9 @@ from ediffi.io.files import replace
 from ediffi.io.images import to_images
 from ediffi.io.progress import Progress
 from ediffi.pipeline.cascade import Cascade
-from ediffi.pipeline.options import SamplingOptions, Style
+from ediffi.pipeline.options import SamplingOptions
 from ediffi.pipeline.stage import Sampling, Steering
+from ediffi.pipeline.style import Style
 from ediffi.registry.random import Philox
 from ediffi.registry.types import Conditioning
 from ediffi.toybox.score import wrap

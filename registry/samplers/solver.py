@@ -71,7 +71,8 @@ class Solver:
         for i, (sigma, sigma_next) in enumerate(pairwise(grid)):
             state, denoised = step(evaluate, state, sigma, sigma_next)
             if callback is not None:
-                callback(SamplerState(i, len(grid) - 1, sigma, state.to(x.dtype), denoised.to(x.dtype)))
+                changed = callback(SamplerState(i, len(grid) - 1, sigma, state.to(x.dtype), denoised.to(x.dtype)))
+                state = state if changed is None else changed.to(state)
         return state.to(x.dtype)
 
     def nfe(self, num_steps: int) -> int:

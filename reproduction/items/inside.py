@@ -7,7 +7,8 @@ from ediffi.evaluation.datasets.toybox import prompts, read, score
 from ediffi.io.images import to_images
 from ediffi.pipeline.attention_maps import NULL, attention_maps
 from ediffi.pipeline.cascade import Cascade
-from ediffi.pipeline.options import SamplingOptions, Switch
+from ediffi.pipeline.options import SamplingOptions
+from ediffi.pipeline.style import Switch
 from reproduction.directory import ReproductionDirectory
 from reproduction.drawing import lines, wall
 from reproduction.outcome import Figure, Outcome, ResultTable

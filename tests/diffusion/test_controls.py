@@ -18,7 +18,8 @@ from ediffi.diffusion.paint import paint, places
 from ediffi.io.images import open_image
 from ediffi.pipeline.cascade import Cascade
 from ediffi.pipeline.conditioning import encode_prompts, text_encoders
-from ediffi.pipeline.options import SamplingOptions, Style, Switch
+from ediffi.pipeline.options import SamplingOptions
+from ediffi.pipeline.style import Style, Switch
 from ediffi.registry.random import Philox
 from ediffi.registry.types import Conditioning
 
@@ -313,7 +314,7 @@ def test_an_image_is_read_as_viewers_show_it(kind: str, cascade: Cascade) -> Non
     def read(image: Image.Image) -> Tensor:
         if kind == "edit":
             return Edit(image).at(16, 1, torch.device("cpu")).images
-        return encode_prompts(cascade.encoders, [PROMPT], Style(image).image).sources["clip_image"].tokens
+        return encode_prompts(cascade.encoders, [PROMPT], [Style(image).image]).sources["clip_image"].tokens
 
     shown = picture(side=64).convert("RGB")
     black, white = (Image.new("RGBA", (64, 64), (*[gray] * 3, 0)) for gray in (0, 255))

@@ -10,7 +10,8 @@ from PIL import Image
 from ediffi.cli import main
 from ediffi.pipeline.attention_maps import NULL, attention_maps
 from ediffi.pipeline.cascade import Cascade
-from ediffi.pipeline.options import SamplingOptions, Switch
+from ediffi.pipeline.options import SamplingOptions
+from ediffi.pipeline.style import Switch
 
 PROMPT = "a red circle left of a blue square"
 

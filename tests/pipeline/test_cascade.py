@@ -12,8 +12,9 @@ from ediffi.hub.config import Part
 from ediffi.io.images import to_images
 from ediffi.pipeline.cascade import Cascade
 from ediffi.pipeline.conditioning import unknown_words
-from ediffi.pipeline.options import SamplingOptions, Switch
+from ediffi.pipeline.options import SamplingOptions
 from ediffi.pipeline.stage import Sampling
+from ediffi.pipeline.style import Switch
 from ediffi.pipeline.trained_stage import save_cascade
 from ediffi.registry.types import SamplerState
 
@@ -89,7 +90,7 @@ def test_presets_reach_each_kind_of_stage(cascade: Cascade) -> None:
         ({"prompt": "  "}, "prompt is empty"),
         ({"prompt": "a" * 10_000}, "10000 characters; at most 5000"),
         ({"sampler": "hein"}, "did you mean heun"),
-        ({"seed": -1}, "seed is -1"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
     ],
 )
 def test_bad_arguments_are_named(cascade: Cascade, options: dict, message: str) -> None:

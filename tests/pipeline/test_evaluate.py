@@ -28,8 +28,9 @@ from ediffi.evaluation.results import Results
 from ediffi.evaluation.suite import read_suite, shipped
 from ediffi.pipeline.cascade import Cascade
 from ediffi.pipeline.evaluation_run import CascadeGenerator, at_size
-from ediffi.pipeline.options import SamplingOptions, Style
+from ediffi.pipeline.options import SamplingOptions
 from ediffi.pipeline.prompt import Prompt, parse
+from ediffi.pipeline.style import Style
 
 Evaluate = Callable[..., Results]
 

@@ -14,8 +14,9 @@ from ediffi.diffusion.editing import Edit
 from ediffi.diffusion.layout import Region
 from ediffi.pipeline.cascade import Cascade
 from ediffi.pipeline.evaluation_run import CascadeGenerator
-from ediffi.pipeline.options import SamplingOptions, Style, Switch
+from ediffi.pipeline.options import SamplingOptions
 from ediffi.pipeline.stage import Sampling, Stage
+from ediffi.pipeline.style import Style, Switch
 from ediffi.registry.random import Philox, randn
 from ediffi.registry.types import Conditioning, Embedding
 from tests.pipeline.test_stage import Recorder

@@ -57,7 +57,7 @@ def test_counter_is_block_call_and_index() -> None:
     assert drawn.shape == (2, 7)
     for block in (0, 1):
         counter = tuple(torch.tensor([word]) for word in (block, call, index % 2**32, index >> 32))
-        expected = [int(word) for word in philox_4x32(counter, rows.key)]  # type: ignore[arg-type]
+        expected = [int(word) for word in philox_4x32(counter, rows.keys[0])]  # type: ignore[arg-type]
         assert drawn[1, block::2].tolist() == expected[: 4 - block], "word by word, the blocks of each"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from ediffi.pipeline.cascade import Progress
+from ediffi.pipeline.sampling import Progress
 from ediffi.registry.types import SamplerState
 from ediffi.studio.jobs import Finished, JobEvent, JobQueue, StepDone, Stopped, Waiting
 

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from ediffi.pipeline.cascade import Cascade
-from ediffi.pipeline.options import SamplingOptions, Style
+from ediffi.pipeline.options import SamplingOptions
+from ediffi.pipeline.style import Style
 from ediffi.studio.canvas import PALETTE, Brush, CanvasLayout
 from ediffi.studio.request import GenerationRequest, missing_inputs
 

@@ -11,7 +11,8 @@ import torch
 from ediffi.evaluation.datasets.toybox import prompts, render
 from ediffi.hub.models import SHIPPED
 from ediffi.io.images import to_images
-from ediffi.pipeline.cascade import Cascade, Images
+from ediffi.pipeline.cascade import Cascade
+from ediffi.pipeline.result import Images
 from ediffi.pipeline.stage import Sampling, Stage
 from ediffi.toybox.score import against_bicubic, judge, psnr, write
 
