@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ediffi.diffusion.weights import load_checked, read_weights
+from ediffi.diffusion.weights import check_extremes, extremes, load_checked, read_weights
 from ediffi.io.files import CheckedFile
 
 CHUNK = 1 << 20
@@ -83,6 +83,7 @@ class StreamedDenoisers(nn.Module):
         with torch.cuda.stream(self._stream):
             state = self.network.state_dict()
             weights = {key: value.to(device, copy=True) for key, value in read_weights(path, state)}
+            check_extremes({key: extremes(value) for key, value in weights.items()}, path)
         if self._stream is not None:
             self._stream.synchronize()
         file.check()

@@ -15,6 +15,9 @@ from ediffi.io.files import CheckedFile
 
 MAPPED = 1 << 23
 """Bytes that are read from one mapping of a file."""
+FLOATS = ("F32", "BF16", "F16", "F64")
+LARGEST = 1e6
+"""A weight of a trained network is far below; 1e30 would paint noise without an error."""
 
 
 @contextmanager
@@ -48,10 +51,15 @@ def load_weights(network: nn.Module, path: Path, device: str | torch.device = "c
     ValueError if the file is broken, or its tensors are not those of the network; it names the first such tensor.
     """
     state = network.state_dict()
+    _check_header(path, state)  # before memory is taken for it
     made = {key: torch.empty_like(tensor, device=device) for key, tensor in state.items() if tensor.is_meta}
+    ends: dict[str, Tensor] = {}
     for key, value in read_weights(path, state):
         target = made.get(key, state[key])
-        target.copy_(value.to(target.device))  # first to its device, which casts and reorders faster
+        moved = value.to(target.device)  # first to its device, which casts and reorders faster
+        ends[key] = extremes(moved)
+        target.copy_(moved)
+    check_extremes(ends, path)
     if made:
         network.load_state_dict(made, strict=False, assign=True)
         network.to(device)
@@ -65,14 +73,8 @@ def load_checked(network: nn.Module, file: CheckedFile, device: str | torch.devi
 
 def read_weights(path: Path, state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """The tensors of a safetensors file by key, mapped, each valid until the next; errors as `load_weights`."""
-    wanted = {key: list(tensor.shape) for key, tensor in state.items()}
+    keys = _check_header(path, state)
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            found = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118  (not a dict)
-        if wrong := [key for key in wanted | found if wanted.get(key) != found.get(key)]:
-            shapes = f"{found.get(wrong[0], 'none')} in the file, {wanted.get(wrong[0], 'none')} in the network"
-            raise ValueError(f"{path} has the weights of another network: the shape of {wrong[0]!r} is {shapes}")
-        keys = list(found)
         while keys:  # a mapping counts as memory, page by page, until it is closed
             mapped = 0
             with safetensors.safe_open(path, framework="pt") as file:
@@ -83,6 +85,39 @@ def read_weights(path: Path, state: Mapping[str, Tensor]) -> Iterator[tuple[str,
                     del tensor
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file: {error}") from None
+
+
+def _check_header(path: Path, state: Mapping[str, Tensor]) -> list[str]:
+    """The keys of a safetensors file; ValueError unless its tensors have the shapes of `state`, and are floats."""
+    wanted = {key: list(tensor.shape) for key, tensor in state.items()}
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118  (not a dict)
+            found = {key: one.get_shape() for key, one in slices.items()}
+            kinds = {key: one.get_dtype() for key, one in slices.items()}
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file: {error}") from None
+    if wrong := [key for key in wanted | found if wanted.get(key) != found.get(key)]:
+        shapes = f"{found.get(wrong[0], 'none')} in the file, {wanted.get(wrong[0], 'none')} in the network"
+        raise ValueError(f"{path} has the weights of another network: the shape of {wrong[0]!r} is {shapes}")
+    if strange := [key for key in found if kinds[key] not in FLOATS and state[key].is_floating_point()]:
+        raise ValueError(f"{path}: {strange[0]!r} is {kinds[strange[0]]}; weights are {', '.join(FLOATS)}")
+    return list(found)
+
+
+def extremes(tensor: Tensor) -> Tensor:
+    """The smallest and the largest value [2], NaN if there is one; it does not wait for the device."""
+    if not tensor.numel():
+        return tensor.new_zeros(2)
+    return torch.stack(tensor.aminmax())
+
+
+def check_extremes(ends: Mapping[str, Tensor], path: Path) -> None:
+    """ValueError if a tensor of a file, by the `extremes` of all, has NaN, infinity, or what no network has."""
+    largest = torch.stack([one.float().abs().max() for one in ends.values()]).tolist() if ends else []
+    for key, value in zip(ends, largest, strict=True):
+        if not value <= LARGEST:
+            raise ValueError(f"{path}: {key!r} has values up to {value}; weights are finite and at most {LARGEST:g}")
 
 
 def parameters(path: Path) -> int:

@@ -4,7 +4,6 @@ Nothing in it names Python code, and nothing is unpickled: a folder from elsewhe
 parts. Here it is read and checked as plain data; `ediffi.pipeline.checkpoint` builds a cascade from it.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,15 +13,21 @@ from typing import Any
 
 from ediffi.diffusion.experts import Expert
 from ediffi.diffusion.noise import interval_from
+from ediffi.hub import manifest
 from ediffi.hub.finding import CONFIG
 from ediffi.io.files import CheckedFile, sha256
+from ediffi.io.hub_client import FILE
 from ediffi.registry import denoisers, encoders, samplers
 from ediffi.registry.core import DISTRIBUTION, Registry, UnknownNameError
 
-FORMAT = "ediffi-cascade-2"
-WEIGHTS = re.compile(r"[A-Za-z0-9][\w.-]*\.safetensors")
+FORMAT = manifest.FORMAT
+WEIGHTS = re.compile(manifest.WEIGHTS)
 SUFFIXES = (".json", ".safetensors", ".model", ".txt")
 """Files of an encoder: settings, weights, tokenizers. Nothing that would have to be unpickled."""
+HARMLESS = (".md", ".png", ".jpg", "")
+"""Suffixes of files beside them that no library reads: README.md, LICENSE."""
+TOLD = ("sigma_data", "head_channels", "norm_groups", "residual")
+"""Arguments of a denoiser that change what it computes, and no shape of its weights."""
 PACKAGE = re.compile(r"[A-Za-z0-9][\w.-]* [0-9][\w.+!-]*|[A-Za-z0-9][\w.-]*")
 """A distribution, with its version; a config comes from elsewhere, so no other text of it is shown to a user."""
 
@@ -57,10 +62,7 @@ class ListedExpert:
 def read_config(folder: Path) -> dict[str, Any]:
     """The content of a folder's `config.json`; ValueError if it is not JSON, or has another format."""
     path = folder / CONFIG
-    try:
-        config = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
+    config = manifest.read_json(path)
     found = config.get("format") if isinstance(config, dict) else None
     if found != FORMAT:
         number = re.fullmatch(r"ediffi-cascade-(\d+)", str(found))
@@ -68,7 +70,18 @@ def read_config(folder: Path) -> dict[str, Any]:
         if number and int(number[1]) > int(FORMAT.rpartition("-")[2]):
             hint = ", so it needs a newer one: pip install --upgrade ediffi"
         raise ValueError(f"{path} has the format {found!r}; this version reads {FORMAT!r}{hint}")
+    manifest.check(config, str(path))
+    for entry in config["stages"]:
+        _check_arguments(entry["denoiser"], path)
     return dict(config)
+
+
+def _check_arguments(part: Entry, path: Path) -> None:
+    """ValueError if a denoiser lacks an argument that no shape tells, and whose default may be another network's."""
+    if part["name"] in denoisers.REGISTRY:
+        known = denoisers.REGISTRY.arguments(part["name"])
+        if lacking := [name for name in TOLD if name in known and name not in part["arguments"]]:
+            raise ValueError(f"{path} is not a complete {FORMAT}: {part['name']} has no {lacking[0]}")
 
 
 @contextmanager
@@ -142,7 +155,7 @@ def encoder_files(config: Entry) -> list[str]:
         return [f"{place}/*{suffix}" for place in dict.fromkeys(places) for suffix in SUFFIXES]
     names = list(config["files"])
     for name in names:
-        if not name.endswith(SUFFIXES) or ".." in name.split("/") or name.startswith("/") or "*" in name:
+        if not name.endswith(SUFFIXES) or ".." in name or not FILE.fullmatch(name):
             raise ValueError(f"{CONFIG} lists {name!r}, which is no file of an encoder in its folder")
     return [name for name in names if name.startswith(tuple(f"{place}/" for place in places))]
 
@@ -174,7 +187,9 @@ def listed_encoder_files(folder: Path, config: Entry) -> list[CheckedFile]:
     """
     if "files" not in config:
         return []
-    if extra := sorted(set(encoder_file_names(folder, encoder_parts(config))) - set(config["files"])):
+    places = {place for part in encoder_parts(config).values() if (place := inside(folder, part)) is not None}
+    found = {path for place in places for path in place.rglob("*") if path.suffix not in HARMLESS and path.is_file()}
+    if extra := sorted({path.relative_to(folder).as_posix() for path in found} - set(config["files"])):
         raise ValueError(f"{folder / extra[0]} is not listed in {CONFIG}, and could change an encoder: remove it")
     return [CheckedFile(folder / name, str(digest), "a file of an encoder") for name, digest in config["files"].items()]
 

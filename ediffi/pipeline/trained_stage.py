@@ -1,6 +1,7 @@
 """Trained stages, written as a model folder; the other direction is `ediffi.pipeline.checkpoint`."""
 
 import dataclasses
+import inspect
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from ediffi.hub.finding import CONFIG
 from ediffi.io.files import replacing_folder, sha256
 from ediffi.pipeline.checkpoint import find_stage
 from ediffi.pipeline.stage import Sampling, Stage
+from ediffi.registry import denoisers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +62,8 @@ def save_cascade(
     if encoder_files is not None:
         if not encoder_files.is_dir():
             raise FileNotFoundError(f"encoder_files {encoder_files} is not a folder")
-        found = sorted(path for path in encoder_files.rglob("*") if path.is_file())
+        kinds = (*hub_config.SUFFIXES, *hub_config.HARMLESS)
+        found = sorted(path for path in encoder_files.rglob("*") if path.is_file() and path.suffix in kinds)
         files = {f"encoders/{path.relative_to(encoder_files).as_posix()}": path for path in found}
     return _write(folder, name, encoder_parts, files, stages)
 
@@ -153,4 +156,13 @@ def _write_stage(folder: Path, stage: TrainedStage) -> dict[str, Any]:
                 raise OSError(f"{path.name} could not be written: {error}") from None
             path.chmod(0o644)  # safetensors writes files that only their owner may read
         rows.append({**dataclasses.asdict(trained.expert), "file": path.name, "sha256": sha256(path)})
-    return dataclasses.asdict(dataclasses.replace(stage, experts=())) | {"experts": rows}
+    whole = dataclasses.replace(stage, experts=(), denoiser=_complete(stage.denoiser))
+    return dataclasses.asdict(whole) | {"experts": rows}
+
+
+def _complete(part: Part) -> Part:
+    """The denoiser of a part with all its arguments, so that another version's defaults do not change it."""
+    parameters = inspect.signature(denoisers.REGISTRY.factory(part.name)).parameters
+    plain = (bool, int, float, str, tuple, list, dict, type(None))
+    defaults = {name: p.default for name, p in parameters.items() if isinstance(p.default, plain)}
+    return Part(part.name, defaults | dict(part.arguments))

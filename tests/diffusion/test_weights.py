@@ -149,3 +149,23 @@ def test_what_is_loaded_does_not_change_with_the_file(trained: dict[str, nn.Modu
     load_weights(network, path)
     path.write_bytes(b"")
     assert torch.equal(network.linear.weight, trained["plug-in"].linear.weight)  # type: ignore[union-attr, arg-type]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e30])
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_weights_that_would_paint_noise_are_refused(tmp_path: Path, value: float, device: str) -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
+    state = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+    state["1.weight"][2, 3] = value
+    safetensors.torch.save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match=r"'1\.weight' has values up to"):
+        load_weights(network.to(device), tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.bool, torch.int64, torch.float8_e4m3fn])
+def test_weights_are_floats(tmp_path: Path, dtype: torch.dtype) -> None:
+    network = torch.nn.Linear(4, 4)
+    state = {key: torch.ones_like(tensor).to(dtype) for key, tensor in network.state_dict().items()}
+    safetensors.torch.save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match="weights are F32, BF16, F16, F64"):
+        load_weights(network, tmp_path / "w.safetensors")

@@ -263,8 +263,8 @@ def test_a_part_that_is_unknown_here_names_its_plugin(hub: Hub, content: Content
 @pytest.mark.parametrize(
     ("edits", "message"),
     [
-        ({"files": {"../../evil.json": "00"}}, "which is no file of an encoder in its folder"),
-        ({"files": {"encoders/t5/code.py": "00"}}, "which is no file of an encoder"),
+        ({"files": {"../../evil.json": "00" * 32}}, "which is no file of an encoder in its folder"),
+        ({"files": {"encoders/t5/code.py": "00" * 32}}, "which is no file of an encoder"),
         ({"encoders": {"t5": {"name": "t5", "arguments": {"path": "/etc"}}}}, "leads out of its folder"),
         ({"encoders": {"t5": {"name": "t5", "arguments": {"path": "../x"}}}}, "leads out of its folder"),
     ],

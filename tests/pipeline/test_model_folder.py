@@ -122,10 +122,13 @@ def test_sample_takes_the_residency(model_folder: Path, tmp_path: Path) -> None:
             lambda rows: rows[2]["interval"].update(index=4),
             "index of a noise interval must be in 0 to 3 at level 2, got 4",
         ),
-        (lambda rows: rows[2]["interval"].update(depth=4), "is not a noise interval"),
+        (lambda rows: rows[2]["interval"].update(depth=4), "depth: Extra inputs are not permitted"),
         (lambda rows: rows[2].update(sha256="0" * 64), r"base-2-3\.safetensors has sha256 .* truncated or changed"),
         (lambda rows: rows[2].update(file="../base-2-3.safetensors"), "must be in .* itself"),
-        (lambda rows: rows[2].pop("steps"), "not a complete ediffi-cascade-2: 'steps'"),
+        (
+            lambda rows: rows[2].pop("steps"),
+            "stages.0.experts.2.steps: Field required",
+        ),
     ],
 )
 def test_a_manifest_that_does_not_add_up_is_refused(broken: Path, change, message: str, residency: str) -> None:
