@@ -16,13 +16,19 @@ from ediffi.evaluation.metrics import paired
 from ediffi.evaluation.metrics.clip_score import load_scorer
 from ediffi.evaluation.metrics.decoding import ImageDecoder
 from ediffi.evaluation.metrics.features import ClipFeatures, FeatureExtractor, load_extractor
-from ediffi.evaluation.metrics.intervals import FEW, LEVEL, METHOD, units_of
+from ediffi.evaluation.metrics.intervals import FEW, LEVEL, METHOD, mean, units_of
 from ediffi.evaluation.metrics.passes import MetricNetworks, measure
-from ediffi.evaluation.metrics.reference import ReferenceStatistics, read_npz, reference_statistics
+from ediffi.evaluation.metrics.reference import (
+    ReferenceStatistics,
+    extract_together,
+    read_npz,
+    reference_statistics,
+)
 from ediffi.evaluation.metrics.rows import Rows
-from ediffi.evaluation.metrics.summary import summarise
+from ediffi.evaluation.metrics.summary import in_more_features, summarise
 from ediffi.evaluation.naming import GUIDANCE
 from ediffi.evaluation.results import Point
+from ediffi.evaluation.scorers import load
 from ediffi.evaluation.suite import ClipChoice, Suite
 from ediffi.io.distributed import DistributedContext
 
@@ -105,21 +111,29 @@ class Judge:
         else:
             self.extractor = load_extractor(suite.feature_extractor, weights=suite.feature_weights, device=device)
         self.networks = MetricNetworks(self.extractor, scorer if clip_score else None)
+        self.more = [load_extractor(name, None, file, device) for name, file in suite.more_features.items()]
+        self.scorers = [load(name, given, device) for name, given in suite.scorers.items()]
 
-    def reference(self, other: Path | None = None, strict: bool = True) -> ReferenceStatistics:
+    def references(self, other: Path | None = None, strict: bool = True) -> list[ReferenceStatistics]:
+        """The statistics in the features of each extractor, the suite's own first; see `reference`."""
+        if self.more and other is not None and other.suffix == ".npz":
+            raise ValueError(f"{other.name} has the statistics of one extractor: leave out more_features")
+        return [self.reference(other, strict, extractor) for extractor in (self.extractor, *self.more)]
+
+    def reference(
+        self, other: Path | None = None, strict: bool = True, extractor: FeatureExtractor | None = None
+    ) -> ReferenceStatistics:
         """The statistics of the dataset's own images, cached; or of other images, in a folder or in shards, or those of
         an .npz of pytorch-fid or clean-fid.
 
         Of all images of the dataset, or of those of the chosen captions only: `Suite.reference`.
         """
-        size, options = (
-            self.suite.image_size,
-            dict[str, Any]({"context": self.context, "num_workers": self.num_workers}),
-        )
+        size, every, extractor = self.suite.image_size, [self.extractor, *self.more], extractor or self.extractor
+        options: dict[str, Any] = {"context": self.context, "num_workers": self.num_workers}
         if other is not None and other.suffix == ".npz":
-            return read_npz(other, self.extractor)
+            return read_npz(other, extractor)
         if other is not None:
-            return reference_of(other, self.extractor, self.cache, size, strict=strict, **options)
+            return reference_of(other, extractor, self.cache, size, strict=strict, **options)
         items = self.items if self.suite.reference == "chosen" else each_image(self.dataset.items())
         images = ReferenceImages(self.dataset, items, size)
         preparation = {"rule": self.dataset.protocol.get("references", SQUARE), "size": size}
@@ -127,22 +141,32 @@ class Judge:
             preparation["which"] = "all"
         if content := self.dataset.protocol.get("images_sha256"):  # their names may stay while they change
             preparation["images_sha256"] = content
-        return reference_statistics(images, self.extractor, self.cache, preparation, **options)
+        extract_together(images, every, self.cache, preparation, **options)
+        return reference_statistics(images, extractor, self.cache, preparation, **options)
 
     def __call__(
-        self, candidate: Candidate, reference: ReferenceStatistics, folder: Path, strict: bool = True
+        self, candidate: Candidate, references: Sequence[ReferenceStatistics], folder: Path, strict: bool = True
     ) -> Point:
-        """Measure a candidate in one pass into `folder`, shared by all processes, and compare it with the reference.
+        """Measure a candidate in one pass into `folder`, shared by all processes, and compare it with the references.
 
-        An interrupted pass is resumed. For `strict` see `measure`.
+        An interrupted pass is resumed. What further extractors and scorers measure is in folders beside `folder`,
+        "NAME@EXTRACTOR". For `strict` see `measure`.
         """
         own, captions = partial(_measure, self.dataset, self.items), [item.caption for item in self.items]
         sized = {"size": self.suite.image_size, "resize": SQUARE if self.suite.other_sizes == "resized" else None}
         options: dict[str, Any] = {"captions": captions, "measure": own, "strict": strict, **sized}
-        run = partial(measure, candidate.images, folder, self.networks, **options)
+        more = [(_beside(folder, one.protocol["name"]), MetricNetworks(one)) for one in self.more]
+        scored = [(_beside(folder, one.name), MetricNetworks(scorer=one)) for one in self.scorers]
+        run = partial(measure, candidate.images, folder, self.networks, more=[*more, *scored], **options)
         self.context.together(partial(run, num_workers=self.num_workers, context=self.context))
-        rows = Rows.read(folder, len(self.items) if strict else None)
-        found = summarise(rows, self.extractor, reference)
+        wanted = len(self.items) if strict else None
+        rows = Rows.read(folder, wanted)
+        found = summarise(rows, self.extractor, references[0])
+        for extractor, (place, _), reference in zip(self.more, more, references[1:], strict=True):
+            found.measures.update(in_more_features(Rows.read(place, wanted), extractor, reference))
+        for place, networks in scored:
+            assert networks.scorer is not None
+            found.measures[networks.scorer.name] = mean(Rows.read(place, wanted).scores())
         units = units_of([captions[index] for index in rows.indices])
         if self.context.rank == 0:
             paired.write(folder, found.measures, units, fingerprint([self.items[index] for index in rows.indices]))
@@ -170,10 +194,16 @@ class Judge:
             "reference": {**which, **reference.protocol},
             "feature_extractor": dict(self.extractor.protocol),
             "clip": None if self.networks.clip is None else dict(self.networks.clip.protocol),
+            **({"more_features": {one.protocol["name"]: dict(one.protocol) for one in self.more}} if self.more else {}),
+            **({"scorers": {one.name: dict(one.protocol) for one in self.scorers}} if self.scorers else {}),
             "guidance": GUIDANCE,
             "intervals": {"level": LEVEL, "method": METHOD},
             "versions": versions(),
         }
+
+
+def _beside(folder: Path, name: str) -> Path:
+    return folder.with_name(f"{folder.name}@{name}")
 
 
 def _measure(

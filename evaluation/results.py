@@ -13,7 +13,10 @@ from ediffi.io.files import replace
 FORMAT = "ediffi-evaluation-1"
 FILE = "results.json"
 
-COMPARED = ("dataset", "selection", "images", "feature_extractor", "clip", "reference", "guidance")
+COMPARED = (
+    *("dataset", "selection", "images", "feature_extractor", "more_features", "clip", "scorers", "reference"),
+    "guidance",
+)
 """Parts of the protocol that must agree for numbers in one figure."""
 
 

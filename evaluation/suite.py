@@ -35,6 +35,8 @@ class Suite:
     paint_weight: float | None = None  # w' of prompts with painted areas; the model's own if None
     feature_extractor: str = "inception-v3-compat"  # of torch-fidelity, "efficientnet-lite0", or "clip", which scores
     feature_weights: str | None = None  # a file; the library's own by default
+    more_features: Mapping[str, str | None] = field(default_factory=dict)  # further extractors, each with its weights
+    scorers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by name, each with its arguments
     clip: ClipChoice | None = ClipChoice()  # None: no CLIP score
     dataset_options: Mapping[str, Any] = field(default_factory=dict)  # such as {"length": "long"} of Toybox
 
@@ -45,6 +47,8 @@ class Suite:
         scales = list(self.guidance_scales)
         if any(scale < 0 for scale in scales) or len(set(scales)) != len(scales):
             raise ValueError(f"guidance_scales must be different and at least 0, got {scales}")
+        if self.feature_extractor in self.more_features or "clip" in self.more_features:
+            raise ValueError(f"more_features must be others than {self.feature_extractor!r} and 'clip'")
 
     def described(self) -> dict[str, Any]:
         """The suite as plain JSON values; paths are cut to their last part, which is the same on every machine."""
@@ -52,6 +56,10 @@ class Suite:
         if self.clip is not None:
             values["clip"]["path"] = self.clip.path and Path(self.clip.path).name
         values["feature_weights"] = self.feature_weights and Path(self.feature_weights).name
+        values["more_features"] = {name: file and Path(file).name for name, file in self.more_features.items()}
+        values["scorers"] = {name: {**(given or {})} for name, given in self.scorers.items()}
+        for given in (one for one in values["scorers"].values() if isinstance(one.get("path"), str)):
+            given["path"] = Path(given["path"]).name if Path(given["path"]).is_dir() else given["path"]
         return values
 
     def with_clip(self, path: str) -> "Suite":

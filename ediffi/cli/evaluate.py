@@ -5,7 +5,7 @@ import shlex
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ediffi.cli.parser import UsageError, call, run
 from ediffi.io.devices import DType
@@ -24,6 +24,8 @@ def evaluate(
     sampler: str | None = None,
     feature_extractor: str | None = None,
     feature_weights: str | None = None,
+    more_features: list[str] | None = None,
+    scorers: list[str] | None = None,
     clip: str | None = None,
     clip_score: bool = True,
     reference: Path | None = None,
@@ -59,6 +61,9 @@ def evaluate(
         seed: of the selection and the images.
         feature_extractor: of torch-fidelity (inception-v3-compat, dinov2-vit-l-14, ...), efficientnet-lite0, or clip.
         feature_weights: a file with its weights.
+        more_features: further extractors in the same pass: clip-l14-336 (for CMMD), dgm-dinov2-vit-l-14 (for
+            FD-DINOv2). A suite can give their weights.
+        scorers: how well images fit their captions by other models (pickscore, or a plug-in's).
         clip: a folder with the CLIP of the CLIP score, or a repository of the Hub.
         clip_score: compute the CLIP score.
         reference: images to compare with instead of the dataset's, a folder or shards; or an .npz of pytorch-fid or
@@ -83,7 +88,11 @@ def evaluate(
 
     scales = None if guidance_scale is None else _scales(guidance_scale)
     networks = {"feature_extractor": feature_extractor, "feature_weights": feature_weights, "other_sizes": other_sizes}
-    chosen = read_suite(suite, count=count, seed=seed, guidance_scales=scales, **networks)
+    more: dict[str, Any] = {
+        "more_features": None if more_features is None else dict.fromkeys(more_features),
+        "scorers": None if scorers is None else {name: {} for name in scorers},
+    }
+    chosen = read_suite(suite, count=count, seed=seed, guidance_scales=scales, **networks, **more)
     evaluation = Evaluation(
         chosen if clip is None else chosen.with_clip(clip),
         output or Path("runs/evaluation", f"{chosen.name}-{(images or Path(model or 'toybox')).resolve().name}"),

@@ -228,7 +228,7 @@ class Evaluation:
         dataset = open_dataset(self.suite.dataset, self.root, self.suite.dataset_options)
         items = select(dataset.items(), self.suite.count, self.suite.seed)
         judge = Judge(self.suite, dataset, items, self.cache, self.context, self.clip_score, self.num_workers)
-        reference = judge.reference(self.reference, self.strict)
+        references = judge.references(self.reference, self.strict)
 
         def begin() -> None:
             if self.context.rank == 0:
@@ -238,13 +238,13 @@ class Evaluation:
         self.context.together(begin)
         points, samples = [], {}
         for candidate in candidates(dataset, items):
-            points.append(judge(candidate, reference, self.folder / "rows" / candidate.name, self.strict))
+            points.append(judge(candidate, references, self.folder / "rows" / candidate.name, self.strict))
             samples[candidate.name] = [
                 judged_sample(item.caption, image, dataset.measure(item, image), index)
                 for index, item in enumerate(items[:REPORTED])
                 if (image := judge.image(candidate, index, self.strict)) is not None
             ]
-        protocol = judge.protocol(reference) | made_by(self.command)
+        protocol = judge.protocol(references[0]) | made_by(self.command)
         results = Results(model, self.suite.described(), protocol, points)
         if self.context.rank == 0:
             results.write(self.folder)

@@ -11,13 +11,16 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
-from ediffi.evaluation.metrics import lite0
-from ediffi.evaluation.metrics.clip_score import ClipScorer
-from ediffi.evaluation.metrics.lite0 import Lite0Features
+from ediffi.evaluation.metrics import dinov2, lite0
+from ediffi.evaluation.metrics.clip_score import ClipScorer, load_scorer
 from ediffi.evaluation.metrics.networks import network, weights_file
 from ediffi.io.files import sha256
 
 DEFAULT = "inception-v3-compat"
+CMMD, CMMD_CLIP = "clip-l14-336", "ViT-L-14-336-quickgelu"
+"""The CLIP of CMMD's paper: its name as an extractor, and open_clip's, with the activation of OpenAI's weights."""
+OWN = (lite0.NAME, CMMD, f"{dinov2.PREFIX}dinov2-vit-l-14")
+"""Extractors besides torch-fidelity's: EfficientNet-Lite0, CMMD's CLIP, and DINOv2 as dgm-eval uses it."""
 
 
 @runtime_checkable
@@ -75,6 +78,7 @@ class ClipFeatures:
     """The image embeddings of an open_clip model, not normalised (Kynkäänniemi et al., arXiv 2203.06026)."""
 
     clip: ClipScorer
+    name: str = "clip"
 
     @property
     def width(self) -> int:
@@ -89,7 +93,12 @@ class ClipFeatures:
     @property
     def protocol(self) -> dict[str, Any]:
         """See `FeatureExtractor`."""
-        return {**self.clip.protocol, "name": "clip", "layer": "image_embedding", "model": self.clip.protocol["name"]}
+        return {
+            **self.clip.protocol,
+            "name": self.name,
+            "layer": "image_embedding",
+            "model": self.clip.protocol["name"],
+        }
 
     @property
     def prepare(self) -> Callable[[Image.Image], Tensor]:
@@ -103,8 +112,8 @@ class ClipFeatures:
 
 def load_extractor(
     name: str = DEFAULT, layer: str | None = None, weights: str | Path | None = None, device: str | torch.device = "cpu"
-) -> FidelityFeatures | Lite0Features:
-    """EfficientNet-Lite0, or one of torch-fidelity's; only tensors are unpickled, and no code is downloaded.
+) -> FeatureExtractor:
+    """One of torch-fidelity's, or of `OWN`; only tensors are unpickled, and no code is downloaded.
 
     `layer` is torch-fidelity's choice for FID by default. `weights` is a .safetensors or .pth file, see `weights_file`.
     FileNotFoundError says what to download. ValueError: no such extractor or layer, or a file that is broken or of
@@ -112,10 +121,15 @@ def load_extractor(
     """
     if name == lite0.NAME:
         return lite0.load_lite0(weights, device)
+    if name.startswith(dinov2.PREFIX):
+        return dinov2.load_dinov2(name, weights, device)
+    if name == CMMD:
+        folder = None if weights is None else str(weights)
+        return ClipFeatures(load_scorer(CMMD_CLIP, "openai", folder, device=device), CMMD)
     from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
     if name not in FEATURE_EXTRACTORS_REGISTRY:
-        known = ", ".join(("clip", lite0.NAME, *FEATURE_EXTRACTORS_REGISTRY))
+        known = ", ".join(("clip", *OWN, *FEATURE_EXTRACTORS_REGISTRY))
         raise ValueError(f"no feature extractor {name!r}; there are {known}")
     kind = FEATURE_EXTRACTORS_REGISTRY[name]
     layer = layer or kind.get_default_feature_layer_for_metric("fid")

@@ -24,6 +24,7 @@ from ediffi.evaluation.metrics.decoding import (
 )
 from ediffi.evaluation.metrics.features import FeatureExtractor
 from ediffi.evaluation.metrics.rows import BROKEN, ODD, PassLayout, RowFiles, open_rows, read_layout
+from ediffi.evaluation.scorers import NamedScorer
 from ediffi.io.distributed import DistributedContext
 from ediffi.io.progress import Progress
 
@@ -34,6 +35,7 @@ class MetricNetworks:
 
     extractor: FeatureExtractor | None = None
     clip: ClipScorer | None = None
+    scorer: NamedScorer | None = None  # instead of a CLIP
 
     @property
     def shared(self) -> bool:
@@ -49,7 +51,7 @@ class MetricNetworks:
     def prepares(self) -> list[Prepare]:
         """How an image becomes the input of each network."""
         clip = None if self.shared else self.clip
-        return [network.prepare for network in (self.extractor, clip) if network is not None]
+        return [network.prepare for network in (self.extractor, clip, self.scorer) if network is not None]
 
 
 def measure(
@@ -65,8 +67,12 @@ def measure(
     batch_size: int = 32,
     num_workers: int = 0,
     context: DistributedContext | None = None,
+    more: Sequence[tuple[Path, MetricNetworks]] = (),
 ) -> None:
     """Measure this process's share of the images, and write the rows into `folder`; `Rows.read` reads them.
+
+    `more` networks see the same images in the same pass, and have folders of their own: one that is added later
+    measures only what it lacks.
 
     Block j, the images j·batch_size and following, belongs to process j mod world_size. So a row depends neither on the
     number of processes nor on which of them wrote it. Rows that are there are kept. All processes must see the folder.
@@ -80,27 +86,49 @@ def measure(
     context = context or DistributedContext()
     if batch_size < 1 or num_workers < 0:
         raise ValueError(f"batch_size must be at least 1 and num_workers at least 0, got {batch_size}, {num_workers}")
-    if networks.clip and (captions is None or len(captions) != len(images)):
+    scoring = any(one.clip or one.scorer for one in (networks, *(others for _, others in more)))
+    if scoring and (captions is None or len(captions) != len(images)):
         raise ValueError(f"there are {len(captions or ())} captions for {len(images)} images")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers warn when the loader forks
     decoder = ImageDecoder(images, strict, (size, size) if size else None, resize is not None, measure=measure)
-    key = _key(images, networks, captions) | ({"resize": resize} if resize else {})
-    files = _row_files(decoder, folder, networks, key)
-    decoder = replace(decoder, size=files.layout.size, prepares=networks.prepares, fields=files.layout.fields)
-    states = files.read("states")
-    if strict:
-        _refuse_odd(states, images)
+    sinks = []
+    for place, own in ((folder, networks), *more):
+        key = _key(images, own, captions) | ({"resize": resize} if resize else {})
+        files = _row_files(decoder if place == folder else replace(decoder, measure=None), place, own, key)
+        decoder = replace(decoder, size=files.layout.size)
+        if strict:
+            _refuse_odd(files.read("states"), images)
+        if _done(files) < len(images):
+            sinks.append((files, own))
+    if not sinks:
+        return
+    first = sinks[0][0].folder == folder
+    fields, prepares = sinks[0][0].layout.fields if first else (), [one for _, own in sinks for one in own.prepares]
+    decoder = replace(decoder, prepares=prepares, fields=fields, measure=measure if first else None)
     blocks = [range(start, min(start + batch_size, len(images))) for start in range(0, len(images), batch_size)]
-    mine = [block for block in blocks[context.rank :: context.world_size] if not states[block.start : block.stop].all()]
-    done = int((states > 0).sum())
-    hidden = context.rank != 0
+    mine = [b for b in blocks[context.rank :: context.world_size] if not all(_has(files, b) for files, _ in sinks)]
+    pin, hidden = any(own.device.type == "cuda" for _, own in sinks), context.rank != 0
+    done = min(_done(files) for files, _ in sinks)
     with (
         worker_deaths(),
         Progress(total=len(images), initial=done, unit="image", desc="measuring", disable=hidden) as bar,
     ):
-        for block, batch in zip(mine, decode(decoder, mine, num_workers, networks.device.type == "cuda"), strict=True):
-            _write(files, block.start, batch, networks, captions, images)
-            bar.update(int((files.read("states") > 0).sum()) - bar.n)  # of all processes
+        for block, (states, prepared, measured) in zip(mine, decode(decoder, mine, num_workers, pin), strict=True):
+            for files, own in sinks:
+                inputs, prepared = prepared[: len(own.prepares)], prepared[len(own.prepares) :]
+                if not _has(files, block):
+                    _write(files, block.start, (states, inputs, measured), own, captions, images)
+            bar.update(min(_done(files) for files, _ in sinks) - bar.n)  # of all processes
+
+
+def _done(files: RowFiles) -> int:
+    """How many images are measured, by all processes."""
+    return int((files.read("states") > 0).sum())
+
+
+def _has(files: RowFiles, block: range) -> bool:
+    """Whether all images of a block are measured."""
+    return bool(files.read("states")[block.start : block.stop].all())
 
 
 def _key(images: NumberedImages, networks: MetricNetworks, captions: Sequence[str] | None) -> Any:
@@ -108,10 +136,14 @@ def _key(images: NumberedImages, networks: MetricNetworks, captions: Sequence[st
     row: `_refuse_odd` reads it from the states."""
     key = {
         "pictures": images.fingerprint(),
-        "captions": networks.clip and hashlib.sha256(json.dumps(list(captions or ())).encode()).hexdigest(),
+        "captions": hashlib.sha256(json.dumps(list(captions or ())).encode()).hexdigest()
+        if networks.clip or networks.scorer
+        else None,
         "feature_extractor": networks.extractor and dict(networks.extractor.protocol),
         "clip": networks.clip and dict(networks.clip.protocol),
     }
+    if networks.scorer:
+        key["scorer"] = dict(networks.scorer.protocol)
     return json.loads(json.dumps(key))
 
 
@@ -136,7 +168,8 @@ def _row_files(decoder: ImageDecoder, folder: Path, networks: MetricNetworks, ke
     index, image = first_image(decoder)
     fields = list(decoder.measure(index, image)) if decoder.measure else []
     width = networks.extractor.width if networks.extractor else 0
-    return open_rows(folder, PassLayout(key, len(decoder), image.size, width, networks.clip is not None, fields))
+    scored = networks.clip is not None or networks.scorer is not None
+    return open_rows(folder, PassLayout(key, len(decoder), image.size, width, scored, fields))
 
 
 def _write(
@@ -159,6 +192,10 @@ def _write(
         embeddings = features if networks.shared else networks.clip.embed_images(prepared.pop(0))
         scores = networks.clip.scores(embeddings, [captions[index] for index in numbers] if captions else [])
         _check_finite("CLIP score", scores[:, None], numbers, images)
+        files.write("scores", start, mask, scores.numpy())
+    if numbers and networks.scorer:
+        scores = networks.scorer(prepared.pop(0), [captions[index] for index in numbers] if captions else [])
+        _check_finite(f"score by {networks.scorer.name}", scores[:, None], numbers, images)
         files.write("scores", start, mask, scores.numpy())
     if files.layout.fields:
         files.write("measured", start, mask, measured)

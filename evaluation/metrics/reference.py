@@ -6,8 +6,9 @@ reference.safetensors (mean, cov) and reference.json (the key, and the SHA-256 o
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,29 @@ def reference_statistics(
     context.together(extract)
     first = context.together(lambda: read_reference(folder, key) if context.rank == 0 else None)  # it may write
     return first or read_reference(folder, key)
+
+
+def extract_together(
+    images: NumberedImages,
+    extractors: Sequence[FeatureExtractor],
+    cache: Path,
+    preparation: Mapping[str, Any],
+    context: DistributedContext | None = None,
+    **options: Any,
+) -> None:
+    """Extract the features of real images by several extractors in one pass, where the cache lacks them; afterwards
+    `reference_statistics` of each reads no image."""
+    context = context or DistributedContext()
+    places = [cache / key_sha256(reference_key(images, extractor, preparation)) for extractor in extractors]
+    lacking = [
+        (place, MetricNetworks(extractor))
+        for place, extractor in zip(places, extractors, strict=True)
+        if not (place / NOTE).is_file()
+    ]
+    if lacking:
+        first, *rest = lacking
+        run = partial(measure, images, *first, context=context, more=rest, **options)
+        context.together(run)
 
 
 def read_reference(folder: Path, key: Mapping[str, Any]) -> ReferenceStatistics:

@@ -1,11 +1,11 @@
 """The metrics of a pass by name, and notices for their reader."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from ediffi.evaluation.metrics.features import DEFAULT, FeatureExtractor
+from ediffi.evaluation.metrics.features import CMMD, DEFAULT, FeatureExtractor
 from ediffi.evaluation.metrics.frechet import frechet_distance, frechet_infinity, frechet_influence
 from ediffi.evaluation.metrics.intervals import Measure, intervals, mean
 from ediffi.evaluation.metrics.kid import kid
@@ -15,7 +15,6 @@ from ediffi.evaluation.metrics.reference import ReferenceStatistics
 from ediffi.evaluation.metrics.rows import Rows
 from ediffi.evaluation.metrics.variety import inception_score, vendi
 
-CMMD_CLIP = "ViT-L-14-336, openai"
 FEW = 2048
 """A FID of fewer images gets a notice: the width of its features."""
 
@@ -23,7 +22,7 @@ FEW = 2048
 class Summary(NamedTuple):
     """Metrics by name (see `frechet_name`, `compared`; "clip_score"; the dataset's own), and notices."""
 
-    measures: Mapping[str, Measure]
+    measures: dict[str, Measure]
     notices: Sequence[str]
 
     @property
@@ -87,6 +86,14 @@ def frechet(rows: Rows, name: str, reference: ReferenceStatistics) -> dict[str, 
     return found
 
 
+def in_more_features(rows: Rows, extractor: FeatureExtractor, reference: ReferenceStatistics) -> dict[str, Measure]:
+    """What is measured in the features of a further extractor, by names with its own: "frechet_NAME", "vendi@NAME"."""
+    own = extractor.protocol["name"]
+    found = compared(rows, extractor, reference)
+    named = {name if "@" in name or name == "cmmd" else f"{name}@{own}": one for name, one in found.items()}
+    return frechet(rows, frechet_name(extractor), reference) | named
+
+
 def compared(rows: Rows, extractor: FeatureExtractor, reference: ReferenceStatistics) -> dict[str, Measure]:
     """What is computed of the features of generated and real images: KID, see `manifold`, Vendi; of a CLIP's, CMMD; of
     a classifier's, the Inception score. "cmmd" is of the CLIP of its paper, and "inception_score" of Inception."""
@@ -99,7 +106,7 @@ def compared(rows: Rows, extractor: FeatureExtractor, reference: ReferenceStatis
         measures |= manifold(generated, real)[0]
     measures["vendi"] = vendi(generated)
     if extractor.protocol["layer"] == "image_embedding":
-        measures["cmmd" if extractor.protocol.get("model") == CMMD_CLIP else f"cmmd@{own}"] = cmmd(generated, real)
+        measures["cmmd" if own == CMMD else f"cmmd@{own}"] = cmmd(generated, real)
     if (head := getattr(extractor, "head", None)) is not None:
         name = "inception_score" if own == DEFAULT else f"inception_score@{own}"
         measures[name] = inception_score(generated, head)

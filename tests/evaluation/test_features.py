@@ -218,6 +218,10 @@ def test_dinov2_is_transformers_own(tmp_path: Path) -> None:
     file = tmp_path / "dinov2.pth"
     torch.save(tensors, file)
     found = load_extractor("dinov2-vit-s-14", weights=file)
+    square = Image.fromarray(np.random.default_rng(1).integers(0, 256, (224, 224, 3), np.uint8))
+    dgm = load_extractor("dgm-dinov2-vit-s-14", weights=file)  # without a change of size both prepare alike
+    one, other = (extractor(extractor.prepare(square)[None]) for extractor in (found, dgm))
+    torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-4)
     peer.load_state_dict(_in_transformers(tensors, networks.resized_positions(tensors["pos_embed"], 16)), strict=True)
     prepared = batch(found, pictures(1, 0, (224, 224)))
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])

@@ -17,6 +17,7 @@ from torchvision.models import inception_v3
 
 from ediffi.cli import main
 from ediffi.diffusion.layout import Region, polygon
+from ediffi.evaluation import scorers
 from ediffi.evaluation.datasets.captioned import Controls, select
 from ediffi.evaluation.datasets.toybox import prompts, render
 from ediffi.evaluation.datasets.toybox.dataset import Toybox
@@ -25,7 +26,7 @@ from ediffi.evaluation.metrics.paired import differences
 from ediffi.evaluation.naming import dataset_name
 from ediffi.evaluation.report.stored import SELECTION
 from ediffi.evaluation.results import Results
-from ediffi.evaluation.suite import read_suite, shipped
+from ediffi.evaluation.suite import SHIPPED, read_suite, shipped
 from ediffi.pipeline.cascade import Cascade
 from ediffi.pipeline.evaluation_run import CascadeGenerator, at_size
 from ediffi.pipeline.options import SamplingOptions
@@ -221,6 +222,37 @@ def test_images_of_another_size_are_refused_or_resized_by_a_named_rule(
     assert results.protocol["images"] == {"size": 64, "other_sizes": f"resized: {SQUARE}"}
 
 
+def test_further_extractors_and_scorers_stand_beside_the_suite_s_own(
+    evaluate: Evaluate, inception: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def length(gain: float = 1.0) -> scorers.Scorer:
+        return lambda images, captions: [gain * len(caption) for caption in captions]
+
+    monkeypatch.setitem(scorers.scorers._factories, "length", length)
+    (tmp_path / "theirs").mkdir()
+    for number in range(8):
+        Image.new("RGB", (64, 64), (30 * number, 90, 90)).save(tmp_path / "theirs" / f"{number:05d}.png")
+    suite = yaml.safe_load((SHIPPED / "toybox.yaml").read_text()) | {"scorers": {"length": {"gain": 2.0}}}
+    suite |= {"more_features": {"inception-v3-compat": str(inception)}}
+    suite["clip"]["path"] = str((SHIPPED / suite["clip"]["path"]).resolve())
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(suite))
+    argv = ("--images", tmp_path / "theirs", "--count", 8)
+    alone = evaluate(*argv, output="alone", model=False).points[0]
+    results = evaluate("--suite", tmp_path / "mine.yaml", *argv, model=False)
+    point, captions = results.points[0], [item.caption for item in select(Toybox().items(), 8)]
+    assert point.metrics["length"] == pytest.approx(2 * np.mean([len(caption) for caption in captions]))
+    low, high = point.interval("length") or (0, 0)
+    assert low < point.metrics["length"] < high
+    assert {"fid", "kid_mean@inception-v3-compat", "precision@inception-v3-compat"} < point.metrics.keys()
+    assert {"frechet_clip", "vendi", "cmmd@clip", "inception_score"} < point.metrics.keys()
+    assert {name: point.metrics[name] for name in alone.metrics if name != "kid_std"} == pytest.approx(
+        {name: value for name, value in alone.metrics.items() if name != "kid_std"}, nan_ok=True
+    )
+    assert results.protocol["scorers"]["length"]["arguments"] == {"gain": 2.0}
+    assert results.protocol["more_features"]["inception-v3-compat"]["layer"] == "2048"
+    assert str(tmp_path) not in json.dumps(results.suite)
+
+
 def test_statistics_of_others_can_be_the_reference(evaluate: Evaluate, tmp_path: Path) -> None:
     np.savez(tmp_path / "theirs.npz", mu=np.zeros(128), sigma=np.eye(128))
     results = evaluate("--guidance-scale", "2", "--reference", tmp_path / "theirs.npz")
@@ -358,6 +390,8 @@ def test_odd_pictures_are_converted_and_counted_if_asked(evaluate: Evaluate, tmp
         (["--feature-extractor", "inceptoin"], 1, "no feature extractor 'inceptoin'"),
         (["--images", "a", "--model", "toybox"], 2, "not both"),
         (["--model", "nowhere"], 1, "nowhere"),
+        (["--scorers", "pikscore"], 1, "no scorer named 'pikscore'; did you mean pickscore?"),
+        (["--more-features", "clip"], 1, "more_features must be others than 'clip' and 'clip'"),
     ],
 )
 def test_wrong_input_is_one_sentence(
