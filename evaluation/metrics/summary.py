@@ -15,6 +15,8 @@ from ediffi.evaluation.metrics.reference import ReferenceStatistics
 from ediffi.evaluation.metrics.rows import Rows
 from ediffi.evaluation.metrics.variety import inception_score, vendi
 
+NAMED = ("cmmd", "inception_score")
+"""Metrics of one extractor, which their names imply."""
 FEW = 2048
 """A FID of fewer images gets a notice: the width of its features."""
 
@@ -90,7 +92,7 @@ def in_more_features(rows: Rows, extractor: FeatureExtractor, reference: Referen
     """What is measured in the features of a further extractor, by names with its own: "frechet_NAME", "vendi@NAME"."""
     own = extractor.protocol["name"]
     found = compared(rows, extractor, reference)
-    named = {name if "@" in name or name == "cmmd" else f"{name}@{own}": one for name, one in found.items()}
+    named = {name if "@" in name or name in NAMED else f"{name}@{own}": one for name, one in found.items()}
     return frechet(rows, frechet_name(extractor), reference) | named
 
 
