@@ -1,5 +1,6 @@
 """`ediffi fit` and `ediffi validate`, a LightningCLI over one stage; `ediffi grow` and `ediffi compose`."""
 
+import json
 import logging
 import pickle
 import re
@@ -62,12 +63,26 @@ def _recipe_beside(argv: list[str]) -> list[str]:
 def grow(argv: list[str]) -> None:
     """Run a growth schedule: `ediffi grow --config recipes/toybox/experts_base.yaml`.
 
-    Finished runs are skipped and interrupted ones are resumed; `--plan true` only lists them.
+    Finished runs are skipped and interrupted ones are resumed; `--plan true` only lists them. A scheduler can run
+    independent ones side by side: `--plan json` prints each with its command, and `--node LEVEL,INDEX` runs one.
     """
     from ediffi.training.growth import grow as growth
 
-    if (stage := run_recipe(growth.grow, argv, "grow", grow.__doc__ or "", skip={"run_node"})) is not None:
-        print(stage)
+    made = run_recipe(growth.grow, argv, "grow", grow.__doc__ or "", skip={"run_node"})
+    if isinstance(made, list):
+        words = ["ediffi", "grow", *_without_plan(argv)]
+        nodes = [{**one, "command": words + (["--node", one["node"]] if one["node"] else [])} for one in made]
+        print(json.dumps(nodes, indent=2))
+    elif made is not None:
+        print(made)
+
+
+def _without_plan(argv: list[str]) -> list[str]:
+    return [
+        word
+        for before, word in pairwise(["", *argv])
+        if before != "--plan" and word != "--plan" and not word.startswith("--plan=")
+    ]
 
 
 def compose(argv: list[str]) -> None:

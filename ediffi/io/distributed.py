@@ -109,3 +109,9 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True, name="end-with-parent").start()
+
+
+def global_rank() -> int:
+    """The number of this process among those that torchrun, srun or a user (`NODE_RANK`) started; 0 if it is alone."""
+    ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "NODE_RANK"))
+    return int(next((rank for rank in ranks if rank), "0"))

@@ -138,6 +138,24 @@ def _write(
     return folder
 
 
+def is_saved(folder: Path, stage: TrainedStage) -> bool:
+    """Whether a model folder consists of this stage, by what `config.json` says of it; weights in memory are not
+    compared."""
+    entries = read_config(folder)["stages"]
+    if len(entries) != 1:
+        return False
+    written = {key: value for key, value in entries[0].items() if key != "experts"}
+    described = json.loads(json.dumps(dataclasses.asdict(dataclasses.replace(stage, experts=()))))
+    described.pop("experts")
+    experts, rows = sorted(stage.experts, key=lambda one: one.expert.interval.spans), listed_experts(entries[0])
+    files = [(one.weights, row) for one, row in zip(experts, rows, strict=False) if isinstance(one.weights, Path)]
+    return (
+        written == described
+        and [one.expert for one in experts] == [row.expert for row in rows]
+        and all(sha256(file) == row.sha256 for file, row in files)
+    )
+
+
 def _write_stage(folder: Path, stage: TrainedStage) -> dict[str, Any]:
     # The experts' files, and the stage's entry in config.json.
     experts = sorted(stage.experts, key=lambda trained: trained.expert.interval.spans)

@@ -1,6 +1,7 @@
 """Growing experts: a schedule is checked before it runs, skips what is done, and survives being killed."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ from ediffi.data.order import Order
 from ediffi.data.stream import Batch
 from ediffi.diffusion.noise import ROOT, Complement, Interval, NoiseInterval
 from ediffi.pipeline.checkpoint import build_denoiser, load_cascade
+from ediffi.pipeline.stage import Sampling
 from ediffi.registry.random import Philox
 from ediffi.training import checkpoint as checkpoints
 from ediffi.training.finished_run import read_run
@@ -197,6 +199,69 @@ def test_of_several_machines_the_first_composes(
     monkeypatch.setenv("NODE_RANK", "1")
     assert grow(grown, recipe("base", tmp_path), NODES, STAGE, overrides=OVERRIDES, run_node=main) is None
     assert (grown / "stage" / "config.json").stat().st_mtime_ns == before
+
+
+def test_many_processes_end_whole_at_once(grown: Path, recipe: Recipe, tmp_path: Path) -> None:
+    """20 times 4 tasks of a finished schedule, told apart by srun, torchrun or nothing; half without a stage."""
+    output = Path(shutil.copytree(grown, tmp_path / "grown"))
+    base = recipe("base", tmp_path)
+    for attempt in range(20):
+        if attempt % 2:
+            shutil.rmtree(output / "stage")
+        written = (output / "stage" / "config.json").stat().st_mtime_ns if attempt % 2 == 0 else None
+        tasks = []
+        for rank in range(4):
+            if not (pid := os.fork()):
+                code = 1
+                try:
+                    if variable := ("SLURM_PROCID", "RANK", None)[attempt % 3]:
+                        os.environ[variable] = str(rank)
+                    made = grow(output, base, NODES, STAGE, overrides=OVERRIDES, run_node=lambda words: 1)
+                    code = 0 if (made is None) == (variable is not None and rank > 0) else 2
+                finally:
+                    os._exit(code)
+            tasks.append(pid)
+        assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in tasks] == [0] * 4, attempt
+        assert regions(output / "stage") == list(ROOT.children)
+        assert written in (None, (output / "stage" / "config.json").stat().st_mtime_ns), "finished, and written again"
+
+
+def test_a_stage_is_written_again_where_its_recipe_or_a_leaf_has_changed(
+    grown: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    output = Path(shutil.copytree(grown, tmp_path / "grown"))
+    config, base = output / "stage" / "config.json", recipe("base", tmp_path)
+    for change in ("sampling", "leaf"):
+        stage = StageRecipe("base", 16, sampling=Sampling(num_inference_steps=3))
+        before = config.stat().st_mtime_ns
+        if change == "leaf":
+            (output / "1-0" / "checkpoints" / "last.ckpt").touch()
+        grow(output, base, NODES, stage, overrides=OVERRIDES, run_node=lambda words: 1)
+        assert config.stat().st_mtime_ns > before, change
+        assert json.loads(config.read_text())["stages"][0]["sampling"]["num_inference_steps"] == 3
+
+
+def test_a_scheduler_gets_the_graph_and_runs_nodes(grown: Path, recipe: Recipe, tmp_path: Path, capsys) -> None:
+    output = tmp_path / "out"
+    config = growth_recipe(output, tmp_path / "grow.yaml", recipe("base", tmp_path))
+    assert main(["grow", "--config", str(config), "--plan", "json"]) == 0
+    nodes = json.loads(capsys.readouterr().out)
+    assert [(one["node"], one["after"]) for one in nodes] == [
+        ("0-0", []), ("1-0", ["0-0"]), ("1-1", ["0-0"]), (None, ["1-0", "1-1"]),
+    ]  # fmt: skip
+    assert nodes[1]["command"] == ["ediffi", "grow", "--config", str(config), "--node", "1-0"]
+    assert nodes[3]["command"] == ["ediffi", "grow", "--config", str(config)]
+    assert main([*nodes[1]["command"][1:]]) == 1
+    assert "node (1, 0) starts from (0, 0), which is at step 0 of 4; run that first" in capsys.readouterr().err
+    assert main(["grow", "--config", str(config), "--node", "3,0"]) == 1
+    assert "the schedule has no node '3,0'; it has 0-0, 1-0, 1-1" in capsys.readouterr().err
+    ran: list[str] = []
+    shutil.copytree(grown / "0-0", output / "0-0")
+    with pytest.raises(ChildProcessError, match=r"\(1, 1\), node 3 of 3 ended with code 1"):
+        grow(output, tmp_path / "base.yaml", NODES, STAGE, overrides=OVERRIDES, node="1,1",
+             run_node=lambda words: ran.append(words[2]) or 1)  # fmt: skip
+    assert ran == [str(output / "1-1" / "node.yaml")], "this node alone"
+    assert not (output / "stage").exists()
 
 
 def test_a_node_that_fails_is_named(recipe: Recipe, tmp_path: Path) -> None:

@@ -287,6 +287,48 @@ def test_sigterm_saves_the_step_that_runs(tiny: Tiny, capsys) -> None:
     assert_equal(whole, path)
 
 
+SLURM = {
+    "JOB_ID": "41",
+    "NTASKS": "1",
+    "JOB_NAME": "train",
+    "PROCID": "0",
+    "LOCALID": "0",
+    "NODEID": "0",
+    "NNODES": "1",
+}
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_slurm_s_signal_saves_and_requeues(
+    works: bool, tiny: Tiny, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its environment variables and a `scontrol` that writes down what it is asked; nothing piles up."""
+    (tmp_path / "bin").mkdir()
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.write_text(
+        f"#!/bin/sh\necho $@ >> {tmp_path}/asked\n" + ("" if works else "echo no such job >&2; exit 1\n")
+    )
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    for name, value in SLURM.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    path = tiny("run", 8, [fault("Terminate", step=4, name="SIGUSR1")])
+    handler = signal.getsignal(signal.SIGUSR1)
+    with pytest.raises(SystemExit) as stopped:
+        fit(path)
+    signal.signal(signal.SIGUSR1, handler)
+    assert stopped.value.code == 143
+    assert (tmp_path / "asked").read_text() == "requeue 41\n"
+    printed = capsys.readouterr()
+    queued = "SLURM job 41 is in the queue again" if works else "SLURM job 41 is not in the queue again (no such job)"
+    assert queued in printed.out + printed.err
+    assert content(path)["global_step"] == 5
+    assert not list(path.parent.rglob("hpc_ckpt*"))
+    if works:
+        assert fit(path) == 0
+        assert content(path)["global_step"] == 8
+
+
 @pytest.mark.slow
 def test_sigterm_of_one_process_stops_all_after_the_same_step(tiny: Tiny) -> None:
     ddp = {"devices": 2, "strategy": "ddp"}

@@ -1,14 +1,16 @@
-"""SIGTERM, which a cluster sends to a run before it takes the machine away, and Ctrl-C (SIGINT)."""
+"""SIGTERM and SLURM's SIGUSR1, which a cluster sends before it takes the machine away, and Ctrl-C (SIGINT)."""
 
 import logging
 import os
 import signal
+import subprocess
 import threading
 import time
 from types import FrameType
 from typing import Any
 
 import lightning as L
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.optim import Optimizer
 
@@ -22,6 +24,10 @@ class PreemptionCheckpoint(L.Callback):
     """Saves the step in progress at SIGTERM or Ctrl-C and ends the run with exit code 143 or 130; the same command
     resumes it. A second Ctrl-C ends it at once.
 
+    Under SLURM, SIGUSR1 (`sbatch --signal=SIGUSR1@90`) does the same and puts the job back into the queue, unless
+    `SLURMEnvironment(auto_requeue=False)` is a plug-in of the trainer. The state is always that of `last.ckpt`:
+    Lightning's own `hpc_ckpt_N.ckpt` pile up, and runs do not resume from them.
+
     All processes end after the same step. A validation is broken off only if its step is saved already. A run that
     reaches its last step saves it too, whatever `every_n_train_steps` says.
     """
@@ -32,6 +38,7 @@ class PreemptionCheckpoint(L.Callback):
         self._signalled_at = 0.0
         self.signalled = False
         """The signal has reached this process."""
+        self._requeue = False  # and was SLURM's
         self.stopping = self.skipped = False
         """The signal has reached some process, and this step is skipped."""
         self.asks = True
@@ -39,10 +46,13 @@ class PreemptionCheckpoint(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Replace the handlers that would end the run in the middle of a step; Lightning gives them back at its end."""
-        self.signalled = False
+        self.signalled = self._requeue = False
         if threading.current_thread() is threading.main_thread():
             for number in NAMES:
                 signal.signal(number, self._on_signal)
+            environment = trainer._accelerator_connector.cluster_environment
+            if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
+                signal.signal(environment.requeue_signal or signal.SIGUSR1, self._on_requeue)
             # Lightning asks all processes for its own handler's signal at each batch, and waits for the answer.
             trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
@@ -86,6 +96,10 @@ class PreemptionCheckpoint(L.Callback):
             if number == signal.SIGINT:
                 logger.warning("Ctrl-C: the run is saved after this step; again ends it at once")
 
+    def _on_requeue(self, number: int, frame: FrameType | None) -> None:
+        self._requeue = True
+        self._on_signal(signal.SIGTERM, frame)
+
     def _save(self, trainer: L.Trainer) -> None:
         """Save as the recipe's `ModelCheckpoint` would, and let it know."""
         saver = trainer.checkpoint_callback
@@ -100,6 +114,20 @@ class PreemptionCheckpoint(L.Callback):
 
     def _stop(self, trainer: L.Trainer) -> None:
         if trainer.is_global_zero:
-            by = NAMES[signal.Signals(self._number)]
+            by = "SLURM's signal" if self._requeue else NAMES[signal.Signals(self._number)]
             logger.info("stopped by %s at step %d; the same command resumes the run", by, trainer.global_step)
+            if self._requeue:
+                requeue()
         raise SystemExit(128 + self._number)
+
+
+def requeue() -> None:
+    """Put this SLURM job back into the queue; the log says why if that fails."""
+    job, array = os.environ.get("SLURM_JOB_ID", ""), os.environ.get("SLURM_ARRAY_JOB_ID")
+    job = job if array is None else f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID', '')}"
+    try:
+        subprocess.run(["scontrol", "requeue", job], check=True, capture_output=True, text=True)
+        logger.info("SLURM job %s is in the queue again", job)
+    except (OSError, subprocess.CalledProcessError) as error:
+        cause = (getattr(error, "stderr", "") or str(error)).strip()
+        logger.warning("SLURM job %s is not in the queue again (%s); submit it again", job, cause)

@@ -14,13 +14,17 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
-from ediffi.pipeline.trained_stage import save_cascade
+from ediffi.hub.finding import CONFIG
+from ediffi.io import locks
+from ediffi.io.distributed import global_rank
+from ediffi.pipeline.trained_stage import is_saved, save_cascade
 from ediffi.training.class_paths import read_recipe
 from ediffi.training.growth.compose import StageRecipe, trained_stage
 from ediffi.training.growth.schedule import GrowthNode, GrowthSchedule, TrunkStage
@@ -31,6 +35,7 @@ FIT = {"model", "data", "trainer"}
 SCHEDULE_BAR = "ediffi.training.callbacks.schedule_bar.ScheduleBar"
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 """Exit codes of a node that has saved its step after a signal."""
+PASSED_ON = (signal.SIGTERM, signal.SIGUSR1)
 RunNode = Callable[[Sequence[str]], int]
 """Runs `ediffi` with these arguments and returns its exit code."""
 
@@ -42,9 +47,10 @@ def grow(
     stage: StageRecipe,
     trunk: TrunkStage | None = None,
     overrides: dict[str, Any] | None = None,
-    plan: bool = False,
+    plan: bool | Literal["json"] = False,
+    node: str | None = None,
     run_node: RunNode | None = None,
-) -> Path | None:
+) -> Path | list[dict[str, Any]] | None:
     """Run a growth schedule and compose its leaves to `output/stage`, a model folder of one stage.
 
     The leaves are the nodes that are no node's parent. Experts of a published trunk whose noise no leaf trains on are
@@ -57,44 +63,82 @@ def grow(
         stage: name, resolution and sampling of the composed stage.
         trunk: published stage that nodes without a parent start from; random weights by default.
         overrides: settings of the recipe to change in every node, by dotted name (numbers count list items).
-        plan: only report which nodes are done and which are to do.
+        plan: only report which nodes are done and which are to do; "json" returns them with what each waits for.
+        node: run this node only, "LEVEL,INDEX" or the name of its directory, and compose nothing; its parent must be
+            done. So a scheduler can run independent nodes side by side.
         run_node: runs `ediffi`; in a separate process by default.
 
     Returns:
-        The folder of the stage; None if only planned, and on all machines but the first (`NODE_RANK`).
+        The folder of the stage; None if only planned or one node was run, and on all processes but the first
+        (of torchrun, srun, or `NODE_RANK`).
 
     Raises:
-        ValueError: the schedule is no tree, its leaves overlap or leave a gap, or a directory has another node's run.
+        ValueError: the schedule is no tree, its leaves overlap or leave a gap, a directory has another node's run,
+            there is no such `node`, or its parent is not done.
         ChildProcessError: a node failed; the same command resumes it from its last checkpoint.
     """
     schedule, shared = GrowthSchedule(output, nodes, trunk), read_node_recipe(recipe)
     runs = [node_settings(shared, schedule, node, overrides) for node in nodes]
     check_seeds(nodes, runs)
     reached = [schedule.steps_done(node) for node in nodes]
-    before, total = 0, sum(node.steps for node in nodes)
-    for number, (node, settings, done) in enumerate(zip(nodes, runs, reached, strict=True), 1):
-        label = f"{node.interval}, node {number} of {len(nodes)}"
-        state = "done" if done == node.steps else f"at step {done}" if done else "to do"
-        origin = f"{node.parent or trunk or 'random weights'}, seed {_seeds(settings)['data.seed']}"
-        logger.info("%s: %d steps from %s, %s", label, node.steps, origin, state)
-        if not plan and done < node.steps:
+    if plan == "json":
+        return graph(schedule, runs, reached)
+    chosen = nodes if node is None else [schedule.named(node)]
+    for number, (one, settings, done) in enumerate(zip(nodes, runs, reached, strict=True), 1):
+        label = f"{one.interval}, node {number} of {len(nodes)}"
+        state = "done" if done == one.steps else f"at step {done}" if done else "to do"
+        origin = f"{one.parent or trunk or 'random weights'}, seed {_seeds(settings)['data.seed']}"
+        logger.info("%s: %d steps from %s, %s", label, one.steps, origin, state)
+        if not plan and done < one.steps and one in chosen:
+            schedule.check_parent(one)
             if settings["trainer"].get("enable_progress_bar") is not False:  # one bar over all nodes
-                bar = {"node": label, "before": before, "total": total}
+                before = sum(other.steps for other in nodes[: number - 1])
+                bar = {"node": label, "before": before, "total": sum(other.steps for other in nodes)}
                 settings["trainer"].setdefault("callbacks", []).append({"class_path": SCHEDULE_BAR, "init_args": bar})
-            words = ["fit", "--config", str(_write_recipe(schedule.run(node), settings))]
-            words += ["--ckpt_path", str(schedule.checkpoint(node))] if done else []
+            words = ["fit", "--config", str(_write_recipe(schedule.run(one), settings))]
+            words += ["--ckpt_path", str(schedule.checkpoint(one))] if done else []
             code = (run_node or _process)(words)
             if code in (INTERRUPTED, TERMINATED):
                 raise SystemExit(code)  # the node has said it
-            if code or schedule.steps_done(node) != node.steps:
+            if code or schedule.steps_done(one) != one.steps:
                 raise ChildProcessError(f"{label} ended with code {code} (see above); the same command resumes it")
-        before += node.steps
-    if plan or os.environ.get("NODE_RANK", "0") != "0":  # of several machines, the first composes
+    if plan or node is not None or global_rank() != 0:  # of several processes, the first composes
         return None
-    leaves = [schedule.run(leaf) for leaf in schedule.leaves]
-    composed = trained_stage(dataclasses.replace(stage, run=leaves), schedule.kept())
-    shutil.rmtree(output / "stage", ignore_errors=True)
-    return save_cascade(output / "stage", stage.name, {}, None, [composed])
+    return _compose(schedule, stage)
+
+
+def _compose(schedule: GrowthSchedule, stage: StageRecipe) -> Path:
+    """The folder of the stage, written unless it is there already, with the leaves as they are."""
+    place = schedule.output / "stage"
+    with locks.try_hold(schedule.output / "stage.lock", wait=True):
+        composed = trained_stage(
+            dataclasses.replace(stage, run=[schedule.run(leaf) for leaf in schedule.leaves]), schedule.kept()
+        )
+        newest = max(schedule.checkpoint(leaf).stat().st_mtime for leaf in schedule.leaves)
+        config = place / CONFIG
+        if config.is_file() and config.stat().st_mtime > newest and is_saved(place, composed):
+            logger.info("%s has these experts already", place)
+            return place
+        shutil.rmtree(place, ignore_errors=True)
+        return save_cascade(place, stage.name, {}, None, [composed])
+
+
+def graph(schedule: GrowthSchedule, runs: Sequence[Mapping[str, Any]], reached: Sequence[int]) -> list[dict[str, Any]]:
+    """The nodes for a scheduler, and the composition as the last: its name, steps, what is done, what it waits for."""
+    nodes = [
+        {
+            "node": node.interval.label,
+            "after": [] if node.parent is None else [node.parent.label],
+            "steps": node.steps,
+            "steps_done": done,
+            "run": str(schedule.run(node)),
+            "devices": settings["trainer"].get("devices"),
+            "num_nodes": settings["trainer"].get("num_nodes", 1),
+        }
+        for node, settings, done in zip(schedule.nodes, runs, reached, strict=True)
+    ]
+    leaves = [leaf.interval.label for leaf in schedule.leaves]
+    return [*nodes, {"node": None, "after": leaves, "run": str(schedule.output / "stage")}]
 
 
 def node_settings(
@@ -182,9 +226,17 @@ def _write_recipe(run: Path, settings: Mapping[str, Any]) -> Path:
 
 
 def _process(argv: Sequence[str]) -> int:
+    """Run `ediffi`; signals that end a run, or requeue it, are its own to answer, so they are passed on."""
     with subprocess.Popen([sys.executable, "-m", "ediffi", *argv]) as process:
-        while True:
-            try:
-                return process.wait()
-            except KeyboardInterrupt:  # the node has got Ctrl-C too, and saves its step
-                continue
+        main, kept = threading.current_thread() is threading.main_thread(), {}
+        try:
+            for number in PASSED_ON if main else ():
+                kept[number] = signal.signal(number, lambda number, _: process.send_signal(number))
+            while True:
+                try:
+                    return process.wait()
+                except KeyboardInterrupt:  # the node has got Ctrl-C too, and saves its step
+                    continue
+        finally:
+            for number, handler in kept.items():
+                signal.signal(number, handler)

@@ -1,6 +1,7 @@
 """A growth schedule: the nodes of the tree to train, their order, their first weights, and how far each one is."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -78,6 +79,21 @@ class GrowthSchedule:
             return []
         experts = read_trained_stage(self.trunk.model, self.trunk.stage).experts
         return [one for one in experts if not any(overlap(one.expert.interval, leaf.interval) for leaf in self.leaves)]
+
+    def named(self, name: str) -> GrowthNode:
+        """The node "LEVEL,INDEX", or of the label that names its directory; ValueError lists those there are."""
+        label = re.sub(r",\s*", "-", name.strip("() "))
+        found = [node for node in self.nodes if node.interval.label == label]
+        if not found:
+            known = ", ".join(node.interval.label for node in self.nodes)
+            raise ValueError(f"the schedule has no node {name!r}; it has {known}")
+        return found[0]
+
+    def check_parent(self, node: GrowthNode) -> None:
+        """ValueError if the weights that a node starts from are not there yet."""
+        if node.parent is not None and (done := self.steps_done(parent := self._node(node.parent))) != parent.steps:
+            state = f"is at step {done} of {parent.steps}"
+            raise ValueError(f"node {node.interval} starts from {parent.interval}, which {state}; run that first")
 
     def run(self, node: GrowthNode) -> Path:
         """The run directory of a node."""
