@@ -11,6 +11,7 @@ import yaml
 from PIL import Image
 
 from ediffi.evaluation.naming import comparable_to_paper, convention, dataset_name, distance_name
+from ediffi.evaluation.report.differences import difference_table
 from ediffi.evaluation.report.gallery import SCRIPT, Gallery, ReportSample, gallery
 from ediffi.evaluation.report.stored import StoredEvaluation, spreads
 from ediffi.evaluation.report.tables import any_marked, headlines, main_table, measure_tables, settings_tables
@@ -41,7 +42,8 @@ def write(
     if unknown := [name for name in samples if name not in titles]:
         raise ValueError(f"there are samples of {unknown[0]!r}, and the results have only {', '.join(titles)}")
     lead = results.suite.get("about") or f"Suite {results.suite.get('name', '')}"
-    return _write(folder / FILE, [[results]], results.model, lead, command, [gallery([(results, samples)])])
+    more = {"images": gallery([(results, samples)]), "differences": None}
+    return _write(folder / FILE, [[results]], results.model, lead, command, [more])
 
 
 def compare(folders: Sequence[Path], file: Path, command: str | Sequence[str] = "", captions: int = CAPTIONS) -> Path:
@@ -64,13 +66,12 @@ def compare(folders: Sequence[Path], file: Path, command: str | Sequence[str] = 
         check_comparable(group)
     models = list(dict.fromkeys(results.model for group in distinct for results in group))
     title = " · ".join(models) if len(models) < 4 else f"{len(models)} models"
-    images = [
-        compared_images(
-            [StoredEvaluation(folder, results) for (folder, _), results in zip(group, named, strict=True)], captions
-        )
+    stored = [
+        [StoredEvaluation(folder, results) for (folder, _), results in zip(group, named, strict=True)]
         for group, named in zip(groups.values(), distinct, strict=True)
     ]
-    return _write(file, distinct, title, f"Compared on {' and '.join(groups)}", command, images)
+    more = [{"images": compared_images(one, captions), "differences": difference_table(one)} for one in stored]
+    return _write(file, distinct, title, f"Compared on {' and '.join(groups)}", command, more)
 
 
 def compared_images(several: Sequence[StoredEvaluation], captions: int) -> Gallery | str | None:
@@ -103,8 +104,9 @@ def _write(
     title: str,
     lead: str,
     command: str | Sequence[str],
-    images: Sequence[Any],
+    more: Sequence[Mapping[str, Any]],
 ) -> Path:
+    """`more` has the images and the differences of each group."""
     several = [results for group in groups for results in group]
     commands = [command if isinstance(command, str) else shlex.join(command)]
     commands += [str(results.protocol.get("command") or "") for results in several]
@@ -114,7 +116,7 @@ def _write(
         title=title,
         lead=lead,
         notices=[*_notices(several), *(notice for group in groups for notice in _version_notices(group))],
-        sections=[_section(group, number) | {"images": images[number]} for number, group in enumerate(groups)],
+        sections=[{**_section(group, number), **more[number]} for number, group in enumerate(groups)],
         script=SCRIPT.read_text(encoding="utf-8"),
         commands=list(dict.fromkeys(text for text in commands if text)),
         suites=list(dict.fromkeys(_suite_text(results) for results in several)),

@@ -19,10 +19,13 @@ from PIL import Image
 from ediffi.evaluation import report
 from ediffi.evaluation.datasets.captioned import CaptionedImage, write_selection
 from ediffi.evaluation.datasets.toybox.dataset import Toybox
+from ediffi.evaluation.metrics import paired
+from ediffi.evaluation.metrics.intervals import mean
 from ediffi.evaluation.metrics.rows import PassLayout, open_rows
 from ediffi.evaluation.report import ReportSample, judged_sample
+from ediffi.evaluation.report.differences import DifferenceTable, difference_table
 from ediffi.evaluation.report.gallery import SCRIPT, gallery
-from ediffi.evaluation.report.stored import SELECTION, record_places
+from ediffi.evaluation.report.stored import SELECTION, StoredEvaluation, record_places
 from ediffi.evaluation.report.tables import headlines, main_table, marked
 from ediffi.evaluation.results import Point, Results
 from tests.evaluation.evaluations import CLIP, INCEPTION, SCALES, evaluation, foreign, point
@@ -373,6 +376,28 @@ def test_systems_are_compared_image_by_image_where_they_differ_most(tmp_path):
     page = Page(report.compare(folders, tmp_path / "page.html"))
     assert not page.of("img")
     assert "The images cannot be shown: no folder" in page.words
+
+
+def test_differences_are_paired_and_say_how_sure_they_are(tmp_path):
+    folders = [judged(tmp_path / "a", "ours", (1, 3), 0), judged(tmp_path / "b", "theirs", (None,), 2)]
+    page = Page(report.compare(folders, tmp_path / "page.html"))
+    assert "The differences of the systems are not known: no influences.safetensors in" in page.words
+    values = np.random.default_rng(0).normal(30, 5, 40)
+    captions, units = "ab", np.arange(40)
+    paired.write(folders[0] / "rows" / "guidance-3", {"clip_score": mean(values)}, units, captions)
+    noise = np.random.default_rng(1).normal(0, 0.1, 40)
+    paired.write(folders[1] / "rows" / "theirs", {"clip_score": mean(values + 0.5 + noise)}, units, captions)
+    table = difference_table([StoredEvaluation(folder, Results.read(folder)) for folder in folders])
+    assert isinstance(table, DifferenceTable)
+    ((system, (cell,)),) = table.rows
+    assert (table.first, system) == ("ours, guidance 3", "theirs, theirs")
+    assert (cell.title, cell.clear, cell.p_value) == ("CLIP score ↑", True, "p < 0.001")
+    assert float(cell.value) == pytest.approx(0.5 + noise.mean())
+    page = Page(report.compare(folders, tmp_path / "page.html"))
+    assert cell.text.startswith("+0.")
+    assert float(cell.value) in page.numbers
+    paired.write(folders[1] / "rows" / "theirs", {"clip_score": mean(values + noise)}, units, "others")
+    assert "different captions" in Page(report.compare(folders, tmp_path / "page.html")).words
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
