@@ -52,7 +52,7 @@ def sample(
         prompt: what the image should show; "a (red:1.5) circle" gives "red" 1.5 times the weight.
         output: a PNG file (default: out.png); with several images, out-0.png, ... beside it; a folder with --prompts.
         num_images: number of images of each prompt.
-        style_image: an image whose style the new image takes.
+        style_image: an image whose style the new image takes, laid on white where it is transparent.
         style_scale: strength of the style: 0 none, 1 as in training, more is stronger.
         paint: a layout in JSON, phrases of the prompt and their regions (README, "Paint-with-words and style").
         paint_weight: strength of the layout, 0 is off; of the base stage, or [one,for,each,stage].
@@ -132,10 +132,10 @@ def edit(
     """Change an image by a prompt, through all stages: image-to-image, and with a mask, inpainting.
 
     Args:
-        image: a square image; every stage uses it at its own resolution.
+        image: a square image, laid on white where it is transparent; every stage uses it at its own resolution.
         prompt: what the image should show.
         strength: share of the steps, 0 to 1: 0 returns the image, 1 starts from pure noise.
-        mask: an image of the same size, white where new content is sampled; black is kept to the pixel.
+        mask: an image of the same size, white where new content is sampled; black and transparent are kept exactly.
         output: a PNG file; with several images, out-0.png, out-1.png, ... beside it.
         num_images: number of images.
         num_inference_steps: steps of the base stage, or [one,for,each,stage]; strength takes its share of them.

@@ -133,6 +133,7 @@ def command_parser(command: Command, name: str) -> "ArgumentParser":
 def _add_argument(parser: "ArgumentParser", parameter: inspect.Parameter, hint: Any, text: str) -> None:
     from jsonargparse import ActionYesNo
 
+    hint = str if _kinds(hint) == [str] else hint  # `str | None` would be read as YAML: a prompt "null", or "&a"
     item, required = _item(hint), parameter.default is parameter.empty
     text = " ".join(text.split()).replace("%", "%%")
     if not required and (parameter.default or parameter.default == 0) and parameter.default is not False:

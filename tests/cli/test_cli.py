@@ -133,6 +133,17 @@ def test_a_prompt_is_taken_literally(prompt: str) -> None:
     assert calls[0][0] == prompt
 
 
+@pytest.mark.parametrize("text", ["null", "~", "&a", "*a", "true", "5", "[1, 2"])
+def test_a_text_that_may_be_left_out_is_taken_literally_too(text: str) -> None:
+    def command(prompt: str | None = None, /, negative_prompt: str | None = None) -> None:
+        found.append((prompt, negative_prompt))
+
+    found: list[tuple[str | None, str | None]] = []
+    for argv in ([text, "--negative-prompt", text], []):
+        run(command, argv, "command")
+    assert found == [(text, text), (None, None)]
+
+
 def test_after_two_dashes_nothing_is_an_option() -> None:
     run(paint, ["--quiet", "--", "--num_images"], "paint")
     assert calls == [("--num_images", *DEFAULTS[1:5], True, None)]
