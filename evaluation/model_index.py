@@ -30,7 +30,8 @@ TASK = "text-to-image"
 def eval_results(results: Results, dataset_id: str | None = None) -> "list[EvalResult]":
     """Every finite number of every setting, for a model card's `model-index`.
 
-    `dataset_id` is the dataset on the Hub, "owner/name"; by default our own name of it, which is no repository.
+    `dataset_id` is the dataset on the Hub, "owner/name"; by default the suite's `hub_dataset`, or else our own name of
+    the dataset, which is no repository.
     """
     from huggingface_hub import EvalResult
 
@@ -50,7 +51,7 @@ def eval_results(results: Results, dataset_id: str | None = None) -> "list[EvalR
             kind, slash, _ = name.partition("/")  # "oracle/shape" is "Oracle: Shape"
             title = f"{metric_name(kind)}: {metric_name(name)}" if slash else measured_name(results, name)
             title = f"{title}, {point.title}" if several else title
-            metric: dict[str, Any] = {"metric_type": _slug(name), "metric_name": title, "metric_value": value}
+            metric: dict[str, Any] = {"metric_type": slug(name), "metric_name": title, "metric_value": value}
             found.append(EvalResult(**shared, **metric, metric_args=arguments))
     return found
 
@@ -73,10 +74,10 @@ def entries(
 
     if (point := headline(results)) is None:
         return []
-    suite = _slug(str(results.suite.get("name", "suite")))
+    suite = slug(str(results.suite.get("name", "suite")))
     shared: dict[str, Any] = {"dataset_id": _dataset(results, dataset_id), "date": date, "source_url": source_url}
     return [
-        EvalResultEntry(task_id=f"{suite}-{_slug(name)}", value=value, notes=_notes(results, point, name), **shared)
+        EvalResultEntry(task_id=f"{suite}-{slug(name)}", value=value, notes=_notes(results, point, name), **shared)
         for name, value in _finite(point)
     ]
 
@@ -99,7 +100,7 @@ def write(
     numbers = eval_results(results, dataset_id)
     if not numbers:
         raise ValueError(f"the evaluation of {results.model} has no finite number to publish")
-    entry = folder / ENTRIES / f"{_slug(str(results.suite.get('name', 'suite')))}.yaml"
+    entry = folder / ENTRIES / f"{slug(str(results.suite.get('name', 'suite')))}.yaml"
     listed = eval_result_entries_to_yaml(entries(results, dataset_id, source_url, date))
     index = {"model-index": eval_results_to_model_index(results.model, numbers)}
     for path, content in ((folder / INDEX, index), (entry, listed)):
@@ -114,7 +115,7 @@ def _dataset(results: Results, dataset_id: str | None) -> str:
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but not re-exported
 
     own = str(results.suite.get("dataset", "unknown"))
-    name = dataset_id or (own if is_published(results) else f"{own}-layout")
+    name = dataset_id or results.suite.get("hub_dataset") or (own if is_published(results) else f"{own}-layout")
     try:
         validate_repo_id(name)
     except HFValidationError:
@@ -142,6 +143,6 @@ def _notes(results: Results, point: Point, name: str) -> str:
     return "; ".join(part for part in parts if part)
 
 
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
     """A name for files and identifiers: letters, digits, dots, dashes and underscores."""
     return re.sub(r"[^\w.]+", "-", name).strip("-.") or "unnamed"

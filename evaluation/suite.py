@@ -39,6 +39,7 @@ class Suite:
     scorers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by name, each with its arguments
     clip: ClipChoice | None = ClipChoice()  # None: no CLIP score
     dataset_options: Mapping[str, Any] = field(default_factory=dict)  # such as {"length": "long"} of Toybox
+    hub_dataset: str | None = None  # OWNER/NAME of the dataset on the Hub, for the entries of its leaderboard
 
     def __post_init__(self) -> None:
         for name, least in (("count", 2), ("seed", 0), ("image_size", 16)):

@@ -9,7 +9,7 @@ from ediffi.diffusion.weights import parameters
 from ediffi.evaluation import model_index
 from ediffi.evaluation.naming import measured_name, shown
 from ediffi.evaluation.results import Results
-from ediffi.hub.config import listed_experts
+from ediffi.hub.config import PACKAGE, listed_experts, packages
 
 LIBRARY = "ediffi"
 LIMITATIONS = """\
@@ -42,7 +42,7 @@ def card(
     stages = config["stages"]
     sections = {
         "": f"# {config['name']}\n\n{_lead(config)}\n\n{_grid(prompts)}",
-        "Use": _use(repository, prompts, stages[0]["name"]),
+        "Use": _use(repository, prompts, stages[0]["name"], _needed(config)),
         "Stages and experts": _stages(folder, config),
         "About": about,
         "Results": "\n\n".join(_numbers(path, found) for path, found in (results or {}).items()),
@@ -71,14 +71,21 @@ def _grid(prompts: Sequence[str]) -> str:
     return f"![samples](samples.png)\n\nSampled from this model with its own settings, seed 0: {quoted}."
 
 
-def _use(repository: str, prompts: Sequence[str], stage: str) -> str:
+def _needed(config: Mapping[str, Any]) -> str:
+    """What pip has to install: this package, and the plug-ins of the model's parts, of the version or a later one."""
+    recorded = config.get("packages") or packages(config["stages"], config["encoders"])
+    found = [name.partition(" ") for name in sorted(set(recorded.values())) if PACKAGE.fullmatch(str(name))]
+    return " ".join(["ediffi", *(f"'{name}>={number}'" if number else name for name, _, number in found)])
+
+
+def _use(repository: str, prompts: Sequence[str], stage: str, needed: str) -> str:
     if not prompts:
         return (
-            f"```bash\npip install ediffi\nediffi experts {repository}\n```\n\n"
+            f"```bash\npip install {needed}\nediffi experts {repository}\n```\n\n"
             f"A schedule of `ediffi grow` starts from it with `trunk: {{model: {repository}, stage: {stage}}}`."
         )
     return (
-        f'```bash\npip install ediffi\nediffi sample "{prompts[0]}" --model {repository} --output image.png\n```\n\n'
+        f'```bash\npip install {needed}\nediffi sample "{prompts[0]}" --model {repository} --output image.png\n```\n\n'
         "```python\nfrom ediffi import Cascade\n"
         f'Cascade.from_pretrained("{repository}")("{prompts[0]}").images[0].save("image.png")\n```'
     )

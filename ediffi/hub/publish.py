@@ -109,7 +109,7 @@ def publication(
         hashes = hub_config.find_encoder_files(place, parts)
         names = [*hub_config.weight_files(config["stages"]), *hashes]
         rest = _other_files(place, {CONFIG, *names})
-        evaluations, files = _evaluations(options.evaluations, place, Path(beside))
+        evaluations, files = _evaluations(options.evaluations, place, Path(beside), options.repository)
         recipes = _recipes(options.recipes)
         samples = Path(beside) / SAMPLES
         paints = bool(config["encoders"]) and config["stages"][0]["aug_level"] is None
@@ -166,9 +166,11 @@ def _readme_text(readme: Path) -> str:
 
 
 def _evaluations(
-    folders: Sequence[Path], place: Path, beside: Path
+    folders: Sequence[Path], place: Path, beside: Path, repository: str
 ) -> tuple[dict[str, results.Results], dict[str, Path | bytes]]:
     """Evaluations by their path in the repository, and their files by their paths."""
+    from huggingface_hub.constants import ENDPOINT
+
     evaluations: dict[str, results.Results] = {}
     files: dict[str, Path | bytes] = {}
     for folder in folders:
@@ -177,8 +179,10 @@ def _evaluations(
         for other in {point.settings.get("model_sha256") for point in found.points} - {None, own}:
             hashes = f"{str(other)[:12]}..., not {own[:12]}..."
             raise ValueError(f"{folder} evaluates another model: its {CONFIG} has sha256 {hashes}")
-        _, entry = model_index.write(found, beside / f"results-{len(evaluations)}")
-        path = f"results/{entry.stem}"
+        suite = model_index.slug(str(found.suite.get("name", "suite")))
+        path, page = f"results/{suite}", folder / report.FILE
+        url = f"{ENDPOINT}/{repository}/blob/main/{path}/{report.FILE}" if page.is_file() else None
+        _, entry = model_index.write(found, beside / f"results-{len(evaluations)}", source_url=url)
         if path in evaluations:
             raise ValueError(f"two evaluations are of the suite {entry.stem!r}, the second is {folder}")
         evaluations[path] = found

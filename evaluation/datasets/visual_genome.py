@@ -128,7 +128,7 @@ def _captions(
         what = f"entry {index} of {path}"
         if not isinstance(entry, dict) or "regions" not in entry:
             raise ValueError(f"{what} has no regions; Visual Genome's {REGIONS} is needed")
-        key = _image_id(entry, what)
+        key = _image_id(entry if entry.keys() & {"image_id", "id"} else _of_regions(entry["regions"], what), what)
         if key in seen:
             raise ValueError(f"image {key} of {path} is listed twice")
         if key not in known:
@@ -154,6 +154,14 @@ def _regions(content: Any, image: str) -> list[RegionDescription]:
         width, height = integer(entry, "width", what, None), integer(entry, "height", what, None)
         regions.append(RegionDescription(key, max(width, 0) * max(height, 0), tidy(phrase or "", what).strip(" .,;:")))
     return regions
+
+
+def _of_regions(regions: Any, what: str) -> dict[str, Any]:
+    """The id of a photograph that only its regions say, as some editions of the file have it."""
+    ids = {repr(region.get("image_id")): region for region in entries(regions, f"regions of {what}")}
+    if len(ids) > 1:
+        raise ValueError(f"{what} has no image_id, and its regions have several: {', '.join(list(ids)[:3])}")
+    return {"image_id": next(iter(ids.values()), {}).get("image_id")}
 
 
 def _image_id(entry: dict[str, Any], what: str) -> int:

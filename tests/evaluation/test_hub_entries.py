@@ -1,6 +1,7 @@
 """What is written for the Hub is read back by the Hub's own library, number for number."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,15 @@ def test_entries_are_the_setting_of_the_lowest_distance(tmp_path):
     assert fid.notes == (
         "guidance 3, the lowest distance of 4 settings; NFE 50; 5000 images; FID; captions sha256 abababababab"
     )
+
+
+def test_the_dataset_of_a_suite_on_the_hub_is_that_of_its_entries(tmp_path):
+    results = evaluation()
+    results = replace(results, suite={**results.suite, "hub_dataset": "our-lab/kitchens"})
+    assert {one.dataset_id for one in model_index.entries(results)} == {"our-lab/kitchens"}
+    broken = replace(results, suite={**results.suite, "hub_dataset": "our lab"})
+    with pytest.raises(ValueError, match="dataset_id must be a dataset of the Hub, owner/name; got 'our lab'"):
+        model_index.write(broken, tmp_path)
 
 
 def test_what_is_no_number_is_not_published(tmp_path):

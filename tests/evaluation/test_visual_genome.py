@@ -224,6 +224,20 @@ def test_both_keys_of_an_entry_are_understood(root: Path, key: str) -> None:
     assert open_visual_genome(root).items() == wanted
 
 
+def test_a_photograph_may_be_named_by_its_regions_only(root: Path) -> None:
+    wanted = open_visual_genome(root).items()
+    entries = [
+        {"regions": [{**region, "image_id": entry["id"]} for region in entry["regions"]]}
+        for entry in region_descriptions()
+    ]
+    write(root, entries)
+    assert open_visual_genome(root).items() == wanted
+    entries[0]["regions"][1]["image_id"] = IDS[1]
+    write(root, entries)
+    with pytest.raises(ValueError, match=r"entry 0 of .* has no image_id, and its regions have several"):
+        open_visual_genome(root)
+
+
 def test_a_selection_does_not_depend_on_the_order_of_the_files(root: Path) -> None:
     wanted = select(open_visual_genome(root).items(), 2)
     regions = [{**entry, "regions": entry["regions"][::-1]} for entry in region_descriptions()[::-1]]

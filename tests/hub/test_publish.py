@@ -24,6 +24,7 @@ from ediffi.diffusion.experts import Expert
 from ediffi.diffusion.noise import ROOT, Interval, LogNormal, NoiseInterval
 from ediffi.evaluation import model_index as entries
 from ediffi.evaluation import report
+from ediffi.hub.card import card as model_card
 from ediffi.hub.config import Part
 from ediffi.hub.models import SHIPPED
 from ediffi.hub.publish import Content, PublicationOptions, publication, upload
@@ -364,6 +365,16 @@ def test_the_card_is_read_back(content: Content) -> None:
         assert wanted in card.text, wanted
 
 
+def test_the_card_of_a_model_with_a_plugin_says_to_install_it(stage_folder: Path) -> None:
+    config = {**json.loads((stage_folder / "config.json").read_text()), "packages": {}}
+    text = model_card(REPO, "mit", stage_folder, config)
+    assert "pip install ediffi\n" in text
+    own = {"denoisers/unet_mine": "our-parts 1.2.0", "samplers/x": "our-parts 1.2.0", "encoders/y": "evil; rm"}
+    text = model_card(REPO, "mit", stage_folder, {**config, "packages": own})
+    assert "pip install ediffi 'our-parts>=1.2.0'\n" in text
+    assert "evil" not in text
+
+
 def test_the_samples_are_the_models_own(content: Content, model_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "samples.png").write_bytes(content["samples.png"])
     settings = png.settings_of(tmp_path / "samples.png")
@@ -385,7 +396,8 @@ def test_results_go_into_card_and_repository(stage_folder: Path, tmp_path: Path)
         assert card.data.eval_results == entries.eval_results(results)
         assert card.data.model_name == REPO
         listed = yaml.safe_load(content[".eval_results/coco2014-suite.yaml"].read_text())
-        assert parse_eval_result_entries(listed) == entries.entries(results)
+        source = f"https://huggingface.co/{REPO}/blob/main/results/coco2014-suite/report.html"
+        assert parse_eval_result_entries(listed) == entries.entries(results, source_url=source)
         assert {"results/coco2014-suite/results.json", "results/coco2014-suite/report.html"} <= set(content)
         assert "| guidance 3 | 12.12 |" in card.text
     assert list(content)[-1] == "config.json"
