@@ -46,7 +46,7 @@ def evaluate(
     """Evaluate a model by a suite: Fréchet distance, KID, precision and recall, CLIP score, and a report page.
 
     The same command resumes an interrupted evaluation. See also `ediffi evaluate suites`, `captions`, `pair`,
-    `prepare`, `compare`, `table`, `scores`, `prompts`, `export`.
+    `copies`, `prepare`, `compare`, `table`, `scores`, `prompts`, `export`.
 
     Args:
         suite: one that ships (`ediffi evaluate suites`), or a YAML file.
@@ -156,6 +156,48 @@ def pair(
     for notice in results.points[0].notices:
         print(f"note: {notice}")
     print(report.write(results, folder, command=command))
+
+
+def copies(
+    images: Path,
+    training: Path,
+    /,
+    output: Path | None = None,
+    feature_extractor: str = "inception-v3-compat",
+    feature_weights: str | None = None,
+    image_size: int | None = None,
+    count: int = 24,
+    cache: Path = Path("runs/reference"),
+    strict: bool = True,
+    workers: int = 0,
+    device: str = "auto",
+) -> None:
+    """Find images that are copies of training images: the nearest one of each, a page of the closest pairs.
+
+    Args:
+        images: a folder, or WebDataset shards.
+        training: the training images, a folder or shards.
+        output: folder of copies.csv and copies.html (default: runs/evaluation/copies-IMAGES-TRAINING).
+        feature_extractor: as of `ediffi evaluate`; also dgm-dinov2-vit-l-14.
+        feature_weights: a file with its weights.
+        image_size: make both sets square, so many pixels a side; by default all images must have one size.
+        count: of pairs on the page.
+        cache: folder of the training images' features.
+        strict: refuse CMYK, 16-bit, animated and broken images; otherwise convert or skip them.
+        workers: processes that decode images.
+    """
+    from ediffi.evaluation import memorisation
+    from ediffi.evaluation.metrics.features import load_extractor
+    from ediffi.io.devices import find_device
+
+    if count < 1:
+        raise UsageError(f"--count must be at least 1, got {count}")
+    folder = output or Path("runs/evaluation", f"copies-{images.resolve().name}-{training.resolve().name}")
+    extractor = load_extractor(feature_extractor, weights=feature_weights, device=find_device(device))
+    places = (images, training, folder, extractor, cache, image_size)
+    found = memorisation.find_copies(*places, strict=strict, num_workers=workers)
+    print(found)
+    print(memorisation.write(found, folder, count, shlex.join(["ediffi", *sys.argv[1:]])))
 
 
 def suites() -> None:
@@ -301,7 +343,7 @@ def _scales(text: str) -> list[float]:
         raise UsageError(f"--guidance-scale expects numbers with commas between them, got {text!r}") from None
 
 
-COMMANDS = (suites, captions, pair, prepare, compare, table, scores, prompts, export)
+COMMANDS = (suites, captions, pair, copies, prepare, compare, table, scores, prompts, export)
 
 
 def main(argv: list[str]) -> int:

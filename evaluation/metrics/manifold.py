@@ -26,11 +26,16 @@ ROWS: Final = 1000
 
 @dataclass(frozen=True)
 class Nearest:
-    """Of each generated image, the nearest real one: its number, the distance, and whether it is no copy of it."""
+    """Of each generated image, the nearest real one: its number, and two distances."""
 
     index: np.ndarray
     distance: np.ndarray
-    authentic: np.ndarray  # whether the real image is nearer to another real one than to the generated one
+    spacing: np.ndarray  # of the real image to the nearest other real one
+
+    @property
+    def authentic(self) -> np.ndarray:
+        """Whether the real image is nearer to another real one than to the generated one (Alaa et al., section 3)."""
+        return self.spacing < self.distance
 
 
 @dataclass
@@ -61,7 +66,7 @@ def manifold(generated: Float[Tensor, "n d"], real: Float[Tensor, "m d"]) -> tup
     balls, neighbours = nearest_neighbours(x, NEIGHBOURHOOD + 1)
     radii = nearest_neighbours(y, DENSITY)[0]
     found = _contacts(x, y, balls, neighbours, radii)
-    nearest = Nearest(found.index.numpy(), found.nearest.numpy(), (radii[found.index, 0] < found.nearest).numpy())
+    nearest = Nearest(found.index.numpy(), found.nearest.numpy(), radii[found.index, 0].numpy())
     n, m = len(x), len(y)
 
     def left_out(value: float, lost: np.ndarray) -> Measure:
@@ -76,6 +81,21 @@ def manifold(generated: Float[Tensor, "n d"], real: Float[Tensor, "m d"]) -> tup
         "authenticity": mean(nearest.authentic.astype(float)),
     }
     return {"f_score": _f_score(measures["precision"], measures["recall"]), **measures}, nearest
+
+
+def nearest_real(generated: Float[Tensor, "n d"], real: Float[Tensor, "m d"]) -> Nearest:
+    """The nearest real image of each generated one, as `manifold` finds it, by 2·n·m distances instead of m²."""
+    middle = torch.as_tensor(real).double().mean(0).float()
+    x, y = (torch.as_tensor(part).float() - middle for part in (generated, real))
+    blocks = [block.min(1) for _, block in distances(x, y)]
+    index, distance = torch.cat([one.indices for one in blocks]), torch.cat([one.values for one in blocks])
+    seen, which = index.unique(return_inverse=True)
+    spacing = []
+    for start, block in distances(y[seen], y):
+        own = torch.arange(len(block))
+        block[own, seen[start : start + len(block)]] = torch.inf
+        spacing.append(block.min(1).values)
+    return Nearest(index.numpy(), distance.numpy(), torch.cat(spacing)[which].numpy())
 
 
 def _f_score(precision: Measure, recall: Measure) -> Measure:

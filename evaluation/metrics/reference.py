@@ -40,10 +40,10 @@ class ReferenceStatistics:
     protocol: Mapping[str, Any]  # the key, its "sha256", and whether others computed the statistics ("foreign")
 
     def features(self) -> Float32[Tensor, "n d"]:
-        """The features, mapped from disk."""
+        """The features of the images that are not broken, mapped from disk."""
         if self.file is None:
             raise ValueError("these reference statistics have a mean and a covariance, and no features")
-        return torch.from_numpy(np.load(self.file, mmap_mode="c"))
+        return Rows.read(self.file.parent).features()
 
 
 def reference_key(images: NumberedImages, extractor: FeatureExtractor, preparation: Mapping[str, Any]) -> Any:

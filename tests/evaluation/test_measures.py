@@ -8,7 +8,7 @@ from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
 from ediffi.evaluation.metrics import mmd
-from ediffi.evaluation.metrics.manifold import manifold
+from ediffi.evaluation.metrics.manifold import manifold, nearest_real
 from ediffi.evaluation.metrics.mmd import cmmd, kid_influence
 from ediffi.evaluation.metrics.variety import inception_score, vendi
 from tests.evaluation.test_intervals import derivative, left_out, normal
@@ -66,6 +66,14 @@ def test_copies_are_not_authentic_and_what_is_missing_is_seen() -> None:
     assert found["recall"].value < found["precision"].value
     with pytest.raises(ValueError, match="at least 6 images in each set, got 5 and 120"):
         manifold(GENERATED[:5], REAL)
+
+
+def test_the_nearest_real_image_is_found_without_all_distances_of_real_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ediffi.evaluation.metrics.manifold.ROWS", 7)
+    found, wanted = nearest_real(GENERATED, REAL), manifold(GENERATED, REAL)[1]
+    np.testing.assert_array_equal(found.index, wanted.index)
+    np.testing.assert_allclose(found.distance, wanted.distance, rtol=1e-5)
+    np.testing.assert_allclose(found.spacing, wanted.spacing, rtol=1e-5)
 
 
 def test_blocks_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
