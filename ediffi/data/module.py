@@ -1,5 +1,6 @@
 """The data of a training run, as a LightningDataModule."""
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -82,6 +83,14 @@ class ShardData(L.LightningDataModule):
         for name, value in {**sizes, "lanes": lanes, "chunk": chunk}.items():
             if value <= 0:
                 raise ValueError(f"{name} must be positive, got {value}")
+        workers = max(64, 4 * (os.cpu_count() or 1))
+        most = {"image_size": 16384, "batch_size": 65536, "chunk": 65536, "num_workers": workers}
+        given = {"image_size": image_size, "batch_size": batch_size, "chunk": chunk, "num_workers": num_workers}
+        for name, value in given.items():
+            if value > most[name]:
+                raise ValueError(f"{name} must be at most {most[name]} on this machine, got {value}")
+        if num_workers < 0:
+            raise ValueError(f"num_workers must be at least 0, got {num_workers}")
         if crop_size is not None and not 0 < crop_size <= image_size:
             raise ValueError(f"crop_size must be in 1 to image_size ({image_size}), got {crop_size}")
         for name, value in {"image_size": image_size, "crop_size": crop_size or image_size}.items():

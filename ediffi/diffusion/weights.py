@@ -18,6 +18,7 @@ MAPPED = 1 << 23
 FLOATS = ("F32", "BF16", "F16", "F64")
 LARGEST = 1e6
 """A weight of a trained network is far below; 1e30 would paint noise without an error."""
+Extremes = tuple[Tensor, Tensor]
 
 
 @contextmanager
@@ -53,7 +54,7 @@ def load_weights(network: nn.Module, path: Path, device: str | torch.device = "c
     state = network.state_dict()
     _check_header(path, state)  # before memory is taken for it
     made = {key: torch.empty_like(tensor, device=device) for key, tensor in state.items() if tensor.is_meta}
-    ends: dict[str, Tensor] = {}
+    ends: dict[str, Extremes] = {}
     for key, value in read_weights(path, state):
         target = made.get(key, state[key])
         moved = value.to(target.device)  # first to its device, which casts and reorders faster
@@ -105,19 +106,19 @@ def _check_header(path: Path, state: Mapping[str, Tensor]) -> list[str]:
     return list(found)
 
 
-def extremes(tensor: Tensor) -> Tensor:
-    """The smallest and the largest value [2], NaN if there is one; it does not wait for the device."""
-    if not tensor.numel():
-        return tensor.new_zeros(2)
-    return torch.stack(tensor.aminmax())
+def extremes(tensor: Tensor) -> Extremes:
+    """The smallest and the largest value, NaN if there is one; it does not wait for the device."""
+    return tensor.aminmax() if tensor.numel() else (tensor.new_zeros(()), tensor.new_zeros(()))
 
 
-def check_extremes(ends: Mapping[str, Tensor], path: Path) -> None:
+def check_extremes(ends: Mapping[str, Extremes], path: Path) -> None:
     """ValueError if a tensor of a file, by the `extremes` of all, has NaN, infinity, or what no network has."""
-    largest = torch.stack([one.float().abs().max() for one in ends.values()]).tolist() if ends else []
-    for key, value in zip(ends, largest, strict=True):
-        if not value <= LARGEST:
-            raise ValueError(f"{path}: {key!r} has values up to {value}; weights are finite and at most {LARGEST:g}")
+    for kind in {low.dtype for low, _ in ends.values()}:
+        found = {key: pair for key, pair in ends.items() if pair[0].dtype == kind}
+        lows, highs = (torch.stack(side) for side in zip(*found.values(), strict=True))
+        for key, value in zip(found, torch.maximum(-lows, highs).tolist(), strict=True):
+            if not value <= LARGEST:
+                raise ValueError(f"{path}: {key!r} has values up to {value}; weights are finite, at most {LARGEST:g}")
 
 
 def parameters(path: Path) -> int:

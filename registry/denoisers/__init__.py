@@ -21,6 +21,7 @@ from ediffi.registry.core import Registry, UnknownNameError, variant
 from ediffi.registry.denoisers.adm import IDDPM, Sinusoids
 from ediffi.registry.denoisers.conditioning import ConditionEmbedding
 from ediffi.registry.denoisers.efficient_unet import EfficientUNet
+from ediffi.registry.denoisers.layers import check_sizes
 from ediffi.registry.denoisers.precondition import Preconditioned
 from ediffi.registry.denoisers.unet import UNet
 
@@ -137,6 +138,7 @@ def unet_base64(
         tokens: width of the tokens of each source that feeds cross-attention.
         pooled: width of the pooled embedding of each source that feeds the global path.
     """
+    check_sizes(channels, channel_mults, num_res_blocks)
     embedding = ConditionEmbedding(4 * channels, context_width, tokens, pooled, normalize_pooled)
     levels = channel_mults, num_res_blocks, attention_levels
     heads = head_channels, norm_groups
@@ -206,6 +208,7 @@ def efficient_sr256(
         tokens: width of the tokens of each source that feeds cross-attention.
         pooled: width of the pooled embedding of each source that feeds the global path.
     """
+    check_sizes(channels, channel_mults, num_res_blocks)
     embedding = ConditionEmbedding(4 * channels, context_width, tokens, pooled, normalize_pooled, super_resolution=True)
     levels = channel_mults, num_res_blocks, self_attention_levels, cross_attention_levels
     heads = head_channels, norm_groups

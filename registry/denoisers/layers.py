@@ -1,5 +1,6 @@
 """The block of both U-Nets: a residual block, then self-attention, cross-attention and feed-forward if they are on."""
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Literal
 
@@ -117,3 +118,14 @@ def run(block: nn.Module, x: Tensor, embedding: Tensor, context: Context, checkp
     if checkpointing and torch.is_grad_enabled():
         return checkpoint(call, block, weights, x, embedding, context, use_reentrant=False)
     return call(block, weights, x, embedding, context)
+
+
+def check_sizes(channels: int, channel_mults: Sequence[int], num_res_blocks: int | Sequence[int]) -> None:
+    """ValueError for a U-Net that no machine holds, before a layer is built: 10^9 blocks would take all memory."""
+    blocks = [num_res_blocks] if isinstance(num_res_blocks, int) else list(num_res_blocks)
+    rows = {"channels": ([channels], 8192), "channel_mults": (channel_mults, 64), "num_res_blocks": (blocks, 256)}
+    for name, (values, largest) in rows.items():
+        if not 1 <= len(values) <= 16:
+            raise ValueError(f"{name} must have 1 to 16 levels, got {len(values)}")
+        if wrong := [value for value in values if not 1 <= value <= largest]:
+            raise ValueError(f"{name} must be from 1 to {largest}, got {wrong[0]}")

@@ -311,3 +311,18 @@ def test_bad_arguments_are_named() -> None:
 def test_attention_has_whole_heads() -> None:
     with pytest.raises(ValueError, match="144 channels"):
         denoisers.create("efficient_toybox64", channel_mults=(1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("unet_toybox", {"num_res_blocks": 10**9}),
+        ("unet_toybox", {"channels": 10**7}),
+        ("unet_toybox", {"channel_mults": (1,) * 1000}),
+        ("unet_toybox", {"channels": 0}),
+        ("efficient_toybox64", {"num_res_blocks": (1, 2, 10**8)}),
+    ],
+)
+def test_a_network_that_no_machine_holds_is_not_begun(name: str, change: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(change))} must"):
+        denoisers.create(name, **change)
