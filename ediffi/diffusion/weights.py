@@ -52,11 +52,12 @@ def load_weights(network: nn.Module, path: Path, device: str | torch.device = "c
     ValueError if the file is broken, or its tensors are not those of the network; it names the first such tensor.
     """
     state = network.state_dict()
-    _check_header(path, state)  # before memory is taken for it
-    made = {key: torch.empty_like(tensor, device=device) for key, tensor in state.items() if tensor.is_meta}
+    made: dict[str, Tensor] = {}
     ends: dict[str, Extremes] = {}
-    for key, value in read_weights(path, state):
-        target = made.get(key, state[key])
+    for key, value in read_weights(path, state):  # which has compared all shapes before memory is taken for one
+        target = state[key]
+        if target.is_meta:
+            target = made[key] = torch.empty_like(target, device=device)
         moved = value.to(target.device)  # first to its device, which casts and reorders faster
         ends[key] = extremes(moved)
         target.copy_(moved)
