@@ -121,7 +121,10 @@ def write(found: Memorisation, folder: Path, count: int = 24, command: str = "")
         }
         for (image, known), pair in zip(names[:count], found.pairs[:count], strict=True)
     ]
-    values = {"share": f"{found.authenticity:.3f}", "interval": [f"{end:.3f}" for end in found.interval]}
+    values: dict[str, Any] = {
+        "share": f"{found.authenticity:.3f}",
+        "interval": [f"{end:.3f}" for end in found.interval],
+    }
     values |= {"level": f"{LEVEL:.0%}", "count": len(found.pairs), "training": len(found.training)}
     return write_page(folder / PAGE, TEMPLATE, pairs=shown, extractor=found.extractor, command=command, **values)
 

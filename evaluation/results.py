@@ -66,6 +66,10 @@ class Results:
     protocol: Mapping[str, Any]  # what the numbers depend on, by part: see `Judge.protocol`; and "command"
     points: Sequence[Point]
 
+    def title(self, point: Point) -> str:
+        """The model and the setting of a point; once if they have one name, as images from elsewhere have."""
+        return self.model if point.title == self.model else f"{self.model}, {point.title}"
+
     @property
     def in_order(self) -> list[Point]:
         """The points by guidance scale, as a curve connects them; points without one keep their order and come last."""

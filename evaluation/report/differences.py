@@ -46,10 +46,10 @@ def difference_table(several: Sequence[StoredEvaluation]) -> DifferenceTable | s
                 p_value = "p < 0.001" if apart.p_value < 0.001 else f"p = {apart.p_value:.3f}"
                 text = (f"{title} {arrow}", _signed(name, apart.value), repr(apart.value), ends, p_value)
                 cells.append(DifferenceCell(*text, apart.clear))
-            rows.append((f"{one.results.model}, {point.title}", cells))
+            rows.append((one.results.title(point), cells))
     except (OSError, ValueError) as error:
         return f"The differences of the systems are not known: {error}."
-    return DifferenceTable(f"{first[0].results.model}, {first[1].title}", rows)
+    return DifferenceTable(first[0].results.title(first[1]), rows)
 
 
 def _signed(name: str, value: float) -> str:

@@ -77,17 +77,17 @@ def _table(title: str, names: Sequence[str], several: Sequence[Results]) -> Metr
 
 def headlines(several: Sequence[Results]) -> list[Headline]:
     """The best values of the metrics that come first: three, or four of a single setting."""
-    settings = [(results.model, point) for results in several for point in results.in_order]
+    settings = [(results, point) for results in several for point in results.in_order]
     found = []
     first = (distance(several), "clip_score", "oracle/everything", "precision", "recall")
     for name in first[: 3 if len(settings) > 1 else 5]:
-        measured = [(value, model, point) for model, point in settings if (value := point.metric(name)) is not None]
+        measured = [(value, results, point) for results, point in settings if (value := point.metric(name)) is not None]
         if measured:
             pick = min if less_is_better(name) else max
-            value, model, point = pick(measured, key=lambda one: one[0])
+            value, results, point = pick(measured, key=lambda one: one[0])
             title = "share with everything right" if name == "oracle/everything" else measured_name(several[0], name)
             most = f"{'lowest' if less_is_better(name) else 'highest'} " if len(measured) > 1 else ""
-            where = ", ".join([model] * (len(several) > 1) + [point.title])
+            where = results.title(point) if len(several) > 1 else point.title
             found.append(Headline(most + title, shown(name, value), repr(value), _ends(point, name), where))
     return found[:4]
 

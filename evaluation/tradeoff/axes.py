@@ -88,18 +88,22 @@ def _intervals(axes: "Axes", results: Results, planned: FigurePlan, colour: str)
 def bars(axes: "Axes", several: Sequence[Results], planned: FigurePlan, narrow: bool = False) -> None:
     """A bar for each setting, the best first; the paper's numbers in grey between them."""
     metric, lower = planned.metric, less_is_better(planned.metric)
-    rows = [(value, name, FAINT, "") for name, value in PAPER.items()] if planned.paper else []
+    rows: list[tuple[float, str, str, str, tuple[float, float] | None]] = []
+    rows += [(value, name, FAINT, "", None) for name, value in PAPER.items()] if planned.paper else []
     for index, results in enumerate(several):
         for point in results.points:
             value, score = point.metric(metric), point.metric("clip_score") if naming.is_distance(metric) else None
             if value is not None:
+                ends = point.interval(metric)
                 note = f"CLIP score {shown('clip_score', score)}" if score is not None else ""
                 name = f"{shortened(results.model, 30)}, {shortened(point.title, 20)} · {nfe(results)}"
                 name = f"{shortened(results.model, 16)}\n{shortened(point.title, 16)}" if narrow else name
-                rows.append((value, name, COLOURS[index % len(COLOURS)], note))
+                rows.append((value, name, COLOURS[index % len(COLOURS)], note, ends))
     rows.sort(key=lambda row: row[0] if lower else -row[0])
-    for height, (value, _, colour, note) in enumerate(rows):
+    for height, (value, _, colour, note, ends) in enumerate(rows):
         axes.barh(height, value, color=colour, height=0.66)
+        if ends:
+            axes.plot(ends, [height + 0.24] * 2, color=INK, linewidth=1, alpha=0.7)
         beside: dict[str, Any] = {"textcoords": "offset points", "va": "center_baseline"}
         text = axes.annotate(shown(metric, value), (value, height), (4, 0), **beside)
         text.set_fontweight("normal" if colour == FAINT else "bold")

@@ -127,10 +127,10 @@ def _notes(several: Sequence[Results], planned: FigurePlan, letters: int) -> lis
     first = {"curve": f"Numbers at the points are guidance scales: {rule}", "guidance": ""}.get(planned.kind, rule)
     lines = [f"{first}NFE: network evaluations for an image."]
     lines[0] += f" {count:,} images at {size}²." if isinstance(count, int) and size else ""
-    names = ("clip_score", planned.metric)
+    names = ("clip_score", planned.metric) if planned.kind == "curve" else (planned.metric,)
     if any(point.interval(name) for results in several for point in results.points for name in names):
         level = (several[0].protocol.get("intervals") or {}).get("level")
-        lines.append(f"Lines at the points: {f'{level:.0%} ' if isinstance(level, float) else ''}intervals.")
+        lines.append(f"Thin lines: {f'{level:.0%} ' if isinstance(level, float) else ''}intervals.")
     if planned.paper:
         lines.append("At the side: zero-shot FID-30K as printed in eDiff-I, Table 1, which has no CLIP scores.")
     if planned.left_out:
