@@ -1,5 +1,6 @@
 """What an evaluation left in its folder, read again for a page or a table: captions, images, and the scores of each."""
 
+import glob
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 from ediffi.evaluation.images.found import find_images
 from ediffi.evaluation.images.numbered import NumberedImages
 from ediffi.evaluation.metrics.rows import BROKEN, RowFiles, read_layout
+from ediffi.evaluation.naming import metric_name
 from ediffi.evaluation.report.gallery import ReportSample, headline_point
 from ediffi.evaluation.report.verdict import verdict
 from ediffi.evaluation.results import Point, Results
@@ -52,6 +54,9 @@ class StoredEvaluation:
         rows = RowFiles(folder, layout)
         broken = rows.read("states") == BROKEN
         found = {"clip_score": rows.read("scores")} if layout.scored else {}
+        for beside in sorted(folder.parent.glob(f"{glob.escape(folder.name)}@*")):
+            if (own := read_layout(beside)) and own.scored:
+                found[beside.name.rpartition("@")[2]] = RowFiles(beside, own).read("scores")
         found |= dict(zip(layout.fields, rows.read("measured").T, strict=True)) if layout.fields else {}
         found = {name: np.where(broken, np.nan, values.astype(np.float64)) for name, values in found.items()}
         return {**found, "broken": broken.astype(np.float64)}
@@ -75,8 +80,9 @@ class StoredEvaluation:
                 if scores["broken"][number]:
                     continue
                 own = {name: float(values[number]) for name, values in scores.items() if "/" in name}
-                score = scores["clip_score"][number] if "clip_score" in scores else _mean(own.values())
-                note = f"CLIP score {score:.1f}" if "clip_score" in scores else ""
+                judged = {name: float(values[number]) for name, values in scores.items() if is_score(name)}
+                score = next(iter(judged.values()), _mean(own.values()))
+                note = " · ".join(f"{metric_name(name)} {value:.3g}" for name, value in judged.items())
                 image = rgb(images[number])
                 image = square(image, side) if side and image.size != (side, side) else image
                 caption = self.captions[number]["caption"]
@@ -95,6 +101,11 @@ class StoredEvaluation:
                 yield row | known
 
 
+def is_score(name: str) -> bool:
+    """Whether a name of `StoredEvaluation.scores` is that of a CLIP or a scorer, and not of a dataset's measure."""
+    return "/" not in name and name != "broken"
+
+
 def _mean(values: Iterable[float]) -> float | None:
     """The mean of the values that are not nan; None if there are none."""
     known = [float(value) for value in values if not np.isnan(value)]
@@ -104,15 +115,16 @@ def _mean(values: Iterable[float]) -> float | None:
 def spreads(several: Sequence[StoredEvaluation]) -> tuple[dict[int, float], str]:
     """How much systems differ on each caption, by its number, and by what.
 
-    By the range of their CLIP scores; else of the mean of what the dataset measures; else by the distance of their
-    features from the first one's. Each system is taken at its `headline_point`.
+    By the range of their CLIP scores, or of what the first scorer says; else of the mean of what the dataset measures;
+    else by the distance of their features from the first one's. Each system is taken at its `headline_point`.
     """
     points = [(one, headline_point(one.results)) for one in several]
     scores = [one.scores(point) for one, point in points]
     whole = ~np.any([own["broken"] > 0 for own in scores], axis=0)
     kinds = [name for name in scores[0] if "/" in name]
-    if all("clip_score" in own for own in scores):
-        values, what = np.stack([own["clip_score"] for own in scores]), "the CLIP score"
+    judged = [name for name in scores[0] if is_score(name)]
+    if judged and all(judged[0] in own for own in scores):
+        values, what = np.stack([own[judged[0]] for own in scores]), f"the {metric_name(judged[0])}"
     elif kinds and all(set(kinds) <= own.keys() for own in scores):
         values = np.array([[_mean(own[name][n] for name in kinds) or 0.0 for n in range(len(whole))] for own in scores])
         what = "what the dataset measures"

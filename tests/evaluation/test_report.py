@@ -370,8 +370,12 @@ def test_systems_are_compared_image_by_image_where_they_differ_most(tmp_path):
     rows = [attributes for tag, attributes in page.tags if tag == "section" and attributes.get("class") == "row"]
     assert [row["data-number"] for row in rows] == ["4", "3", "2"]  # the last image is broken
     assert [one["alt"] for one in page.of("img")][::3] == [f"caption number {k}" for k in (4, 3, 2)]
-    assert "guidance 1 · CLIP score 30.0" in page.words
-    assert "CLIP score 38.0" in page.words
+    assert "guidance 1 · CLIP score 30" in page.words
+    assert "CLIP score 38" in page.words
+    for folder, name in ((folders[0], "guidance-3"), (folders[1], "theirs")):
+        beside = open_rows(folder / "rows" / f"{name}@pickscore", PassLayout({}, 6, (16, 16), scored=True))
+        beside.write("scores", 0, np.ones(6, bool), np.float32(20 + np.arange(6)))
+    assert "CLIP score 38 · Pickscore 24" in Page(report.compare(folders, tmp_path / "page.html")).words
     shutil.rmtree(tmp_path / "b" / "theirs")
     page = Page(report.compare(folders, tmp_path / "page.html"))
     assert not page.of("img")
