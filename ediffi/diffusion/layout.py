@@ -63,7 +63,12 @@ class Region:
         check_number(f"the weight of {phrase!r}", weight, lambda w: 0 <= w < float("inf"), "at least 0")
         if occurrence is not None:
             check_number(f"the occurrence of {phrase!r}", occurrence, lambda k: k >= 1, "at least 1", int)
-        for name, value in (("phrase", phrase), ("mask", levels), ("weight", weight), ("occurrence", occurrence)):
+        for name, value in (
+            ("phrase", phrase),
+            ("mask", levels),
+            ("weight", float(weight)),
+            ("occurrence", occurrence),
+        ):
             object.__setattr__(self, name, value)
 
 

@@ -10,21 +10,21 @@ from PIL.PngImagePlugin import PngInfo
 
 from ediffi.io import files
 from ediffi.io.images import open_image
+from ediffi.io.prompt_files import parse_json
 
 SETTINGS = "ediffi"  # key of the PNG text field that holds the settings
 
 
 def save(image: Image, path: Path, settings: Mapping[str, Any]) -> None:
     """Write an image with its settings, through `files.replacing`."""
-    info = PngInfo()
-    info.add_itxt(SETTINGS, json.dumps(settings, ensure_ascii=False))
     with files.replacing(path) as beside:
-        image.save(beside, "png", pnginfo=info)
+        image.save(beside, "png", pnginfo=_info(settings))
 
 
 def attach_settings(image: Image, settings: Mapping[str, Any]) -> Image:
-    """Put the settings into `image.info`, for code that writes these texts into a file; returns the image."""
+    """Put the settings into `image.info`, and into the PNG files that `image.save` writes; returns the image."""
     image.info[SETTINGS] = json.dumps(settings, ensure_ascii=False)
+    image.encoderinfo = {"pnginfo": _info(settings)}  # what Pillow adds to the arguments of `save`
     return image
 
 
@@ -33,8 +33,16 @@ def settings_of(path: Path) -> dict[str, Any]:
     text = getattr(open_image(path, exif=True), "text", {}).get(SETTINGS)
     if text is None:
         raise ValueError(f"{path} holds no settings: ediffi did not make it, or another program saved it again")
-    content: dict[str, Any] = json.loads(text)
+    content = parse_json(text, f"the settings of {path}")
+    if not isinstance(content, dict):
+        raise ValueError(f"the settings of {path} are no JSON object")
     return content
+
+
+def _info(settings: Mapping[str, Any]) -> PngInfo:
+    info = PngInfo()
+    info.add_itxt(SETTINGS, json.dumps(settings, ensure_ascii=False))
+    return info
 
 
 def check_writable(path: Path) -> None:

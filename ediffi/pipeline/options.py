@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
@@ -89,6 +90,8 @@ class SamplingOptions:
     noise: Mapping[str, Float[Tensor, "b 3 _ _"]] | None = None
 
     def __post_init__(self) -> None:
+        for name in ("seed", "num_images_per_prompt", "first_index", "sigmas", *RANGES):  # as JSON can hold them
+            object.__setattr__(self, name, _native(getattr(self, name)))
         kinds = {"negative_prompt": str, "style": Style, "switch": Switch, "edit": Edit, "low_res": Image.Image}
         for name in (*PER_PROMPT, *PER_STAGE, "paint", "seed", "guidance_interval"):
             value = getattr(self, name)
@@ -238,6 +241,13 @@ class SamplingOptions:
         if name == "sampler" and len(values) == 1:
             return values * stages
         return values + [None] * (stages - len(values))
+
+
+def _native(value: Any) -> Any:
+    """A number of NumPy, or several of them, as Python's own."""
+    if isinstance(value, list | tuple):
+        return tuple(map(_native, value))
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _listed(value: Any) -> Sequence[Any]:

@@ -37,7 +37,7 @@ class Style:
                 f"the style image is {read.width}x{read.height}; at most {MAX_ASPECT} times as long as wide is allowed"
             )
         object.__setattr__(self, "image", read)
-        object.__setattr__(self, "scale", scale)
+        object.__setattr__(self, "scale", float(scale))
 
 
 @dataclass(frozen=True)

@@ -335,6 +335,9 @@ def test_images_are_a_sequence_that_shows_and_saves_itself(cascade: Cascade, tmp
     assert page.count("data:image/png;base64,") == 2
     assert "a &lt;b&gt;" in page
     assert made.save(tmp_path / "x.png") == [tmp_path / "x-0.png", tmp_path / "x-1.png"]
+    two.save(tmp_path / "y.png")
+    two.save(tmp_path / "y.jpg")
+    assert settings_of(tmp_path / "y.png") == settings_of(tmp_path / "x-1.png")
     assert settings_of(tmp_path / "x-1.png") == json.loads(json.dumps({**made.settings, "index": 1}))
     assert main(["inspect", str(tmp_path / "x-0.png")]) == 0
     assert json.loads(capsys.readouterr().out)["seed"] == 3
@@ -407,9 +410,12 @@ def test_kinds_are_checked_where_they_enter() -> None:
         f"try:\n    SamplingOptions({words})\nexcept ValueError as error:\n    found[{words!r}] = str(error)\n"
         for words in WRONG
     )
+    code += "import numpy as np\nnative = SamplingOptions(seed=np.int64(3), guidance_scale=np.float32(2))\n"
+    code += "found['numpy'] = repr((native.seed, native.guidance_scale))\n"
     done = subprocess.run([sys.executable, "-c", code + "print(json.dumps(found))"], capture_output=True, text=True)
     assert not done.stderr
     found = json.loads(done.stdout)
+    assert found["numpy"] == "(3, 2.0)"
     assert {words: found[words].startswith(message) for words, message in WRONG.items()} == dict.fromkeys(
         WRONG, True
     ), found
