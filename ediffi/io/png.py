@@ -17,14 +17,15 @@ SETTINGS = "ediffi"  # key of the PNG text field that holds the settings
 
 def save(image: Image, path: Path, settings: Mapping[str, Any]) -> None:
     """Write an image with its settings, through `files.replacing`."""
+    info = PngInfo()
+    info.add_itxt(SETTINGS, json.dumps(settings, ensure_ascii=False))
     with files.replacing(path) as beside:
-        image.save(beside, "png", pnginfo=_info(settings))
+        image.save(beside, "png", pnginfo=info)
 
 
 def attach_settings(image: Image, settings: Mapping[str, Any]) -> Image:
-    """Put the settings into `image.info`, and into the PNG files that `image.save` writes; returns the image."""
+    """Put the settings into `image.info`, for code that writes these texts into a file; returns the image."""
     image.info[SETTINGS] = json.dumps(settings, ensure_ascii=False)
-    image.encoderinfo = {"pnginfo": _info(settings)}  # what Pillow adds to the arguments of `save`
     return image
 
 
@@ -37,12 +38,6 @@ def settings_of(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"the settings of {path} are no JSON object")
     return content
-
-
-def _info(settings: Mapping[str, Any]) -> PngInfo:
-    info = PngInfo()
-    info.add_itxt(SETTINGS, json.dumps(settings, ensure_ascii=False))
-    return info
 
 
 def check_writable(path: Path) -> None:

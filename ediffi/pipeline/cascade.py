@@ -57,7 +57,7 @@ class Cascade:
 
     Example:
         >>> cascade = Cascade.from_pretrained("toybox")
-        >>> cascade("a red circle on a pink background", seed=7).images[0].save("circle.png")
+        >>> cascade("a red circle on a pink background", seed=7).save("circle.png")
     """
 
     def __init__(

@@ -26,8 +26,8 @@ class Images(Sequence[Any]):
     """The result of a generation, a sequence of its images.
 
     Attributes:
-        images: RGB, those of one prompt together; of `output_type` "pil" a list of Pillow images, which write their
-            settings into PNG files, else an array or a tensor, see `OutputType`.
+        images: RGB, those of one prompt together; of `output_type` "pil" a list of Pillow images, else an array or a
+            tensor, see `OutputType`.
         stages: images in [-1, 1] after each stage that ran, by its name.
         settings: JSON values that repeat the images: prompts, seed, each stage's sampling.
         draw_noise: draws `noise` again.
@@ -37,11 +37,6 @@ class Images(Sequence[Any]):
     stages: Mapping[str, Float[Tensor, "b 3 h w"]]
     settings: Mapping[str, Any]
     draw_noise: Callable[[], Mapping[str, Tensor]] = field(default=dict, compare=False)
-
-    def __post_init__(self) -> None:
-        for index, image in enumerate(self.images):
-            if isinstance(image, Image.Image):  # so that `images[k].save` writes them too
-                png.attach_settings(image, {**self.settings, "index": index})
 
     def __len__(self) -> int:
         return len(self.images)
