@@ -6,13 +6,16 @@ VENV := .venv
 PROMPT := a large red circle left of a small blue square, striped, on a pink background
 
 .DELETE_ON_ERROR:
-.PHONY: demo test check docs pictures emoji clean
+.PHONY: demo test check docs pictures emoji clean faults
 
 demo: $(VENV)/.installed  ## generate one image
 	$(VENV)/bin/ediffi sample "$(PROMPT)" -o demo.png
 
 test: $(VENV)/.installed-test  ## the tests CI runs
 	$(VENV)/bin/python -m pytest -n auto --maxprocesses 8
+
+faults: $(VENV)/.installed-test  ## injected faults of all families; goes on where it was interrupted
+	for seed in 1 2 3; do $(VENV)/bin/python tests/faults --count 152 --seed $$seed --output build/faults/$$seed.jsonl || exit 1; done
 
 check: $(VENV)/.installed-dev  ## format, lint, types, tests
 	$(VENV)/bin/ruff format --check .

@@ -4,12 +4,13 @@ Nothing in it names Python code, and nothing is unpickled: a folder from elsewhe
 parts. Here it is read and checked as plain data; `ediffi.pipeline.checkpoint` builds a cascade from it.
 """
 
+import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from ediffi.diffusion.experts import Expert
 from ediffi.diffusion.noise import interval_from
@@ -26,6 +27,7 @@ SUFFIXES = (".json", ".safetensors", ".model", ".txt")
 """Files of an encoder: settings, weights, tokenizers. Nothing that would have to be unpickled."""
 HARMLESS = (".md", ".png", ".jpg", "")
 """Suffixes of files beside them that no library reads: README.md, LICENSE."""
+NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 TOLD = ("sigma_data", "head_channels", "norm_groups", "residual")
 """Arguments of a denoiser that change what it computes, and no shape of its weights."""
 PACKAGE = re.compile(r"[A-Za-z0-9][\w.-]* [0-9][\w.+!-]*|[A-Za-z0-9][\w.-]*")
@@ -72,16 +74,30 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path} has the format {found!r}; this version reads {FORMAT!r}{hint}")
     manifest.check(config, str(path))
     for entry in config["stages"]:
-        _check_arguments(entry["denoiser"], path)
+        part = entry["denoiser"]
+        _check_arguments(denoisers.REGISTRY, part, path)
+        known = denoisers.REGISTRY.arguments(part["name"]) if part["name"] in denoisers.REGISTRY else []
+        if lacking := [name for name in TOLD if name in known and name not in part["arguments"]]:
+            raise ValueError(f"{path} is not a complete {FORMAT}: {part['name']} has no {lacking[0]}")
+    for part in config["encoders"].values():
+        _check_arguments(encoders.REGISTRY, part, path)
     return dict(config)
 
 
-def _check_arguments(part: Entry, path: Path) -> None:
-    """ValueError if a denoiser lacks an argument that no shape tells, and whose default may be another network's."""
-    if part["name"] in denoisers.REGISTRY:
-        known = denoisers.REGISTRY.arguments(part["name"])
-        if lacking := [name for name in TOLD if name in known and name not in part["arguments"]]:
-            raise ValueError(f"{path} is not a complete {FORMAT}: {part['name']} has no {lacking[0]}")
+def _check_arguments(registry: Registry[Any], part: Entry, path: Path) -> None:
+    """ValueError if a part lacks an argument, or one is of another type; parts that are unknown are told later."""
+    if part["name"] in registry:
+        for name, parameter in inspect.signature(registry.factory(part["name"])).parameters.items():
+            if parameter.default is parameter.empty and parameter.kind in NAMED and name not in part["arguments"]:
+                raise ValueError(f"{path} is not a complete {FORMAT}: {part['name']} has no {name}")
+        for name, hint in get_type_hints(registry.factory(part["name"])).items():
+            if name in part["arguments"] and not manifest.is_a(part["arguments"][name], hint):
+                shown = repr(part["arguments"][name])[:60]
+                raise ValueError(f"{path}: {name} of {part['name']} must be {_words(hint)}, got {shown}")
+
+
+def _words(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("typing.", "")
 
 
 @contextmanager

@@ -5,11 +5,11 @@ text of megabytes. Values are taken as they are: True is no number, and "64" nei
 """
 
 import json
-import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic.errors import PydanticSchemaGenerationError
 
 FORMAT = "ediffi-cascade-2"
 WEIGHTS = r"[A-Za-z0-9][A-Za-z0-9_.-]*\.safetensors"
@@ -28,8 +28,8 @@ def _bounded(value: Any, depth: int = 0) -> Any:
     """A JSON value as the argument of a part; ValueError if it is too deep, too long, or too large."""
     if depth > DEPTH:
         raise ValueError(f"is nested deeper than {DEPTH} levels")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"must be finite, got {value}")
+    if isinstance(value, float) and not abs(value) <= 1e6:
+        raise ValueError(f"must be finite and at most 1e6, got {value}")
     if isinstance(value, int) and abs(value) > LARGEST:
         raise ValueError(f"must be at most {LARGEST}, got a number of {len(hex(value)) - 2} hexadecimal digits")
     if isinstance(value, str | list | dict) and len(value) > LONGEST:
@@ -134,6 +134,17 @@ class Manifest(_Strict):
         if len(set(names)) < len(names):
             raise ValueError(f"the stages {', '.join(names)} must have different names")
         return self
+
+
+def is_a(value: Any, hint: Any) -> bool:
+    """Whether a JSON value is of a type; True for a type that JSON has not, as plug-ins may declare."""
+    try:
+        TypeAdapter(hint).validate_json(json.dumps(value), strict=True)
+    except ValidationError:
+        return False
+    except PydanticSchemaGenerationError:
+        return True
+    return True
 
 
 def read_json(path: Path) -> Any:

@@ -127,5 +127,5 @@ def check_sizes(channels: int, channel_mults: Sequence[int], num_res_blocks: int
     for name, (values, largest) in rows.items():
         if not 1 <= len(values) <= 16:
             raise ValueError(f"{name} must have 1 to 16 levels, got {len(values)}")
-        if wrong := [value for value in values if not 1 <= value <= largest]:
+        if wrong := [value for value in values if not isinstance(value, int) or not 1 <= value <= largest]:
             raise ValueError(f"{name} must be from 1 to {largest}, got {wrong[0]}")

@@ -48,8 +48,8 @@ class Preconditioned(nn.Module):
         self, network: nn.Module, sigma_data: float = 0.5, residual: bool = False, scaling: Scaling | None = None
     ) -> None:
         super().__init__()
-        if not sigma_data > 0:
-            raise ValueError(f"sigma_data must be positive, got {sigma_data}")
+        if not isinstance(sigma_data, float | int) or not 0 < sigma_data <= 1e6:
+            raise ValueError(f"sigma_data must be positive and at most 1e6, got {sigma_data}")
         self.network = network
         self.sigma_data = sigma_data
         self.residual = residual

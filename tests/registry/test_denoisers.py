@@ -296,7 +296,7 @@ def test_a_super_resolution_stage_without_its_image_says_so() -> None:
 
 
 def test_bad_arguments_are_named() -> None:
-    with pytest.raises(ValueError, match="sigma_data must be positive, got 0"):
+    with pytest.raises(ValueError, match="sigma_data must be positive and at most 1e6, got 0"):
         denoisers.create("unet_toybox", sigma_data=0.0)
     with pytest.raises(ValueError, match=r"attention_levels has 7; levels are 0 to 1"):
         denoisers.create("unet_toybox", attention_levels=(7,))

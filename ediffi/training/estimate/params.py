@@ -106,7 +106,12 @@ def _typed(path: Path, parser: ArgumentParser, content: dict[str, Any]) -> tuple
     try:
         values = parser.parse_object(content)
         return values, parser.instantiate(values)
-    except (ArgumentError, ValueError, RuntimeError) as error:  # a RuntimeError is torch's, of an impossible size
+    except (
+        ArgumentError,
+        ValueError,
+        RuntimeError,
+        TypeError,
+    ) as error:  # a RuntimeError is torch's, of an impossible size
         raise ValueError(f"{path}: {one_sentence(error)}") from error
 
 
