@@ -9,6 +9,7 @@ import lightning as L
 import torch
 from jaxtyping import Float
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
@@ -28,7 +29,7 @@ from ediffi.training.callbacks.optimizer_settings import OptimizerSettings
 from ediffi.training.lora import Lora
 from ediffi.training.loss import drop_sources, dropout_of, low_resolution, weighted_losses
 from ediffi.training.one_cycle import in_steps
-from ediffi.training.sharding import prepare
+from ediffi.training.sharding import match_memory, prepare, prepare_fsdp2
 
 SHOW_EVERY = 5.0
 """Seconds after which the progress bar gets a loss between two steps that are logged."""
@@ -111,6 +112,8 @@ class DiffusionStage(L.LightningModule):
         """Check that the recipe goes with its strategy; ValueError if it does not."""
         if stage == "fit":
             prepare(self.trainer, self)
+        if isinstance(self.trainer.strategy, ModelParallelStrategy):
+            prepare_fsdp2(self.trainer, self.trainer.strategy, self, self.denoiser)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Record noise, interval, parent and adapter, and what composing a model needs to know."""
@@ -148,6 +151,7 @@ class DiffusionStage(L.LightningModule):
 
     def on_train_start(self) -> None:
         """Compile in place, so that the names of the weights and the averaged copy stay as they are."""
+        match_memory(self.trainer.optimizers)
         self._step = self.trainer.global_step
         if self._compile:
             self.denoiser.network.compile()

@@ -1,12 +1,31 @@
-"""What a recipe must have, so that a strategy that shards the weights can train with it."""
+"""Weights sharded over processes, by fsdp or by FSDP2 (`ModelParallelStrategy`), and what a recipe must have for it."""
 
 import logging
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict, set_optimizer_state_dict
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import (
+    FSDPModule,
+    FullyShardedDataParallel,
+    MixedPrecisionPolicy,
+    OptimStateKeyType,
+    fully_shard,
+)
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+from torch.utils._pytree import tree_map_only
 
+from ediffi.registry.denoisers.layers import Block
+from ediffi.registry.denoisers.precondition import Preconditioned
 from ediffi.training.callbacks.ema import EMA
 
 logger = logging.getLogger(__name__)
@@ -28,8 +47,78 @@ def prepare(trainer: L.Trainer, module: L.LightningModule) -> None:
         raise ValueError(f"EMAWeightAveraging cannot average weights that fsdp shards; {ours}")
     if getattr(trainer.strategy, "_state_dict_type", "full") != "full":
         raise ValueError("state_dict_type of fsdp must be full, since a checkpoint is one file; got sharded")
+    if getattr(trainer.strategy, "_save_distributed_checkpoint", False):
+        rule = "must be false, since a checkpoint is one file; got true"
+        raise ValueError(f"save_distributed_checkpoint of ModelParallelStrategy {rule}")
     if isinstance(trainer.strategy, FSDPStrategy):
         # Lightning would cast the batch and refuses frozen dataclasses, as ours are; they are float32 already.
         trainer.strategy.precision_plugin.convert_input = lambda data: data  # type: ignore[method-assign]
         # fsdp flattens weights in the order of memory, and optimiser states in the order of indices: make them agree.
         module.to(memory_format=torch.contiguous_format)
+
+
+def prepare_fsdp2(
+    trainer: L.Trainer, strategy: ModelParallelStrategy, module: L.LightningModule, denoiser: Preconditioned
+) -> None:
+    """Let a module shard its denoiser when the strategy asks for it, and load whole checkpoints."""
+    module.to(memory_format=torch.contiguous_format)  # FSDP2 takes no others
+    # Not a method of the class: Lightning's average warns of each module that has one, whatever the strategy.
+    low_precision = trainer.precision == "bf16-mixed"
+    module.configure_model = partial(shard, denoiser, strategy.device_mesh, low_precision)  # type: ignore[method-assign]
+    strategy.load_checkpoint = partial(_load_whole, strategy)  # type: ignore[method-assign]
+
+
+@torch.no_grad()
+def match_memory(optimizers: Iterable[Optimizer]) -> None:
+    """Lay the states of weights out in memory as the weights are.
+
+    Weights are channels-last, and contiguous where they are sharded. A checkpoint keeps the layout of its run, and a
+    fused optimiser goes through both in the order of memory: it would take the moments of one number for another's.
+    """
+    for optimizer in optimizers:
+        for weight, state in optimizer.state.items():
+            for name, value in state.items():
+                if isinstance(value, Tensor) and value.shape == weight.shape and _strides(value) != _strides(weight):
+                    state[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
+
+
+def _strides(tensor: Tensor) -> tuple[int, ...]:
+    return tensor.to_local().stride() if isinstance(tensor, DTensor) else tensor.stride()
+
+
+def _load_whole(strategy: ModelParallelStrategy, path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+    """Load weights and states of optimisers from a checkpoint, in any memory layout, into the shards; returns the rest.
+
+    In place of Lightning's: torch sends each tensor to the other processes as it lies in memory, so that they take
+    channels-last weights and moments for contiguous ones. Here every process reads the file.
+    """
+    content = strategy.checkpoint_io.load_checkpoint(strategy.broadcast(path), weights_only=weights_only)
+    model, options = strategy.model, StateDictOptions(full_state_dict=True)
+    assert model is not None
+    set_model_state_dict(model, tree_map_only(Tensor, Tensor.contiguous, content.pop("state_dict")), options=options)
+    for optimizer, saved in zip(strategy.optimizers, content.get("optimizer_states", []), strict=False):
+        whole = tree_map_only(Tensor, Tensor.contiguous, saved)
+        by_name = FullyShardedDataParallel.rekey_optim_state_dict(whole, OptimStateKeyType.PARAM_NAME, model)
+        set_optimizer_state_dict(model, optimizer, by_name, options=options)
+    return content
+
+
+def shard(denoiser: Preconditioned, mesh: DeviceMesh, low_precision: bool) -> None:
+    """Shard a denoiser by FSDP2, in place: block by block, so that one block is gathered while another computes.
+
+    The second dimension of the `mesh` shards, and the first one replicates (hybrid sharding), unless the second is 1:
+    `tensor_parallel_size` of `ModelParallelStrategy` is the number of processes that share one copy, a machine by
+    default, and `data_parallel_size` the number of copies; or, with 1, the number of processes that share the only one.
+
+    With `low_precision`, blocks are gathered and computed in bfloat16, and gradients are summed in float32. The rest of
+    the network keeps float32 weights under autocast, and noise levels their precision.
+    """
+    if isinstance(denoiser, FSDPModule):
+        return
+    over = mesh if mesh["tensor_parallel"].size() > 1 else mesh["data_parallel"]
+    policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if low_precision else MixedPrecisionPolicy()
+    for module in denoiser.modules():
+        if isinstance(module, Block):
+            fully_shard(module, mesh=over, mp_policy=policy)
+    # Resharded after each forward pass, as blocks are: validation has no backward pass that would do it.
+    fully_shard(denoiser, mesh=over, reshard_after_forward=True)

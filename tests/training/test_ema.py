@@ -12,7 +12,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
-from lightning.pytorch.strategies import FSDPStrategy
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import nn
 
 from ediffi.cli.fit import QUIET
@@ -24,6 +24,7 @@ from ediffi.registry.denoisers.precondition import Preconditioned
 from ediffi.training.callbacks.ema import EMA, averaged_weights, power_of
 from ediffi.training.callbacks.preemption import PreemptionCheckpoint
 from ediffi.training.lightning_module import DiffusionStage
+from ediffi.training.sharding import match_memory, prepare
 
 Poison = runpy.run_path(str(Path(__file__).with_name("faults.py")))["Poison"]
 pytestmark = [
@@ -95,6 +96,48 @@ def test_it_is_the_average_of_lightning(tmp_path: Path, shard_folder: Path) -> N
 
 
 @pytest.mark.slow
+def test_fsdp2_trains_as_one_process(tmp_path: Path, shard_folder: Path) -> None:
+    """Two processes from the start, and from the checkpoint of one; four with two copies (hybrid sharding); and one
+    process from the checkpoint of two. Adam's moments are in all of them."""
+    program = f"""
+import runpy, sys
+from pathlib import Path
+from lightning.pytorch.strategies import ModelParallelStrategy
+module = runpy.run_path({__file__!r})
+EMA, train = module["EMA"], module["train"]
+folder, shards, start = Path(sys.argv[1]), Path({str(shard_folder)!r}), (sys.argv[5:] or [None])[0]
+steps, copies, each = map(int, sys.argv[2:5])
+strategy = ModelParallelStrategy(copies, each, save_distributed_checkpoint=False)
+train(folder, shards, steps, EMA(0.9, warm_up=False), start, devices=copies * each, strategy=strategy)
+"""
+    script = tmp_path / "program.py"
+    script.write_text(program)
+    environment = os.environ | {"PYTHONPATH": str(TOP), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+
+    def sharded(name: str, *words: object) -> Path:
+        command = [sys.executable, str(script), str(tmp_path / name), *map(str, words)]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        return tmp_path / name / "checkpoints" / "last.ckpt"
+
+    whole = train(tmp_path / "whole", shard_folder, 6, EMA(0.9, warm_up=False))
+    train(tmp_path / "half", shard_folder, 3, EMA(0.9, warm_up=False))
+    first = sharded("two, first half", 3, 2, 1)
+    ends = {
+        "two": sharded("two", 6, 2, 1),
+        "two from one": sharded("two from one", 6, 2, 1, tmp_path / "half" / "checkpoints" / "last.ckpt"),
+        "hybrid": sharded("hybrid", 6, 2, 2),
+    }
+    train(tmp_path / "one from two", shard_folder, 6, EMA(0.9, warm_up=False), str(first))
+    ends["one from two"] = tmp_path / "one from two" / "checkpoints" / "last.ckpt"
+    for name, path in ends.items():
+        end = torch.load(path, weights_only=True)
+        assert end["global_step"] == 6
+        assert furthest(whole, end, "current_model_state") < 1e-6, name
+        assert furthest(whole, end, "state_dict") < 1e-6, name
+
+
+@pytest.mark.slow
 def test_two_processes_that_share_the_weights_train_as_one(tmp_path: Path, shard_folder: Path) -> None:
     """From the start, and from the checkpoint of one process, Adam's moments included.
 
@@ -122,6 +165,32 @@ train(folder, Path({str(shard_folder)!r}), steps, EMA(0.9, warm_up=False), start
         assert sharded["global_step"] == 6
         assert furthest(whole, sharded, "current_model_state") < 1e-6
         assert furthest(whole, sharded, "state_dict") < 1e-6
+
+
+def test_moments_of_another_memory_layout_are_those_of_their_weights() -> None:
+    """As from a sharded run, whose checkpoint is contiguous: a fused optimiser steps as if it had never been."""
+    torch.manual_seed(0)
+    nets = [nn.Conv2d(4, 4, 3).to(memory_format=torch.channels_last) for _ in range(2)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    optimizers = [torch.optim.AdamW(net.parameters(), lr=0.1, fused=True) for net in nets]
+    for step in range(2):
+        for net, optimizer in zip(nets, optimizers, strict=True):
+            net.weight.grad = torch.randn(4, 4, 3, 3, generator=torch.Generator().manual_seed(step)).to(
+                memory_format=torch.channels_last
+            )
+            optimizer.step()
+        moments = optimizers[1].state[nets[1].weight]
+        for name in ("exp_avg", "exp_avg_sq"):
+            moments[name] = moments[name].contiguous()
+        match_memory(optimizers[1:])
+        assert moments["exp_avg"].stride() == nets[1].weight.stride()
+    assert torch.equal(nets[0].weight, nets[1].weight)
+
+
+def test_a_sharded_checkpoint_is_refused() -> None:
+    trainer = L.Trainer(accelerator="cpu", devices=2, strategy=ModelParallelStrategy(), logger=False)
+    with pytest.raises(ValueError, match="save_distributed_checkpoint of ModelParallelStrategy must be false"):
+        prepare(trainer, DiffusionStage(tiny()))
 
 
 def test_a_short_run_s_average_is_of_what_it_learned(shards: list[Shard]) -> None:

@@ -160,10 +160,11 @@ def test_memory_adds_up(tmp_path: Path) -> None:
     assert plan.memory(own, COUNTED, 256, 8, checkpointing=True)["buckets of ddp"] == 4e9
     assert "buckets of ddp" not in plan.memory(own, COUNTED, 1, 8, checkpointing=True)
     recipe = yaml.safe_load(path_of("paper/base64").read_text())
-    recipe["trainer"]["strategy"] = "fsdp"
-    (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
-    sharded = plan.read(tmp_path / "r.yaml")
-    assert plan.memory(sharded, COUNTED, 4, 8, checkpointing=False)["Adam's two moments"] == 2e9
+    for strategy in ("fsdp", {"class_path": "lightning.pytorch.strategies.ModelParallelStrategy"}):
+        recipe["trainer"]["strategy"] = strategy
+        (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
+        sharded = plan.read(tmp_path / "r.yaml")
+        assert plan.memory(sharded, COUNTED, 4, 8, checkpointing=False)["Adam's two moments"] == 2e9
 
 
 def test_a_step_is_dealt_to_the_devices() -> None:

@@ -7,7 +7,7 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
-from lightning.pytorch.strategies import FSDPStrategy
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 
 
@@ -117,7 +117,7 @@ class EMA(L.Callback):
         if "current_model_state" not in checkpoint:
             return
         self._updated = max(self._updated, checkpoint["global_step"])  # Lightning's callback counts updates separately
-        if isinstance(trainer.strategy, FSDPStrategy):
+        if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy):
             from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
             assert trainer.strategy.model is not None

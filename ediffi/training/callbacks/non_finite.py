@@ -10,7 +10,7 @@ import lightning as L
 import torch
 from jaxtyping import Float
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.strategies import FSDPStrategy
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
@@ -112,6 +112,7 @@ class SkipNonFinite(L.Callback):
         """Whether the host may read this step later, and the optimiser skip it by a flag on the device."""
         step = trainer.global_step + 1
         able = getattr(optimizer, "_step_supports_amp_scaling", False) and not _scaler(trainer)
+        able = able and not isinstance(trainer.strategy, ModelParallelStrategy)  # its optimiser takes no plain flag
         able = able and all(isinstance(average, EMA) for average in self._averages)
         calm = self.skipped_in_a_row == 0 and self.go_back_after > 1 and not any(s.stopping for s in self._savers)
         logged = step % trainer.log_every_n_steps == 0 or step == trainer.max_steps  # type: ignore[attr-defined]

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
-from lightning.pytorch.strategies import FSDPStrategy
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torchvision.utils import make_grid
 
 from ediffi.data.stream import Batch
@@ -15,6 +15,8 @@ from ediffi.pipeline.stage import Sampling, Stage
 from ediffi.registry.denoisers.precondition import upsample
 from ediffi.registry.random import Philox
 from ediffi.training.lightning_module import DiffusionStage
+
+SHARDED = (FSDPStrategy, ModelParallelStrategy)
 
 
 class SampleGrid(L.Callback):
@@ -40,7 +42,7 @@ class SampleGrid(L.Callback):
     ) -> None:
         """Log the grid as the image "samples", and its captions as a text."""
         logged = any(isinstance(logger, TensorBoardLogger | WandbLogger) for logger in trainer.loggers)
-        if batch_idx > 0 or not logged or not trainer.is_global_zero or isinstance(trainer.strategy, FSDPStrategy):
+        if batch_idx > 0 or not logged or not trainer.is_global_zero or isinstance(trainer.strategy, SHARDED):
             return
         assert isinstance(pl_module, DiffusionStage)
         rows = self._rows(pl_module, batch)

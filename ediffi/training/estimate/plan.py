@@ -99,7 +99,7 @@ def read(path: Path) -> TrainingPlan:
         size=size,
         low_res=None if low_res is None else size // int(low_res.get("scale", 4)),
         low_precision="16" in str(trainer.get("precision", "")),
-        sharded="fsdp" in str(strategy).lower(),
+        sharded="fsdp" in str(strategy).lower() or "ModelParallelStrategy" in str(strategy),
         averaged=any(str(callback.get("class_path")).endswith(AVERAGES) for callback in callbacks),
         checkpointing=bool((model["denoiser"].get("init_args") or {}).get("gradient_checkpointing", False)),
         compiled=bool(model.get("compile", False)),
