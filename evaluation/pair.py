@@ -35,7 +35,7 @@ def compare_pair(
     """
     context = context or DistributedContext()
     real = reference_of(reference, extractor, cache, image_size, context, **options)
-    rows, made = folder / "rows" / images.name, all_images(images)
+    rows, made = folder / "rows" / images.resolve().name, all_images(images)
     sized: dict[str, Any] = {"size": image_size, "resize": SQUARE if image_size else None}
     context.together(partial(measure, made, rows, MetricNetworks(extractor), context=context, **sized, **options))
     layout = read_layout(rows)
@@ -56,5 +56,5 @@ def compare_pair(
         **made_by(command),
     }
     intervals = summary.intervals(np.arange(len(found)))
-    point = Point(images.name, len(found), summary.metrics, {}, summary.notices, intervals)
+    point = Point(images.resolve().name, len(found), summary.metrics, {}, summary.notices, intervals)
     return Results(images.resolve().name, suite, protocol, [point])

@@ -141,11 +141,14 @@ def pair(
         workers: processes that decode images.
     """
     from ediffi.evaluation import report
+    from ediffi.evaluation.images.found import all_images
     from ediffi.evaluation.metrics.features import load_extractor
     from ediffi.evaluation.pair import compare_pair
     from ediffi.io.devices import find_device
     from ediffi.pipeline.evaluation_run import table
 
+    for place in (images, reference):
+        all_images(place)  # a wrong place is told before networks are loaded
     folder = output or Path("runs/evaluation", f"pair-{images.resolve().name}-{reference.resolve().name}")
     extractor = load_extractor(feature_extractor, weights=feature_weights, device=find_device(device))
     command = shlex.join(["ediffi", *sys.argv[1:]])

@@ -68,7 +68,10 @@ class StoredEvaluation:
 
     def images(self, point: Point) -> NumberedImages:
         """The images of a point. OSError or ValueError: they are not there any more."""
-        places = json.loads((self.folder / PLACES).read_text(encoding="utf-8"))
+        path = self.folder / PLACES
+        if not path.is_file():
+            raise FileNotFoundError(f"no {PLACES} in {self.folder}; the same `ediffi evaluate` command writes it")
+        places = json.loads(path.read_text(encoding="utf-8"))
         return find_images(self.folder / places[point.name], [one["key"] for one in self.captions])
 
     def samples(self, numbers: Sequence[int]) -> Iterator[tuple[str, list[ReportSample]]]:

@@ -25,7 +25,7 @@ from ediffi.evaluation.metrics.rows import PassLayout, open_rows
 from ediffi.evaluation.report import ReportSample, judged_sample
 from ediffi.evaluation.report.differences import DifferenceTable, difference_table
 from ediffi.evaluation.report.gallery import SCRIPT, gallery
-from ediffi.evaluation.report.stored import SELECTION, StoredEvaluation, record_places
+from ediffi.evaluation.report.stored import PLACES, SELECTION, StoredEvaluation, record_places
 from ediffi.evaluation.report.tables import headlines, main_table, marked
 from ediffi.evaluation.results import Point, Results
 from tests.evaluation.evaluations import CLIP, INCEPTION, SCALES, evaluation, foreign, point
@@ -376,6 +376,9 @@ def test_systems_are_compared_image_by_image_where_they_differ_most(tmp_path):
         beside = open_rows(folder / "rows" / f"{name}@pickscore", PassLayout({}, 6, (16, 16), scored=True))
         beside.write("scores", 0, np.ones(6, bool), np.float32(20 + np.arange(6)))
     assert "CLIP score 38 · Pickscore 24" in Page(report.compare(folders, tmp_path / "page.html")).words
+    (folders[0] / PLACES).rename(folders[0] / "kept.json")
+    assert "no images.json in" in Page(report.compare(folders, tmp_path / "page.html")).words
+    (folders[0] / "kept.json").rename(folders[0] / PLACES)
     shutil.rmtree(tmp_path / "b" / "theirs")
     page = Page(report.compare(folders, tmp_path / "page.html"))
     assert not page.of("img")
