@@ -11,7 +11,7 @@ The images are what varies: the reference is that of the protocol. Images of one
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import erfc, sqrt
+from math import erfc, inf, sqrt
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -25,10 +25,15 @@ METHOD: Final = f"bootstrap of the images' influences over captions, {DRAWS} dra
 
 
 class Measure(NamedTuple):
-    """A metric of images, and the influence of each image [n] on it; None if its interval is not known."""
+    """A metric of images, and the influence of each image [n] on it; None if its interval is not known.
+
+    An interval stays within `least` and `most`, which the metric cannot pass.
+    """
 
     value: float
     influence: np.ndarray | None = None
+    least: float = -inf
+    most: float = inf
 
 
 @dataclass(frozen=True)
@@ -47,12 +52,19 @@ class Difference:
 
 
 def mean(values: np.ndarray) -> Measure:
-    """The mean of the images' values [n], of those that are not nan; nan if there are none."""
+    """The mean of the images' values [n], of those that are not nan; nan if there are none.
+
+    A share that is 0 or 1 in every image that it applies to, but does not apply to all, has no interval.
+    """
     known = ~np.isnan(values)
     if not known.any():
         return Measure(float("nan"))
-    average = float(values[known].mean(dtype=np.float64))
-    return Measure(average, np.where(known, values - average, 0) * (len(values) / known.sum()))
+    average, least, most = (float(found) for found in (values[known].mean(), values[known].min(), values[known].max()))
+    if np.isin(values[known], (0, 1)).all():
+        least, most = 0.0, 1.0
+        if average in (least, most) and not known.all():
+            return Measure(average)
+    return Measure(average, np.where(known, values - average, 0) * (len(values) / known.sum()), least, most)
 
 
 def units_of(captions: Sequence[str]) -> np.ndarray:
@@ -87,7 +99,8 @@ def intervals(
 ) -> dict[str, tuple[float, float]]:
     """The low and the high end of each metric's interval; none of a metric whose influences are not known.
 
-    `units` [n] are the numbers of the images' captions. ValueError: fewer than two captions, or a level that is none.
+    `units` [n] are the numbers of the images' captions. A share of 0 or 1 in all images, which no draw changes, gets
+    the interval of Clopper and Pearson (1934). ValueError: fewer than two captions, or a level that is none.
     """
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, got {level}")
@@ -98,8 +111,14 @@ def intervals(
         return {}
     moved = bootstrap(by_unit(np.stack(list(known.values()), 1), units), draws)
     low, high = np.quantile(moved, ((1 - level) / 2, (1 + level) / 2), axis=0)
-    ends = zip(known, low.tolist(), high.tolist(), strict=True)
-    return {name: (measures[name].value + below, measures[name].value + above) for name, below, above in ends}
+    found = {}
+    for name, below, above in zip(known, low.tolist(), high.tolist(), strict=True):
+        value, _, least, most = measures[name]
+        found[name] = max(least, value + below), min(most, value + above)
+        if (least, most) == (0, 1) and value in (0, 1) and not known[name].any():
+            rare = 1 - ((1 - level) / 2) ** (1 / (int(units.max()) + 1))
+            found[name] = (0.0, rare) if value == 0 else (1 - rare, 1.0)
+    return found
 
 
 def difference(one: Measure, other: Measure, units: np.ndarray, level: float = LEVEL, draws: int = DRAWS) -> Difference:

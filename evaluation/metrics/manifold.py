@@ -71,7 +71,7 @@ def manifold(generated: Float[Tensor, "n d"], real: Float[Tensor, "m d"]) -> tup
 
     def left_out(value: float, lost: np.ndarray) -> Measure:
         moved = lost * ((n - 1) / m)
-        return Measure(value, moved - moved.mean())
+        return Measure(value, moved - moved.mean(), 0, 1)
 
     measures = {
         "precision": mean(found.precise.double().numpy()),
@@ -105,7 +105,7 @@ def _f_score(precision: Measure, recall: Measure) -> Measure:
     assert precision.influence is not None
     assert recall.influence is not None
     moved = 2 * (r**2 * precision.influence + p**2 * recall.influence) / (p + r) ** 2
-    return Measure(2 * p * r / (p + r), moved)
+    return Measure(2 * p * r / (p + r), moved, 0, 1)
 
 
 def distances(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Iterator[tuple[int, Tensor]]:

@@ -46,7 +46,7 @@ def cmmd(generated: Float[Tensor, "n d"], real: Float[Tensor, "m d"]) -> Measure
     own, across = row_means(x, x, gaussian), row_means(x, y, gaussian)
     value = own.mean() + row_means(y, y, gaussian).mean() - 2 * across.mean()
     moved = 2 * (own - across)
-    return Measure(SCALE * float(value), SCALE * (moved - moved.mean()))
+    return Measure(SCALE * float(value), SCALE * (moved - moved.mean()), least=0)
 
 
 def kid_influence(generated: Float[Tensor, "n d"], real: Float[Tensor, "m d"], seed: int = 0) -> np.ndarray:

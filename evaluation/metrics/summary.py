@@ -82,7 +82,7 @@ def frechet(rows: Rows, name: str, reference: ReferenceStatistics) -> dict[str, 
     moved, there = None, (reference.mean, reference.cov)
     if moments.count > len(moments.mean):
         moved = frechet_influence(features, moments, *there)
-    found = {name: Measure(frechet_distance(moments.mean, moments.cov, *there), moved)}
+    found = {name: Measure(frechet_distance(moments.mean, moments.cov, *there), moved, least=0)}
     if not np.isnan(infinity := frechet_infinity(features, *there)):
         found[f"{name}_infinity"] = Measure(infinity, moved)
     return found

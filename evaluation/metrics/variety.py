@@ -25,7 +25,7 @@ def vendi(features: Float[Tensor, "n d"]) -> Measure:
     values, carried = values[kept], rows @ vectors[:, kept]
     entropy = float(-(values * np.log(values)).sum())
     moved = -np.square(carried) @ np.log(values) - entropy
-    return Measure(float(np.exp(entropy)), np.exp(entropy) * (moved - moved.mean()))
+    return Measure(float(np.exp(entropy)), np.exp(entropy) * (moved - moved.mean()), least=1)
 
 
 def inception_score(features: Float[Tensor, "n d"], head: Float[Tensor, "c d"]) -> Measure:
@@ -37,4 +37,4 @@ def inception_score(features: Float[Tensor, "n d"], head: Float[Tensor, "c d"]) 
     marginal = p.mean(0)
     divergence = (p * (log - marginal.log())).sum(1).numpy()
     value = float(np.exp(divergence.mean()))
-    return Measure(value, value * (divergence - divergence.mean()))
+    return Measure(value, value * (divergence - divergence.mean()), least=1)

@@ -178,6 +178,23 @@ def test_a_mean_leaves_out_what_does_not_apply_and_a_share_stays_a_share() -> No
     assert intervals({"x": mean(np.array([np.nan, np.nan]))}, np.arange(2)) == {}
 
 
+def test_intervals_stay_where_the_metric_can_be() -> None:
+    units, moved = np.arange(50), np.where(np.arange(50) < 2, 1.0, 0) - 0.04
+    found = intervals({"recall": Measure(0.99, moved, 0, 1), "free": Measure(0.99, moved)}, units)
+    assert found["recall"][1] == 1 < found["free"][1]
+    assert found["recall"][0] == found["free"][0]
+
+
+def test_a_share_of_all_images_is_not_certain() -> None:
+    """Clopper and Pearson's end is the share of which 40 of 40 have a probability of 2.5 %."""
+    found = intervals({"all": mean(np.ones(40)), "none": mean(np.zeros(40))}, np.arange(40))
+    low, high = found["all"]
+    assert (low**40, high) == (pytest.approx(0.025), 1)
+    assert found["none"] == (0, pytest.approx(1 - low))
+    assert intervals({"score": mean(np.full(40, 31.5))}, np.arange(40)) == {"score": (31.5, 31.5)}
+    assert mean(np.array([1, np.nan, 1])) == Measure(1)
+
+
 def test_wrong_input_is_one_sentence() -> None:
     one = mean(np.arange(4.0))
     with pytest.raises(ValueError, match="level must be between 0 and 1, got 95"):
