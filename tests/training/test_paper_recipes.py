@@ -154,7 +154,7 @@ def test_a_schedule_is_planned(
     lines = capsys.readouterr().out.splitlines()
     nodes = content(name)["nodes"]
     assert len(lines) == len(nodes)
-    assert lines[0] == f"(0, 0), node 1 of {len(nodes)}: {nodes[0]['steps']} steps from random weights, to do"
+    assert lines[0] == f"(0, 0), node 1 of {len(nodes)}: {nodes[0]['steps']} steps from random weights, seed 0, to do"
     assert all(line.endswith(", to do") for line in lines)
     assert not list(tmp_path.iterdir())
 
