@@ -126,6 +126,7 @@ def count(arguments: dict[str, Any], of_the_norm: str) -> Kernels:
         patch.object(cast, "GROUPED", {"cpu"}),
         patch.object(norm, "apart", norm.composed if of_the_norm == "formula" else kernels),
         patch.object(attention, "attend", step_cost.attend_on_cuda),
+        patch.object(attention, "MATMULS", {"cpu"}),
         *(patch(f"ediffi.registry.denoisers.{name}.autocast_weights", as_cast_on_cuda) for name in ("layers", "unet")),
     ]
     with ExitStack() as stack:

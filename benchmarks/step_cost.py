@@ -214,9 +214,10 @@ def results(node: Any, inputs: list[Tensor | None]) -> list[tuple[tuple[Any, int
 
 
 def accumulate(parameter: Tensor, gradient: Tensor) -> None:
-    """A first gradient is kept as it is if its strides are the parameter's, else copied."""
+    """A first gradient is kept as it is if its strides are the parameter's, except in dimensions of 1; else copied."""
     assert parameter.grad is None
-    if gradient.stride() != parameter.stride():
+    strides = zip(gradient.stride(), parameter.stride(), parameter.shape, strict=True)
+    if any(one != other for one, other, size in strides if size > 1):
         gradient = torch.empty_like(parameter).copy_(gradient)
     parameter.grad = gradient
 

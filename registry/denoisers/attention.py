@@ -19,6 +19,10 @@ PAINTED_SCORES = 1 << 26
 """Scores of painted attention in memory at a time, or those of one head of one image: 256 MB in float32."""
 
 
+MATMULS = {"cuda"}
+"""Devices on which `Pointwise` is a matmul."""
+
+
 @dataclass(frozen=True)
 class PaintedKeys(Tensors):
     """Paint-with-words (eDiff-I, section 4.3) for all keys of a context."""
@@ -124,6 +128,22 @@ def _heads_to_pixels(x: Float[Tensor, "b m q d"], height: int, width: int) -> Fl
     return x.transpose(1, 2).flatten(2).transpose(1, 2).unflatten(-1, (height, width))
 
 
+class Pointwise(nn.Conv2d):
+    """A 1x1 convolution. On CUDA it is the matmul that it amounts to in channels-last, whose kernel adds the bias too.
+
+    On a CPU a convolution is faster (benchmarks/README.md).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 1)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b out h w"]:
+        """Features [b, out_channels, h, w]."""
+        if x.device.type not in MATMULS:
+            return super().forward(x)
+        return F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+
+
 class SelfAttention(nn.Module):
     """Residual attention of every pixel to every pixel of its image (ADM, Dhariwal & Nichol 2021)."""
 
@@ -131,8 +151,8 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.head_channels = _check_heads(channels, head_channels)
         self.norm = GroupNorm(norm_groups, channels)
-        self.to_qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.out = zeroed(nn.Conv2d(channels, channels, 1))
+        self.to_qkv = Pointwise(channels, 3 * channels)
+        self.out = zeroed(Pointwise(channels, channels))
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Features of the same shape."""
@@ -167,9 +187,9 @@ class CrossAttention(nn.Module):
         super().__init__()
         self.head_channels = _check_heads(channels, head_channels)
         self.norm = GroupNorm(norm_groups, channels)
-        self.to_q = nn.Conv2d(channels, channels, 1)
+        self.to_q = Pointwise(channels, channels)
         self.to_kv = nn.Linear(widths, 2 * channels) if isinstance(widths, int) else OwnWidths(widths, 2 * channels)
-        self.out = zeroed(nn.Conv2d(channels, channels, 1))
+        self.out = zeroed(Pointwise(channels, channels))
 
     def forward(self, x: Float[Tensor, "b c h w"], context: Context) -> Float[Tensor, "b c h w"]:
         """Features of the same shape."""
@@ -202,8 +222,8 @@ class FeedForward(nn.Module):
     def __init__(self, channels: int, mult: int, norm_groups: int = 32) -> None:
         super().__init__()
         self.norm = GroupNorm(norm_groups, channels)
-        self.inner = nn.Conv2d(channels, mult * channels, 1)
-        self.out = zeroed(nn.Conv2d(mult * channels, channels, 1))
+        self.inner = Pointwise(channels, mult * channels)
+        self.out = zeroed(Pointwise(mult * channels, channels))
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Features of the same shape."""

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ediffi.registry.denoisers.attention import Context, CrossAttention, FeedForward, SelfAttention, zeroed
+from ediffi.registry.denoisers.attention import Context, CrossAttention, FeedForward, Pointwise, SelfAttention, zeroed
 from ediffi.registry.denoisers.cast import autocast_weights, call
 from ediffi.registry.denoisers.conditioning import ConditionEmbedding
 from ediffi.registry.denoisers.norm import GroupNorm
@@ -55,7 +55,7 @@ class ResidualBlock(nn.Module):
         self.norm2 = GroupNorm(norm_groups, out_channels)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
-        self.skip = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
+        self.skip = nn.Identity() if in_channels == out_channels else Pointwise(in_channels, out_channels)
 
     def forward(self, x: Float[Tensor, "b c h w"], embedding: Float[Tensor, "b width"]) -> Float[Tensor, "b out H W"]:
         """Features [b, out_channels, H, W]."""

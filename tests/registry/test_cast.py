@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ediffi.registry import denoisers
-from ediffi.registry.denoisers import cast
+from ediffi.registry.denoisers import attention, cast
 from ediffi.registry.denoisers.cast import autocast_weights
 from ediffi.registry.types import Conditioning
 
@@ -46,3 +46,21 @@ def test_only_what_autocast_would_cast_is_cast(monkeypatch: pytest.MonkeyPatch) 
             name for name, layer in block.named_modules() if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d)
         }
         assert autocast_weights(block.bfloat16()) == {}
+
+
+def test_a_1x1_convolution_is_the_matmul_that_cuda_gets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Result and gradients, for both memory layouts of the input and of the weight."""
+    results = []
+    for device in (set(), {"cpu"}):
+        monkeypatch.setattr(attention, "MATMULS", device)
+        for layout in (torch.contiguous_format, torch.channels_last):
+            torch.manual_seed(0)
+            layer = attention.Pointwise(6, 4).to(memory_format=layout)
+            x = torch.randn(2, 6, 3, 5).to(memory_format=layout).requires_grad_()
+            out = layer(x)
+            (out * torch.randn(out.shape)).sum().backward()
+            results.append([out.detach(), x.grad, layer.weight.grad, layer.bias.grad])
+            assert not device or out.is_contiguous(memory_format=torch.channels_last)
+    for other in results[1:]:
+        for tensor, first in zip(other, results[0], strict=True):
+            torch.testing.assert_close(tensor, first)
