@@ -10,6 +10,7 @@ from ediffi.cli.recipes import names, path_of
 from ediffi.registry.core import UnknownNameError
 
 if TYPE_CHECKING:
+    from ediffi.data.index import Index
     from ediffi.training.estimate.devices import Accelerator
     from ediffi.training.estimate.params import EncoderParameters, NetworkParameters
     from ediffi.training.estimate.plan import NetworkCost, TrainingPlan
@@ -20,6 +21,8 @@ PAPER = {
     "efficient_sr1024": ("2048", "128 A100", "1,700,000"),
 }
 """Samples a step, devices and steps: eDiff-I, tables 7 and 5. The paper gives no hours."""
+SHARD_SAMPLES = 10_000
+"""Of a shard as img2dataset writes it."""
 PAPER_SAMPLES = 1_000_000_000
 PAPER_EACH = {
     "unet_base64": "950 to 1,050 M: half of D - B in table 1, as each of the two has an expert more",
@@ -159,7 +162,7 @@ def plan(
     network = network_cost(path, job)
     seconds = measure(path, job, each) if measured else None
     lines = [*_network(recipe, job, network), "", *_memory(job, network, machine), ""]
-    lines += [*_time(job, network, machine, utilisation, seconds), ""]
+    lines += [*_time(job, network, machine, utilisation, seconds), "", _loader(job, network, machine), ""]
     print(*lines, *_storage(job, network, samples or _samples(job)), sep="\n")
 
 
@@ -221,6 +224,30 @@ def _time(
     yield f"  all {job.all_steps:,} steps: {duration}, {whole * devices / HOUR:,.0f} device-hours"
 
 
+def _loader(job: "TrainingPlan", network: "NetworkCost", machine: Machine) -> str:
+    """The shards that the loader of a process holds in memory, of the size in the index of the data."""
+    data = job.settings.get("data") or {}
+    if (index := _index(job)) is not None:
+        size, told = max(shard.bytes or 0 for shard in index.shards), "as its index says"
+    if index is None or not size:
+        size, told = int(SHARD_SAMPLES * (network.image + network.embeddings)), f"{SHARD_SAMPLES:,} samples each"
+    lanes, workers = data.get("lanes", 1), max(1, data.get("num_workers", 0))
+    each = lanes // (machine.devices * workers) if lanes % (machine.devices * workers) == 0 else lanes
+    ahead = ", and the next of each" if data.get("read_ahead", True) else ""
+    held = each * workers * (2 if ahead else 1)
+    what = f"one shard of each of {each * workers} lanes{ahead}"
+    shared = "" if each < lanes or lanes == 1 else "; lanes that are a multiple of devices times workers need less"
+    return f"memory of a process's loader: at most {held * size / 1e9:.3g} GB, {what} ({told}){shared}"
+
+
+def _index(job: "TrainingPlan") -> "Index | None":
+    from ediffi.data.index import Index
+
+    with suppress(OSError, ValueError, KeyError):
+        return Index.read(str(job.settings["data"]["train"]))
+    return None
+
+
 def _storage(job: "TrainingPlan", network: "NetworkCost", samples: int) -> Iterator[str]:
     seen = job.samples * job.all_steps
     yield f"storage of {samples:,} samples, of which the steps read {seen:,}: {seen / samples:,.2f} times each"
@@ -232,8 +259,6 @@ def _storage(job: "TrainingPlan", network: "NetworkCost", samples: int) -> Itera
 
 def _samples(job: "TrainingPlan") -> int:
     """Samples of the dataset: as in its index; without one, as in the paper, or as the steps read."""
-    from ediffi.data.index import Index
-
-    with suppress(OSError, ValueError, KeyError):
-        return sum(shard.samples for shard in Index.read(str(job.settings["data"]["train"])).shards)
+    if (index := _index(job)) is not None:
+        return index.samples
     return PAPER_SAMPLES if job.denoiser in PAPER else job.samples * job.all_steps

@@ -1,8 +1,9 @@
 """The data of a training run, as a LightningDataModule."""
 
+import logging
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from ediffi.data.stream import Batch, ImageTransform, Resize, ShardStream
 from ediffi.data.tar import Tally, read_samples
 from ediffi.io.images import color
 from ediffi.registry.denoisers.conditioning import ConditionEmbedding
+
+logger = logging.getLogger(__name__)
 
 
 class ShardData(L.LightningDataModule):
@@ -41,7 +44,10 @@ class ShardData(L.LightningDataModule):
         seed: of the order, the crops and the degradation in training; None for the run's `seed_everything`, in Python
             for 0. Validation shows the same samples with every seed.
         num_workers: loader processes.
-        lanes: shards read side by side; a multiple of processes times workers saves reading them more than once.
+        lanes: shards read side by side; a multiple of processes times workers saves reading them more than once. A run
+            that is resumed with others reads its epoch to the end as before, and the next epochs with these.
+        read_ahead: read the next shard of each lane while this one is used: no step waits for a shard, for twice the
+            memory (`ediffi plan`).
         chunk: samples from one lane before the next; best the batch_size, and then left as it is.
         degradation: of the low-resolution images, in the loader; None for the stage's own `low_res`. A crop is degraded
             with what is around it.
@@ -77,6 +83,7 @@ class ShardData(L.LightningDataModule):
         skip_small: bool = False,
         background: str = "white",
         embedded: bool = True,
+        read_ahead: bool = True,
     ) -> None:
         super().__init__()
         sizes = {"image_size": image_size, "batch_size": batch_size, "val_batches": val_batches}
@@ -108,7 +115,9 @@ class ShardData(L.LightningDataModule):
         self.batch_size, self.step_size, self.val_batches = batch_size, step_size, val_batches
         self.seed, self.num_workers, self.lanes, self.chunk = seed, num_workers, lanes, chunk
         self.embedded, self.horizontal_flip, self.max_skipped = embedded, horizontal_flip, max_skipped
+        self.read_ahead = read_ahead
         self._skipped: dict[str, SkippedSamples] = {}
+        self._earlier_lanes: list[tuple[int, int]] = []
 
     @property
     def samples_per_step(self) -> int:
@@ -165,7 +174,13 @@ class ShardData(L.LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint records of the data; with the step, it gives the position in the stream."""
         identities = Index.read(self.folders["train"]).identities if self.embedded else {}
-        return {"samples_per_step": self.samples_per_step, "encoders": identities}
+        step = self.trainer.global_step if self.trainer else 0
+        return {
+            "samples_per_step": self.samples_per_step,
+            "encoders": identities,
+            "position": step * self.samples_per_step,
+            "lanes": {"now": self.lanes, "earlier": self._earlier_lanes},
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Check that a step is as large as in the checkpoint, of embeddings of the same encoders, else ValueError."""
@@ -175,6 +190,20 @@ class ShardData(L.LightningDataModule):
             advice = "keep the product of data.batch_size, processes and trainer.accumulate_grad_batches"
             raise ValueError(f"the checkpoint is of a run with {was} samples a step, this one has {now}: {advice}")
         check_embeddings(Index.read(self.folders["train"]), state_dict.get("encoders", {}))
+        if "lanes" in state_dict:
+            self._change_lanes(state_dict["position"], **state_dict["lanes"])
+        else:
+            logger.warning("the checkpoint does not record data.lanes; its epoch is read once if they are as they were")
+
+    def _change_lanes(self, position: int, now: int, earlier: Sequence[Sequence[int]]) -> None:
+        """Go on with the lanes of a checkpoint (`now`) to the end of its epoch, which other lanes would mix up."""
+        self._earlier_lanes = [(epoch, lanes) for epoch, lanes in earlier]
+        if now == self.lanes:
+            return
+        shards = Index.read(self.folders["train"]).shards
+        epoch = -(-position // sum(shard.samples_from(self.transform.least_side) for shard in shards))
+        self._earlier_lanes.append((epoch, now))
+        logger.info("data.lanes were %d: this epoch goes on with them, and epoch %d has %d", now, epoch, self.lanes)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Endless; every pass starts at the trainer's step."""
@@ -223,6 +252,8 @@ class ShardData(L.LightningDataModule):
             shards, self.transform, self.batch_size, seed, start, rank, size, lanes, self.chunk, self.degradation,
             least_side=self.transform.least_side, embedded=self.embedded,
             horizontal_flip=self.horizontal_flip if part == "train" else 0.0,
+            read_ahead=self.read_ahead and part == "train",
+            earlier=self._earlier_lanes if part == "train" else (),
         )  # fmt: skip
 
 

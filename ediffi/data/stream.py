@@ -11,7 +11,7 @@ A sample that cannot be trained on is replaced by the next one of its shard that
 sample of a position is the same whichever process meets it, and no batch is smaller than another.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, Literal
@@ -24,6 +24,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from ediffi.data.degradation.degrade import REACH, Degradation, random_source
 from ediffi.data.index import Shard
+from ediffi.data.lanes import LaneReader
 from ediffi.data.order import Order
 from ediffi.data.shards import Sample, collate_embeddings, decode, load_shard
 from ediffi.data.tar import RawSample
@@ -33,9 +34,6 @@ from ediffi.registry.random import Philox, rand
 from ediffi.registry.types import Conditioning
 
 Resize = Literal["center_crop", "pad"]
-
-Loaded = dict[int, tuple[tuple[int, int], list[RawSample]]]
-"""By lane, the shard that it is reading: epoch and number, and the samples in the order of the epoch."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,9 @@ class ShardStream(IterableDataset[Batch]):
 
     Batch `i` of rank `r` of `n` holds the samples from position `(i·n + r)·batch_size` on. With `chunk = batch_size`
     and `lanes` a multiple of processes times workers, every worker reads `lanes / (processes · workers)` lanes that no
-    other worker reads; it keeps one shard of each in memory.
+    other worker reads; it keeps one shard of each in memory, and with `read_ahead` the next one too.
+
+    `earlier` has the lanes of the epochs before this run was resumed with others (`Order`).
 
     Images whose shortest side is below `least_side`, or that cannot be read, are left out where the index records it.
     Unless they must be `embedded`, samples need no embeddings, and `cond` has none.
@@ -133,6 +133,8 @@ class ShardStream(IterableDataset[Batch]):
     least_side: int = 0
     embedded: bool = True
     horizontal_flip: float = 0.0
+    read_ahead: bool = False
+    earlier: Sequence[tuple[int, int]] = ()
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "lanes", "chunk"):
@@ -145,19 +147,25 @@ class ShardStream(IterableDataset[Batch]):
         info = get_worker_info()
         workers, worker = (info.num_workers, info.id) if info else (1, 0)
         sizes = [shard.samples_from(self.least_side) for shard in self.shards]
-        order = Order(sizes, self.seed, self.lanes, self.chunk)
-        loaded: Loaded = {}
-        # The loader asks its workers in turn, beginning with worker 0, which must give batch `start`.
-        for index in count(self.start + worker, workers):
-            first = (index * self.world_size + self.rank) * self.batch_size
-            yield self._batch(index, range(first, first + self.batch_size), order, loaded)
+        order = Order(sizes, self.seed, self.lanes, self.chunk, self.earlier)
+        reader = LaneReader(order, self._read, self.read_ahead)
+        try:
+            # The loader asks its workers in turn, beginning with worker 0, which must give batch `start`.
+            for index in count(self.start + worker, workers):
+                first = (index * self.world_size + self.rank) * self.batch_size
+                yield self._batch(index, range(first, first + self.batch_size), reader)
+        finally:
+            reader.close()
 
-    def _batch(self, index: int, positions: range, order: Order, loaded: Loaded) -> Batch:
+    def _read(self, number: int) -> list[RawSample]:
+        return load_shard(self.shards[number], self.least_side, self.embedded)
+
+    def _batch(self, index: int, positions: range, reader: LaneReader) -> Batch:
         skipped: list[str] = []
         flips = rand((len(positions),), Philox(self.seed, positions, "flip")) < self.horizontal_flip
         samples, images, low_res = [], [], []
         for position, flip in zip(positions, flips.tolist(), strict=True):
-            sample, image, corner = self._example(position, order, loaded, skipped)
+            sample, image, corner = self._example(position, reader, skipped)
             samples.append(sample)
             if self.degrade is None:
                 images.append(image.flip(-1) if flip else image)
@@ -189,18 +197,11 @@ class ShardStream(IterableDataset[Batch]):
             pair.append(one[:, top : top + crop // scale, left : left + crop // scale])
         return pair[0], pair[1]
 
-    def _example(
-        self, position: int, order: Order, loaded: Loaded, skipped: list[str]
-    ) -> tuple[Sample, Tensor, tuple[int, int]]:
-        """The sample at a position, its image, and where the crop to train on begins in that; every lane keeps its
-        current shard in `loaded`. With `degrade`, the image reaches beyond the crop as far as the degradation does."""
-        epoch, number, place = order.locate(position)
-        lane, shard = order.lane(position), self.shards[number]
-        if lane not in loaded or loaded[lane][0] != (epoch, number):
-            loaded.pop(lane, None)  # before the next one is read: memory holds one shard a lane
-            usable = load_shard(shard, self.least_side, self.embedded)
-            loaded[lane] = (epoch, number), [usable[row] for row in order.shuffled(epoch, number)]
-        rows, problem = loaded[lane][1], ""
+    def _example(self, position: int, reader: LaneReader, skipped: list[str]) -> tuple[Sample, Tensor, tuple[int, int]]:
+        """The sample at a position, its image, and where the crop to train on begins in that. With `degrade`, the image
+        reaches beyond the crop as far as the degradation does."""
+        number, rows, place = reader.find(position)
+        shard, problem = self.shards[number], ""
         grid = 1 if self.degrade is None else self.degrade.scale
         margin = 0 if self.degrade is None else REACH // grid * grid
         for turn in range(len(rows)):

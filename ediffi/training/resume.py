@@ -20,7 +20,8 @@ logger = logging.getLogger(__name__)
 LAST = "last"
 TOTAL_STEPS = ("model.lr_scheduler.init_args.total_steps", "model.init_args.lr_scheduler.init_args.total_steps")
 """Length of the learning rate's schedule; None is the length of the run."""
-FREE = {"data.val", "data.val_batches", "data.num_workers", "data.batch_size", "data.step_size", "data.max_skipped"}
+FREE = {"data.val", "data.val_batches", "data.num_workers", "data.batch_size", "data.step_size"}
+FREE |= {"data.max_skipped", "data.lanes", "data.read_ahead"}
 FREE |= {"model.compile", "model.denoiser.init_args.gradient_checkpointing"}
 """Settings that may change when a run is resumed: they change neither the samples nor the loss of a step."""
 FIXED = ("model.", "data.", "start.", "seed_everything", "trainer.precision", "trainer.gradient_clip_", "average")
