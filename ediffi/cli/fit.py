@@ -68,6 +68,8 @@ def grow(argv: list[str]) -> None:
     """
     from ediffi.training.growth import grow as growth
 
+    argv = recipe_check.resolved(argv)
+    argv = [*argv, *recipe_check.node_recipe(argv)]
     made = run_recipe(growth.grow, argv, "grow", grow.__doc__ or "", skip={"run_node"})
     if isinstance(made, list):
         words = ["ediffi", "grow", *_without_plan(argv)]

@@ -51,6 +51,21 @@ def resolved(argv: Sequence[str]) -> list[str]:
     return words
 
 
+def node_recipe(argv: Sequence[str]) -> list[str]:
+    """`--recipe FILE` for a growth schedule whose `recipe` is not there: the file of that name beside the schedule, or
+    the recipe of that name that ships."""
+    for _, place in _recipes(argv):
+        try:
+            named = plain_yaml.load(Path(place).read_text(encoding="utf-8")).get("recipe")
+        except (ValueError, AttributeError, OSError):
+            continue  # the parser says what is wrong
+        if isinstance(named, str) and not Path(named).is_file() and "--recipe" not in argv:
+            beside, name = Path(place).parent / Path(named).name, named.removeprefix("recipes/").removesuffix(".yaml")
+            if found := beside if beside.is_file() else shipped.path_of(name) if name in shipped.names() else None:
+                return ["--recipe", str(found)]
+    return []
+
+
 def check(argv: Sequence[str]) -> bool:
     """Check each `--config` of a command line, and its options; UsageError for a wrong one.
 

@@ -134,8 +134,8 @@ def settings(recipe: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """The settings that the weights depend on, by dotted name."""
     trainer = recipe.get("trainer") or {}
     callbacks = trainer.get("callbacks") or []
-    average = [c.get("init_args") for c in callbacks if c.get("class_path", "").endswith(class_paths.AVERAGES)]
-    for key, given in _flat("", {**recipe, "average": average}):
+    averages = [c for c in callbacks if c.get("class_path", "").endswith(class_paths.AVERAGES)]
+    for key, given in _flat("", {**recipe, "averages": len(averages), "average": averages}, lists=True):
         value = recipe.get("seed_everything", 0) if given is None and key.endswith(".seed") else given
         if key.startswith(FIXED) and key not in FREE:
             yield key, value

@@ -1,6 +1,7 @@
 """What the command line can answer without torch and Lightning, it does; `benchmarks/startup.py` measures the time."""
 
 import inspect
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -144,6 +145,20 @@ def test_a_recipe_that_ships_may_be_named(tmp_path: Path, monkeypatch: pytest.Mo
     assert recipe_check.resolved(["--config=toybox/base"]) == [f"--config={file}"]
     with pytest.raises(FileNotFoundError, match="no recipe toybox/bass"):
         recipe_check.resolved(["--config", "toybox/bass"])
+
+
+def test_a_schedule_finds_its_recipe_beside_it_or_among_those_that_ship(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    schedule = Path(shutil.copy(folder() / "toybox" / "experts_sr64.yaml", tmp_path))
+    words = ["--config", str(schedule)]
+    assert recipe_check.node_recipe(words) == ["--recipe", str(folder() / "toybox" / "sr64.yaml")]
+    beside = Path(shutil.copy(folder() / "toybox" / "sr64.yaml", tmp_path))
+    assert recipe_check.node_recipe(words) == ["--recipe", str(beside)]
+    assert recipe_check.node_recipe([*words, "--recipe", "own.yaml"]) == []
+    schedule.write_text("recipe: nowhere.yaml")
+    assert recipe_check.node_recipe(words) == []
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,10 @@ def test_what_is_done_is_skipped(grown: Path, recipe: Recipe, tmp_path: Path, ca
     assert ran == []
     assert {path: path.stat().st_mtime_ns for path in grown.rglob("last.ckpt")} == before
     assert caplog.text.count(", done") == 3
+    assert "is done, with" not in caplog.text
+    other = OVERRIDES | {"trainer.callbacks.0.init_args.decay": 0.7, "seed_everything": 5}
+    grow(grown, recipe("base", tmp_path), NODES, STAGE, overrides=other, plan=True)
+    assert f"{grown / '0-0'} is done, with seed_everything 0, not 5 and " in caplog.text
 
 
 def test_training_noise_is_the_nodes_own(grown: Path, monkeypatch: pytest.MonkeyPatch) -> None:

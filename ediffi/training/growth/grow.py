@@ -25,7 +25,9 @@ from ediffi.hub.finding import CONFIG
 from ediffi.io import locks
 from ediffi.io.distributed import global_rank
 from ediffi.pipeline.trained_stage import is_saved, save_cascade
+from ediffi.training import resume
 from ediffi.training.class_paths import read_recipe
+from ediffi.training.finished_run import RECIPE
 from ediffi.training.growth.compose import StageRecipe, trained_stage
 from ediffi.training.growth.schedule import GrowthNode, GrowthSchedule, TrunkStage
 
@@ -33,6 +35,8 @@ logger = logging.getLogger(__name__)
 FIT = {"model", "data", "trainer"}
 """Keys of a recipe of `ediffi fit`."""
 SCHEDULE_BAR = "ediffi.training.callbacks.schedule_bar.ScheduleBar"
+PLACES = ("start.", "model.interval")
+"""Settings of a node that its checkpoint is compared by."""
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 """Exit codes of a node that has saved its step after a signal."""
 PASSED_ON = (signal.SIGTERM, signal.SIGUSR1)
@@ -89,6 +93,8 @@ def grow(
         state = "done" if done == one.steps else f"at step {done}" if done else "to do"
         origin = f"{one.parent or trunk or 'random weights'}, seed {_seeds(settings)['data.seed']}"
         logger.info("%s: %d steps from %s, %s", label, one.steps, origin, state)
+        if done == one.steps:
+            tell_changes(schedule.run(one), settings)
         if not plan and done < one.steps and one in chosen:
             schedule.check_parent(one)
             if settings["trainer"].get("enable_progress_bar") is not False:  # one bar over all nodes
@@ -176,6 +182,18 @@ def node_settings(
             rule = f"must be a multiple of the recipe's every_n_train_steps ({every}), or the last ones are not saved"
             raise ValueError(f"steps of node {node.interval} {rule}; got {node.steps}")
     return settings
+
+
+def tell_changes(run: Path, settings: Mapping[str, Any]) -> None:
+    """Warn of a finished node that was trained with other settings than the schedule has now."""
+    if not (run / RECIPE).is_file():
+        return
+    plain = yaml.safe_load(yaml.safe_dump(dict(settings)))
+    changed = resume.changes(read_recipe(run / RECIPE), plain)
+    told = [f"{k} {old}, not {new}" for k, (old, new) in changed.items() if not k.startswith(PLACES)]
+    if told:
+        more = f" and {len(told) - 1} more" if len(told) > 1 else ""
+        logger.warning("%s is done, with %s%s: remove the run to train it again", run, told[0], more)
 
 
 def check_seeds(nodes: Sequence[GrowthNode], runs: Sequence[Mapping[str, Any]]) -> None:
