@@ -76,7 +76,7 @@ def check(words: Sequence[str]) -> None:
     if words[0] not in PLACES:
         raise UsageError(f"no command {words[0]!r}")
     if words[0] in LIGHTNING:
-        recipe_check.check(words[1:])
+        recipe_check.check(recipe_check.resolved(words[1:]))
         return
     found = parser_call(words[0], words[1:])
     if found is None:

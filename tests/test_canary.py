@@ -310,7 +310,7 @@ def test_rows_of_objects_are_refused(tmp_path: Path, canary: Path) -> None:
     rows = Rows.read(tmp_path / "rows")
     file = tmp_path / "rows" / "features.npy"
     reference = ReferenceStatistics(torch.zeros(1).double(), torch.eye(1).double(), 1, file, {})
-    for load in (rows.features, rows.moments, rows.clip_score, reference.features):
+    for load in (rows.features, rows.moments, rows.scores, reference.features):
         with pytest.raises(ValueError, match=r"npy is missing or broken|Python objects"):
             load()
 

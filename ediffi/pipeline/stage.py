@@ -50,6 +50,10 @@ def check_range(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be {words}, got {value}")
 
 
+class NotFiniteError(ValueError):
+    """A stage made numbers that are infinite or not a number, which are no image."""
+
+
 @dataclass(frozen=True)
 class Sampling:
     """The sampling settings of a stage.
@@ -243,7 +247,7 @@ class Stage:
             )
         if not images.isfinite().all():  # the whole stage is done: waiting for the device costs nothing here
             reason = "a weight of the model is not, or a setting, such as the guidance scale, is far too large"
-            raise ValueError(f"stage {self.name!r} made numbers that are not finite: {reason}")
+            raise NotFiniteError(f"stage {self.name!r} made numbers that are not finite: {reason}")
         return images.clamp(-1, 1)
 
     def start_noise(self, randomness: Philox) -> Float[Tensor, "b 3 H W"]:

@@ -13,7 +13,7 @@ import functools
 import inspect
 import json
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from torch import nn
 
@@ -28,24 +28,31 @@ from ediffi.registry.denoisers.unet import UNet
 REGISTRY: Registry[nn.Module] = Registry("denoisers")
 names, describe = REGISTRY.names, REGISTRY.describe
 P = ParamSpec("P")
+T = TypeVar("T", bound=nn.Module)
+
+
+def remembering(factory: Callable[P, T]) -> Callable[P, T]:
+    """The factory, of denoisers that know their registered name and arguments, so that a checkpoint can name them."""
+
+    @functools.wraps(factory)
+    def build(*args: P.args, **kwargs: P.kwargs) -> T:
+        made = factory(*args, **kwargs)
+        if getattr(made, "made_by", None) is None:
+            made.made_by = _called(factory, *args, **kwargs)  # type: ignore[assignment]
+        return made
+
+    return build
 
 
 def register(factory: Callable[P, Preconditioned]) -> Callable[P, Preconditioned]:
-    """Register a factory; its denoisers know their name and arguments, so that a checkpoint can name them."""
-
-    @functools.wraps(factory)
-    def build(*args: P.args, **kwargs: P.kwargs) -> Preconditioned:
-        made = factory(*args, **kwargs)
-        made.made_by = _called(factory, *args, **kwargs)
-        return made
-
-    return REGISTRY.register(build)
+    """Register a factory of denoisers that know their name and arguments."""
+    return REGISTRY.register(remembering(factory))
 
 
 def create(name: str, /, **arguments: Any) -> nn.Module:
     """Build the denoiser `name` with its defaults, except for `arguments`; errors as `Registry.create`."""
     made = REGISTRY.create(name, **arguments)
-    if getattr(made, "made_by", None) is None:  # a plug-in's, which may be a class that knows nothing of this
+    if getattr(made, "made_by", None) is None:  # a plug-in's, which is registered as it is
         made.made_by = _called(REGISTRY.factory(name), **arguments)  # type: ignore[assignment]
     return made
 
@@ -91,7 +98,7 @@ if not TYPE_CHECKING:  # a type checker would accept any name
         if name.startswith("_"):
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         try:
-            return REGISTRY.factory(name)
+            return remembering(REGISTRY.factory(name))
         except UnknownNameError as error:
             raise AttributeError(str(error)) from None
 

@@ -362,7 +362,7 @@ def test_a_kept_file_is_what_its_name_says(tmp_path: Path, inception: Path, monk
 def test_unknown_names_list_what_there_is(inception: Path) -> None:
     with pytest.raises(
         ValueError,
-        match="no feature extractor 'inception'; there are clip, efficientnet-lite0, inception-v3-compat, vgg16",
+        match=r"no feature extractor 'inception'; there are clip, efficientnet-lite0, .*inception-v3-compat, vgg16",
     ):
         load_extractor("inception")
     with pytest.raises(ValueError, match="has no layer '512'; it has 64, 192, 768, 2048"):

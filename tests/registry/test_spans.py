@@ -595,7 +595,9 @@ def test_only_what_is_named_is_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path
     asked: list[Any] = []
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *a, **k: asked.append((a, k)) or str(tmp_path))
     assert from_hub("someone/tiny", "v1", ["a.safetensors"]) == tmp_path
-    assert asked == [(("someone/tiny",), {"revision": "v1", "allow_patterns": ["a.safetensors"]})]
+    assert asked == [
+        (("someone/tiny",), {"revision": "v1", "allow_patterns": ["a.safetensors"], "local_files_only": True})
+    ]
     for create in (encoders.t5_xxl, encoders.clip_l14_text):
         with pytest.raises(FileNotFoundError):
             create()

@@ -496,9 +496,9 @@ def test_runs_compose_without_a_schedule(grown: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has no run to compose it of"):
         trained_stage(StageRecipe("base", 16))
     other = Path(shutil.copytree(grown / "1-1", tmp_path / "other"))
-    config = yaml.safe_load((other / "config.yaml").read_text())
-    config["model"]["denoiser"]["init_args"]["sigma_data"] = 0.7
-    (other / "config.yaml").write_text(yaml.safe_dump(config))
+    content = torch.load(other / "checkpoints/last.ckpt", weights_only=False)
+    content["expert"]["stage"]["denoiser"]["arguments"]["sigma_data"] = 0.7
+    torch.save(content, other / "checkpoints/last.ckpt")
     with pytest.raises(ValueError, match=r"other trained another network than .*1-0; the experts of a stage share"):
         trained_stage(StageRecipe("base", 16, [grown / "1-0", other]))
 

@@ -174,7 +174,7 @@ def test_shards_with_embeddings_train_an_encoder_too(kind: str, recipe: Recipe, 
 
 def test_embedded_is_asked_for_and_there_are_none(recipe: Recipe, capsys) -> None:
     assert main(["fit", "--config", str(recipe("clip", 2, embedded=True))]) == 1
-    assert "has 0 complete samples" in capsys.readouterr().err
+    assert "has no embeddings" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

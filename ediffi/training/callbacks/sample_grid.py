@@ -1,5 +1,6 @@
 """A grid of samples in TensorBoard, or in Weights & Biases, at every validation."""
 
+import logging
 from typing import Any
 
 import lightning as L
@@ -11,10 +12,12 @@ from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torchvision.utils import make_grid
 
 from ediffi.data.stream import Batch
-from ediffi.pipeline.stage import Sampling, Stage
+from ediffi.pipeline.stage import NotFiniteError, Sampling, Stage
 from ediffi.registry.denoisers.precondition import upsample
 from ediffi.registry.random import Philox
 from ediffi.training.lightning_module import DiffusionStage
+
+logger = logging.getLogger(__name__)
 
 SHARDED = (FSDPStrategy, ModelParallelStrategy)
 
@@ -41,14 +44,18 @@ class SampleGrid(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int, *args: Any
     ) -> None:
         """Log the grid as the image "samples", and its captions as a text."""
-        logged = any(isinstance(logger, TensorBoardLogger | WandbLogger) for logger in trainer.loggers)
+        logged = any(isinstance(one, TensorBoardLogger | WandbLogger) for one in trainer.loggers)
         if batch_idx > 0 or not logged or not trainer.is_global_zero or isinstance(trainer.strategy, SHARDED):
             return
         assert isinstance(pl_module, DiffusionStage)
-        rows = self._rows(pl_module, batch)
-        grid = make_grid((torch.cat(rows).float().cpu().nan_to_num().clamp(-1, 1) + 1) / 2, nrow=len(rows[0]))
-        for logger in trainer.loggers:
-            _log(logger, grid, "  \n".join(batch.captions[: self.num_images]), trainer.global_step)
+        try:
+            rows = self._rows(pl_module, batch)
+        except NotFiniteError as error:  # of a run that diverges; whether it ends is `SkipNonFinite`'s to say
+            logger.warning("no grid of samples at step %d: %s", trainer.global_step, error)
+            return
+        grid = make_grid((torch.cat(rows).float().cpu().clamp(-1, 1) + 1) / 2, nrow=len(rows[0]))
+        for one in trainer.loggers:
+            _log(one, grid, "  \n".join(batch.captions[: self.num_images]), trainer.global_step)
 
     def _rows(self, module: DiffusionStage, batch: Batch) -> list[torch.Tensor]:
         images, cond = batch.images[: self.num_images], batch.cond[: self.num_images]
