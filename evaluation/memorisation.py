@@ -90,9 +90,8 @@ def find_copies(
     if rows.files.layout.size != known.files.layout.size:
         first, second = ("x".join(map(str, one.files.layout.size)) for one in (rows, known))
         raise ValueError(f"the images are {first}, and the training images {second}: give --image-size")
-    nearest = nearest_real(Rows.read(place).features(), Rows.read(real.file.parent).features())
-    every, there = Rows.read(place).indices, Rows.read(real.file.parent).indices
-    columns = (every, there[nearest.index], nearest.distance, nearest.spacing)
+    nearest = nearest_real(rows.features(), known.features())
+    columns = (rows.indices, known.indices[nearest.index], nearest.distance, nearest.spacing)
     pairs = [ClosestPair(*values) for values in zip(*(column.tolist() for column in columns), strict=True)]
     share = mean(nearest.authentic.astype(float))
     ((low, high),) = intervals({"authenticity": share}, np.arange(len(pairs))).values()

@@ -25,7 +25,7 @@ from ediffi.data.verify import array_of, check_shard
 from ediffi.diffusion.noise import ROOT, Interval, LogNormal
 from ediffi.evaluation.metrics.networks import network, read_tensors
 from ediffi.evaluation.metrics.reference import ReferenceStatistics, read_npz
-from ediffi.evaluation.metrics.rows import PassLayout, Rows, open_rows
+from ediffi.evaluation.metrics.rows import PassLayout, RowFiles, Rows, open_rows
 from ediffi.pipeline.cascade import Cascade
 from ediffi.pipeline.checkpoint import Residency
 from ediffi.pipeline.stage import Sampling
@@ -307,7 +307,7 @@ def test_rows_of_objects_are_refused(tmp_path: Path, canary: Path) -> None:
     open_rows(tmp_path / "rows", layout).write("states", 0, np.ones(1, bool), np.ones(1, np.uint8))
     for name in ("features", "scores"):
         (tmp_path / "rows" / f"{name}.npy").write_bytes(objects(canary, np.save))
-    rows = Rows.read(tmp_path / "rows")
+    rows = Rows(RowFiles(tmp_path / "rows", layout), np.zeros(1, np.int64))
     file = tmp_path / "rows" / "features.npy"
     reference = ReferenceStatistics(torch.zeros(1).double(), torch.eye(1).double(), 1, file, {})
     for load in (rows.features, rows.moments, rows.scores, reference.features):

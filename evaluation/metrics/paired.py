@@ -1,9 +1,11 @@
 """Compare two systems on the same captions, from what an evaluation leaves beside its rows: no image is read again.
 
 `influences.safetensors` in a folder of rows has the influence of each image [n] on each metric, by the metric's name,
-and the number of each image's caption under "units"; its metadata has the metrics, and the SHA-256 of the captions.
+and the number of each image's caption under "units"; its metadata has the metrics, the SHA-256 of the captions, and
+that of all this.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,17 +18,28 @@ from ediffi.evaluation.metrics.intervals import LEVEL, Difference, Measure, diff
 from ediffi.io.files import replacing
 
 FILE = "influences.safetensors"
-FORMAT = "ediffi-influences-1"
+FORMAT = "ediffi-influences-2"
+UNHASHED = "ediffi-influences-1"
+"""The format of earlier versions."""
 UNITS = "units"
 
 
 def write(folder: Path, measures: Mapping[str, Measure], units: np.ndarray, captions: str) -> None:
     """Write the influences of a folder of rows; `captions` is the fingerprint of the judged images' captions."""
     tensors = {name: one.influence for name, one in measures.items() if one.influence is not None}
-    values = {name: measures[name].value for name in tensors}
-    metadata = {"format": FORMAT, "captions": captions, "values": json.dumps(values)}
+    values = json.dumps({name: measures[name].value for name in tensors})
+    tensors[UNITS] = units.astype(np.int64)
+    metadata = {"format": FORMAT, "captions": captions, "values": values, "sha256": _hash(captions, values, tensors)}
     with replacing(folder / FILE) as beside:
-        save_file({**tensors, UNITS: units.astype(np.int64)}, beside, metadata)
+        save_file(tensors, beside, metadata)
+
+
+def _hash(captions: str, values: str, tensors: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of all that the file holds."""
+    digest = hashlib.sha256(json.dumps([captions, values, sorted(tensors)]).encode())
+    for name in sorted(tensors):
+        digest.update(tensors[name].tobytes())
+    return digest.hexdigest()
 
 
 def read(folder: Path) -> tuple[dict[str, Measure], np.ndarray, str]:
@@ -37,11 +50,14 @@ def read(folder: Path) -> tuple[dict[str, Measure], np.ndarray, str]:
     try:
         with safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
+            if metadata.get("format") not in (FORMAT, UNHASHED):
                 raise ValueError(f"its format is not {FORMAT}")
+            tensors, captions = {name: file.get_tensor(name) for name in file.keys()}, metadata["captions"]  # noqa: SIM118
+            if metadata["format"] == FORMAT and metadata["sha256"] != _hash(captions, metadata["values"], tensors):
+                raise ValueError("it was changed")
             values = json.loads(metadata["values"])
-            measures = {name: Measure(float(value), file.get_tensor(name)) for name, value in values.items()}
-            return measures, file.get_tensor(UNITS), metadata["captions"]
+            measures = {name: Measure(float(value), tensors[name]) for name, value in values.items()}
+            return measures, tensors[UNITS], captions
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is broken ({error}); delete it, and evaluate again") from None
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from ediffi.evaluation.images.found import find_images
 from ediffi.evaluation.images.numbered import NumberedImages
-from ediffi.evaluation.metrics.rows import BROKEN, RowFiles, read_layout
+from ediffi.evaluation.metrics.rows import BROKEN, PassLayout, RowFiles, read_layout
 from ediffi.evaluation.naming import metric_name
 from ediffi.evaluation.report.gallery import ReportSample, headline_point
 from ediffi.evaluation.report.verdict import verdict
@@ -23,6 +23,15 @@ from ediffi.io.images import rgb, square
 
 SELECTION: Final = "selection.jsonl"
 PLACES: Final = "images.json"
+
+
+def _checked(folder: Path, layout: PassLayout) -> RowFiles:
+    """The rows in a folder. ValueError: they are not all measured, or were changed since."""
+    rows = RowFiles(folder, layout)
+    if missing := int((rows.read("states") == 0).sum()):
+        raise ValueError(f"{missing} images of {folder} have not been measured yet; evaluate again")
+    rows.check()
+    return rows
 
 
 def record_places(folder: Path, places: Mapping[str, Path]) -> None:
@@ -51,12 +60,12 @@ class StoredEvaluation:
         folder = self.folder / "rows" / point.name
         if (layout := read_layout(folder)) is None:
             raise FileNotFoundError(f"no measurements of {point.name} in {self.folder}; evaluate it again")
-        rows = RowFiles(folder, layout)
+        rows = _checked(folder, layout)
         broken = rows.read("states") == BROKEN
         found = {"clip_score": rows.read("scores")} if layout.scored else {}
         for beside in sorted(folder.parent.glob(f"{glob.escape(folder.name)}@*")):
             if (own := read_layout(beside)) and own.scored:
-                found[beside.name.rpartition("@")[2]] = RowFiles(beside, own).read("scores")
+                found[beside.name.rpartition("@")[2]] = _checked(beside, own).read("scores")
         found |= dict(zip(layout.fields, rows.read("measured").T, strict=True)) if layout.fields else {}
         found = {name: np.where(broken, np.nan, values.astype(np.float64)) for name, values in found.items()}
         return {**found, "broken": broken.astype(np.float64)}
@@ -64,7 +73,7 @@ class StoredEvaluation:
     def features(self, point: Point) -> np.ndarray | None:
         """The features of each image [n, d]; None if there are none."""
         layout = read_layout(folder := self.folder / "rows" / point.name)
-        return RowFiles(folder, layout).read("features") if layout and layout.width else None
+        return _checked(folder, layout).read("features") if layout and layout.width else None
 
     def images(self, point: Point) -> NumberedImages:
         """The images of a point. OSError or ValueError: they are not there any more."""

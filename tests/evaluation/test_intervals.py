@@ -216,6 +216,11 @@ def test_systems_are_compared_from_what_their_evaluations_left(tmp_path: Path) -
     paired.write(tmp_path / "other", {"clip_score": other}, units, "of others")
     with pytest.raises(ValueError, match="are of different captions"):
         paired.differences(tmp_path / "one", tmp_path / "other")
+    content = bytearray((tmp_path / "other" / paired.FILE).read_bytes())
+    content[-3] ^= 2
+    (tmp_path / "other" / paired.FILE).write_bytes(content)
+    with pytest.raises(ValueError, match=r"influences.safetensors is broken \(it was changed\)"):
+        paired.read(tmp_path / "other")
     (tmp_path / "other" / paired.FILE).write_bytes(b"\0" * 40)
     with pytest.raises(ValueError, match=r"influences.safetensors is broken"):
         paired.differences(tmp_path / "one", tmp_path / "other")

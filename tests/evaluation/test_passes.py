@@ -1,6 +1,7 @@
 """One pass over images: rows do not depend on processes, workers or interruptions; bad images are named."""
 
 import io
+import json
 import multiprocessing
 import os
 import signal
@@ -253,6 +254,58 @@ def test_a_truncated_file_of_rows_is_named(tmp_path: Path, pictures: InMemory) -
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(ValueError, match=r"features.npy is missing or broken"):
         Rows.read(tmp_path).moments()
+
+
+@pytest.mark.parametrize("name", ["features", "measured", "states", "hashes"])
+@pytest.mark.parametrize("harm", ["flip", "zeros", "two rows exchanged", "cut", "removed", "other type"])
+def test_a_changed_row_makes_no_number(tmp_path: Path, pictures: InMemory, name: str, harm: str) -> None:
+    without_clip(tmp_path, pictures)
+    path = tmp_path / f"{name}.npy"
+    content = bytearray(path.read_bytes())
+    if harm == "flip":
+        content[-3] ^= 2
+    elif harm == "zeros":
+        content[128:] = bytes(len(content) - 128)
+    elif harm == "two rows exchanged":
+        rows = np.load(path)
+        rows[:2] = rows[1::-1]
+        content[128:] = rows.tobytes()
+    elif harm == "cut":
+        del content[-8:]
+    elif harm == "other type":
+        content = content.replace(b"<f", b">f").replace(b"|u", b"|i").replace(b"<u", b"<i")
+    path.write_bytes(content)
+    if harm == "removed":
+        path.unlink()
+    if (name, harm) == ("states", "two rows exchanged"):
+        return  # both are 1: nothing changed
+    sentence = rf"{name}\.npy is (missing or )?broken|have not been measured|images are unusual|npy is broken: row"
+    with pytest.raises(ValueError, match=sentence):
+        Rows.read(tmp_path)
+
+
+def test_a_changed_layout_is_refused(tmp_path: Path, pictures: InMemory) -> None:
+    without_clip(tmp_path, pictures)
+    path = tmp_path / "pass.json"
+    path.write_text(path.read_text().replace('"odd"', '"even"'))
+    with pytest.raises(
+        ValueError, match=r"pass\.json is broken \(it has another sha256 than it says, so it was changed"
+    ):
+        Rows.read(tmp_path)
+
+
+def test_rows_of_earlier_versions_are_read_with_a_warning(
+    tmp_path: Path, pictures: InMemory, caplog: pytest.LogCaptureFixture
+) -> None:
+    without_clip(tmp_path, pictures)
+    wanted = Rows.read(tmp_path).features()
+    content = json.loads((tmp_path / "pass.json").read_text())
+    del content["sha256"], content["hashed"]
+    (tmp_path / "pass.json").write_text(json.dumps(content | {"format": "ediffi-pass-1"}))
+    (tmp_path / "hashes.npy").unlink()
+    without_clip(tmp_path, pictures)
+    assert torch.equal(Rows.read(tmp_path).features(), wanted)
+    assert "of an earlier version, without hashes" in caplog.text
 
 
 def odd_pictures() -> Iterator[tuple[str, bytes]]:
