@@ -19,6 +19,10 @@ class ClipChoice:
     path: str | None = None  # a folder with its files, or a repository on the Hub; the tag's own by default
 
 
+LARGEST = 8192
+"""Side of images; a larger one would take all memory."""
+
+
 @dataclass(frozen=True)
 class Suite:
     """A protocol of evaluation."""
@@ -45,6 +49,8 @@ class Suite:
         for name, least in (("count", 2), ("seed", 0), ("image_size", 16)):
             if (value := getattr(self, name)) < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
+        if self.image_size > LARGEST:
+            raise ValueError(f"image_size must be at most {LARGEST}, got {self.image_size}")
         scales = list(self.guidance_scales)
         if any(scale < 0 for scale in scales) or len(set(scales)) != len(scales):
             raise ValueError(f"guidance_scales must be different and at least 0, got {scales}")

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,11 @@ from ediffi.evaluation.datasets.captioned import (
     write_selection,
 )
 from ediffi.evaluation.datasets.catalogue import open_dataset
+from ediffi.evaluation.images.claim import lock
 from ediffi.evaluation.images.found import find_images
 from ediffi.evaluation.images.generate import generate, open_store
 from ediffi.evaluation.judge import Candidate, Judge
+from ediffi.evaluation.metrics.reference import ReferenceStatistics
 from ediffi.evaluation.naming import metric_name, shown
 from ediffi.evaluation.report import judged_sample
 from ediffi.evaluation.report.stored import SELECTION, record_places
@@ -229,19 +232,32 @@ class Evaluation:
         items = select(dataset.items(), self.suite.count, self.suite.seed)
         judge = Judge(self.suite, dataset, items, self.cache, self.context, self.clip_score, self.num_workers)
         references = judge.references(self.reference, self.strict)
+        with ExitStack() as stack:
 
-        def begin() -> None:
-            if self.context.rank == 0:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                write_selection(items, self.folder / SELECTION)
+            def begin() -> None:
+                if self.context.rank == 0:
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                    stack.enter_context(lock(self.folder))
+                    write_selection(items, self.folder / SELECTION)
 
-        self.context.together(begin)
-        points, samples = [], {}
-        for candidate in candidates(dataset, items):
+            self.context.together(begin)
+            return self._results(model, judge, references, candidates(dataset, items), images)
+
+    def _results(
+        self,
+        model: str,
+        judge: Judge,
+        references: Sequence[ReferenceStatistics],
+        candidates: Sequence[Candidate],
+        images: Path | None,
+    ) -> Results:
+        """Judge the candidates, and write everything about them; one run at a time in a folder."""
+        dataset, points, samples = judge.dataset, [], {}
+        for candidate in candidates:
             points.append(judge(candidate, references, self.folder / "rows" / candidate.name, self.strict))
             samples[candidate.name] = [
                 judged_sample(item.caption, image, dataset.measure(item, image), index)
-                for index, item in enumerate(items[:REPORTED])
+                for index, item in enumerate(judge.items[:REPORTED])
                 if (image := judge.image(candidate, index, self.strict)) is not None
             ]
         protocol = judge.protocol(references[0]) | made_by(self.command)

@@ -190,9 +190,19 @@ def _of_rows(root: Path, path: Path, folder: Path, columns: tuple[str, str, str 
 
 def _table(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows of a .csv or .tsv file with a head, each with its place for messages."""
-    reader = csv.DictReader(io.StringIO(prompt_files.read_text(path), newline=""), delimiter=TABLES[path.suffix])
+    reader = csv.DictReader(
+        io.StringIO(prompt_files.read_text(path), newline=""), delimiter=TABLES[path.suffix], strict=True
+    )
     try:
+        names = reader.fieldnames or ()
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"{path} has two columns {twice[0]!r}")
         for row in reader:
+            if extra := row.get(None):  # type: ignore[call-overload]
+                advice = f"quote a caption that contains {TABLES[path.suffix]!r}"
+                raise ValueError(
+                    f"{path}, line {reader.line_num} has more values than columns, such as {extra[0]!r:.60}; {advice}"
+                )
             yield f"{path}, line {reader.line_num}", {str(name): value for name, value in row.items()}
     except csv.Error as error:
         raise ValueError(f"{path}, line {reader.line_num} is broken: {error}") from None

@@ -21,6 +21,7 @@ from ediffi.evaluation import scorers
 from ediffi.evaluation.datasets.captioned import Controls, select
 from ediffi.evaluation.datasets.toybox import prompts, render
 from ediffi.evaluation.datasets.toybox.dataset import Toybox
+from ediffi.evaluation.images.claim import lock
 from ediffi.evaluation.judge import SQUARE
 from ediffi.evaluation.metrics.paired import differences
 from ediffi.evaluation.naming import dataset_name
@@ -133,6 +134,18 @@ def test_what_was_cut_is_gone_on_with(evaluate: Evaluate, tmp_path: Path) -> Non
     (tmp_path / "cut" / "results.json").unlink()
     assert evaluate("--guidance-scale", "2", "--batch-size", 2, output="cut").points == whole.points
     assert files(tmp_path / "cut" / "guidance-2") == files(tmp_path / "out" / "guidance-2")
+
+
+def test_two_runs_never_share_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "images").mkdir()
+    for index in range(2):
+        Image.new("RGB", (64, 64)).save(tmp_path / "images" / f"{index}.png")
+    (tmp_path / "out").mkdir()
+    words = ["evaluate", "--count", "2", "--images", tmp_path / "images", "--output", tmp_path / "out"]
+    with lock(tmp_path / "out"):
+        assert main([str(word) for word in [*words, "--cache", tmp_path / "reference"]]) == 1
+    assert "is in use by process" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "rows").exists()
 
 
 def test_shards_hold_the_same_pictures(evaluate: Evaluate) -> None:
