@@ -61,7 +61,7 @@ class Memorisation:
         closest, count = self.pairs[0], len(self.pairs)
         share = f"authenticity {self.authenticity:.3f} [{low:.3f}, {high:.3f}] of {count} images"
         names = f"{self.images.name(closest.image)} and {self.training.name(closest.training)}"
-        return f"{share}; the closest pair is {names}, at {closest.ratio:.3f} of the training images' own distance"
+        return f"{share}; the closest pair is {names}, with a ratio of {closest.ratio:.3f}"
 
 
 def find_copies(

@@ -125,6 +125,10 @@ def _point(content: Mapping[str, Any]) -> Point:
     return Point(**{**content, "metrics": metrics, "notices": notices, "intervals": intervals})
 
 
+ADVICE = {"images.other_sizes": "; evaluate both with --other-sizes resized, into new folders"}
+"""What to do about fields in which protocols differ."""
+
+
 def check_comparable(several: Sequence[Results]) -> None:
     """Check that evaluations may share a figure: one dataset, one selection, one reference, the same networks.
 
@@ -137,7 +141,7 @@ def check_comparable(several: Sequence[Results]) -> None:
                 if (a := mine.get(name)) != (b := theirs.get(name)):
                     models = f"{one.model} and {other.model}"
                     reason = f"{models} were judged by different protocols and cannot be compared"
-                    raise ValueError(f"{reason}: {name} is {_brief(a)} and {_brief(b)}")
+                    raise ValueError(f"{reason}: {name} is {_brief(a)} and {_brief(b)}{ADVICE.get(name, '')}")
 
 
 def _sections(one: Results, other: Results) -> Iterable[tuple[dict[str, Any], dict[str, Any]]]:

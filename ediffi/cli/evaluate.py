@@ -226,7 +226,7 @@ def captions(
     Args:
         suite: one that ships (`ediffi evaluate suites`), or a YAML file.
         output: a .jsonl file.
-        root: folder of the dataset (default: data/NAME).
+        root: folder of the dataset (default: data/NAME); of `dataset: own` always needed.
         count: number of captions, if fewer than the suite's.
         seed: of the selection.
     """

@@ -51,7 +51,7 @@ class ImageDecoder:
         if self.size and image.size != self.size:
             if not self.resize:
                 found, wanted = ("x".join(map(str, size)) for size in (image.size, self.size))
-                advice = "resize them yourself, or let the suite do it (other_sizes: resized)"
+                advice = "resize them yourself, or give --other-sizes resized (in a suite, other_sizes: resized)"
                 raise ValueError(f"{self.images.name(index)} is {found} and images of {wanted} are judged: {advice}")
             image = square(rgb(image), self.size[0])
         return rgb(image), FINE if odd is None else BROKEN + 1 + ODD.index(odd if odd in ODD else "other")

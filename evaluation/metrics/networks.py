@@ -40,7 +40,7 @@ def weights_file(name: str, path: str | Path | None = None) -> Path:
         return find()
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split()).split(". ")[0].rstrip(".")[:160]
-        advice = f"download {source} and give the file as feature_weights"
+        advice = f"download {source} and give the file as feature_weights (--feature-weights)"
         raise FileNotFoundError(f"no weights of {name} ({reason}): {advice}") from None
 
 

@@ -19,6 +19,10 @@ NAMED = ("cmmd", "inception_score")
 """Metrics of one extractor, which their names imply."""
 FEW = 2048
 """A FID of fewer images gets a notice: the width of its features."""
+BELOW_ZERO = (
+    "KID is below 0: its estimate assumes that images and reference are independent, and is then 0 on average for "
+    "equal distributions; real images of the same captions are not independent, which lowers it"
+)
 
 
 class Summary(NamedTuple):
@@ -68,6 +72,8 @@ def summarise(
         measures |= frechet(rows, frechet_name(extractor), reference)
         if reference.file:
             measures |= compared(rows, extractor, reference)
+            if measures["kid_mean"].value < 0:
+                notices.append(BELOW_ZERO)
         notices += _distance_notices(frechet_name(extractor), len(rows), extractor.width, reference)
     if rows.files.layout.scored:
         measures["clip_score"] = mean(rows.scores())
@@ -121,7 +127,8 @@ def _distance_notices(name: str, count: int, width: int, reference: ReferenceSta
     if few < FEW:
         unbiased = "; KID has no such bias" if reference.file else ""
         advice = f"(fewer than {FEW}): compare it at equal numbers only{unbiased}"
-        notices.append(f"{name} of {few} images is biased upwards {advice}")
+        what = "FID" if name == "fid" else "the Fréchet distance"
+        notices.append(f"{what} of {few} images is biased upwards {advice}")
     if few <= width:
         notices.append(
             f"the covariance of {few} rows of {width} numbers does not have full rank, so the distance has no interval"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from ediffi.evaluation.naming import measured_name
 from ediffi.evaluation.report.stored import StoredEvaluation
 from ediffi.evaluation.report.tables import Cell, Column, main_table, measure_tables
 from ediffi.evaluation.results import Point, Results, check_comparable
@@ -31,7 +32,11 @@ def write_table(several: Sequence[Results], file: Path) -> None:
         raise ValueError(f"a table is a file of {', '.join(WRITERS)}, got {file.name!r}")
     check_comparable(several)
     tables = [main_table(several), *measure_tables(several)]
-    columns = [(f"{table.title}: {c.title}" if table.title else c.title, c) for table in tables for c in table.columns]
+    columns = [
+        (f"{table.title}: {c.title}" if table.title else measured_name(several[0], c.name), c)
+        for table in tables
+        for c in table.columns
+    ]
     rows: list[tuple[str, Point, list[Cell]]] = []
     for number, (model, settings) in enumerate(tables[0].groups):
         for k, (point, _) in enumerate(settings):

@@ -96,8 +96,10 @@ def bars(axes: "Axes", several: Sequence[Results], planned: FigurePlan, narrow: 
             if value is not None:
                 ends = point.interval(metric)
                 note = f"CLIP score {shown('clip_score', score)}" if score is not None else ""
-                name = f"{shortened(results.model, 30)}, {shortened(point.title, 20)} · {nfe(results)}"
-                name = f"{shortened(results.model, 16)}\n{shortened(point.title, 16)}" if narrow else name
+                once, setting = point.title == results.model, f", {shortened(point.title, 20)}"
+                name = f"{shortened(results.model, 30)}{'' if once else setting} · {nfe(results)}"
+                stacked = [results.model] if once else [results.model, point.title]
+                name = "\n".join(shortened(text, 16) for text in stacked) if narrow else name
                 rows.append((value, name, COLOURS[index % len(COLOURS)], note, ends))
     rows.sort(key=lambda row: row[0] if lower else -row[0])
     for height, (value, _, colour, note, ends) in enumerate(rows):

@@ -245,7 +245,7 @@ def test_few_pictures_are_said(tmp_path: Path) -> None:
     reference = statistics(Drawn(80), tmp_path / "cache")
     notices = summarise(judged(Drawn(30, seed=1), tmp_path / "pass"), EXTRACTOR, reference).notices
     assert notices == [
-        "frechet_rowsums of 30 images is biased upwards (fewer than 2048): compare it at equal numbers only; "
+        "the Fréchet distance of 30 images is biased upwards (fewer than 2048): compare it at equal numbers only; "
         "KID has no such bias",
         "the covariance of 30 rows of 72 numbers does not have full rank, so the distance has no interval",
     ]
