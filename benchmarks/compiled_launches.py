@@ -134,7 +134,7 @@ def count(arguments: dict[str, Any], of_the_norm: str) -> Kernels:
             stack.enter_context(each)
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         network = step_cost.build("unet_base64", **arguments).network
-        images, sigma, cond = step_cost.inputs(batch, size, None)
+        images, sigma, cond = step_cost.inputs(batch, size, None, all_tokens=False)
         names, weights = zip(*network.named_parameters(), strict=True)
 
         def step(weights: list[Tensor], images: Tensor, c_noise: Tensor, *tensors: Tensor) -> Tensor:

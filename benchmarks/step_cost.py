@@ -248,13 +248,14 @@ def build(network: str, **arguments: Any) -> Any:
     return denoiser
 
 
-def inputs(batch: int, size: int, low_res: int | None) -> tuple[Tensor, Tensor, Conditioning]:
-    """Images, noise levels, and embeddings of full length."""
+def inputs(batch: int, size: int, low_res: int | None, all_tokens: bool) -> tuple[Tensor, Tensor, Conditioning]:
+    """Images, noise levels, and embeddings of full length; `all_tokens`: the host knows that they are."""
     sources = {
         name: Embedding(
             torch.zeros(batch, length, width),
             torch.ones(batch, length, dtype=torch.bool),
             torch.zeros(batch, pooled) if pooled else None,
+            all_tokens=all_tokens,
         )
         for name, (length, width, pooled) in TOKENS.items()
     }
@@ -269,7 +270,7 @@ def training(network: str, **arguments: Any) -> Cost:
     batch, size, low_res = PAPER[network]
     with as_on_cuda():
         denoiser = build(network, **arguments)
-        images, sigma, cond = inputs(batch, size, low_res)
+        images, sigma, cond = inputs(batch, size, low_res, all_tokens=False)  # some samples lack a source
         optimizer = torch.optim.AdamW(denoiser.parameters(), lr=1e-4, fused=True)
         for _ in range(2):  # the optimiser's first step makes its state
             optimizer.zero_grad(set_to_none=True)
@@ -282,8 +283,11 @@ def training(network: str, **arguments: Any) -> Cost:
         return cost
 
 
-def sampling(network: str, batch: int = 1, **arguments: Any) -> Cost:
-    """One call of a network as a cascade runs it: under autocast, with convolutions and linear layers in bfloat16."""
+def sampling(network: str, batch: int = 1, all_tokens: bool = True, **arguments: Any) -> Cost:
+    """One call of a network as a cascade runs it: under autocast, with convolutions and linear layers in bfloat16.
+
+    `all_tokens` is what the encoders say of one prompt; a guided call has a null prompt beside it, and needs a bias.
+    """
     _, size, low_res = PAPER[network]
     with as_on_cuda(), torch.no_grad():
         denoiser = build(network, **arguments)
@@ -291,7 +295,7 @@ def sampling(network: str, batch: int = 1, **arguments: Any) -> Cost:
             for name, parameter in list(module._parameters.items()):
                 if parameter is not None and isinstance(module, nn.Conv2d | nn.Linear):
                     module._parameters[name] = nn.Parameter(parameter.detach().to(torch.bfloat16))
-        images, sigma, cond = inputs(batch, size, low_res)
+        images, sigma, cond = inputs(batch, size, low_res, all_tokens)
         with (cost := Cost(batch, images.numel())), torch.autocast("cuda", torch.bfloat16):
             denoiser(images, sigma, cond)
         return cost

@@ -20,7 +20,7 @@ T = TypeVar("T", bound="Tensors")
 
 @dataclass(frozen=True)
 class Tensors:
-    """A dataclass of tensors [b, ...], of mappings of them, of other `Tensors`, and of None."""
+    """A dataclass of tensors [b, ...], of mappings of them, of other `Tensors`, of None, and of flags."""
 
     def apply(self: T, function: Callable[[Tensor], Tensor]) -> T:
         """Apply `function` to each tensor."""
@@ -36,7 +36,7 @@ def _applied(function: Callable[[Tensor], Tensor], value: Any) -> Any:
         return {name: _applied(function, part) for name, part in value.items()}
     if isinstance(value, Tensors):
         return value.apply(function)
-    return None if value is None else function(value)
+    return value if value is None or isinstance(value, bool) else function(value)
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,19 @@ class Embedding(Tensors):
         mask: [b, n] True for a real token, False for padding.
         pooled: [b, p] one vector for the whole input; None if the encoder has none (T5).
         weight: [b, n] weight of each token in attention; 1 is neutral, None is 1 for all.
+        all_tokens: True if `mask` is known to be True everywhere, so that nobody has to read it back from a device.
     """
 
     tokens: Float[Tensor, "b n d"]
     mask: Bool[Tensor, "b n"]
     pooled: Float[Tensor, "b p"] | None = None
     weight: Float[Tensor, "b n"] | None = None
+    all_tokens: bool = False
+
+    @property
+    def neutral(self) -> bool:
+        """Whether it is known, without a look at a tensor, that no token is masked or weighted."""
+        return self.all_tokens and self.weight is None
 
     def drop(self, dropped: Bool[Tensor, " b"]) -> "Embedding":
         """Zero the whole embedding of each sample where `dropped` (eDiff-I, section 4.2).
@@ -61,7 +68,8 @@ class Embedding(Tensors):
         Our choice: the mask is zeroed too, so that a dropped caption does not even tell its length, and the learned
         null token takes the attention.
         """
-        return self.apply(lambda tensor: tensor.masked_fill(dropped.view(-1, *[1] * (tensor.ndim - 1)), 0))
+        blank = self.apply(lambda tensor: tensor.masked_fill(dropped.view(-1, *[1] * (tensor.ndim - 1)), 0))
+        return replace(blank, all_tokens=False)
 
     @staticmethod
     def cat(parts: "list[Embedding]") -> "Embedding":
@@ -74,7 +82,9 @@ class Embedding(Tensors):
         pooled, weight = _cat([part.pooled for part in parts]), None
         if any(part.weight is not None for part in parts):
             weight = join([torch.ones_like(p.tokens[..., 0]) if p.weight is None else p.weight for p in parts])
-        return Embedding(join([part.tokens for part in parts]), join([part.mask for part in parts]), pooled, weight)
+        whole = all(part.all_tokens and part.tokens.shape[1] == length for part in parts)
+        tokens, mask = join([part.tokens for part in parts]), join([part.mask for part in parts])
+        return Embedding(tokens, mask, pooled, weight, whole)
 
 
 @dataclass(frozen=True)

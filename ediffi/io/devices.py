@@ -57,7 +57,8 @@ def check_compile(device: "torch.device") -> None:
     try:
         torch.compile(lambda x: x + 1)(torch.zeros(2, device=device))
     except Exception as error:  # of dynamo, inductor, triton or a missing compiler: each has its own class
-        why = " ".join(str(error.__cause__ or error).split())[:200]
+        reason = str(error.__cause__ or error).partition("Set TORCHDYNAMO_VERBOSE")[0]  # for who debugs torch
+        why = " ".join(reason.split())[:200]
         raise ValueError(f"torch.compile does not work on this machine's {device.type}: {why}") from None
 
 

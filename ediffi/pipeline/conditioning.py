@@ -61,7 +61,8 @@ def encode_each(
     inputs: list[Any] = list(zip(prompts, styles, layouts, strict=True))
     keys = [(prompt, id(style), id(layout)) for prompt, style, layout in inputs]
     each = dict(zip(keys, inputs, strict=True))
-    with out_of_memory("an encoder", f"less is needed with a batch of fewer than {len(each)} prompts"):
+    fewer = f"less is needed with a batch of fewer than {len(each)} prompts (batch_size)"
+    with out_of_memory("an encoder", fewer if len(each) > 1 else "no option lowers it further"):
         texts, used, areas = zip(*each.values(), strict=True)
         images = [None if one is None else one.image for one in used]
         cond = encode_prompts(encoders, texts, images, areas).to(device)

@@ -81,5 +81,5 @@ def _memory_advice(stages: Sequence[Stage], batch: int) -> str:
     trees = [tree for stage in stages if (tree := expert_tree(stage.denoiser)) is not None]
     resident = any(len(tree.denoisers) > 1 and isinstance(tree.denoisers, nn.ModuleList) for tree in trees)
     options = ["dtype bfloat16"] * (stages[0].dtype == torch.float32) + ["expert_residency stream"] * resident
-    options += [f"a batch of fewer than {batch} images"] * (batch > 1)
+    options += [f"a batch of fewer than {batch} images (batch_size, or num_images of one prompt)"] * (batch > 1)
     return f"less is needed with {' or '.join(options)}" if options else "no option lowers it further"

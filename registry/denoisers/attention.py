@@ -52,8 +52,9 @@ class Context(Tensors):
 
     tokens: Float[Tensor, "b k width"] | Mapping[str, Float[Tensor, "b _ _"]]
     """The learned null token and the tokens of all sources, in one width; or those of each source, in its own."""
-    bias: Float[Tensor, "b 1 1 k"]
-    """Added to the scores: log of a token's weight (0 for weight 1), -inf for padding. The null token is the first."""
+    bias: Float[Tensor, "b 1 1 k"] | None
+    """Added to the scores: log of a token's weight (0 for weight 1), -inf for padding. The null token is the first.
+    None where it is known that no token is masked or weighted."""
     paint: PaintedKeys | None = None
 
 
@@ -171,7 +172,9 @@ class OwnWidths(nn.Module):
     def forward(self, context: Context) -> Float[Tensor, "b k out"]:
         """Those of the null token, then of the tokens in the context's order."""
         assert isinstance(context.tokens, Mapping)
-        null = self.null.to(context.bias.dtype).expand(len(context.bias), -1, -1)
+        like = next(iter(context.tokens.values()), context.bias)
+        assert like is not None  # without tokens there is a bias, that of the null token
+        null = self.null.to(like.dtype).expand(len(like), -1, -1)
         return torch.cat([null, *(self.sources[name](tokens) for name, tokens in context.tokens.items())], dim=1)
 
 

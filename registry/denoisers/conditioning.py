@@ -108,8 +108,10 @@ class ConditionEmbedding(nn.Module):
             none = cond.paint.areas.new_zeros(*cond.paint.areas.shape[:2], 1)
             keys = [cond.paint.tokens.get(n, none.expand(-1, -1, x.tokens.shape[1])) for n, x in present.items()]
             paint = PaintedKeys(cond.paint.areas, torch.cat([none, *keys], dim=2), cond.paint.strength)
-        biases = [embedding.new_zeros(batch, 1), *(_bias(source).to(dtype) for source in present.values())]
-        bias = torch.cat(biases, dim=1)[:, None, None]
+        bias = None
+        if not present or not all(source.neutral for source in present.values()):
+            biases = [embedding.new_zeros(batch, 1), *(_bias(source).to(dtype) for source in present.values())]
+            bias = torch.cat(biases, dim=1)[:, None, None]
         if self.context_width is None:
             return Context(tokens, bias, paint)
         first = self.null_token.to(dtype).expand(batch, -1, -1)

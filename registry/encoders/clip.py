@@ -117,9 +117,11 @@ class ClipTextEncoder(Frozen):
     @torch.no_grad()
     def forward(self, texts: Sequence[str]) -> Embedding:
         """Encode texts: tokens [b, n, d], zero where the mask is False, and pooled [b, p] of length 1."""
-        ids, mask = (tensor.to(self.device) for tensor in self.tokenize(texts))
+        given, real = self.tokenize(texts)
+        ids, mask = given.to(self.device), real.to(self.device)
         states = text_states(self.model, ids)
-        return Embedding(states * mask.unsqueeze(-1).to(states.dtype), mask, pool_text(self.model, states, mask))
+        tokens, pooled = states * mask.unsqueeze(-1).to(states.dtype), pool_text(self.model, states, mask)
+        return Embedding(tokens, mask, pooled, all_tokens=bool(real.all()))
 
 
 class ClipImageEncoder(Frozen):
@@ -162,7 +164,8 @@ class ClipImageEncoder(Frozen):
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Embedding:
         """Encode images [b, 3, h, w] in [-1, 1] of any size: tokens [b, 1, p], mask True, pooled [b, p]."""
         features = self.model.encode_image(self.prepare(images.to(self.device)).to(self.dtype), normalize=True)
-        return Embedding(features[:, None], torch.ones_like(features[:, :1], dtype=torch.bool), features)
+        real = torch.ones_like(features[:, :1], dtype=torch.bool)
+        return Embedding(features[:, None], real, features, all_tokens=True)
 
 
 def clip_sizes(reads: Literal["text", "image"], path: str | None = None, **_: object) -> EncoderSizes:

@@ -154,10 +154,11 @@ class HfTextEncoder(Frozen):
     def forward(self, texts: Sequence[str]) -> Embedding:
         """Encode texts: tokens [b, n, d], zero where the mask is False, so that no value depends on the batch; pooled
         [b, d] of length 1, or None."""
-        ids, mask = (tensor.to(self.device) for tensor in self.tokenize(texts))
+        given, real = self.tokenize(texts)
+        ids, mask = given.to(self.device), real.to(self.device)
         states = self.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
         states = states * mask.unsqueeze(-1).to(states.dtype)
-        return Embedding(states, mask, self._pool(states, mask))
+        return Embedding(states, mask, self._pool(states, mask), all_tokens=bool(real.all()))
 
     def _pool(self, states: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"]) -> Float[Tensor, "b d"] | None:
         if self.pooling == "none":

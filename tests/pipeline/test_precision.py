@@ -15,6 +15,7 @@ from torch import nn
 from ediffi.cli import main
 from ediffi.diffusion.experts import AutocastDenoiser
 from ediffi.io import png
+from ediffi.pipeline import conditioning
 from ediffi.pipeline.cascade import Cascade
 from ediffi.pipeline.evaluation_run import CascadeGenerator
 
@@ -108,6 +109,7 @@ from torch import nn
 
 from ediffi.diffusion.experts import expert_tree
 from ediffi.pipeline.attention_maps import attention_maps
+from ediffi.pipeline import conditioning
 from ediffi.pipeline.cascade import Cascade
 
 try:
@@ -160,9 +162,21 @@ def test_a_stage_without_memory_says_which_options_help(model_folder: Path) -> N
     cascade = Cascade.from_pretrained(model_folder)
     stage = cascade.stages[0]
     cascade.stages[0] = dataclasses.replace(stage, denoiser=Hungry())
-    help = "less is needed with dtype bfloat16 or a batch of fewer than 4 images (CUDA out of memory)"
+    batch = "a batch of fewer than 4 images (batch_size, or num_images of one prompt)"
+    help = f"less is needed with dtype bfloat16 or {batch} (CUDA out of memory)"
     with pytest.raises(ValueError, match=re.escape(f"stage {stage.name!r} ran out of GPU memory; {help}")):
         cascade(PROMPT, num_images_per_prompt=4)
     cascade.stages[0] = dataclasses.replace(stage, denoiser=AutocastDenoiser(Hungry(), torch.bfloat16))
     with pytest.raises(ValueError, match="no option lowers it further"):
         cascade(PROMPT)
+
+
+def test_an_encoder_without_memory_says_what_helps_if_anything_does(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cascade = Cascade.from_pretrained(model_folder)
+    monkeypatch.setattr(conditioning, "encode_prompts", Hungry().forward)
+    with pytest.raises(ValueError, match="an encoder ran out of GPU memory; no option lowers it further"):
+        cascade(PROMPT, num_images_per_prompt=2)
+    with pytest.raises(ValueError, match=r"less is needed with a batch of fewer than 2 prompts \(batch_size\)"):
+        cascade([PROMPT, "another"])

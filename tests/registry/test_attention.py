@@ -1,5 +1,6 @@
 """Attention that is painted, weighted or looked at, against plain formulas."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -168,6 +169,23 @@ def test_a_weight_of_one_changes_no_bit_and_two_is_the_token_twice(network: torc
     without = Embedding(t5.tokens[:, [0, 2, 3, 4]], torch.ones(2, 4, dtype=torch.bool))
     gone = network(x, sigma, Conditioning({**twice.sources, "t5": without}))
     torch.testing.assert_close(network(x, sigma, conditioning(weight)), gone, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("paint", [None, Paint(torch.rand(2, 1, 8, 8), {"t5": torch.ones(2, 1, 5)}, torch.ones(2))])
+def test_where_every_token_is_known_to_be_real_no_bias_is_made_and_no_bit_differs(
+    network: torch.nn.Module, paint: Paint | None, dtype: torch.dtype
+) -> None:
+    x, sigma, cond = torch.randn(2, 3, 16, 16), torch.tensor([1.0, 3.0]), conditioning(paint=paint)
+    known = replace(cond, sources={name: replace(part, all_tokens=True) for name, part in cond.sources.items()})
+    results, logarithms = [], []
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        for each in (cond, known):
+            with Operators() as seen:
+                results.append(network(x, sigma, each))
+            logarithms.append(seen.names.count("aten::log"))
+    assert torch.equal(*results)
+    assert logarithms[0] - logarithms[1] == len(cond.sources)  # of the weights
 
 
 def test_paint_reaches_the_image_and_strength_zero_does_not(network: torch.nn.Module) -> None:

@@ -26,7 +26,7 @@ def kernels(*arguments: Any) -> torch.Tensor:
 
 def compare(backend: str, of_the_norm: str) -> None:
     """One training step of a tiny network under autocast, with a norm and the casts of CUDA, here on the CPU."""
-    cast.GROUPED, norm.apart = {"cpu"}, {"formula": norm.composed, "kernels": kernels}[of_the_norm]
+    norm.apart = {"formula": norm.composed, "kernels": kernels}[of_the_norm]
     torch.manual_seed(0)
     sizes = {"channels": 16, "channel_mults": (1,), "attention_levels": (0,), "norm_groups": 4, "context_width": 16}
     network = denoisers.create("unet_toybox", **sizes, head_channels=8, tokens={"t5": 8}, pooled={"t5": 8}).network
@@ -37,19 +37,20 @@ def compare(backend: str, of_the_norm: str) -> None:
     x, c_noise = torch.randn(2, 3, 8, 8), torch.tensor([0.1, -0.5])
     t5 = Embedding(torch.randn(2, 3, 8), torch.tensor([[True] * 3, [True, False, False]]), torch.randn(2, 8))
 
-    def step() -> list[torch.Tensor]:
+    def step(autocast: bool = True) -> list[torch.Tensor]:
+        cast.GROUPED = {"cpu"} if autocast else set()
         network.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             out = network(x, c_noise, Conditioning({"t5": t5}))
         out.float().square().mean().backward()
         return [out.detach(), *(parameter.grad.clone() for parameter in network.parameters())]
 
-    eager = step()
+    exact, eager = step(autocast=False), step()
     network.compile(backend=backend, fullgraph=True)
     for _ in range(2):
-        for compiled, plain in zip(step(), eager, strict=True):
-            # bfloat16 rounds at other places in the compiled network
-            torch.testing.assert_close(compiled, plain, atol=0.03 * plain.abs().max().item(), rtol=0)
+        for compiled, plain, true in zip(step(), eager, exact, strict=True):
+            # bfloat16 rounds at other places in the compiled network, so float32 is the measure: at most 1.51 was seen
+            assert (compiled - true).norm() <= 2 * (plain - true).norm() <= 0.1 * true.norm()
     assert counters["stats"]["unique_graphs"] == 1, "the network was compiled again"
     assert not counters["graph_break"]
 

@@ -299,6 +299,8 @@ def test_padding_is_masked_and_zero(text_encoder: Any) -> None:
     lengths = encoded.mask.sum(1)
     assert lengths[0] < lengths[1] == encoded.mask.shape[1]
     assert encoded.mask[0, : lengths[0]].all()
+    assert not encoded.all_tokens
+    assert text_encoder([SHORT]).all_tokens
     assert not encoded.tokens[~encoded.mask].any()
     assert encoded.tokens[encoded.mask].any(1).all()
 

@@ -56,6 +56,15 @@ def test_contiguous_weights_keep_fused_attention_and_channels_last(monkeypatch: 
     assert not cost.layouts
 
 
+def test_a_prompt_without_padding_needs_no_bias() -> None:
+    tiny = NETWORKS["unet_base64"]
+    with_bias, without = (step_cost.sampling("unet_base64", all_tokens=known, **tiny) for known in (False, True))
+        step_cost.sampling("unet_base64", all_tokens=known, **NETWORKS["unet_base64"]) for known in (False, True)
+    )
+    assert without.launches.total() < with_bias.launches.total()
+    assert with_bias.operators["log"] - without.operators["log"] == len(step_cost.TOKENS)  # of the weights
+
+
 def test_the_count_of_a_known_step() -> None:
     """A convolution with bias is two kernels forwards and three backwards; the sum starts from a gradient of ones."""
     with step_cost.as_on_cuda():

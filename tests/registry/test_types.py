@@ -1,5 +1,7 @@
 """The values that flow from encoders to denoisers: joined, dropped, moved and indexed as a whole."""
 
+from dataclasses import replace
+
 import torch
 
 from ediffi.registry.types import Conditioning, Embedding, Paint
@@ -84,3 +86,22 @@ def test_the_batch_size_is_that_of_the_sources_or_of_the_low_resolution_images()
     assert Conditioning({"t5": embedding(3, 2)}).batch_size == 3
     assert Conditioning(low_res=torch.ones(2, 3, 4, 4)).batch_size == 2
     assert Conditioning().batch_size == 0
+
+
+def test_that_every_token_is_real_is_known_as_long_as_it_is_true() -> None:
+    known = replace(embedding(2, 3), all_tokens=True)
+    assert known.neutral
+    assert known[1:].neutral
+    assert Conditioning({"t5": known}).to(torch.bfloat16).sources["t5"].neutral
+    assert Embedding.cat([known, known]).neutral
+    dropped = known.drop(torch.tensor([True, False]))
+    for other in (
+        embedding(2, 3),
+        replace(known, weight=torch.ones(2, 3)),
+        dropped,
+        Conditioning({"t5": known}).null().sources["t5"],
+        Embedding.cat([known, dropped]),
+        Embedding.cat([known, embedding(2, 3)]),
+        Embedding.cat([known, replace(embedding(1, 2), all_tokens=True)]),
+    ):
+        assert not other.neutral
