@@ -59,8 +59,6 @@ def test_contiguous_weights_keep_fused_attention_and_channels_last(monkeypatch: 
 def test_a_prompt_without_padding_needs_no_bias() -> None:
     tiny = NETWORKS["unet_base64"]
     with_bias, without = (step_cost.sampling("unet_base64", all_tokens=known, **tiny) for known in (False, True))
-        step_cost.sampling("unet_base64", all_tokens=known, **NETWORKS["unet_base64"]) for known in (False, True)
-    )
     assert without.launches.total() < with_bias.launches.total()
     assert with_bias.operators["log"] - without.operators["log"] == len(step_cost.TOKENS)  # of the weights
 
