@@ -1,5 +1,6 @@
 """The results of an evaluation: the numbers, and with each everything that is needed to repeat it."""
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -89,6 +90,8 @@ class Results:
             point["intervals"] = {
                 k: list(ends) for k, ends in point["intervals"].items() if all(map(math.isfinite, ends))
             }
+        content = json.loads(json.dumps(content))
+        content["sha256"] = _content_hash(content)
         replace(folder / FILE, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
         return folder / FILE
 
@@ -103,12 +106,20 @@ class Results:
             if not isinstance(content, dict) or content.get("format") != FORMAT:
                 found = content.get("format") if isinstance(content, dict) else None
                 raise ValueError(f"it has the format {found!r}, and this version reads {FORMAT!r}")
+            if "sha256" in content and content["sha256"] != _content_hash(content):
+                raise ValueError("it has another sha256 than it says, so it was changed")
             model, suite, protocol = content["model"], content["suite"], content["protocol"]
             if not (isinstance(model, str) and isinstance(suite, dict) and isinstance(protocol, dict)):
                 raise ValueError("model must be a text, and suite and protocol objects")
             return cls(model, suite, protocol, [_point(point) for point in content["points"]])
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(f"{path} holds no results: {error}") from None
+
+
+def _content_hash(content: Mapping[str, Any]) -> str:
+    """SHA-256 of the values of `results.json`, without the hash itself; files of earlier versions have none."""
+    plain = {name: value for name, value in content.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def _point(content: Mapping[str, Any]) -> Point:

@@ -198,7 +198,7 @@ def _table(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"{path} has two columns {twice[0]!r}")
         for row in reader:
-            if extra := row.get(None):  # type: ignore[call-overload]
+            if extra := row.get(None):
                 advice = f"quote a caption that contains {TABLES[path.suffix]!r}"
                 raise ValueError(
                     f"{path}, line {reader.line_num} has more values than columns, such as {extra[0]!r:.60}; {advice}"

@@ -51,9 +51,15 @@ class StoredEvaluation:
     def captions(self) -> list[dict[str, str]]:
         """The chosen captions, in order: "key" and "caption"; empty if the evaluation had none."""
         path = self.folder / SELECTION
-        return (
-            [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]] if path.is_file() else []
-        )
+        if not path.is_file():
+            return []
+        try:
+            found = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+            if not all(isinstance(one[name], str) for one in found for name in ("key", "caption")):
+                raise ValueError("a key or a caption is not a text")
+            return found
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise ValueError(f"{path} is broken ({error!r}); the same `ediffi evaluate` command writes it") from None
 
     def scores(self, point: Point) -> dict[str, np.ndarray]:
         """What was measured of each image [n], by name, nan where nothing was; "broken" is 1 if it was left out."""
@@ -105,6 +111,8 @@ class StoredEvaluation:
         """A row for each image of each point: its setting, number, id, caption, and what was measured; None for nan."""
         for point in self.results.in_order:
             scores = self.scores(point)
+            if (count := len(scores["broken"])) != len(self.captions):
+                raise ValueError(f"{self.folder / SELECTION} has {len(self.captions)} captions of {count} images")
             for number, item in enumerate(self.captions):
                 values = {name: float(values[number]) for name, values in scores.items()}
                 known = {name: None if np.isnan(value) else value for name, value in values.items()}

@@ -363,6 +363,27 @@ def judged(folder: Path, model: str, scales: tuple[float | None, ...], seed: int
     return folder
 
 
+def test_what_was_changed_in_a_folder_is_refused(tmp_path):
+    folder = judged(tmp_path / "a", "ours", (1,), 0)
+    for name, change, sentence in (
+        (
+            "results.json",
+            lambda text: text.replace('"count": 5000', '"count": 5001'),
+            "has another sha256 than it says",
+        ),
+        ("results.json", lambda text: "[" * 100_000, "holds no results"),
+        (SELECTION, lambda text: text[:-9], "has 5 captions of 6 images"),
+        (SELECTION, lambda text: "[1]\n", "is broken"),
+        (SELECTION, lambda text: "{}\n", "is broken"),
+    ):
+        text = (folder / name).read_text()
+        (folder / name).write_text(change(text))
+        with pytest.raises(ValueError, match=sentence):
+            list(StoredEvaluation(folder, Results.read(folder)).table())
+        (folder / name).write_text(text)
+    assert len(list(StoredEvaluation(folder, Results.read(folder)).table())) == 6
+
+
 def test_systems_are_compared_image_by_image_where_they_differ_most(tmp_path):
     folders = [judged(tmp_path / "a", "ours", (1, 3), 0), judged(tmp_path / "b", "theirs", (None,), 2)]
     page = Page(report.compare(folders, tmp_path / "page.html", captions=3))
