@@ -86,7 +86,9 @@ def find_copies(
     sized: dict[str, Any] = {"size": image_size, "resize": SQUARE if image_size else None}
     context.together(partial(measure, made, place, MetricNetworks(extractor), context=context, **sized, **options))
     assert real.file is not None
-    rows, known = Rows.read(place, 2), Rows.read(real.file.parent, 2)
+    rows, known = Rows.read(place), Rows.read(real.file.parent)
+    if (fewest := min(len(rows), len(known))) < 2:
+        raise ValueError(f"2 images are needed, and {fewest} could be read")
     if rows.files.layout.size != known.files.layout.size:
         first, second = ("x".join(map(str, one.files.layout.size)) for one in (rows, known))
         raise ValueError(f"the images are {first}, and the training images {second}: give --image-size")
