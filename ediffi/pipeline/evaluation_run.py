@@ -293,8 +293,8 @@ def at_size(cascade: Cascade, size: int) -> Cascade:
 def table(results: Results) -> str:
     """The numbers as text, a row for each setting, or a column if there are more metrics than settings."""
     # A metric that no setting has a number of, such as the KID's standard deviation of few images, has no line.
-    names = dict.fromkeys(name for point in results.points for name in point.metrics)
-    names = [name for name in names if any(point.metric(name) is not None for point in results.points)]
+    measured = dict.fromkeys(name for point in results.points for name in point.metrics)
+    names = [name for name in measured if any(point.metric(name) is not None for point in results.points)]
     titles = [metric_name(name) for name in names]
     # A measure of several kinds of prompts is told with its kind.
     titles = [
