@@ -36,9 +36,8 @@ def remembering(factory: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(factory)
     def build(*args: P.args, **kwargs: P.kwargs) -> T:
-        made = factory(*args, **kwargs)
-        if getattr(made, "made_by", None) is None:
-            made.made_by = _called(factory, *args, **kwargs)  # type: ignore[assignment]
+        made = factory(*args, **kwargs)  # of a variant, which its parent has named already
+        made.made_by = _called(factory, *args, **kwargs)  # type: ignore[assignment]
         return made
 
     return build

@@ -6,6 +6,7 @@ Shapes: `b` batch, `m` heads, `q` queries (pixels), `k` keys (pixels or tokens),
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import reduce
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -135,8 +136,8 @@ class Pointwise(nn.Conv2d):
     On a CPU a convolution is faster (benchmarks/README.md).
     """
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(in_channels, out_channels, 1)
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: Any = 1, *args: Any, **kwargs: Any) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, *args, **kwargs)  # a LoRA adapter makes its own of it
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b out h w"]:
         """Features [b, out_channels, h, w]."""
