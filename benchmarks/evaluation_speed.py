@@ -46,7 +46,7 @@ from ediffi.evaluation.metrics.frechet import Moments, frechet_distance
 from ediffi.evaluation.metrics.passes import MetricNetworks, measure
 from ediffi.evaluation.metrics.rows import Rows
 from ediffi.pipeline.cascade import Cascade
-from ediffi.pipeline.evaluation_run import EncodedPrompts
+from ediffi.pipeline.cascade_generator import EncodedPrompts
 from ediffi.pipeline.options import SamplingOptions
 
 WIDTH, BATCH = 2048, 16

@@ -77,7 +77,7 @@ def sample(
     from ediffi.evaluation.images.generate import generate, open_store
     from ediffi.io.distributed import launch
     from ediffi.pipeline.cascade import Cascade
-    from ediffi.pipeline.evaluation_run import CascadeGenerator, identity
+    from ediffi.pipeline.cascade_generator import CascadeGenerator, identity
     from ediffi.pipeline.options import SamplingOptions
     from ediffi.pipeline.prompt import read_prompts
     from ediffi.pipeline.style import Style, Switch

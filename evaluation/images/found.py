@@ -101,6 +101,6 @@ def _matched(place: Path, names: Sequence[str], keys: Sequence[str], match: Matc
                 raise ValueError(f"{place} has two images for caption {index}: {two}")
     first, *others = complete
     if others and others[0] != first:
-        both = f"{names[first[0][0]]} and {names[others[0][0][0]]}; set match to index or key"
+        both = f"{names[first[0][0]]} and {names[others[0][0][0]]}; say which (--match index or key)"
         raise ValueError(f"{place} has images named by number and by annotation id, such as {both}")
     return [several[0] for several in first]

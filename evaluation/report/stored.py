@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from ediffi.evaluation.images.found import find_images
+from ediffi.evaluation.images.found import Match, find_images
 from ediffi.evaluation.images.numbered import NumberedImages
 from ediffi.evaluation.metrics.rows import BROKEN, PassLayout, RowFiles, read_layout
 from ediffi.evaluation.naming import metric_name
@@ -34,10 +34,12 @@ def _checked(folder: Path, layout: PassLayout) -> RowFiles:
     return rows
 
 
-def record_places(folder: Path, places: Mapping[str, Path]) -> None:
-    """Note where the images of each point are, relative to `folder`, for pages that are made later."""
+def record_places(folder: Path, places: Mapping[str, Path], match: Match) -> None:
+    """Note where the images of each point are, relative to `folder`, for pages that are made later; `match` as in
+    `find_images`."""
     relative = {name: os.path.relpath(place.resolve(), folder.resolve()) for name, place in places.items()}
-    files.replace(folder / PLACES, json.dumps(relative, indent=1, ensure_ascii=False) + "\n")
+    known = {"match": match, "places": relative}
+    files.replace(folder / PLACES, json.dumps(known, indent=1, ensure_ascii=False) + "\n")
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,12 @@ class StoredEvaluation:
         path = self.folder / PLACES
         if not path.is_file():
             raise FileNotFoundError(f"no {PLACES} in {self.folder}; the same `ediffi evaluate` command writes it")
-        places = json.loads(path.read_text(encoding="utf-8"))
-        return find_images(self.folder / places[point.name], [one["key"] for one in self.captions])
+        try:
+            known = json.loads(path.read_text(encoding="utf-8"))
+            place, match = self.folder / known["places"][point.name], known["match"]
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise ValueError(f"{path} is broken ({error!r}); the same `ediffi evaluate` command writes it") from None
+        return find_images(place, [one["key"] for one in self.captions], match)
 
     def samples(self, numbers: Sequence[int]) -> Iterator[tuple[str, list[ReportSample]]]:
         """The images with these numbers, of each point by its name, with what was measured of them."""

@@ -47,12 +47,14 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_every_command_is_there_and_every_module_is_a_command() -> None:
     for place, _ in ALL.values():
         module, _, attribute = place.partition(":")
-        path = ROOT.joinpath(*module.split(".")).with_suffix(".py")
+        place_of = ROOT.joinpath(*module.split("."))
+        path = place_of / "__init__.py" if place_of.is_dir() else place_of.with_suffix(".py")
         tree = ast.parse(path.read_text(encoding="utf-8"))
         bound = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
         bound |= {ast.unparse(node.targets[0]) for node in tree.body if isinstance(node, ast.Assign)}
         assert attribute in bound, place
-    modules = {path.stem for path in (ROOT / "ediffi" / "cli").glob("*.py")} - {"__init__", "parser", "recipe_check"}
+    found = {path.stem for path in (ROOT / "ediffi" / "cli").iterdir() if path.suffix == ".py" or path.is_dir()}
+    modules = found - {"__init__", "__pycache__", "parser", "recipe_check"}
     assert modules == {place.partition(":")[0].rpartition(".")[2] for place, _ in ALL.values()}
 
 

@@ -359,7 +359,7 @@ def judged(folder: Path, model: str, scales: tuple[float | None, ...], seed: int
         points.append(replace(made, name=name))
     results = evaluation(model, points=points)
     results.write(folder)
-    record_places(folder, {one.name: folder / one.name for one in points})
+    record_places(folder, {one.name: folder / one.name for one in points}, "name")
     return folder
 
 

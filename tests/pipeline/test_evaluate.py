@@ -25,11 +25,12 @@ from ediffi.evaluation.images.claim import lock
 from ediffi.evaluation.judge import SQUARE
 from ediffi.evaluation.metrics.paired import differences
 from ediffi.evaluation.naming import dataset_name
-from ediffi.evaluation.report.stored import SELECTION
+from ediffi.evaluation.report.stored import SELECTION, StoredEvaluation
 from ediffi.evaluation.results import Results
 from ediffi.evaluation.suite import SHIPPED, read_suite, shipped
 from ediffi.pipeline.cascade import Cascade
-from ediffi.pipeline.evaluation_run import CascadeGenerator, at_size
+from ediffi.pipeline.cascade_generator import CascadeGenerator
+from ediffi.pipeline.evaluation_run import at_size
 from ediffi.pipeline.options import SamplingOptions
 from ediffi.pipeline.prompt import Prompt, parse
 from ediffi.pipeline.style import Style
@@ -168,6 +169,33 @@ def test_pictures_of_another_system_are_judged_by_number_or_annotation(evaluate:
     assert numbered.points[0].metrics["frechet_clip"] == pytest.approx(0, abs=1e-6)
     assert numbered.points[0].metrics["oracle/everything"] == 1
     assert numbered.points[0].guidance_scale is None
+
+
+def test_numbers_that_are_ids_too_are_matched_by_what_is_said(
+    evaluate: Evaluate, model_folder: Path, tmp_path: Path
+) -> None:
+    own, dataset = tmp_path / "own", Toybox()
+    own.mkdir()
+    for number, item in enumerate(select(dataset.items(), 6)):
+        dataset.reference(item, 64).save(own / f"{number:05d}.png")
+        (own / f"{number:05d}.txt").write_text(item.caption)
+    clip = {"path": str(model_folder / "encoders" / "clip")}
+    known = {"name": "mine", "dataset": "own", "count": 6, "image_size": 64, "feature_extractor": "clip", "clip": clip}
+    suite = tmp_path / "mine.yaml"
+    suite.write_text(yaml.safe_dump(known | {"reference": "chosen"}))
+    words = ["--suite", suite, "--root", own, "--images", own, "--count", 6]
+    with pytest.raises(AssertionError, match=r"say which \(--match index or key\)"):
+        evaluate(*words, output="neither", model=False)
+    scores = {}
+    for match in ("index", "key"):
+        evaluate(*words, "--match", match, output=match, model=False)
+        stored = StoredEvaluation(tmp_path / match, Results.read(tmp_path / match))
+        (point,) = stored.results.points
+        scores[match] = stored.scores(point)["clip_score"]
+        images = stored.images(point)
+        names = [one["key"] for one in stored.captions] if match == "key" else [f"{k:05d}.png" for k in range(6)]
+        assert [Path(images.name(k)).stem for k in range(6)] == [Path(name).stem for name in names]
+    assert scores["index"].tolist() != scores["key"].tolist()
 
 
 def test_coco_by_inception(evaluate: Evaluate, coco: Path, inception: Path, model_folder: Path, tmp_path: Path) -> None:

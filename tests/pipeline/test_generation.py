@@ -23,7 +23,7 @@ from ediffi.evaluation.images import claim
 from ediffi.evaluation.images.found import find_images
 from ediffi.io.png import settings_of
 from ediffi.pipeline.cascade import Cascade
-from ediffi.pipeline.evaluation_run import CascadeGenerator, EncodedPrompts, identity
+from ediffi.pipeline.cascade_generator import CascadeGenerator, EncodedPrompts, identity
 from ediffi.pipeline.options import SamplingOptions
 
 OPTIONS = SamplingOptions()

@@ -13,7 +13,7 @@ from torch import Tensor
 from ediffi.diffusion.editing import Edit
 from ediffi.diffusion.layout import Region
 from ediffi.pipeline.cascade import Cascade
-from ediffi.pipeline.evaluation_run import CascadeGenerator
+from ediffi.pipeline.cascade_generator import CascadeGenerator
 from ediffi.pipeline.options import SamplingOptions
 from ediffi.pipeline.stage import Sampling, Stage
 from ediffi.pipeline.style import Style, Switch

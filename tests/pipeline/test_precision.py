@@ -17,7 +17,7 @@ from ediffi.diffusion.experts import AutocastDenoiser
 from ediffi.io import png
 from ediffi.pipeline import conditioning
 from ediffi.pipeline.cascade import Cascade
-from ediffi.pipeline.evaluation_run import CascadeGenerator
+from ediffi.pipeline.cascade_generator import CascadeGenerator
 
 PROMPT = "a red circle"
 

@@ -1,4 +1,4 @@
-"""`ediffi evaluate --suite NAME`; and datasets, comparisons, and the files of compositional benchmarks."""
+"""`ediffi evaluate --suite NAME`, and the captions and files of suites."""
 
 import json
 import shlex
@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from ediffi.cli.parser import UsageError, call, run
+from ediffi.cli.parser import UsageError
 from ediffi.io.devices import DType
 
 
@@ -15,6 +15,7 @@ def evaluate(
     suite: str = "toybox",
     model: str | None = None,
     images: Path | None = None,
+    match: Literal["name", "index", "key", "order"] = "name",
     output: Path | None = None,
     root: Path | None = None,
     guidance_scale: str | None = None,
@@ -53,6 +54,7 @@ def evaluate(
         model: the shipped "toybox" by default, a folder, or ORG/REPO of the Hub.
         images: images of the suite's captions by any system, instead of a model: a folder, or WebDataset shards. Their
             names are numbers (00000.png) or annotation ids, as `ediffi evaluate captions` has them.
+        match: of --images: by number (index) or id (key), whichever fits (name), or by the order of names.
         output: folder of images, results.json and report.html (default: runs/evaluation/SUITE-MODEL).
         root: folder of the dataset (default: data/coco2014, data/visual-genome, data/emoji); of `dataset: own` always
             needed.
@@ -107,100 +109,11 @@ def evaluate(
         command=shlex.join(["ediffi", *sys.argv[1:]]),
     )
     if images is not None:
-        evaluation.log(evaluation.judge_images(images))
+        evaluation.log(evaluation.judge_images(images, match))
     else:
         options = SamplingOptions(num_inference_steps=num_inference_steps, sampler=sampler)
         run_options = (shard_size, threads, expert_residency, dtype, compile)
         evaluation.log(evaluation.judge_model(model or "toybox", options, *run_options))
-
-
-def pair(
-    images: Path,
-    reference: Path,
-    /,
-    output: Path | None = None,
-    feature_extractor: str = "inception-v3-compat",
-    feature_weights: str | None = None,
-    image_size: int | None = None,
-    cache: Path = Path("runs/reference"),
-    strict: bool = True,
-    workers: int = 0,
-    device: str = "auto",
-) -> None:
-    """Compare two sets of images without captions: Fréchet distance, KID, precision and recall.
-
-    Args:
-        images: a folder, or WebDataset shards.
-        reference: the images to compare with.
-        output: folder of results.json and report.html (default: runs/evaluation/pair-IMAGES-REFERENCE).
-        feature_extractor: of torch-fidelity (inception-v3-compat, dinov2-vit-l-14, ...), or efficientnet-lite0.
-        feature_weights: a file with its weights.
-        image_size: make both sets square, so many pixels a side; by default all images must have one size.
-        cache: folder of reference statistics.
-        strict: refuse CMYK, 16-bit, animated and broken images; otherwise convert or skip, and count them.
-        workers: processes that decode images.
-    """
-    from ediffi.evaluation import report
-    from ediffi.evaluation.images.found import all_images
-    from ediffi.evaluation.metrics.features import load_extractor
-    from ediffi.evaluation.pair import compare_pair
-    from ediffi.io.devices import find_device
-    from ediffi.pipeline.evaluation_run import table
-
-    for place in (images, reference):
-        all_images(place)  # a wrong place is told before networks are loaded
-    folder = output or Path("runs/evaluation", f"pair-{images.resolve().name}-{reference.resolve().name}")
-    extractor = load_extractor(feature_extractor, weights=feature_weights, device=find_device(device))
-    command = shlex.join(["ediffi", *sys.argv[1:]])
-    places = (images, reference, folder, extractor, cache)
-    results = compare_pair(*places, image_size, command, strict=strict, num_workers=workers)
-    results.write(folder)
-    print(table(results))
-    for notice in results.points[0].notices:
-        print(f"note: {notice}")
-    print(report.write(results, folder, command=command))
-
-
-def copies(
-    images: Path,
-    training: Path,
-    /,
-    output: Path | None = None,
-    feature_extractor: str = "inception-v3-compat",
-    feature_weights: str | None = None,
-    image_size: int | None = None,
-    count: int = 24,
-    cache: Path = Path("runs/reference"),
-    strict: bool = True,
-    workers: int = 0,
-    device: str = "auto",
-) -> None:
-    """Find images that are copies of training images: the nearest one of each, a page of the closest pairs.
-
-    Args:
-        images: a folder, or WebDataset shards.
-        training: the training images, a folder or shards.
-        output: folder of copies.csv and copies.html (default: runs/evaluation/copies-IMAGES-TRAINING).
-        feature_extractor: as of `ediffi evaluate`; also dgm-dinov2-vit-l-14.
-        feature_weights: a file with its weights.
-        image_size: make both sets square, so many pixels a side; by default all images must have one size.
-        count: of pairs on the page.
-        cache: folder of the training images' features.
-        strict: refuse CMYK, 16-bit, animated and broken images; otherwise convert or skip them.
-        workers: processes that decode images.
-    """
-    from ediffi.evaluation import memorisation
-    from ediffi.evaluation.metrics.features import load_extractor
-    from ediffi.io.devices import find_device
-
-    if count < 1:
-        raise UsageError(f"--count must be at least 1, got {count}")
-    folder = output or Path("runs/evaluation", f"copies-{images.resolve().name}-{training.resolve().name}")
-    extractor = load_extractor(feature_extractor, weights=feature_weights, device=find_device(device))
-    places = (images, training, folder, extractor, cache, image_size)
-    found = memorisation.find_copies(*places, strict=strict, num_workers=workers)
-    print(found)
-    print(memorisation.write(found, folder, count, shlex.join(["ediffi", *sys.argv[1:]])))
 
 
 def suites() -> None:
@@ -260,97 +173,8 @@ def prepare(dataset: str, root: Path | None = None, thorough: bool = False) -> i
     return 0 if report.complete else 1
 
 
-def compare(folders: list[Path], output: Path = Path("comparison.html"), captions: int = 48) -> None:
-    """Put several evaluations on one page: a figure and a table per dataset, and images of the same captions.
-
-    Args:
-        folders: of evaluations, with results.json.
-        output: the page.
-        captions: how many of them have images on the page, those where the systems differ most.
-    """
-    from ediffi.evaluation import report
-
-    if captions < 0:
-        raise UsageError(f"--captions must be at least 0, got {captions}")
-    print(report.compare(folders, output, ["ediffi", *sys.argv[1:]], captions))
-
-
-def table(folders: list[Path], output: Path = Path("table.md")) -> None:
-    """Write the numbers of evaluations as a table, a row for each setting.
-
-    Args:
-        folders: of evaluations, with results.json.
-        output: a .csv file, with all digits; or .md or .tex, with the digits and intervals that the pages have.
-    """
-    from ediffi.evaluation.report.export import write_table
-    from ediffi.evaluation.results import Results
-
-    write_table([Results.read(folder) for folder in folders], output)
-    print(output)
-
-
-def scores(folder: Path, output: Path = Path("scores.csv")) -> None:
-    """Write what was measured of each image: its caption, CLIP score, and what the dataset measures.
-
-    Args:
-        folder: of an evaluation.
-        output: a .csv or .jsonl file.
-    """
-    from ediffi.evaluation.report.export import write_scores
-    from ediffi.evaluation.report.stored import StoredEvaluation
-    from ediffi.evaluation.results import Results
-
-    print(f"{write_scores(StoredEvaluation(folder, Results.read(folder)), output)} rows in {output}")
-
-
-def prompts(benchmark: str, file: Path, output: Path, images_per_prompt: int | None = None) -> None:
-    """Convert the prompt file of a compositional benchmark for `ediffi sample --prompts`, a line for each image.
-
-    Args:
-        benchmark: geneval, t2i-compbench, hpsv2 or partiprompts.
-        file: its prompt file; of hpsv2 also the folder of its four.
-        output: a .jsonl file.
-        images_per_prompt: of the benchmark's protocol by default.
-    """
-    from ediffi.evaluation.compositional.benchmarks import read_prompt_set
-    from ediffi.io.files import replace
-    from ediffi.io.prompt_files import literal
-
-    if output.suffix != ".jsonl":
-        raise ValueError(f"--output must end in .jsonl, got {str(output)!r}")
-    items = read_prompt_set(benchmark, file, images_per_prompt).items()
-    lines = [json.dumps({"prompt": literal(item.caption)}) for item in items]
-    replace(output, ("\n".join(lines) + "\n").encode())
-    print(f"{len(lines)} prompts in {output}")
-
-
-def export(benchmark: str, images: Path, prompts: Path, output: Path, images_per_prompt: int | None = None) -> None:
-    """Copy images to where the scripts of a compositional benchmark read them.
-
-    Args:
-        benchmark: geneval, t2i-compbench, hpsv2 or partiprompts.
-        images: folder of numbered images or shards, as `ediffi sample --prompts` writes them.
-        prompts: the benchmark's prompt file.
-        output: folder of the export.
-        images_per_prompt: of the benchmark's protocol by default.
-    """
-    from ediffi.evaluation.compositional import export as benchmark_files
-
-    print(benchmark_files.export(benchmark, images, prompts, output, images_per_prompt))
-
-
 def _scales(text: str) -> list[float]:
     try:
         return [float(part) for part in text.strip("[]").split(",")]
     except ValueError:
         raise UsageError(f"--guidance-scale expects numbers with commas between them, got {text!r}") from None
-
-
-COMMANDS = (suites, captions, pair, copies, prepare, compare, table, scores, prompts, export)
-
-
-def main(argv: list[str]) -> int:
-    """Evaluate a model, or images, by a suite; or run one of `COMMANDS`."""
-    if argv and argv[0] in [command.__name__ for command in COMMANDS]:
-        return call(COMMANDS, argv, "evaluate")
-    return run(evaluate, argv, "evaluate")
