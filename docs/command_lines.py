@@ -11,7 +11,7 @@ from unittest.mock import patch
 from jsonargparse import ArgumentParser
 
 from ediffi.cli import COMMANDS, UsageError, recipe_check
-from ediffi.cli.parser import Command, call, command_parser, takes_words
+from ediffi.cli.parser import Command, call, command_name, command_parser, takes_words
 
 LIGHTNING = ("fit", "validate")
 """Commands with Lightning's parser. Their recipes are checked; the parser itself is not built."""
@@ -51,7 +51,7 @@ def parsers(command: str) -> Iterator[ArgumentParser]:
     """The parser of a command and of the commands in its group."""
     found = entry(command)[1]
     if not callable(found):
-        yield from (command_parser(one, f"{command} {one.__name__.replace('_', '-')}") for one in found)
+        yield from (command_parser(one, f"{command} {command_name(one)}") for one in found)
     elif not takes_words(found):
         yield command_parser(found, command)
     elif command == "evaluate":  # a command and a group

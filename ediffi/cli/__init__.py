@@ -24,7 +24,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Data": {
         "embed": ("ediffi.cli.data:embed", "compute the text and image embeddings of shards, once"),
-        "data": ("ediffi.cli.data:COMMANDS", "verify, describe, index and filter shards"),
+        "data": ("ediffi.cli.data:COMMANDS", "import, verify, describe, index and filter shards"),
     },
     "Training": {
         "recipes": ("ediffi.cli.recipes:COMMANDS", "list, show or copy the recipes"),

@@ -1,4 +1,4 @@
-"""`ediffi data`: verify, describe, index and filter shards, and show a degradation. See also `ediffi embed`."""
+"""`ediffi data`: import, verify, describe, index and filter shards, and show a degradation. See also `ediffi embed`."""
 
 import json
 from dataclasses import replace
@@ -6,12 +6,55 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ediffi.cli.parser import check_positive
+from ediffi.cli.parser import UsageError, check_positive
 
 if TYPE_CHECKING:
     from ediffi.data.cluster import RayCluster
+    from ediffi.hub.config import Part
 
 Engine = Literal["processes", "ray"]
+
+
+def import_(
+    folder: Path,
+    /,
+    *,
+    out: Path,
+    captions: Path | None = None,
+    image_column: str | None = None,
+    caption_column: str | None = None,
+    val: float = 0.05,
+    image_size: int | None = None,
+    shard_size: int = 1000,
+    background: str = "white",
+) -> None:
+    """Make shards of your own images, in OUT/train and OUT/val: images with texts beside them, or a table of captions.
+
+    A folder is searched for a metadata.csv (or .jsonl, .parquet) as in Hugging Face's image folders, for Parquet files
+    with images in them, for a text beside each image (cat.jpg with cat.txt or cat.json), and for a table. Images that
+    cannot be read are named and left out. The same command resumes an interrupted run.
+
+    Args:
+        folder: of the images; or a table whose images are in its folder.
+        out: folder of the shards, as img2dataset writes them.
+        captions: the table with the captions: .csv, .tsv, .jsonl or .parquet; found, if there is one.
+        image_column: its column with the files of the images; found, where its name tells.
+        caption_column: its column with the captions, or that field of the JSON beside each image; found, as above.
+        val: share of the images for validation, by a hash of the name, at least one; 0 for none.
+        image_size: make larger images smaller, to this shortest side, at least the `data.image_size` to train on; so
+            photos of a camera are read faster.
+        shard_size: samples of a shard.
+        background: the colour under transparent images that are made smaller, or are not PNG or WebP.
+    """
+    from ediffi.data.importing.run import ImportRun
+    from ediffi.data.importing.sources import Columns, find
+
+    check_positive(image_size=image_size, shard_size=shard_size)
+    if folder.is_file() and captions is None:
+        folder, captions = folder.parent, folder
+    found = find(folder, captions, Columns(image_column, caption_column), aside=out)
+    print(found.line())
+    ImportRun(found.entries, out, val, shard_size, image_size, background)()
 
 
 def verify(shards: list[str], /, *, decode: bool = True, image_size: int | None = None) -> None:
@@ -56,8 +99,8 @@ def stats(
 ) -> None:
     """Describe shards: sizes, captions, scores, embeddings, and the samples that training would skip.
 
-    Of embedded shards it also tells what their text encoders made of the captions: the share of unknown tokens, and how
-    many different captions are read like another one.
+    Of captions it tells the lengths, the words, and how many are repeated. Of embedded shards it also tells what their
+    text encoders made of them: the share of unknown tokens, and how many different captions are read like another one.
 
     Args:
         output: a JSON file for all counts.
@@ -65,7 +108,7 @@ def stats(
         encoders: tell this of these text encoders instead, as `ediffi embed` names them.
     """
     from ediffi.data.embedding import captions
-    from ediffi.data.embedding.identity import build, named_encoders
+    from ediffi.data.embedding.identity import build
     from ediffi.data.survey import survey
     from ediffi.io import files, urls
 
@@ -73,7 +116,7 @@ def stats(
     found = urls.expand(shards)
     chosen = found if limit is None else found[:: -(-len(found) // limit)]  # rounded up: at most `limit` shards
     surveyed = survey(chosen)
-    read = captions.read_shards(build(named_encoders(encoders)), chosen) if encoders else captions.recorded(chosen)
+    read = captions.read_shards(build(_encoders(encoders)), chosen) if encoders else captions.recorded(chosen)
     print(f"{len(chosen):,} of {len(found):,} shards")
     print(*surveyed.lines(), *(f"captions {reading.line(source)}" for source, reading in read.items()), sep="\n")
     if output is not None:
@@ -185,7 +228,7 @@ def embed(
     *,
     shards: list[str],
     out: str,
-    encoders: list[str] = ["toybox"],  # noqa: B006
+    encoders: list[str] | None = None,
     batch_tokens: int = 8192,
     batch_pictures: int = 64,
     background: str = "white",
@@ -206,8 +249,8 @@ def embed(
     Args:
         shards: files or URLs with braces, as in 'in-{0000..0999}.tar', or folders of .tar files; several as ["a","b"].
         out: folder of the shards to write; with ray also a URL, of a store that all machines reach.
-        encoders: a model (the shipped toybox, a folder, or ORG/REPO of the Hub), whose encoders are used; or a YAML
-            file that names them; or registered ones, as in [t5_xxl,clip_l14_text,clip_l14_image].
+        encoders: required: a model (the shipped toybox, a folder, or ORG/REPO of the Hub), whose encoders are used; the
+            recipe of a cascade, or a YAML file, that names them; or registered ones, as in [t5_xxl,clip_l14_text].
         batch_tokens: padded tokens in a batch of captions; fewer need less memory.
         batch_pictures: images in a batch.
         background: the colour (a name, or a code such as "#ff8800") that transparent images are laid on; training takes
@@ -216,14 +259,19 @@ def embed(
             unknown, or more than a quarter of the captions the same as another one.
         dry_run: time a few batches, print an estimate of space and time, and write nothing.
     """
-    from ediffi.data.embedding.identity import named_encoders
+    if not encoders:
+        raise UsageError(
+            "--encoders is missing: give the recipe of a cascade (emoji/cascade, paper/cascade), a model whose "
+            "encoders know the words of the captions (a folder, or ORG/REPO of the Hub; toybox knows its own 74), or "
+            "registered encoders such as [minilm] or [t5_xxl,clip_l14_text,clip_l14_image] (ediffi registry)"
+        )
     from ediffi.data.embedding.run import EmbedRun
     from ediffi.io.distributed import launch
     from ediffi.io.urls import expand
 
     cluster = _cluster(engine, address, device, devices, num_nodes)
     request = EmbedRun(
-        expand(shards), out, named_encoders(encoders), batch_tokens, batch_pictures, background, allow_unknown
+        expand(shards), out, _encoders(encoders), batch_tokens, batch_pictures, background, allow_unknown
     )
     if cluster is not None:
         from ediffi.data.embedding import on_ray
@@ -232,6 +280,15 @@ def embed(
         return
     here = launch(device, 1, 1) if dry_run else launch(device, devices, num_nodes)
     request(here, devices * num_nodes, dry_run)
+
+
+def _encoders(names: list[str]) -> "dict[str, Part]":
+    """The encoders that `--encoders` names; a recipe that ships stands for its file."""
+    from ediffi.cli import recipes
+    from ediffi.data.embedding.identity import named_encoders
+
+    shipped = len(names) == 1 and not Path(names[0]).exists() and names[0].removesuffix(".yaml") in recipes.names()
+    return named_encoders([str(recipes.path_of(names[0]))] if shipped else names)
 
 
 def _cluster(engine: Engine, address: str, device: str, devices: int, num_nodes: int) -> "RayCluster | None":
@@ -248,4 +305,4 @@ def _cluster(engine: Engine, address: str, device: str, devices: int, num_nodes:
     return RayCluster(address, devices, device)
 
 
-COMMANDS = (verify, stats, index, filter, sheet)
+COMMANDS = (import_, verify, stats, index, filter, sheet)

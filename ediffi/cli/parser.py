@@ -45,7 +45,7 @@ def call(command: Command | Sequence[Command], argv: Sequence[str], name: str) -
     """
     if callable(command):
         return (command(list(argv)) or 0) if takes_words(command) else run(command, argv, name)
-    commands = {one.__name__.replace("_", "-"): one for one in command}
+    commands = {command_name(one): one for one in command}
     if not argv or argv[0] in ("-h", "--help"):
         summaries = {key: (inspect.getdoc(one) or "").partition("\n")[0] for key, one in commands.items()}
         print(f"usage: ediffi {name} COMMAND [options]\n\n{table(summaries)}")
@@ -53,6 +53,11 @@ def call(command: Command | Sequence[Command], argv: Sequence[str], name: str) -
     if argv[0] not in commands:
         raise unknown(f"command of ediffi {name}", argv[0], commands)
     return run(commands[argv[0]], argv[1:], f"{name} {argv[0]}")
+
+
+def command_name(command: Command) -> str:
+    """The word that calls a function: `prompt_switch` is prompt-switch, and `import_` is import."""
+    return command.__name__.rstrip("_").replace("_", "-")
 
 
 def takes_words(command: Command) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ediffi.data.caption_facts import CaptionFacts
 from ediffi.data.embedding.estimate import format_bytes
 from ediffi.data.image_facts import side_and_transparency
 from ediffi.data.shards import caption_of, embeddings_of, metadata_of, reject_for_embedding
@@ -34,6 +35,7 @@ class Survey:
 
     tally: Tally = field(default_factory=Tally)
     counts: Counter[tuple[str, Any]] = field(default_factory=Counter)
+    captions: CaptionFacts = field(default_factory=CaptionFacts)
 
     def of(self, name: str) -> Counter[Any]:
         """How many samples have each value of `name`."""
@@ -53,6 +55,7 @@ class Survey:
         if (width := number(metadata, "original_width")) and (height := number(metadata, "original_height")):
             counts["original_sides", edge(min(width, height), SIDES)] += 1
         counts["words", min(len(caption_of(raw).split()), 1000)] += 1
+        self.captions.add(caption_of(raw))
         for name, (fields, bin_width) in SCORES.items():
             values = [value for one in fields if (value := number(metadata, one)) is not None]
             if values:
@@ -86,6 +89,7 @@ class Survey:
             "shortest_sides": named(self.of("sides"), SIDES),
             "original_shortest_sides": named(self.of("original_sides"), SIDES),
             "words": {str(count): captions for count, captions in sorted(self.of("words").items())},
+            "texts": self.captions.content(),
             "scores": scores,
             "embeddings": self.embeddings(),
             "fields": dict(self.of("fields").most_common()),
@@ -112,6 +116,7 @@ class Survey:
         if words := self.of("words"):
             ranges = sum((Counter({edge(count, WORDS): captions}) for count, captions in words.items()), Counter[int]())
             yield from _table(f"words a caption, {mean(words):.1f} on average", named(ranges, WORDS))
+        yield from self.captions.lines()
         for name, (_, width) in SCORES.items():
             if found := self.of(name):
                 spread = ", ".join(f"{share:.0%} {value:.3g}" for share, value in quantiles(found, width).items())
@@ -130,6 +135,7 @@ def survey(shards: Sequence[str]) -> Survey:
     for one in each_shard(_survey_one, shards, "stats"):
         total.tally.add(one.tally)
         total.counts.update(one.counts)
+        total.captions.update(one.captions)
     return total
 
 

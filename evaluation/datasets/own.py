@@ -5,11 +5,9 @@ with `captions` the folder has that file, a table (.csv, .tsv), JSON lines (.jso
 (.json); else each image has a text file of its name (`cat.jpg`, `cat.txt`), in any folder below.
 """
 
-import csv
-import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -23,9 +21,9 @@ from ediffi.evaluation.datasets.coco import captioned, photographs
 from ediffi.evaluation.images.members import Member, is_image, members_of, samples
 from ediffi.io import files, prompt_files
 from ediffi.io.images import open_image, rgb, square
+from ediffi.io.tables import read_table
 
-TABLES: Final = {".csv": ",", ".tsv": "\t"}
-KINDS: Final = (*TABLES, ".jsonl", ".json")
+KINDS: Final = (".csv", ".tsv", ".jsonl", ".json")
 
 
 @dataclass(eq=False)
@@ -173,7 +171,7 @@ def _of_rows(root: Path, path: Path, folder: Path, columns: tuple[str, str, str 
     """The rows of a table, or JSON lines."""
     image_column, caption_column, id_column = columns
     items, left_out, times = [], Counter[str](), Counter[str]()
-    for where, row in _table(path) if path.suffix in TABLES else _lines(path):
+    for where, row in read_table(path):
         image, text, key = (row.get(column) if column else None for column in columns)
         for column, value in ((image_column, image), (caption_column, text), (id_column, key)):
             if column and not isinstance(value, str | int if column == id_column else str):
@@ -186,35 +184,6 @@ def _of_rows(root: Path, path: Path, folder: Path, columns: tuple[str, str, str 
         own = PurePosixPath(name).stem + (f"-{times[name]}" if times[name] > 1 else "")
         items.append(CaptionedImage(own if key is None else str(key), caption, name))
     return OwnImages(root, path.name, items, _places(path, folder, items), left_out)
-
-
-def _table(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of a .csv or .tsv file with a head, each with its place for messages."""
-    reader = csv.DictReader(
-        io.StringIO(prompt_files.read_text(path), newline=""), delimiter=TABLES[path.suffix], strict=True
-    )
-    try:
-        names = reader.fieldnames or ()
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise ValueError(f"{path} has two columns {twice[0]!r}")
-        for row in reader:
-            if extra := row.get(None):
-                advice = f"quote a caption that contains {TABLES[path.suffix]!r}"
-                raise ValueError(
-                    f"{path}, line {reader.line_num} has more values than columns, such as {extra[0]!r:.60}; {advice}"
-                )
-            yield f"{path}, line {reader.line_num}", {str(name): value for name, value in row.items()}
-    except csv.Error as error:
-        raise ValueError(f"{path}, line {reader.line_num} is broken: {error}") from None
-
-
-def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for where, line in prompt_files.read_lines(path):
-        if line.strip():
-            row = prompt_files.parse_json(line, where)
-            if not isinstance(row, dict):
-                raise ValueError(f"{where} must be an object")
-            yield where, row
 
 
 def _places(path: Path, folder: Path, items: Iterable[CaptionedImage]) -> dict[str, Path | Member]:

@@ -62,7 +62,8 @@ def digests(folder: Path) -> dict[str, str]:
 
 def failing(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     """The one line of a command that fails as it should."""
-    assert cli.main(["embed", *argv]) == 1
+    encoders = [] if "--encoders" in argv else ["--encoders", "toybox"]
+    assert cli.main(["embed", *argv, *encoders]) == 1
     err = capsys.readouterr().err
     assert err.startswith("ediffi: error: ")
     assert err.count("\n") == 1
@@ -559,7 +560,14 @@ def test_the_command_killed_at_random(devices: int, kills: int, tmp_path: Path) 
     torch.set_num_threads(1)
     run(ALONE)
     rng = random.Random(devices)
-    argv = ["--shards", f"{tmp_path}/source/{{00000..00007}}.tar", "--out", str(tmp_path / "out")]
+    argv = [
+        "--shards",
+        f"{tmp_path}/source/{{00000..00007}}.tar",
+        "--out",
+        str(tmp_path / "out"),
+        "--encoders",
+        "toybox",
+    ]
     argv += ["--devices", str(devices)]
     began = time.monotonic()
     process = run_command(argv)

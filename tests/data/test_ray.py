@@ -84,7 +84,7 @@ def test_embedding_is_that_of_one_machine_though_a_worker_is_killed(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """To a URL, as into a store."""
-    argv, killed = ["embed", "--shards", str(source)], list[int]()
+    argv, killed = ["embed", "--shards", str(source), "--encoders", "toybox"], list[int]()
     assert cli.main([*argv, "--out", str(tmp_path / "one")]) == 0
     watch = kill_one_after(tmp_path / "many" / ".embedding", 12, killed)
     many = [*argv, "--out", f"file://{tmp_path}/many", "--engine", "ray", "--devices"]

@@ -63,7 +63,7 @@ def test_raw_shards_become_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyP
     Path("filter.yaml").write_text(yaml.safe_dump({"keep": {**KEEP, "unique": True}}))
     shards = f"raw/{{00000..{SHARDS - 1:05d}}}.tar"
     assert main(["data", "filter", shards, "--config", "filter.yaml", "--output", "filtered", "--no-page"]) == 0
-    assert main(["embed", "--shards", "filtered", "--out", "embedded"]) == 0
+    assert main(["embed", "--shards", "filtered", "--out", "embedded", "--encoders", "toybox"]) == 0
     samples = [decode(raw) for shard in Index.read("embedded").shards for raw in read_shard(shard.url)]
     assert sorted(sample.key for sample in samples) == wanted(told)
     sources = {name.partition(".")[0] for sample in samples for name in sample.embeddings}
