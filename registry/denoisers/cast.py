@@ -45,6 +45,9 @@ def _sharded(weight: Tensor) -> bool:
 def _cast(tensors: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
     """Copies of tensors of one dtype in another."""
     copies = [torch.empty_like(tensor, dtype=dtype) for tensor in tensors]
+    if torch.compiler.is_compiling():  # torch 2.11 compiles a `Function` that writes in place to gradients of zero
+        written: list[Tensor] = torch.ops.aten._foreach_copy(copies, tensors)
+        return written
     torch._foreach_copy_(copies, tensors)
     return copies
 
