@@ -58,6 +58,14 @@ class Edit:
         return EditSource(images, self.strength, mask.expand(batch, -1, -1, -1).to(device))
 
 
+def steps_left(steps: int, strength: float) -> int:
+    """How many of the steps of a stage run, of an edit of this strength.
+
+    Above 0 it is at least one: a stage without a step would throw away what the stage before it made.
+    """
+    return max(round(strength * steps), int(strength > 0))
+
+
 @dataclass(frozen=True)
 class EditSource:
     """What a stage starts from: an `Edit` at its resolution."""
@@ -67,12 +75,9 @@ class EditSource:
     mask: Float[Tensor, "b 1 h w"] | None = None  # 1 where the images are repainted
 
     def remaining(self, sigmas: Float[Tensor, " s"]) -> Float[Tensor, " r"]:
-        """The last steps of a grid, as many as `strength` says; `[0]` for none (SDEdit, arXiv 2108.01073).
-
-        A strength above 0 leaves at least one: a stage without a step would throw away what the stage before it made.
-        """
+        """The last steps of a grid, as many as `strength` says; `[0]` for none (SDEdit, arXiv 2108.01073)."""
         steps = len(sigmas) - 1
-        return sigmas[steps - max(round(self.strength * steps), self.strength > 0) :]
+        return sigmas[steps - steps_left(steps, self.strength) :]
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,8 @@ class Backend:
     def notices(self, request: GenerationRequest) -> list[str]:
         """The parts of a request that have no effect, a sentence each."""
         notices = self.cascade.prompt_notices(request.prompt)
+        if request.task == "upscale" and request.layout.regions:
+            return [*notices, "the layout has no effect: enlarging starts after the base stage, which reads it"]
         if unpainted := request.layout.unpainted:
             notices.append(f"no region is drawn for {', '.join(map(repr, unpainted))}")
         return notices
@@ -73,4 +75,15 @@ class Backend:
 
     def _options(self, request: GenerationRequest) -> SamplingOptions:
         style = Style(self.gallery.style(request.style), request.style_scale) if request.style else None
-        return request.options(style)
+        source = self.gallery.source(request.source) if request.source and request.task != "sample" else None
+        return request.options(style, source)
+
+    def strengths(self, request: GenerationRequest) -> list[float]:
+        """The share of each stage's steps that run."""
+        count = len(self.cascade.stages)
+        if request.task == "edit":
+            return [request.strength] * count
+        if request.task == "upscale" and request.source:
+            first, _ = self._options(request).entry(self.cascade.stages, 1, self.cascade.device)
+            return [float(k >= first) for k in range(count)]
+        return [1.0] * count

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
 
 from ediffi.diffusion.layout import Region, nearest_colors
 from ediffi.io.image_input import read_rgba
@@ -21,6 +22,9 @@ PALETTE = ("#e5484d", "#0a84ff", "#f5a524", "#2f9e5b", "#8e4ec6", "#e45ba6", "#1
 MAX_SIDE = 1024
 """Largest side of a drawing in pixels. The page draws at 512."""
 DATA_URL = "data:image/png;base64,"
+WEB = Path(__file__).with_name("web")
+SCRIPTS = ("state", "words", "history", "brushes", "view", "strokes", "tools", "keys")
+"""Files of the canvas in the browser, in the order in which they run, in one scope."""
 PHRASES = (
     '<div class="sentence" role="group" aria-label="words of the prompt: drag over some to give them a brush"></div>'
     '<div class="legend" role="group" aria-label="brushes"></div>'
@@ -85,7 +89,9 @@ class CanvasLayout:
         if not self.image or not self.brushes:
             return []
         # A browser smooths the edges of strokes: a mixed colour belongs to the brush of the nearest one.
-        owner = nearest_colors(_decode(self.image), [color(brush.colour) for brush in self.brushes])
+        owner = nearest_colors(
+            decode(self.image, "the drawing of the layout"), [color(brush.colour) for brush in self.brushes]
+        )
         return [
             Region(brush.phrase, (owner == index).astype(np.float32), brush.weight, brush.occurrence)
             for index, brush in enumerate(self.brushes)
@@ -99,20 +105,33 @@ class CanvasLayout:
         return [brush.phrase for brush in self.brushes if (brush.phrase, brush.occurrence) not in painted]
 
 
-def _decode(url: str) -> UInt8[np.ndarray, "h w 4"]:
+def mask_at(url: str, side: int) -> Image.Image | None:
+    """What was marked to be repainted, as a mask for an image of this side: its opacity; None if nothing was.
+
+    ValueError: as `decode`.
+    """
+    if not url:
+        return None
+    opacity = Image.fromarray(decode(url, "the mask")[..., 3])
+    return opacity if opacity.width == side else opacity.resize((side, side), Image.Resampling.BOX)
+
+
+def decode(url: str, name: str) -> UInt8[np.ndarray, "h w 4"]:
+    """The pixels of a PNG data URL; ValueError if it is broken, not square or too large."""
     try:
         data = base64.b64decode(url.removeprefix(DATA_URL), validate=True)
     except binascii.Error as error:
-        raise ValueError(f"the drawing of the layout is broken: {error}") from None
-    pixels = read_rgba(data, "the drawing of the layout")
+        raise ValueError(f"{name} is broken: {error}") from None
+    pixels = read_rgba(data, name)
     height, width = pixels.shape[:2]
     if width != height or width > MAX_SIDE:
-        size = f"{width}x{height}"
-        raise ValueError(f"the drawing of the layout must be square and at most {MAX_SIDE} pixels wide, got {size}")
+        raise ValueError(f"{name} must be square and at most {MAX_SIDE} pixels wide, got {width}x{height}")
     return pixels
 
 
 def assets() -> dict[str, Any]:
     """The canvas as arguments of `gradio.HTML`."""
-    html, css, js = (Path(__file__).with_name(f"canvas.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
-    return {"html_template": html, "css_template": css, "js_on_load": js, "palette": list(PALETTE)}
+    html, css = ((WEB / f"board.{kind}").read_text("utf-8") for kind in ("html", "css"))
+    scripts = "\n".join((WEB / "board" / f"{name}.js").read_text("utf-8") for name in SCRIPTS)
+    script = f"(async () => {{\n{scripts}\n}})();"
+    return {"html_template": html, "css_template": css, "js_on_load": script, "palette": list(PALETTE)}

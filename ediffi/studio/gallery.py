@@ -1,4 +1,4 @@
-"""The gallery: a folder of generated images with their settings, and of the style images that they refer to."""
+"""The gallery: a folder of generated images with their settings, and of the images that they were made from."""
 
 import hashlib
 import itertools
@@ -14,13 +14,14 @@ from PIL import Image
 from ediffi.io import png
 from ediffi.io.files import replacing
 from ediffi.io.image_input import ImageInput, read_image
+from ediffi.io.images import square
 
-STYLES = "styles"
-"""Subfolder of the style images."""
+STYLES, SOURCES = "styles", "sources"
+"""Subfolders of the style images, and of the images that were changed or enlarged."""
 MAX_LISTED = 120
 """How many of the newest images the page lists."""
-STYLE_SIDE = 1024
-"""Largest side in pixels of a stored style image; CLIP reads far fewer pixels."""
+INPUT_SIDE = 1024
+"""Largest side in pixels of a stored style or source image: CLIP reads far fewer pixels, and no model makes more."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class Gallery:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
-        (self.folder / STYLES).mkdir(parents=True, exist_ok=True)
+        for inputs in (STYLES, SOURCES):
+            (self.folder / inputs).mkdir(parents=True, exist_ok=True)
         self._cache: dict[tuple[str, int], GalleryImage | None] = {}
 
     def add(self, images: Sequence[Image.Image], settings: Mapping[str, Any]) -> list[str]:
@@ -63,20 +65,34 @@ class Gallery:
 
     def add_style(self, image: ImageInput, name: str = "the style image") -> str:
         """Store a style image, so that images that refer to it can be generated again; returns its name, a hash."""
-        small = read_image(image, name)
-        small.thumbnail((STYLE_SIDE, STYLE_SIDE))
-        name = hashlib.sha256(small.tobytes()).hexdigest()[:16]
-        path = self.folder / STYLES / f"{name}.png"
-        if not path.exists():
-            with replacing(path) as beside:
-                small.save(beside, "png")
-        return name
+        return self._add_input(STYLES, read_image(image, name))
+
+    def add_source(self, image: ImageInput, name: str = "the image") -> str:
+        """Store the centre square of an image to change or enlarge, as `add_style` does; returns its name."""
+        read = read_image(image, name)
+        return self._add_input(SOURCES, square(read, min(read.size)))
 
     def style(self, name: str) -> Image.Image:
         """A style image, by the name that `add_style` returned."""
+        return self._input(STYLES, name)
+
+    def source(self, name: str) -> Image.Image:
+        """An image to change or enlarge, by the name that `add_source` returned."""
+        return self._input(SOURCES, name)
+
+    def _add_input(self, folder: str, image: Image.Image) -> str:
+        image.thumbnail((INPUT_SIDE, INPUT_SIDE))
+        name = hashlib.sha256(image.tobytes()).hexdigest()[:16]
+        path = self.folder / folder / f"{name}.png"
+        if not path.exists():
+            with replacing(path) as beside:
+                image.save(beside, "png")
+        return name
+
+    def _input(self, folder: str, name: str) -> Image.Image:
         if not re.fullmatch(r"[0-9a-f]{16}", name):
-            raise ValueError(f"the name of a style image must be 16 hexadecimal digits, got {name!r}")
-        return read_image(self.folder / STYLES / f"{name}.png")
+            raise ValueError(f"the name of an image in {folder} must be 16 hexadecimal digits, got {name!r}")
+        return read_image(self.folder / folder / f"{name}.png")
 
     def _read(self, path: Path) -> GalleryImage | None:
         # None if ediffi did not make the file. It is read again when it changes.

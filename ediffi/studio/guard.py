@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from ediffi.studio.gallery import STYLES, Gallery
+from ediffi.studio.gallery import SOURCES, STYLES, Gallery
 
 logger = logging.getLogger(__name__)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -123,8 +123,8 @@ class Guard:
         return hmac.compare_digest(password, (self.password or "").encode())
 
     def _file(self, name: str) -> Any:
-        """The file of an image of the gallery, or of a style image; None if the gallery has none of that name."""
-        if re.fullmatch(rf"{STYLES}/[0-9a-f]{{16}}\.png", name):
+        """The file of an image of the gallery, or of a style or source image; None if the gallery has none of that name."""
+        if re.fullmatch(rf"({STYLES}|{SOURCES})/[0-9a-f]{{16}}\.png", name):
             path = self.gallery.folder / name
             return path if path.is_file() and not path.is_symlink() else None
         try:

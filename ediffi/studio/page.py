@@ -1,62 +1,20 @@
-"""The page while it is used: the values of its form, and what its components show after each event."""
+"""The page while it is used: what its components show while images are made, and of an image of the gallery."""
 
 import html
 import logging
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ediffi.studio.backend import Backend
-from ediffi.studio.gallery import STYLES, Gallery
+from ediffi.studio.form import Form, Updates
 from ediffi.studio.jobs import Finished, Stopped, Waiting
 from ediffi.studio.progress import JobProgress
-from ediffi.studio.request import GenerationRequest, missing_inputs
-from ediffi.studio.views import ODD, file_url, gallery_grid, image_details, image_panel, prompt_of
+from ediffi.studio.request import GenerationRequest
+from ediffi.studio.views import ODD, file_url, gallery_grid, image_actions, image_details, image_panel, prompt_of
 
 logger = logging.getLogger(__name__)
-MODEL_SAMPLER = "the model's own"
-"""The entry of the sampler list that stands for no choice."""
-Updates = dict[Any, Any]
-"""New values of components; the other components keep theirs."""
-
-
-@dataclass(frozen=True)
-class Form:
-    """The components that a request is read from."""
-
-    fields: Mapping[str, Any]  # by the name of their field in `GenerationRequest`; without the steps and the layout
-    steps: tuple[Any, ...]  # one for each stage
-    canvas: Any  # the layout
-
-    def request(self, values: Mapping[Any, Any]) -> GenerationRequest:
-        """The request in the components' values; raises as `GenerationRequest.from_json`."""
-        content = {name: values[field] for name, field in self.fields.items()}
-        return GenerationRequest.from_json(
-            {
-                **content,
-                "sampler": "" if content["sampler"] == MODEL_SAMPLER else content["sampler"],
-                "style": (content["style"] or {}).get("name"),
-                "num_inference_steps": [values[field] for field in self.steps],
-                "layout": values[self.canvas],
-            }
-        )
-
-    def values(self, request: GenerationRequest, gallery: Gallery) -> Updates:
-        """The components' values for a request."""
-        content = request.to_json()
-        content |= {"sampler": request.sampler or MODEL_SAMPLER, "style": style_value(gallery, request.style)}
-        return {
-            **{field: content[name] for name, field in self.fields.items()},
-            **dict(zip(self.steps, request.num_inference_steps, strict=False)),
-            self.canvas: {"prompt": request.prompt, **content["layout"]},
-        }
-
-    @property
-    def inputs(self) -> set[Any]:
-        """All components."""
-        return {*self.fields.values(), *self.steps, self.canvas}
 
 
 @dataclass(frozen=True)
@@ -68,6 +26,7 @@ class Page:
     generate: Any  # button that starts a job
     stop: Any  # button that stops it
     panel: Any  # the current images
+    actions: Any  # what can be done with the chosen image
     stages: Any  # cards of the stages
     gallery: Any  # the stored images
     details: Any  # settings of the chosen image
@@ -78,28 +37,28 @@ class Page:
     @property
     def outputs(self) -> list[Any]:
         """The components that show an image and its settings."""
-        about = [self.details, self.attention, self.show_attention, self.chosen]
+        about = [self.actions, self.details, self.attention, self.show_attention, self.chosen]
         return [self.panel, self.stages, self.gallery, *about]
 
     def run(self, values: Mapping[Any, Any], session: str) -> Iterator[Updates]:
         """Generate images from the form: the updates of the page until they are in the gallery."""
         backend = self.backend
-        before = self._urls([values[self.chosen]])  # shown until the first estimate
+        before = self.urls([values[self.chosen]])  # shown until the first estimate
         try:
             request = self.form.request(values)
             events = backend.generate(session, request)
             plan = backend.cascade.plan(request.options())
-            notices = backend.notices(request)
+            notices, strengths = backend.notices(request), backend.strengths(request)
         except (ValueError, OSError) as error:
             yield {self.panel: image_panel(before, "no image", error=str(error))}
             return
-        progress = JobProgress(backend.cascade, plan, backend.step_times, request.num_images, notices)
+        progress = JobProgress(backend.cascade, plan, backend.step_times, request.num_images, notices, strengths)
         yield {self.panel: progress.panel(before), self.stages: progress.stages(), **self._buttons(busy=True)}
         try:
             for event in events:
                 progress.update(event)
                 if isinstance(event, Finished):
-                    images = image_panel(self._urls(event.result), request.prompt, detail=f"seed {request.seed}")
+                    images = image_panel(self.urls(event.result), request.prompt, detail=f"seed {request.seed}")
                     done = {self.panel: images, self.stages: progress.stages(over=True), **self._buttons(busy=False)}
                     yield {**self.show(event.result[0]), **done}
                 else:
@@ -108,7 +67,7 @@ class Page:
             shown = {self.panel: image_panel(before, "stopped"), self.stages: progress.stages(over=True)}
             yield {**shown, **self._buttons(busy=False)}
         except Exception as error:
-            panel = image_panel(before, "no image", error=_reason(error))
+            panel = image_panel(before, "no image", error=reason(error))
             yield {self.panel: panel, **self._buttons(busy=False)}
 
     def attend(self, name: str, session: str) -> Iterator[Updates]:
@@ -124,7 +83,7 @@ class Page:
         except Stopped:
             shown = "<p>Stopped.</p>"
         except Exception as error:
-            shown = f'<p class="alert" role="alert">{html.escape(_reason(error))}</p>'
+            shown = f'<p class="alert" role="alert">{html.escape(reason(error))}</p>'
         yield {self.attention: shown, **self._buttons(busy=False)}
 
     def show(self, name: str = "") -> Updates:
@@ -138,16 +97,18 @@ class Page:
         try:
             request = GenerationRequest.from_settings(settings, cascade)
             plan, notices = cascade.plan(request.options()), self.backend.notices(request) if request.prompt else []
-        except ODD:  # another model's settings, or another version's
-            plan, notices = cascade.plan(), []
+            strengths = self.backend.strengths(request)
+        except (*ODD, OSError):  # another model's settings, or another version's, or the source is gone
+            plan, notices, strengths = cascade.plan(), [], []
         panel = image_panel([], "")
         if image is not None:
-            panel = image_panel(self._urls([name]), prompt_of(image), detail=f"seed {settings.get('seed', '?')}")
+            panel = image_panel(self.urls([name]), prompt_of(image), detail=f"seed {settings.get('seed', '?')}")
         return {
             self.panel: panel,
-            self.stages: JobProgress(cascade, plan, self.backend.step_times).stages(),
+            self.stages: JobProgress(cascade, plan, self.backend.step_times, strengths=strengths).stages(),
             self.gallery: gallery_grid(gallery, images, name),
-            self.details: image_details(gallery, image, notices),
+            self.actions: image_actions(gallery, image),
+            self.details: image_details(image, notices),
             self.attention: "",
             self.show_attention: gr.Button(interactive=image is not None),
             self.chosen: "" if image is None else name,
@@ -157,20 +118,8 @@ class Page:
         """The page with the newest image of the gallery."""
         return self.show(*(image.name for image in self.backend.gallery.images(1)))
 
-    def restore(self, name: str) -> Updates:
-        """The form with the request of an image."""
-        try:
-            settings = self.backend.gallery.image(name).settings
-            request = GenerationRequest.from_settings(settings, self.backend.cascade)
-        except (*ODD, OSError) as error:
-            message = f"the settings of {name} cannot be restored: {error}"
-            return {self.panel: image_panel(self._urls([name]), "", error=message)}
-        missing = ", ".join(missing_inputs(settings))
-        notices = [f"not stored in the image, so not restored: {missing}"] if missing else []
-        panel = image_panel(self._urls([name]), request.prompt, detail=f"seed {request.seed}", notices=notices)
-        return {self.panel: panel, **self.form.values(request, self.backend.gallery)}
-
-    def _urls(self, names: Sequence[str]) -> list[str]:
+    def urls(self, names: Sequence[str]) -> list[str]:
+        """The addresses of images of the gallery; an empty name has none."""
         return [file_url(self.backend.gallery, name) for name in names if name]
 
     def _buttons(self, *, busy: bool) -> Updates:
@@ -179,17 +128,7 @@ class Page:
         return {self.generate: gr.Button(interactive=not busy), self.stop: gr.Button(interactive=busy)}
 
 
-def style_value(gallery: Gallery, name: str) -> dict[str, str]:
-    """The value of the style field for a style image of the gallery; empty for no name."""
-    return {"name": name, "url": file_url(gallery, f"{STYLES}/{name}.png")} if name else {}
-
-
-def upload_style(gallery: Gallery, path: str) -> dict[str, str]:
-    """Store an uploaded style image; returns the value of the style field."""
-    return style_value(gallery, gallery.add_style(Path(path).read_bytes(), Path(path).name))
-
-
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """The message for the user; the stack trace of a bug is logged."""
     if isinstance(error, ValueError | OSError):
         return str(error)

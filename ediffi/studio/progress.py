@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ediffi.diffusion.editing import steps_left
 from ediffi.diffusion.experts import expert_tree
 from ediffi.pipeline.cascade import Cascade
 from ediffi.pipeline.stage import Sampling, Stage
@@ -31,11 +32,15 @@ class ExpertBand:
 
 
 class NoiseChart:
-    """The noise levels of a stage on a logarithmic axis, from the noisiest step to the cleanest."""
+    """The noise levels of a stage on a logarithmic axis, from the noisiest step to the cleanest.
 
-    def __init__(self, stage: Stage, sampling: Sampling) -> None:
+    `strength` is the share of the steps that run, from the cleanest: of an edit, or 0 for a stage that does not run.
+    """
+
+    def __init__(self, stage: Stage, sampling: Sampling, strength: float = 1.0) -> None:
         self.stage = stage
         self.sigmas: list[float] = sampling.sigmas()[:-1].tolist()
+        self.num_steps = steps_left(len(self.sigmas), strength)
         self.tree = expert_tree(stage.denoiser)
         bands = [ExpertBand(0, "", 0.0, 1.0)]
         if self.tree is not None:
@@ -64,7 +69,8 @@ class NoiseChart:
         label = next((band.label for band in self.bands if band.index == running), "")
         count = len({band.index for band in self.bands})
         expert = f"expert {label}" if label and count > 1 else f"{count} expert{'s' * (count > 1)}"
-        text = f"step {step.step} of {step.num_steps}" if step is not None else f"{len(self.sigmas)} steps"
+        text = f"{self.num_steps} steps" if self.num_steps else "does not run"
+        text = text if step is None else f"step {step.step} of {step.num_steps}"
         thumb = f'<img src="{data_url(step.images[0])}" alt="">' if step is not None else ""
         return (
             f'<div class="stage {state}"><div class="thumb">{thumb}</div><div class="about">'
@@ -117,9 +123,10 @@ class JobProgress:
         times: StepTimes,
         num_images: int = 1,
         notices: Sequence[str] = (),
+        strengths: Sequence[float] = (),
     ) -> None:
-        pairs = zip(cascade.stages, plan, strict=True)
-        self.charts = {stage.name: NoiseChart(stage, sampling) for stage, sampling in pairs}
+        rows = zip(cascade.stages, plan, strengths or [1.0] * len(plan), strict=True)
+        self.charts = {stage.name: NoiseChart(stage, sampling, strength) for stage, sampling, strength in rows}
         self.times, self.num_images, self.notices = times, num_images, tuple(notices)
         self.ahead = 0
         self.seen: dict[str, StepDone] = {}
@@ -140,8 +147,8 @@ class JobProgress:
     @property
     def share(self) -> float:
         """The share of all steps that are done, 0 to 1."""
-        total = sum(len(chart.sigmas) for chart in self.charts.values())
-        return sum(step.step for step in self.seen.values()) / total
+        total = sum(chart.num_steps for chart in self.charts.values())
+        return sum(step.step for step in self.seen.values()) / max(total, 1)
 
     def panel(self, sources: Sequence[str] = ()) -> str:
         """The image panel as HTML, with the latest estimate; with `sources`, addresses of images, before the first."""
@@ -166,7 +173,7 @@ class JobProgress:
     def _time_left(self, step: StepDone) -> str:
         """The time left of the job, or of the current stage while the step time of a later stage is not known."""
         here, names = {step.stage: step.num_steps - step.step}, list(self.charts)
-        later = {name: len(self.charts[name].sigmas) for name in names[names.index(step.stage) + 1 :]}
+        later = {name: self.charts[name].num_steps for name in names[names.index(step.stage) + 1 :]}
         if (seconds := self.times.estimate(here | later, self.num_images)) is not None:
             return f"{_duration(seconds)} left"
         seconds = self.times.estimate(here, self.num_images)

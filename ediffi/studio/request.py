@@ -2,17 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
+from PIL import Image
 
+from ediffi.diffusion.editing import Edit
 from ediffi.diffusion.layout import Region
 from ediffi.diffusion.paint import places
 from ediffi.pipeline.cascade import Cascade
 from ediffi.pipeline.options import SamplingOptions
 from ediffi.pipeline.prompt import parse
 from ediffi.pipeline.style import Style
-from ediffi.studio.canvas import CanvasLayout
+from ediffi.studio.canvas import CanvasLayout, mask_at
 
 KEY = "order"
 """Key of the request in the settings of an image."""
@@ -21,6 +23,10 @@ NOT_IN_IMAGE = ("paint", "style", "switch", "edit", "low_res")
 MAX_IMAGES = 4
 MAX_STEPS = 500
 MAX_SEED = 2**32 - 1
+Task = Literal["sample", "edit", "upscale"]
+"""What is made, by the name of the command that makes it: a new image, a changed one, or an enlarged one."""
+STRENGTH = 0.8
+"""Strength of a change, as of `ediffi edit`."""
 PAINT_WEIGHT = 1.0
 """Paint weight of the page for models that define none."""
 
@@ -40,6 +46,10 @@ class GenerationRequest:
     style: str = ""  # name of a style image in the gallery; empty for none
     style_scale: float = 1.0
     layout: CanvasLayout = field(default_factory=CanvasLayout)
+    task: Task = "sample"
+    source: str = ""  # name of the image in the gallery's sources that is changed or enlarged; empty for none
+    mask: str = ""  # where it is repainted: a PNG data URL, opaque there; empty for everywhere
+    strength: float = STRENGTH  # of the change, as in `Edit`
 
     @classmethod
     def default(cls, cascade: Cascade, prompt: str) -> "GenerationRequest":
@@ -75,6 +85,10 @@ class GenerationRequest:
             style=str(content.get("style") or ""),
             style_scale=_number(content, "style_scale"),
             layout=CanvasLayout.from_json(content.get("layout")),
+            task=_task(content.get("task", "sample")),
+            source=str(content.get("source") or ""),
+            mask=str(content.get("mask") or ""),
+            strength=_number({"strength": STRENGTH, **content}, "strength"),
         )
 
     @classmethod
@@ -98,12 +112,27 @@ class GenerationRequest:
         text = parse(self.prompt).text
         for brush in self.layout.brushes:
             places(text, Region(brush.phrase, torch.ones(1, 1), brush.weight, brush.occurrence))
-        if self.layout.regions and not self.paint_weight:
+        if self.regions and not self.paint_weight:
             raise ValueError("the layout has no effect, since the paint weight is 0; give one above 0, or clear it")
+        if self.task != "sample" and not self.source:
+            verb = "change" if self.task == "edit" else "enlarge"
+            raise ValueError(f"there is no image to {verb}: drop one on the canvas, open one, or choose one below")
+        if self.task == "upscale" and len(cascade.stages) == 1:
+            raise ValueError(f"{cascade.name!r} has one stage, and enlarging needs a super-resolution stage")
         cascade.plan(self.options())
 
-    def options(self, style: Style | None = None) -> SamplingOptions:
-        """The options of `Cascade.generate`, with the style image that the caller has loaded."""
+    @property
+    def regions(self) -> list[Region]:
+        """The painted regions that the images depend on: enlarging starts after the base stage, which reads them."""
+        return [] if self.task == "upscale" else self.layout.regions
+
+    def options(self, style: Style | None = None, source: Image.Image | None = None) -> SamplingOptions:
+        """The options of `Cascade.generate`, with the style image and the source that the caller has loaded."""
+        edit = low_res = None
+        if source is not None and self.task == "edit":
+            edit = Edit(source, self.strength, mask_at(self.mask, source.width))
+        if source is not None and self.task == "upscale":
+            low_res = source
         return SamplingOptions(
             negative_prompt=self.negative_prompt or None,
             num_images_per_prompt=self.num_images,
@@ -113,13 +142,22 @@ class GenerationRequest:
             sampler=self.sampler or None,
             paint_weight=self.paint_weight,
             style=style,
-            paint=self.layout.regions,
+            paint=self.regions,
+            edit=edit,
+            low_res=low_res,
         )
 
 
 def missing_inputs(settings: Mapping[str, Any]) -> list[str]:
     """Inputs of an image that its settings do not contain; without them it cannot be generated again."""
     return [] if KEY in settings else [name for name in NOT_IN_IMAGE if name in settings]
+
+
+def _task(value: Any) -> Task:
+    if value not in get_args(Task):
+        raise ValueError(f"the task must be one of {', '.join(get_args(Task))}, got {value!r}")
+    task: Task = value
+    return task
 
 
 def _integer(content: Mapping[str, Any], name: str, low: int, high: int) -> int:

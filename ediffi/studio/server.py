@@ -6,15 +6,17 @@ import logging
 import os
 import socket
 import threading
-from pathlib import Path
 from typing import Any
 
+from ediffi.studio.canvas import WEB
 from ediffi.studio.gallery import Gallery
 from ediffi.studio.guard import Guard
+from ediffi.studio.opening import MAX_FILE_MB
 
 logger = logging.getLogger(__name__)
 HOST = "127.0.0.1"
 PORTS_TRIED = 100
+STYLE_SHEETS = ("layout", "form", "pictures")
 
 SANS = ("Inter", "SF Pro Text", "Segoe UI", "Helvetica Neue", "Arial", "sans-serif")
 MONO = ("SF Mono", "Cascadia Mono", "Menlo", "Consolas", "monospace")
@@ -88,12 +90,12 @@ def serve(blocks: Any, port: int, gallery: Gallery, host: str = HOST, password: 
         quiet=True,
         share=False,
         theme=theme(),
-        css=Path(__file__).with_name("page.css").read_text("utf-8"),
+        css="\n".join((WEB / f"{name}.css").read_text("utf-8") for name in STYLE_SHEETS),
         app_kwargs={"middleware": [Middleware(Guard, gallery=gallery, host=host, port=port, password=password)]},
         footer_links=[],
         run_history=False,
         enable_monitoring=False,
-        max_file_size="50mb",
+        max_file_size=f"{MAX_FILE_MB}mb",
     )
     logger.info("http://%s:%s", f"[{host}]" if ":" in host else host, port)
     try:

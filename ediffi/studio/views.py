@@ -14,6 +14,12 @@ from ediffi.studio.guard import FILES
 
 ODD = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError)
 """What reading settings raises that are not as we write them: the folder may hold any PNG file."""
+ACTIONS = {
+    "restore": ("Use settings", "fill the form with the settings of this image"),
+    "edit": ("Change", "start from this image, and repaint all of it or a part"),
+    "upscale": ("Enlarge", "give this image more pixels"),
+}
+"""What can be done with an image, by the name of the event: the button's text, and what it does."""
 MAX_PNG_SIDE = 64
 """Larger previews are sent as JPEG."""
 
@@ -40,7 +46,7 @@ def image_panel(
     error: str = "",
     notices: Sequence[str] = (),
 ) -> str:
-    """Images by their addresses, with a progress bar and a line of text under them, `detail` at its right end.
+    """Images by their addresses, with a line of text and a progress bar above them, `detail` at its right end.
 
     `share` of the work is done, 0 to 1; None shows no bar. `error` and `notices` are shown on the images.
     """
@@ -50,9 +56,9 @@ def image_panel(
     messages = alert + "".join(f'<div class="notice" role="status">{escape(notice)}</div>' for notice in notices)
     bar = "" if share is None else f'<i style="width:{100 * share:.1f}%"></i>'
     return (
-        f'<div class="panel n{min(len(sources), 4)}">{images}<div class="messages">{messages}</div></div>'
-        f'<div class="bar{" on" * (share is not None)}">{bar}</div>'
         f'<div class="line"><span>{escape(text)}</span><em>{escape(detail)}</em></div>'
+        f'<div class="bar{" on" * (share is not None)}">{bar}</div>'
+        f'<div class="panel n{min(len(sources), 4)}">{images}<div class="messages">{messages}</div></div>'
     )
 
 
@@ -68,8 +74,20 @@ def gallery_grid(gallery: Gallery, images: Sequence[GalleryImage], chosen: str) 
     return f'<div class="grid">{cards or empty}</div>'
 
 
-def image_details(gallery: Gallery, image: GalleryImage | None, notices: Sequence[str] = ()) -> str:
-    """The prompt and settings of an image, the button that repeats it, and the link to its file; empty for None."""
+def image_actions(gallery: Gallery, image: GalleryImage | None) -> str:
+    """What can be done with an image: buttons, and the link to its file; empty for None."""
+    if image is None:
+        return '<div class="actions"></div>'
+    buttons = "".join(
+        f'<button type="button" data-action="{action}" title="{title}">{label}</button>'
+        for action, (label, title) in ACTIONS.items()
+    )
+    link = f'<a href="{escape(file_url(gallery, image.name))}" download="{escape(image.name)}">Download</a>'
+    return f'<div class="actions">{buttons}{link}</div>'
+
+
+def image_details(image: GalleryImage | None, notices: Sequence[str] = ()) -> str:
+    """The prompt and settings of an image; empty for None."""
     if image is None:
         return '<div class="details"></div>'
     try:
@@ -77,13 +95,8 @@ def image_details(gallery: Gallery, image: GalleryImage | None, notices: Sequenc
     except ODD:  # settings of another version
         rows = [("settings", "written by another version")]
     listed = "".join(f"<dt>{name}</dt><dd>{escape(value)}</dd>" for name, value in rows)
-    link = f'<a href="{escape(file_url(gallery, image.name))}" download="{escape(image.name)}">Download PNG</a>'
     noticed = "".join(f'<p class="notice">{escape(notice)}</p>' for notice in notices)
-    restore = '<button type="button" data-action="restore">Reuse these settings</button>'
-    return (
-        f'<div class="details"><p class="prompt">{escape(prompt_of(image))}</p><dl>{listed}</dl>{noticed}'
-        f'<div class="actions">{restore}{link}</div></div>'
-    )
+    return f'<div class="details"><p class="prompt">{escape(prompt_of(image))}</p><dl>{listed}</dl>{noticed}</div>'
 
 
 def prompt_of(image: GalleryImage) -> str:
@@ -116,6 +129,11 @@ def _rows(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     if brushes := request.get("layout", {}).get("brushes"):
         phrases = ", ".join(str(brush["phrase"]) for brush in brushes)
         rows.append(("painted", f"{phrases} (weight {request['paint_weight']:g})"))
+    if request.get("task") == "edit":
+        where = "the marked part" if request.get("mask") else "all of it"
+        rows.append(("changed", f"{where}, strength {request['strength']:g}"))
+    elif request.get("task") == "upscale":
+        rows.append(("enlarged", "from another image"))
     if settings.get("style"):
         rows.append(("style", f"image, scale {settings['style']['scale']:g}"))
     return rows

@@ -1,10 +1,15 @@
-"""The shipped model at few steps, behind a backend with an empty gallery."""
+"""The shipped model at few steps, behind a backend with an empty gallery; and the page in a browser."""
 
 import base64
 import dataclasses
 import io
-from collections.abc import Callable
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image, ImageDraw
@@ -14,6 +19,7 @@ from ediffi.studio.backend import Backend
 from ediffi.studio.canvas import DATA_URL, PALETTE, Brush, CanvasLayout
 from ediffi.studio.gallery import Gallery
 from ediffi.studio.request import GenerationRequest
+from tests.studio.tab import CHROMIUM, STEPS, Studio, number, write
 
 PROMPT = "a red circle left of a blue square on a pink background"
 Box = tuple[int, int, int, int]
@@ -58,3 +64,72 @@ def drawn() -> Callable[..., CanvasLayout]:
         return CanvasLayout(tuple(brushes), url(image))
 
     return draw
+
+
+# The page in a browser
+
+
+@pytest.fixture(scope="session")
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
+    """A running page, closed by an interrupt at the end."""
+    folder = tmp_path_factory.mktemp("studio")
+    command = [sys.executable, "-m", "ediffi", "studio", "--port", "0", "--output", str(folder)]
+    interruptible = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # background jobs ignore interrupts
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, preexec_fn=interruptible, **pipes)
+    assert process.stdout is not None
+    try:
+        url = process.stdout.readline().strip()
+        assert url.startswith("http://127.0.0.1:"), process.communicate()
+        yield Studio(url, folder)
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert (process.returncode, out.strip()) == (0, "closed")
+    notices = ("ignored, not in the vocabulary of toybox: ", "too long for clip_text, ")  # of the prompts of the tests
+    assert all(line.startswith(notices) for line in err.splitlines()), err
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api")
+    pytest.importorskip("gradio")
+    if CHROMIUM is None:
+        pytest.skip("there is no chromium")
+    with playwright.sync_playwright() as play:
+        chromium = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def open_tab(browser: Any, studio: Studio) -> Iterator[Any]:
+    """A function that opens the page with few steps. At the end: no script error, no request to another host."""
+    contexts, requests, errors = [], [], []
+
+    def open_one(
+        prompt: str = PROMPT, steps: dict[str, int] = STEPS, size: tuple[int, int] = (1280, 900), **options: Any
+    ) -> Any:
+        viewport = {"width": size[0], "height": size[1]}
+        context = browser.new_context(viewport=viewport, accept_downloads=True, **options)
+        contexts.append(context)
+        tab = context.new_page()
+        tab.set_default_timeout(20_000)
+        tab.on("request", lambda request: requests.append(request.url))
+        tab.on("pageerror", lambda error: errors.append(str(error)))
+        tab.goto(studio.url)
+        tab.wait_for_selector("#phrases [data-word]")
+        tab.wait_for_selector("#grid .grid")
+        write(tab, prompt)
+        for stage, count in steps.items():
+            number(tab, f"{stage} steps", count)
+        return tab
+
+    yield open_one
+    for context in contexts:
+        context.close()
+    assert not [url for url in requests if not url.startswith((studio.url, "data:", "blob:"))]
+    assert not errors

@@ -1,138 +1,16 @@
 """The page in a real browser: phrases, drawing, errors, stopping, two tabs, and no request to another host."""
 
-import shutil
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 
 from ediffi.io.png import settings_of
 from ediffi.studio.canvas import PALETTE, CanvasLayout
-from tests.studio.conftest import PROMPT
+from tests.studio.tab import READY, STEPS, Studio, generate, inked, number, select_words, stroke, write
 
-playwright = pytest.importorskip("playwright.sync_api")
-pytest.importorskip("gradio")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
-]
-STEPS = {"base": 4, "sr64": 2, "sr256": 1}
-READY = "#generate:not([disabled])"
-
-
-class Studio(NamedTuple):
-    """The address of a running page, and the folder of its images."""
-
-    url: str
-    folder: Path
-
-    @property
-    def images(self) -> set[Path]:
-        return set(self.folder.glob("*.png"))
-
-
-@pytest.fixture(scope="module")
-def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
-    folder = tmp_path_factory.mktemp("studio")
-    command = [sys.executable, "-m", "ediffi", "studio", "--port", "0", "--output", str(folder)]
-    interruptible = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # background jobs ignore interrupts
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, preexec_fn=interruptible, **pipes)
-    assert process.stdout is not None
-    try:
-        url = process.stdout.readline().strip()
-        assert url.startswith("http://127.0.0.1:"), process.communicate()
-        yield Studio(url, folder)
-    finally:
-        process.send_signal(signal.SIGINT)
-        try:
-            out, err = process.communicate(timeout=60)
-        finally:
-            process.kill()
-    assert (process.returncode, out.strip()) == (0, "closed")
-    notices = ("ignored, not in the vocabulary of toybox: ", "too long for clip_text, ")  # of the prompts below
-    assert all(line.startswith(notices) for line in err.splitlines()), err
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as play:
-        chromium = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def open_tab(studio: Studio, browser: Any) -> Iterator[Any]:
-    """A function that opens the page with few steps. At the end: no script error, no request to another host."""
-    contexts, requests, errors = [], [], []
-
-    def open_one(prompt: str = PROMPT, steps: dict[str, int] = STEPS) -> Any:
-        context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
-        contexts.append(context)
-        tab = context.new_page()
-        tab.set_default_timeout(20_000)
-        tab.on("request", lambda request: requests.append(request.url))
-        tab.on("pageerror", lambda error: errors.append(str(error)))
-        tab.goto(studio.url)
-        tab.wait_for_selector("#phrases [data-word]")
-        tab.wait_for_selector("#grid .grid")
-        write(tab, prompt)
-        for stage, count in steps.items():
-            number(tab, f"{stage} steps", count)
-        return tab
-
-    yield open_one
-    for context in contexts:
-        context.close()
-    assert not [url for url in requests if not url.startswith((studio.url, "data:", "blob:"))]
-    assert not errors
-
-
-def write(tab: Any, prompt: str) -> None:
-    tab.fill("#prompt textarea", prompt)
-    last = prompt.split()[-1] if prompt.split() else "Write a prompt first."
-    tab.wait_for_function("text => document.querySelector('#phrases .sentence').textContent.endsWith(text)", arg=last)
-
-
-def number(tab: Any, name: str, value: int) -> None:
-    field = tab.get_by_label(name, exact=True)
-    field.fill(str(value))
-    field.blur()
-
-
-def select_words(tab: Any, first: str, last: str) -> None:
-    """Drag over words of the prompt."""
-    boxes = [tab.locator("#phrases [data-word]", has_text=word).first.bounding_box() for word in (first, last)]
-    (x0, y0), (x1, y1) = [(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2) for box in boxes]
-    tab.mouse.move(x0, y0)
-    tab.mouse.down()
-    tab.mouse.move(x1, y1, steps=3)
-    tab.mouse.up()
-
-
-def stroke(tab: Any, *points: tuple[float, float]) -> None:
-    """Paint along points, 0 to 1 from the top left of the canvas."""
-    box = tab.locator("#canvas canvas").bounding_box()
-    spots = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in points]
-    tab.mouse.move(*spots[0])
-    tab.mouse.down()
-    for spot in spots[1:]:
-        tab.mouse.move(*spot, steps=4)
-    tab.mouse.up()
-
-
-def generate(tab: Any) -> None:
-    tab.click("#generate")
-    tab.wait_for_selector("#generate[disabled]")
-    tab.wait_for_selector(READY)
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 def test_two_phrases_are_drawn_and_stored_in_the_image(studio: Studio, open_tab: Any, tmp_path: Path) -> None:
@@ -150,7 +28,7 @@ def test_two_phrases_are_drawn_and_stored_in_the_image(studio: Studio, open_tab:
     assert tab.locator("#stages .stage.done img").count() == 3
 
     with tab.expect_download() as download:
-        tab.click("#details a")
+        tab.click("#actions a")
     download.value.save_as(tmp_path / "downloaded.png")
     order = settings_of(tmp_path / "downloaded.png")["order"]
     assert order["num_inference_steps"] == list(STEPS.values())
@@ -167,31 +45,23 @@ def test_two_phrases_are_drawn_and_stored_in_the_image(studio: Studio, open_tab:
 
 def test_the_brush_its_eraser_and_undo(open_tab: Any) -> None:
     tab = open_tab()
-    inked = """() => {
-      const canvas = document.querySelector('#canvas canvas');
-      const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data, seen = new Set();
-      let count = 0;
-      for (let at = 0; at < data.length; at += 4)
-        if (data[at + 3]) { count++; seen.add([...data.slice(at, at + 4)].join()); }
-      return [count, [...seen]];
-    }"""
     stroke(tab, (0.5, 0.5), (0.6, 0.5))
     assert "Give some words a brush first" in tab.inner_text("#canvas .message")
     select_words(tab, "red", "circle")
     stroke(tab, (0.3, 0.5), (0.6, 0.6))
-    whole, colours = tab.evaluate(inked)
+    whole, colours = inked(tab)
     assert colours == [",".join(map(str, (*bytes.fromhex(PALETTE[0][1:]), 255)))]  # no soft edges
     tab.click("[data-tool=erase]")
     stroke(tab, (0.3, 0.5), (0.4, 0.5))
-    assert 0 < tab.evaluate(inked)[0] < whole
+    assert 0 < inked(tab)[0] < whole
     tab.click("[data-tool=undo]")
-    assert tab.evaluate(inked)[0] == whole
+    assert inked(tab)[0] == whole
     tab.click("[data-tool=clear]")
-    assert tab.evaluate(inked)[0] == 0
+    assert inked(tab)[0] == 0
     tab.click("[data-tool=undo]")
-    assert tab.evaluate(inked)[0] == whole
-    tab.click("#phrases .chip button")
-    assert tab.evaluate(inked)[0] == 0
+    assert inked(tab)[0] == whole
+    tab.click("#phrases .chip .remove")
+    assert inked(tab)[0] == 0
 
 
 def test_wrong_input_is_an_alert(studio: Studio, open_tab: Any) -> None:
@@ -208,7 +78,7 @@ def test_wrong_input_is_an_alert(studio: Studio, open_tab: Any) -> None:
     assert tab.locator("#phrases .chip").count() == 8
     assert "only 8 brush colours" in tab.inner_text("#canvas .message")
     for _ in range(8):
-        tab.locator("#phrases .chip button").first.click()
+        tab.locator("#phrases .chip .remove").first.click()
     write(tab, " ")
     tab.click("#generate")
     tab.wait_for_selector("#panel [role=alert]:has-text('the prompt is empty')")

@@ -13,22 +13,41 @@ import pytest
 from PIL import Image
 
 from ediffi.io.images import MAX_PIXELS
+from ediffi.studio import actions
 from ediffi.studio.backend import Backend
 from ediffi.studio.canvas import CanvasLayout
+from ediffi.studio.form import MODEL_SAMPLER, Form, upload_style
 from ediffi.studio.gallery import Gallery
-from ediffi.studio.page import MODEL_SAMPLER, Form, Page, upload_style
+from ediffi.studio.page import Page
 from ediffi.studio.request import GenerationRequest
 from ediffi.studio.server import HOST, check_gradio, free_port
 
 pytest.importorskip("gradio")
 
-COMPONENTS = ("generate", "stop", "panel", "stages", "gallery", "details", "attention", "show_attention", "chosen")
+COMPONENTS = (
+    "generate",
+    "stop",
+    "panel",
+    "actions",
+    "stages",
+    "gallery",
+    "details",
+    "attention",
+    "show_attention",
+    "chosen",
+)
 
 
 @pytest.fixture
 def page(backend: Backend) -> Page:
     """The page with names in the place of its components."""
-    names = {field.name for field in dataclasses.fields(GenerationRequest)} - {"layout", "num_inference_steps"}
+    names = {field.name for field in dataclasses.fields(GenerationRequest)} - {
+        "layout",
+        "num_inference_steps",
+        "task",
+        "source",
+        "mask",
+    }
     form = Form({name: name for name in names}, ("steps 0", "steps 1", "steps 2"), "canvas")
     return Page(backend, form, **{name: name for name in COMPONENTS})
 
@@ -131,12 +150,13 @@ def test_the_settings_of_an_image_are_restored(
 ) -> None:
     layout = drawn({"red circle": (0, 0, 30, 30)})
     name = merged(page.run({**values, "canvas": layout.to_json()}, "a"))["chosen"]
-    restored = page.restore(name)
-    assert restored["canvas"] == {"prompt": wanted.prompt, **layout.to_json()}
+    restored = actions.restore(page, name)
+    drawn_on = {"prompt": wanted.prompt, **layout.to_json(), "task": "sample", "source": {}, "mask": ""}
+    assert restored["canvas"] == drawn_on
     assert page.form.request({**values, **restored}) == dataclasses.replace(wanted, layout=layout)
-    assert "cannot be restored" in page.restore("gone.png")["panel"]
+    assert "cannot be restored" in actions.restore(page, "gone.png")["panel"]
     (other,) = page.backend.gallery.add([Image.new("RGB", (8, 8))], {"prompt": "a cat", "seed": 1, "paint": [{}]})
-    assert "not restored: paint" in page.restore(other)["panel"]
+    assert "not restored: paint" in actions.restore(page, other)["panel"]
 
 
 def test_the_attention_is_shown(page: Page, values: dict[str, Any]) -> None:

@@ -1,0 +1,163 @@
+"""The form of the page: its fields as Gradio components, and the request that their values are."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ediffi.pipeline.options import SamplingOptions
+from ediffi.registry import samplers
+from ediffi.registry.samplers.presets import PRESETS
+from ediffi.studio.backend import Backend
+from ediffi.studio.canvas import PHRASES
+from ediffi.studio.gallery import SOURCES, STYLES, Gallery
+from ediffi.studio.request import GenerationRequest
+from ediffi.studio.views import file_url
+
+MODEL_SAMPLER = "the model's own"
+"""The entry of the sampler list that stands for no choice."""
+STYLE_THUMB = (
+    '<div class="thumb ${value.name ? `full` : ``}">${value.name ? `<img src="${value.url}" alt="style image">'
+    '<button type="button" title="remove the style image">×</button>` : ``}</div>'
+)
+REMOVE_STYLE = (
+    'element.addEventListener("click", (event) => { if (event.target.closest("button")) props.value = {}; });'
+)
+RANDOM_SEED = "() => Math.floor(Math.random() * 4294967296)"
+EVENT: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+"""Options of all events: the page shows progress itself, and is no API."""
+Updates = dict[Any, Any]
+"""New values of components; the other components keep theirs."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """The components that a request is read from."""
+
+    fields: Mapping[str, Any]  # by the name of their field in `GenerationRequest`; without those of steps and canvas
+    steps: tuple[Any, ...]  # one for each stage
+    canvas: Any  # the task, the layout, the source and its mask
+
+    def request(self, values: Mapping[Any, Any]) -> GenerationRequest:
+        """The request in the components' values; raises as `GenerationRequest.from_json`."""
+        content = {name: values[field] for name, field in self.fields.items()}
+        canvas = values[self.canvas] or {}
+        return GenerationRequest.from_json(
+            {
+                **content,
+                "sampler": "" if content["sampler"] == MODEL_SAMPLER else content["sampler"],
+                "style": (content["style"] or {}).get("name"),
+                "num_inference_steps": [values[field] for field in self.steps],
+                "layout": canvas,
+                "task": canvas.get("task", "sample"),
+                "source": (canvas.get("source") or {}).get("name"),
+                "mask": canvas.get("mask"),
+            }
+        )
+
+    def values(self, request: GenerationRequest, gallery: Gallery) -> Updates:
+        """The components' values for a request."""
+        content = request.to_json()
+        content |= {"sampler": request.sampler or MODEL_SAMPLER, "style": input_value(gallery, STYLES, request.style)}
+        source = input_value(gallery, SOURCES, request.source)
+        drawn = {"task": request.task, "source": source, "mask": request.mask}
+        return {
+            **{field: content[name] for name, field in self.fields.items()},
+            **dict(zip(self.steps, request.num_inference_steps, strict=False)),
+            self.canvas: {"prompt": request.prompt, **content["layout"], **drawn},
+        }
+
+    @property
+    def inputs(self) -> set[Any]:
+        """All components."""
+        return {*self.fields.values(), *self.steps, self.canvas}
+
+
+def input_value(gallery: Gallery, folder: str, name: str) -> dict[str, str]:
+    """The value of a field for a style or source image of the gallery; empty for no name."""
+    return {"name": name, "url": file_url(gallery, f"{folder}/{name}.png")} if name else {}
+
+
+def upload_style(gallery: Gallery, path: str) -> dict[str, str]:
+    """Store an uploaded style image; returns the value of the style field."""
+    return input_value(gallery, STYLES, gallery.add_style(Path(path).read_bytes(), Path(path).name))
+
+
+def html_part(value: Any = "", **options: Any) -> Any:
+    """A part of the page in HTML of our own."""
+    import gradio as gr
+
+    return gr.HTML(value, apply_default_css=False, **options)
+
+
+def prompt_fields(request: GenerationRequest) -> tuple[dict[str, Any], Any, Any]:
+    """The fields of the prompts, and the buttons that start and stop a job."""
+    import gradio as gr
+
+    options: dict[str, Any] = {"lines": 3, "max_lines": 6, "placeholder": "a red circle"}
+    prompt = gr.Textbox(request.prompt, label="Prompt", elem_id="prompt", **options)
+    html_part(PHRASES, elem_id="phrases")
+    placeholder = "what it should not show"
+    negative_prompt = gr.Textbox(label="Negative prompt", placeholder=placeholder, elem_id="negative")
+    with gr.Row(elem_id="buttons"):
+        generate = gr.Button("Generate", variant="primary", elem_id="generate", min_width=120, scale=3)
+        stop = gr.Button("Stop", interactive=False, elem_id="stop", min_width=60, scale=1)
+    return {"prompt": prompt, "negative_prompt": negative_prompt}, generate, stop
+
+
+def sampling_fields(backend: Backend, request: GenerationRequest) -> tuple[dict[str, Any], tuple[Any, ...]]:
+    """The fields of seed, guidance and sampler by name, and those of the steps."""
+    import gradio as gr
+
+    def default_steps(sampler: str) -> list[int]:
+        options = SamplingOptions(sampler=None if sampler == MODEL_SAMPLER else sampler)
+        return [sampling.num_inference_steps for sampling in backend.cascade.plan(options)]
+
+    strength = _slider("Strength of the change", request.strength, 1.0, step=0.05, elem_id="strength")
+    with gr.Row(elem_id="seed"):
+        seed = gr.Number(request.seed, label="Seed", precision=0, min_width=60)
+        dice = gr.Button("New", size="sm", min_width=40, elem_id="dice")
+        num_images = gr.Number(1, label="Images", precision=0, min_width=40)
+    with gr.Row():
+        guidance_scale = _slider("Guidance", request.guidance_scale, 10.0)
+        paint_weight = _slider("Paint weight", request.paint_weight, 10.0)
+    with gr.Row(elem_id="steps"):
+        steps = tuple(
+            gr.Number(count, label=f"{stage.name} steps", precision=0, min_width=40)
+            for stage, count in zip(backend.cascade.stages, request.num_inference_steps, strict=True)
+        )
+    names = [MODEL_SAMPLER, *samplers.names(), *PRESETS]
+    sampler = gr.Dropdown(names, value=MODEL_SAMPLER, label="Sampler", elem_id="sampler")
+    dice.click(None, None, seed, js=RANDOM_SEED, **EVENT)
+    sampler.input(default_steps, sampler, list(steps), **EVENT)
+    fields = {"seed": seed, "num_images": num_images, "guidance_scale": guidance_scale, "paint_weight": paint_weight}
+    return {**fields, "strength": strength, "sampler": sampler}, steps
+
+
+def style_fields(backend: Backend, request: GenerationRequest) -> dict[str, Any]:
+    """The style image and its scale."""
+    import gradio as gr
+
+    def store(path: str) -> dict[str, str]:
+        try:
+            return upload_style(backend.gallery, path)
+        except (ValueError, OSError) as error:
+            raise gr.Error(str(error), print_exception=False) from None
+        finally:
+            Path(path).unlink(missing_ok=True)  # Gradio keeps uploads for ever
+
+    with gr.Row(elem_id="style"):
+        style = html_part({}, html_template=STYLE_THUMB, js_on_load=REMOVE_STYLE, min_width=56)
+        with gr.Column(min_width=60):
+            options: dict[str, Any] = {"size": "sm", "interactive": bool(backend.cascade.image_encoders)}
+            upload = gr.UploadButton("Style image …", file_types=["image"], elem_id="upload", **options)
+            style_scale = _slider("Style scale", request.style_scale, 3.0)
+    upload.upload(store, upload, style, **EVENT)
+    return {"style": style, "style_scale": style_scale}
+
+
+def _slider(label: str, value: float, maximum: float, step: float = 0.1, **options: Any) -> Any:
+    import gradio as gr
+
+    most = max(maximum, value)
+    return gr.Slider(0.0, most, value=value, step=step, label=label, min_width=100, buttons=[], **options)
