@@ -123,7 +123,7 @@ class Guard:
         return hmac.compare_digest(password, (self.password or "").encode())
 
     def _file(self, name: str) -> Any:
-        """The file of an image of the gallery, or of a style or source image; None if the gallery has none of that name."""
+        """The file of an image of the gallery, or of an image that one was made from; None if there is none."""
         if re.fullmatch(rf"({STYLES}|{SOURCES})/[0-9a-f]{{16}}\.png", name):
             path = self.gallery.folder / name
             return path if path.is_file() and not path.is_symlink() else None
