@@ -152,11 +152,16 @@ def _backward(
         tl.store(here + channels, total.to(kind), mask=valid)
 
 
-def tiling(channels: int, groups: int, item: int) -> tuple[int, int, int]:
-    """Rows of a tile, groups of a program, lanes: at least 32 bytes of each pixel, since memory moves as many."""
+def tiling(channels: int, groups: int, item: int, pixels: int) -> dict[str, int]:
+    """Rows of a tile, groups of a program, lanes: at least 32 bytes of each pixel, since memory moves as many.
+
+    Large images have few programs, so each gets more warps: 16 images of 256² with 128 channels have one for each of an
+    H100's multiprocessors. The batch does not count, so that an image has the same bits in each.
+    """
     width = triton.next_power_of_2(channels // groups)
     bundle = min(max(1, 32 // (item * width)), triton.next_power_of_2(groups))
-    return max(1, 4096 // (bundle * width)), bundle, bundle * width
+    warps = 16 if pixels >= 128**2 else 8 if pixels >= 64**2 else 4
+    return {"ROWS": max(1, 1024 * warps // (bundle * width)), "BUNDLE": bundle, "LANES": bundle * width, "num_warps": warps}
 
 
 @torch.library.custom_op("ediffi::group_norm", mutates_args=())
@@ -167,12 +172,12 @@ def group_norm(
     x = x.contiguous(memory_format=torch.channels_last)
     y, batch, channels, pixels = torch.empty_like(x), x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
     mean, rstd = (x.new_empty(batch, groups, dtype=torch.float32) for _ in range(2))
-    rows, bundle, lanes = tiling(channels, groups, x.element_size())
+    tiles = tiling(channels, groups, x.element_size(), pixels)
     shifts = None if scale_shift is None else scale_shift.contiguous()
     with torch.cuda.device_of(x):
-        _forward[batch, triton.cdiv(groups, bundle)](
+        _forward[batch, triton.cdiv(groups, tiles["BUNDLE"])](
             x, y, weight, bias, shifts, mean, rstd, pixels, channels, groups, eps,
-            SHIFTED=shifts is not None, SILU=silu, SIZE=channels // groups, ROWS=rows, BUNDLE=bundle, LANES=lanes,
+            SHIFTED=shifts is not None, SILU=silu, SIZE=channels // groups, **tiles,
         )  # fmt: skip
     return y, mean, rstd
 
@@ -195,11 +200,11 @@ def group_norm_backward(
     d_affine = x.new_empty(batch, 2, channels, dtype=torch.float32)
     shifts = None if scale_shift is None else scale_shift.contiguous()
     d_scale_shift = x.new_empty(0) if shifts is None else torch.empty_like(shifts)
-    rows, bundle, lanes = tiling(channels, groups, x.element_size())
+    tiles = tiling(channels, groups, x.element_size(), pixels)
     with torch.cuda.device_of(x):
-        _backward[batch, triton.cdiv(groups, bundle)](
+        _backward[batch, triton.cdiv(groups, tiles["BUNDLE"])](
             dy, x, weight, bias, shifts, mean, rstd, dx, d_affine, d_scale_shift, pixels, channels, groups,
-            SHIFTED=shifts is not None, SILU=silu, SIZE=channels // groups, ROWS=rows, BUNDLE=bundle, LANES=lanes,
+            SHIFTED=shifts is not None, SILU=silu, SIZE=channels // groups, **tiles,
         )  # fmt: skip
     return dx, d_affine, d_scale_shift
 
