@@ -161,7 +161,8 @@ def tiling(channels: int, groups: int, item: int, pixels: int) -> dict[str, int]
     width = triton.next_power_of_2(channels // groups)
     bundle = min(max(1, 32 // (item * width)), triton.next_power_of_2(groups))
     warps = 16 if pixels >= 128**2 else 8 if pixels >= 64**2 else 4
-    return {"ROWS": max(1, 1024 * warps // (bundle * width)), "BUNDLE": bundle, "LANES": bundle * width, "num_warps": warps}
+    lanes = bundle * width
+    return {"ROWS": max(1, 1024 * warps // lanes), "BUNDLE": bundle, "LANES": lanes, "num_warps": warps}
 
 
 @torch.library.custom_op("ediffi::group_norm", mutates_args=())
