@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from ediffi.cli import recipes
 from ediffi.cli.parser import UsageError, check_positive
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ def filter(
 
     Args:
         shards: files or URLs with braces, as in 'in-{0000..0999}.tar', or a folder of .tar files, as of img2dataset.
-        config: a YAML file: `keep` has the thresholds, `measuring` the models that give the scores.
+        config: a recipe: `keep` has the thresholds, `measuring` the models that give the scores.
         output: folder of the filtered shards; with ray also a URL, of a store that all machines reach.
         short_side_above: the shorter side must have more pixels than this, instead of the file's number.
         measures: folder of the measured scores, which other recipes may share; in the output by default.
@@ -176,7 +177,7 @@ def filter(
 
     if page and find_spec("matplotlib") is None:
         raise ValueError("filter.png needs matplotlib: pip install 'ediffi[plots]', or give --no-page")
-    measuring, keep = read_recipe(config)
+    measuring, keep = read_recipe(recipes.find(config))
     if short_side_above is not None:
         keep = replace(keep, short_side_above=short_side_above)
     job = FilterRun(expand([shards]), output, measures or join(output, "measures"), measuring, keep)
@@ -261,7 +262,7 @@ def embed(
     """
     if not encoders:
         raise UsageError(
-            "--encoders is missing: give the recipe of a cascade (emoji/cascade, paper/cascade), a model whose "
+            "--encoders is missing: give the recipe of a cascade (own/cascade, paper/cascade), a model whose "
             "encoders know the words of the captions (a folder, or ORG/REPO of the Hub; toybox knows its own 74), or "
             "registered encoders such as [minilm] or [t5_xxl,clip_l14_text,clip_l14_image] (ediffi registry)"
         )
@@ -284,11 +285,10 @@ def embed(
 
 def _encoders(names: list[str]) -> "dict[str, Part]":
     """The encoders that `--encoders` names; a recipe that ships stands for its file."""
-    from ediffi.cli import recipes
     from ediffi.data.embedding.identity import named_encoders
 
     shipped = len(names) == 1 and not Path(names[0]).exists() and names[0].removesuffix(".yaml") in recipes.names()
-    return named_encoders([str(recipes.path_of(names[0]))] if shipped else names)
+    return named_encoders([str(recipes.find(names[0]))] if shipped else names)
 
 
 def _cluster(engine: Engine, address: str, device: str, devices: int, num_nodes: int) -> "RayCluster | None":

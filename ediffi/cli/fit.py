@@ -91,6 +91,7 @@ def compose(argv: list[str]) -> None:
     """Write a cascade folder: `ediffi compose --config recipes/toybox/cascade.yaml --output DIR`."""
     from ediffi.training.growth import compose as composition
 
+    argv = recipe_check.resolved(argv)
     print(run_recipe(composition.compose, argv, "compose", compose.__doc__ or ""))
 
 

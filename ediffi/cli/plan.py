@@ -2,12 +2,10 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ediffi.cli.parser import UsageError, check_positive
-from ediffi.cli.recipes import names, path_of
-from ediffi.registry.core import UnknownNameError
+from ediffi.cli.recipes import find
 
 if TYPE_CHECKING:
     from ediffi.data.index import Index
@@ -53,7 +51,7 @@ def params(recipe: list[str], /) -> None:
     Args:
         recipe: files, or names as in ediffi recipes ls
     """
-    paths = {name: _find(name) for name in recipe}
+    paths = {name: find(name) for name in recipe}
     if len({path.resolve() for path in paths.values()}) < len(recipe):
         raise UsageError("the same recipe is given twice")
     from ediffi.training.estimate.params import EncoderParameters, NetworkParameters, count
@@ -65,16 +63,6 @@ def params(recipe: list[str], /) -> None:
         _networks(name, networks[name]) if name in networks else _encoders(name, encoders[name]) for name in paths
     ]
     print("\n\n".join("\n".join(block) for block in [*blocks, _sums(networks, encoders)] if block))
-
-
-def _find(name: str) -> Path:
-    """The file of that name, or the shipped recipe."""
-    if Path(name).is_file():
-        return Path(name)
-    try:
-        return path_of(name)
-    except UnknownNameError:
-        raise UnknownNameError.among(names(), "file or recipe", name) from None
 
 
 def _networks(name: str, one: "NetworkParameters") -> list[str]:
@@ -154,7 +142,7 @@ def plan(
     if not 0 < utilisation <= 1:
         raise ValueError(f"utilisation must be in (0, 1], got {utilisation}")
     check_positive(devices=devices, batch_size=batch_size, samples=samples)
-    kind, path = device(device_type), _find(recipe)
+    kind, path = device(device_type), find(recipe)
     job = read(path)
     many = devices or job.devices
     each = batch_size or max(1, min(job.batch_size, job.samples // many))

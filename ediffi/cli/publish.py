@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ediffi.cli.parser import UsageError
+from ediffi.cli.recipes import find
 
 
 def publish(
@@ -29,7 +30,7 @@ def publish(
         private: visible only to its owners.
         revision: branch to publish on; created if it does not exist.
         results: the folder of an `ediffi evaluate`, or several.
-        recipe: a YAML file that the model was trained with, or several.
+        recipe: a YAML file, or a recipe that ships, that the model was trained with, or several.
         device: where the samples are generated.
         dry_run: write the files into SOURCE-published instead, without the network.
     """
@@ -43,7 +44,7 @@ def publish(
     from ediffi.pipeline.cascade import paint_samples
     from ediffi.training.finished_run import model_folder
 
-    options = PublicationOptions(repository, license, results or [], recipe or [])
+    options = PublicationOptions(repository, license, results or [], [find(one) for one in recipe or []])
     paint = partial(paint_samples, device=device)
     written = source.resolve().with_name(f"{source.resolve().name}-published") if dry_run else None
     with TemporaryDirectory(prefix="ediffi-publish-") as beside:

@@ -29,6 +29,16 @@ def path_of(name: str) -> Path:
     return folder() / f"{name}.yaml"
 
 
+def find(name: str | Path) -> Path:
+    """The file of that name, or else the recipe that ships; UnknownNameError lists the near names."""
+    if Path(name).is_file():
+        return Path(name)
+    try:
+        return path_of(str(name))
+    except UnknownNameError:
+        raise UnknownNameError.among(names(), "file or recipe", str(name)) from None
+
+
 def ls(pattern: str = "*", /) -> None:
     """List the recipes.
 

@@ -41,6 +41,7 @@ EMBEDDINGS = {
         "clip_image.tokens": (1, 128),
         "clip_image.pooled": (128,),
     },
+    "own": {"t5.tokens": (3, 384), "t5.pooled": (384,)},
 }
 """Shapes of the embeddings in the shards that a folder of recipes trains on; Toybox's are of its own encoders."""
 
@@ -253,7 +254,9 @@ def test_every_recipe_is_of_a_kind_that_is_tried_here() -> None:
     kinds = [stages(), modules(), of_kind("nodes"), of_kind("encoder_parts"), of_kind("keep")]
     known = [name for kind in kinds for name in kind]
     assert sorted(known) == sorted(set(known)), "of one kind each"
-    assert set(recipes.names("toybox/*") + recipes.names("paper/*") + recipes.names("emoji/*")) <= set(known)
+    assert set(
+        recipes.names("toybox/*") + recipes.names("paper/*") + recipes.names("emoji/*") + recipes.names("own/*")
+    ) <= set(known)
     assert len(stages()) >= 10
 
 
