@@ -19,10 +19,10 @@ def lines(*words: str) -> tuple[int, list[dict[str, Any]]]:
 
 
 def test_every_check_runs_and_says_what_it_measured() -> None:
-    code, found = lines("--dry", "--seconds", "1000")
+    code, found = lines("--dry", "--seconds", "1000", "--each", "1000")
     assert [line.get("error") for line in found] == [None] * len(found)
     assert code == 0
-    wanted = ["machine", "load", "paint", "base64", "picture", "toybox", "sr256", "sr1024"]
+    wanted = ["machine", "base64", "sr256", "sr1024", "picture", "paint", "load", "toybox", "peers"]
     wanted += ["stream", "forward", "right", "eager"]
     assert list(dict.fromkeys(line["check"] for line in found)) == wanted
     assert all({"name", "value", "unit", "target", "pass", "device", "torch"} <= set(line) for line in found)
