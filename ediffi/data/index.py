@@ -1,5 +1,6 @@
 """`index.json` beside shards: their sample counts and hashes, and which encoders made the embeddings in them."""
 
+import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -63,6 +64,11 @@ class Index:
     def identities(self) -> dict[str, dict[str, Any]]:
         """By source, what `IDENTITY` lists of its encoder."""
         return {source: {k: v for k, v in known.items() if k in IDENTITY} for source, known in self.encoders.items()}
+
+    def digest(self, least_side: int = 0) -> str:
+        """SHA-256 of what a run sees of the shards: their hashes, in order, and how many samples it reads of each."""
+        rows = [[shard.sha256, shard.samples_from(least_side)] for shard in self.shards]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
     @classmethod
     def read(cls, folder: Path | str, complete: bool = True) -> "Index":

@@ -21,6 +21,7 @@ from ediffi.data.skipped import SkippedSamples
 from ediffi.data.stream import Batch, ImageTransform, Resize, ShardStream
 from ediffi.data.tar import Tally, read_samples
 from ediffi.io.images import color
+from ediffi.io.urls import redact
 from ediffi.registry.denoisers.conditioning import ConditionEmbedding
 
 logger = logging.getLogger(__name__)
@@ -173,23 +174,33 @@ class ShardData(L.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint records of the data; with the step, it gives the position in the stream."""
-        identities = Index.read(self.folders["train"]).identities if self.embedded else {}
+        index = Index.read(self.folders["train"])
         step = self.trainer.global_step if self.trainer else 0
         return {
             "samples_per_step": self.samples_per_step,
-            "encoders": identities,
+            "encoders": index.identities if self.embedded else {},
+            "folder": self.folders["train"],
+            "shards": index.digest(self.transform.least_side),
             "position": step * self.samples_per_step,
             "lanes": {"now": self.lanes, "earlier": self._earlier_lanes},
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Check that a step is as large as in the checkpoint, of embeddings of the same encoders, else ValueError."""
+        """Check that a step is as large as in the checkpoint, of the same shards, and of embeddings of the same
+        encoders; else ValueError. Shards of another folder, which the recipe names, may be others."""
         if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
             return
         if (was := state_dict["samples_per_step"]) != (now := self.samples_per_step):
             advice = "keep the product of data.batch_size, processes and trainer.accumulate_grad_batches"
             raise ValueError(f"the checkpoint is of a run with {was} samples a step, this one has {now}: {advice}")
-        check_embeddings(Index.read(self.folders["train"]), state_dict.get("encoders", {}))
+        index = Index.read(self.folders["train"])
+        check_embeddings(index, state_dict.get("encoders", {}))
+        same = state_dict.get("shards") in (None, index.digest(self.transform.least_side))  # None of earlier versions
+        if not same and state_dict["folder"] == self.folders["train"]:
+            advice = "give new shards a folder of their own, and name it with --data.train and --ckpt_path last"
+            raise ValueError(f"the shards in {redact(index.url)} are not those that this run was trained on: {advice}")
+        if not same:
+            logger.warning("from here on, the run trains on the shards of %s", redact(index.url))
         if "lanes" in state_dict:
             self._change_lanes(state_dict["position"], **state_dict["lanes"])
         else:

@@ -25,6 +25,7 @@ from torch import Tensor
 from ediffi.data.image_facts import ImageFacts, image_bytes, side_of
 from ediffi.data.index import INDEX, Shard, write_index
 from ediffi.data.tar import IMAGES, RawSample, Tally, read_samples
+from ediffi.diffusion.weights import extremes
 from ediffi.io import files, images, urls
 from ediffi.io.image_input import read_image
 from ediffi.registry.types import Embedding
@@ -179,6 +180,9 @@ def embeddings_of(
             if tensor is not None and (tensor.ndim != dimensions or tensor.shape[-1] != (width or tensor.shape[-1])):
                 shape = list(tensor.shape)
                 raise ValueError(f"the embeddings {source}.{kind} of {name} have the shape {shape}, not width {width}")
+    for key, tensor in found.items():
+        if not tensor.is_floating_point() or not all(bool(end.isfinite()) for end in extremes(tensor)):
+            raise ValueError(f"the embeddings {key} of {name} are not finite numbers")
     return found
 
 

@@ -1,6 +1,11 @@
-"""The expert in a training checkpoint: its noise, its parent, its averaged weights, and how its stage samples."""
+"""The expert in a training checkpoint: its noise, its parent, its averaged weights, and how its stage samples.
 
-from collections.abc import Mapping
+A checkpoint is checked when it is loaded: its tensors by the CRC-32 of the file and for finite values, everything else
+by its `DIGEST`.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +14,7 @@ from torch import Tensor
 
 from ediffi.diffusion.experts import Expert
 from ediffi.diffusion.noise import LogNormal, NoiseInterval, interval_from
+from ediffi.diffusion.weights import extremes
 from ediffi.hub.config import Part
 from ediffi.io import pickles
 from ediffi.pipeline.stage import Sampling
@@ -16,6 +22,11 @@ from ediffi.training.lora import Lora
 
 KEY = "expert"
 """Entry of a checkpoint that describes its expert."""
+DIGEST = "ediffi_sha256"
+"""Entry with the SHA-256 of all others: of their names and values, and of the types and shapes of tensors."""
+
+TENSORS = ("state_dict", "current_model_state", "optimizer_states")
+"""Entries with the average or the weights, the weights beside an average, and the moments of the optimiser."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +88,7 @@ def _stage(entry: Mapping[str, Any] | None) -> StageRecord | None:
 
 def read(path: Path) -> ExpertCheckpoint:
     """The expert of a checkpoint file, its weights memory-mapped; ValueError names the file."""
-    content = pickles.read(path)
+    content = load(path)
     try:
         return parse(content)
     except ValueError as error:
@@ -86,7 +97,61 @@ def read(path: Path) -> ExpertCheckpoint:
 
 def steps(path: Path) -> int:
     """The optimiser steps behind a checkpoint of any module; ValueError names the file."""
-    found = pickles.read(path).get("global_step")
+    found = _content(path, check=False).get("global_step")
     if not isinstance(found, int):
         raise ValueError(f"{path} is no training checkpoint: it has no global_step")
     return found
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint of any module, its tensors memory-mapped. ValueError names the file: it is damaged,
+    was changed after it was saved, or has a value that is not finite."""
+    content = _content(path)
+    known = content.pop(DIGEST, None)  # earlier versions wrote none
+    if known is not None and known != digest(content):
+        raise ValueError(f"{path} was changed after it was saved: use an older checkpoint, or a copy")
+    for name, tensor in _tensors({key: content.get(key) for key in TENSORS}):
+        if tensor.is_floating_point() and not all(bool(end.isfinite()) for end in extremes(tensor)):
+            raise ValueError(f"{path}: {name} is not finite: use an older checkpoint")
+    return content
+
+
+def _content(path: Path, check: bool = True) -> dict[str, Any]:
+    content = pickles.read(path, check)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is no training checkpoint: it holds a {type(content).__name__}")
+    return content
+
+
+def digest(content: Mapping[str, Any]) -> str:
+    """`DIGEST` of a checkpoint without it. Of tensors with several values the file has a CRC-32."""
+    found = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        if isinstance(value, Mapping):
+            found.update(f"{{{len(value)}".encode())
+            for key, one in value.items():
+                add(key)
+                add(one)
+        elif isinstance(value, list | tuple):
+            found.update(f"[{len(value)}".encode())
+            for one in value:
+                add(one)
+        elif isinstance(value, Tensor):
+            single = value.item() if value.numel() == 1 else None  # the optimiser's count of steps is one
+            found.update(f"<{value.dtype} {list(value.shape)} {single!r}".encode())
+        else:
+            text = repr(value)
+            found.update(f"{len(text)} {text}".encode())
+
+    add(content)
+    return found.hexdigest()
+
+
+def _tensors(content: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    if isinstance(content, Tensor):
+        yield name, content
+    elif isinstance(content, Mapping | list | tuple):
+        pairs = content.items() if isinstance(content, Mapping) else enumerate(content)
+        for key, value in pairs:
+            yield from _tensors(value, f"{name}.{key}" if name else str(key))

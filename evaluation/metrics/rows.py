@@ -78,7 +78,7 @@ class RowFiles:
         path = self.folder / f"{name}.npy"
         try:
             rows = np.load(path, mmap_mode="c")  # copy on write, for torch, which wants arrays that can be written
-        except (OSError, ValueError):
+        except Exception:  # a damaged header is parsed as Python, and fails as that may
             rows = None
         if rows is None or (rows.dtype, rows.shape) != self._kind(name):
             raise ValueError(f"{path} is missing or broken; delete the folder and start again")

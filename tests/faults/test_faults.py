@@ -1,5 +1,7 @@
 """A few injections of each family, with a seed of the day that is printed; `make faults` runs them all."""
 
+import os
+import signal
 import time
 
 import pytest
@@ -8,7 +10,8 @@ pytest.importorskip("gradio")
 pytest.importorskip("httpx")
 
 from tests.faults.families import FAMILIES
-from tests.faults.harness import HangError, alarm, table, verdict
+from tests.faults.harness import FAMILIES as KNOWN
+from tests.faults.harness import HangError, Worker, alarm, table, verdict
 
 SEED = time.strftime("%Y%m%d")
 
@@ -19,6 +22,21 @@ def test_no_fault_passes_in_silence(name: str) -> None:
         seed = f"{SEED}/{name}/{number}"
         found, said = verdict(FAMILIES[name], seed)
         assert found in ("refused", "same"), f"{seed}: {found}: {said}"
+
+
+def test_no_room_is_left_out() -> None:
+    rooms = {family.__module__.rpartition(".")[2] for family in FAMILIES.values()}
+    assert rooms == {"models", "recipes", "servers", "runs", "shards", "evaluations"}
+
+
+def test_a_process_that_dies_is_a_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(KNOWN, "dies", lambda rng, scratch: lambda: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setitem(KNOWN, "fine", lambda rng, scratch: lambda: None)
+    worker = Worker()
+    assert worker.ask("fine", "1") == ("same", "")
+    assert worker.ask("dies", "1") == ("traceback", "the process died")
+    assert worker.left == 0
+    worker.end()
 
 
 def test_the_verdicts_are_told_apart() -> None:

@@ -113,7 +113,7 @@ def test_what_is_no_weights_is_said(
     [
         (b"", "is broken, or not a file of torch.save"),
         (b"hello world", "is broken, or not a file of torch.save"),
-        (b"PK\x03\x04 and no more", "is broken, or not a file of torch.save (PytorchStreamReader failed"),
+        (b"PK\x03\x04 and no more", "is broken, or not a file of torch.save (File is not a zip file"),
     ],
 )
 def test_a_broken_source_is_said(

@@ -13,7 +13,8 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import FSDPStrategy
 
-from ediffi.io import files, locks, pickles
+from ediffi.io import files, locks
+from ediffi.training import checkpoint as checkpoints
 from ediffi.training.callbacks.ema import AVERAGES
 from ediffi.training.finished_run import LOCK
 
@@ -33,9 +34,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             return
         place = Path(path)
         place.parent.mkdir(parents=True, exist_ok=True)
+        content = {**checkpoint, checkpoints.DIGEST: checkpoints.digest(checkpoint)}
         try:
             with files.replacing(place) as beside, beside.open("wb") as file:
-                torch.save(checkpoint, file)
+                torch.save(content, file)
                 file.flush()
                 os.fsync(file.fileno())
         except (OSError, RuntimeError) as error:
@@ -52,10 +54,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Callable[..., Any] | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Load tensors and plain values onto the CPU; ValueError if the file is broken or contains code."""
+        """Load tensors and plain values onto the CPU; ValueError if the file is broken, was changed after it was saved,
+        is not finite, or contains code."""
         if "://" not in str(path):
-            content: dict[str, Any] = pickles.read(Path(path))
-            return content
+            return checkpoints.load(Path(path))
         return super().load_checkpoint(path, map_location or "cpu", weights_only=True)  # type: ignore[arg-type]
 
 
