@@ -6,7 +6,9 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ediffi.io import urls
 
@@ -179,26 +181,60 @@ def _has_index(folder: str) -> bool:
         return False
 
 
+Count = Annotated[int, Field(ge=0, le=10**12)]
+
+
+class _Entry(BaseModel):
+    """What is read of a shard's entry in an index; there may be more."""
+
+    model_config = ConfigDict(strict=True)
+    file: str
+    samples: Count
+    sha256: str
+    bytes: Count | None = None
+    sides: dict[int, Count] | None = None
+    smallest: str | None = None
+    transparent: Count | None = None
+    captions: dict[str, dict[str, Any]] = {}
+
+
+class _Encoder(BaseModel):
+    model_config = ConfigDict(strict=True)
+    name: str | None = None
+    sha256: str | None = None
+    revision: str | None = None
+    width: Count | None = None
+    pooled_width: Count | None = None
+
+
+class _Content(BaseModel):
+    """What is read of an index; there may be more."""
+
+    model_config = ConfigDict(strict=True)
+    encoders: dict[str, str | _Encoder] = {}
+    dtype: str | None = None
+    background: str | None = None
+    shards: list[_Entry]
+
+
 def _parsed(data: bytes, folder: str, url: str) -> Index:
     try:
-        content = json.loads(data)
+        read, content = _Content.model_validate_json(data), json.loads(data)
         encoders = {
-            str(source): {"name": encoder} if isinstance(encoder, str) else dict(encoder)
+            source: {"name": encoder} if isinstance(encoder, str) else encoder
             for source, encoder in content.get("encoders", {}).items()
         }
-        shards = [_shard(folder, entry, encoders) for entry in content["shards"]]
-        return Index(url, shards, encoders, content.get("dtype"), content)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        shards = [
+            Shard(urls.join(folder, _inside(one.file)), encoders=encoders, **one.model_dump(exclude={"file"}))
+            for one in read.shards
+        ]
+        return Index(url, shards, encoders, read.dtype, content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{urls.redact(url)} is not an index of shards: {place or 'it'}: {first['msg']}") from None
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{urls.redact(url)} is not an index of shards: {error}") from None
-
-
-def _shard(folder: str, entry: Mapping[str, Any], encoders: Mapping[str, Mapping[str, Any]]) -> Shard:
-    sides = None if "sides" not in entry else {int(side): int(count) for side, count in entry["sides"].items()}
-    url, facts = urls.join(folder, _inside(entry["file"])), (entry.get("smallest"), entry.get("transparent"))
-    captions = dict(entry.get("captions", {}))
-    return Shard(
-        url, int(entry["samples"]), str(entry["sha256"]), entry.get("bytes"), sides, *facts, captions, encoders
-    )
 
 
 def _inside(name: Any) -> str:
