@@ -14,6 +14,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from ediffi.io import png
 from ediffi.io.image_input import ImageInput, read_mask, read_rgba
 from ediffi.io.images import Color
 from ediffi.io.numbers import check_number
@@ -76,7 +77,8 @@ def read_layout(path: Path) -> list[Region]:
     """Read a layout from JSON; the mask files that it names are relative to it.
 
     Either a list of `{"phrase": ..., "mask": "FILE.png" or [[x, y], ...], "weight": 1.0, "occurrence": 1}`, where masks
-    are white inside and polygons have corners from 0 to 1 from the top left; or a colour map as in the public Stable
+    are white inside and may be in the file itself, as `data:image/png;base64,...` (`layout_json` writes such), and
+    polygons have corners from 0 to 1 from the top left; or a colour map as in the public Stable
     Diffusion versions, `{"color_map_image": "FILE.png", "color_context": {"(255, 0, 0)": "phrase,weight"}}`, see
     `color_map`.
 
@@ -101,6 +103,16 @@ def read_layout(path: Path) -> list[Region]:
     if not regions:
         raise ValueError(f"{path} is a layout without regions")
     return regions
+
+
+def layout_json(regions: Sequence[Region]) -> str:
+    """A layout that `read_layout` reads, with its masks inside, rounded to 8 bits."""
+    entries = []
+    for region in regions:
+        mask = Image.fromarray((region.mask.numpy() * 255).round().astype(np.uint8))
+        entry: dict[str, Any] = {"phrase": region.phrase, "mask": png.data_url(mask), "weight": region.weight}
+        entries.append(entry | ({} if region.occurrence is None else {"occurrence": region.occurrence}))
+    return json.dumps(entries, ensure_ascii=False, indent=2)
 
 
 def polygon(corners: Any, side: int = SIDE) -> Float[Tensor, "side side"]:
@@ -194,7 +206,9 @@ def _region(entry: Any, folder: Path, where: str) -> Region:
             expected = "text" if kind is str else "number"
             raise ValueError(f"{where}: {key} must be a {expected}, got {_short(entry[key])}")
     try:
-        mask = folder / entry["mask"] if isinstance(entry["mask"], str) else polygon(entry["mask"])
+        mask: MaskInput = polygon(entry["mask"]) if not isinstance(entry["mask"], str) else folder / entry["mask"]
+        if isinstance(entry["mask"], str) and entry["mask"].startswith("data:"):
+            mask = png.from_data_url(entry["mask"], "the mask")
         return Region(entry["phrase"], mask, float(entry.get("weight", 1.0)), entry.get("occurrence"))
     except (ValueError, OverflowError) as error:
         raise ValueError(f"{where}: {error}") from None

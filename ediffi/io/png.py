@@ -1,5 +1,8 @@
-"""PNG files that carry the settings they were made with."""
+"""PNG files that carry the settings they were made with, and PNG as text, in a data URL."""
 
+import base64
+import binascii
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,12 +16,16 @@ from ediffi.io.images import open_image
 from ediffi.io.prompt_files import parse_json
 
 SETTINGS = "ediffi"  # key of the PNG text field that holds the settings
+INPUTS = "ediffi-inputs"  # and of the one that holds the images that it was made from
+DATA_URL = "data:image/png;base64,"
 
 
-def save(image: Image, path: Path, settings: Mapping[str, Any]) -> None:
-    """Write an image with its settings, through `files.replacing`."""
+def save(image: Image, path: Path, settings: Mapping[str, Any], inputs: Mapping[str, bytes] | None = None) -> None:
+    """Write an image with its settings, through `files.replacing`; `inputs` are PNG files that it was made from."""
     info = PngInfo()
     info.add_itxt(SETTINGS, json.dumps(settings, ensure_ascii=False))
+    if inputs:
+        info.add_itxt(INPUTS, json.dumps({name: DATA_URL + _base64(content) for name, content in inputs.items()}))
     with files.replacing(path) as beside:
         image.save(beside, "png", pnginfo=info)
 
@@ -31,9 +38,43 @@ def attach_settings(image: Image, settings: Mapping[str, Any]) -> Image:
 
 def settings_of(path: Path) -> dict[str, Any]:
     """The settings an image was made with; ValueError if the file is not an image, or holds no settings."""
-    text = getattr(open_image(path, exif=True), "text", {}).get(SETTINGS)
-    if text is None:
+    content = _field(path, SETTINGS)
+    if content is None:
         raise ValueError(f"{path} holds no settings: ediffi did not make it, or another program saved it again")
+    return content
+
+
+def inputs_of(path: Path) -> dict[str, bytes]:
+    """The PNG files that an image was made from, by name, as `save` was given them; ValueError as `settings_of`."""
+    return {name: from_data_url(url, f"{name} in {path}") for name, url in (_field(path, INPUTS) or {}).items()}
+
+
+def data_url(image: Image) -> str:
+    """An image as a data URL."""
+    buffer = io.BytesIO()
+    image.save(buffer, "png")
+    return DATA_URL + _base64(buffer.getvalue())
+
+
+def from_data_url(url: Any, name: str) -> bytes:
+    """The PNG file in a data URL; ValueError names it if it is broken."""
+    if not isinstance(url, str) or not url.startswith(DATA_URL):
+        raise ValueError(f"{name} is broken: it must begin with {DATA_URL!r}")
+    try:
+        return base64.b64decode(url.removeprefix(DATA_URL), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError(f"{name} is broken: {error}") from None
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+def _field(path: Path, key: str) -> dict[str, Any] | None:
+    """A text field of a file that holds a JSON object; None if it has none."""
+    text = getattr(open_image(path, exif=True), "text", {}).get(key)
+    if text is None:
+        return None
     content = parse_json(text, f"the settings of {path}")
     if not isinstance(content, dict):
         raise ValueError(f"the settings of {path} are no JSON object")

@@ -1,8 +1,6 @@
 """The result of a generation: images, with the settings that repeat them."""
 
-import base64
 import html
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,9 +87,7 @@ class Images(Sequence[Any]):
         figures = ""
         for index, image in enumerate(self.pil()):
             image.thumbnail((SHOWN, SHOWN))
-            file, text = io.BytesIO(), html.escape(self.prompt_of(index))
-            image.save(file, "png")
-            source = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+            source, text = png.data_url(image), html.escape(self.prompt_of(index))
             caption = f'<figcaption style="max-width:{SHOWN}px">{text}</figcaption>'
             figures += (
                 f'<figure style="display:inline-block;margin:4px"><img src="{source}" alt="{text}">{caption}</figure>'

@@ -1,12 +1,17 @@
-"""What is done with an image of the gallery, or with files that are opened: new values of the page."""
+"""What is done with an image of the gallery, and with files that are opened or saved: new values of the page."""
 
+import base64
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ediffi.diffusion.layout import layout_json
+from ediffi.io import png
+from ediffi.studio.canvas import CanvasLayout, mask_at
 from ediffi.studio.form import Updates, input_value
 from ediffi.studio.gallery import SOURCES
-from ediffi.studio.opening import open_files
+from ediffi.studio.opening import Layout, Painting, open_files, open_mask
 from ediffi.studio.page import Page, reason
 from ediffi.studio.request import GenerationRequest, Task, missing_inputs
 from ediffi.studio.views import ODD, image_panel
@@ -14,16 +19,23 @@ from ediffi.studio.views import ODD, image_panel
 
 def restore(page: Page, name: str) -> Updates:
     """The form with the request of an image."""
+    gallery, cascade = page.backend.gallery, page.backend.cascade
     try:
-        settings = page.backend.gallery.image(name).settings
-        request = GenerationRequest.from_settings(settings, page.backend.cascade)
+        settings = gallery.image(name).settings
+        request = GenerationRequest.from_settings(settings, cascade)
     except (*ODD, OSError) as error:
         message = f"the settings of {name} cannot be restored: {error}"
         return {page.panel: image_panel(page.urls([name]), "", error=message)}
-    missing = ", ".join(missing_inputs(settings))
-    notices = [f"not stored in the image, so not restored: {missing}"] if missing else []
+    missing = missing_inputs(settings)
+    for field, path in request.inputs.items():
+        if not (gallery.folder / path).is_file():
+            missing.append(field)
+            request = GenerationRequest.from_json({**request.to_json(), field: ""})
+    notices = [f"not stored in the image, so not restored: {', '.join(missing)}"] if missing else []
+    if settings.get("model") != cascade.name:
+        notices.append(f"{name} is an image of {settings.get('model')!r}; this page runs {cascade.name!r}")
     panel = image_panel(page.urls([name]), request.prompt, detail=f"seed {request.seed}", notices=notices)
-    return {page.panel: panel, **page.form.values(request, page.backend.gallery)}
+    return {page.panel: panel, **page.form.values(request, gallery)}
 
 
 def take(page: Page, name: str, task: Task, canvas: dict[str, Any]) -> Updates:
@@ -36,19 +48,68 @@ def take(page: Page, name: str, task: Task, canvas: dict[str, Any]) -> Updates:
     return {page.form.canvas: _with_source(page, canvas, source, task)}
 
 
-def opened(page: Page, files: Sequence[str], canvas: dict[str, Any], name: str) -> Updates:
-    """The page with the content of files that the user opened, dropped or pasted; `name` is the chosen image."""
-    paths = [Path(file) for file in files]
+def opened(page: Page, files: Sequence[str], canvas: dict[str, Any], chosen: str) -> Updates:
+    """The page with the content of files that the user opened, dropped or pasted; `chosen` is the image it shows."""
     try:
-        found = open_files(page.backend.gallery, paths)
+        found = open_files(page.backend.gallery, [Path(file) for file in files])
     except (ValueError, OSError) as error:
-        return {page.panel: image_panel(page.urls([name]), "", error=reason(error))}
+        return {page.panel: image_panel(page.urls([chosen]), "", error=reason(error))}
     finally:
-        for path in paths:
-            path.unlink(missing_ok=True)  # Gradio keeps uploads for ever
-    task: Task = "upscale" if (canvas or {}).get("task") == "upscale" else "edit"
-    panel = image_panel(page.urls([name]), "", notices=found.notices)
-    return {page.panel: panel, page.form.canvas: _with_source(page, canvas, found.source, task)}
+        _forget(files)
+    canvas = canvas or {}
+    if isinstance(found, Painting):
+        return {**page.show(found.name), **restore(page, found.name)}
+    panel = image_panel(page.urls([chosen]), "", notices=found.notices)
+    if isinstance(found, Layout):
+        task = "edit" if canvas.get("task") == "edit" else "sample"
+        return {page.panel: panel, page.form.canvas: {**canvas, "task": task, **found.layout.to_json()}}
+    kind: Task = "upscale" if canvas.get("task") == "upscale" else "edit"
+    return {page.panel: panel, page.form.canvas: _with_source(page, canvas, found.name, kind)}
+
+
+def opened_mask(page: Page, file: str, canvas: dict[str, Any], chosen: str) -> Updates:
+    """The canvas with a mask from a file."""
+    try:
+        mask = open_mask(Path(file))
+    except (ValueError, OSError) as error:
+        return {page.panel: image_panel(page.urls([chosen]), "", error=reason(error))}
+    finally:
+        _forget([file])
+    panel = image_panel(page.urls([chosen]), "", notices=mask.notices)
+    return {page.panel: panel, page.form.canvas: {**(canvas or {}), "mask": mask.url}}
+
+
+def save_layout(page: Page, canvas: dict[str, Any], chosen: str) -> Updates:
+    """The layout as a file for `ediffi sample --paint`."""
+    try:
+        regions = CanvasLayout.from_json(canvas).regions
+        if not regions:
+            raise ValueError("nothing is painted, so there is no layout to save")
+    except ValueError as error:
+        return {page.panel: image_panel(page.urls([chosen]), "", error=str(error))}
+    content = base64.b64encode(layout_json(regions).encode()).decode()
+    return {page.saved: _file("layout.json", f"data:application/json;base64,{content}")}
+
+
+def save_mask(page: Page, canvas: dict[str, Any], chosen: str) -> Updates:
+    """The area to repaint as a file for `ediffi edit --mask`, of the size of the image."""
+    try:
+        source = page.backend.gallery.source((canvas or {}).get("source", {}).get("name", ""))
+        mask = mask_at((canvas or {}).get("mask", ""), source.width)
+        if mask is None:
+            raise ValueError("nothing is marked, so there is no mask to save")
+    except (ValueError, OSError) as error:
+        return {page.panel: image_panel(page.urls([chosen]), "", error=reason(error))}
+    return {page.saved: _file("mask.png", png.data_url(mask))}
+
+
+def _file(name: str, url: str) -> dict[str, Any]:
+    return {"name": name, "url": url, "time": time.time()}  # the time makes a file that is saved again another value
+
+
+def _forget(files: Sequence[str]) -> None:
+    for file in files:
+        Path(file).unlink(missing_ok=True)  # Gradio keeps uploads for ever
 
 
 def _with_source(page: Page, canvas: dict[str, Any], source: str, task: Task) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The page as Gradio components, and the events that connect them to the model."""
 
 import html
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -59,18 +59,25 @@ def _header(backend: Backend) -> str:
     )
 
 
-def _results(backend: Backend, request: GenerationRequest) -> tuple[Any, Any, dict[str, Any]]:
-    """The canvas, the button that opens files, and the components that show images, by their name in `Page`."""
+def _results(backend: Backend, request: GenerationRequest) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """The canvas, the buttons of files, and the components that show images by their names in `Page`."""
     import gradio as gr
 
     shown: dict[str, Any] = {}
+    files: dict[str, Any] = {}
     with gr.Row(elem_id="images"):
         with gr.Column(elem_id="drawing"):
             value = {"prompt": request.prompt, "task": "sample", "brushes": [], "image": "", "source": {}, "mask": ""}
             canvas = html_part(value, elem_id="canvas", **assets())
             with gr.Row(elem_id="files"):
                 options: dict[str, Any] = {"size": "sm", "file_count": "multiple", "elem_id": "open"}
-                files = gr.UploadButton("Open image …", file_types=["image"], **options)
+                files["open"] = gr.UploadButton("Open image or layout …", file_types=["image", ".json"], **options)
+                files["save_layout"] = gr.Button("Save layout", size="sm", elem_id="save-layout")
+                files["open_mask"] = gr.UploadButton(
+                    "Open mask …", file_types=["image"], size="sm", elem_id="open-mask"
+                )
+                files["save_mask"] = gr.Button("Save mask", size="sm", elem_id="save-mask")
+            shown["saved"] = html_part({}, html_template="", js_on_load=_script("save"))
         with gr.Column(elem_id="picture"):
             shown["panel"] = html_part(image_panel([], ""), elem_id="panel")
             shown["actions"] = html_part(
@@ -117,15 +124,19 @@ def _connect(blocks: Any, page: Page) -> None:
     page.gallery.choose(choose, None, page.outputs, **EVENT)
 
 
-def _connect_actions(page: Page, files: Any) -> None:
+def _connect_actions(page: Page, files: Mapping[str, Any]) -> None:
     """The events of the buttons of an image, and of files that are opened."""
     form, canvas = page.form, page.form.canvas
-    page.actions.restore(partial(actions.restore, page), page.chosen, [page.panel, *form.inputs], **EVENT)
+    everything = [*page.outputs, *form.inputs]
+    page.actions.restore(partial(actions.restore, page), page.chosen, everything, **EVENT)
     for task, event in (("edit", page.actions.edit), ("upscale", page.actions.upscale)):
 
         def take(name: str, value: Any, task: Any = task) -> dict[Any, Any]:
             return actions.take(page, name, task, value)
 
         event(take, [page.chosen, canvas], [page.panel, canvas], **EVENT)
-    opened = partial(actions.opened, page)
-    files.upload(opened, [files, canvas, page.chosen], [page.panel, canvas], **EVENT)
+    opening, masking = partial(actions.opened, page), partial(actions.opened_mask, page)
+    files["open"].upload(opening, [files["open"], canvas, page.chosen], everything, **EVENT)
+    files["open_mask"].upload(masking, [files["open_mask"], canvas, page.chosen], [page.panel, canvas], **EVENT)
+    for name, save in (("save_layout", actions.save_layout), ("save_mask", actions.save_mask)):
+        files[name].click(partial(save, page), [canvas, page.chosen], [page.panel, page.saved], **EVENT)

@@ -43,7 +43,8 @@ class Backend:
 
         def work(progress: Progress) -> list[str]:
             result = self.cascade.generate(request.prompt, options, progress)
-            return self.gallery.add(result.images, {**result.settings, KEY: request.to_json()})
+            settings = {**result.settings, KEY: request.to_json()}
+            return self.gallery.add(result.images, settings, list(request.inputs.values()))
 
         return self.jobs.run(session, work)
 

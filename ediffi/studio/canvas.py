@@ -1,9 +1,7 @@
 """The layout of an image as drawn on the page: phrases of the prompt, a brush colour for each, and one drawing."""
 
-import base64
-import binascii
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,14 +12,14 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from ediffi.diffusion.layout import Region, nearest_colors
+from ediffi.io import png
 from ediffi.io.image_input import read_rgba
 from ediffi.io.images import color
 
 PALETTE = ("#e5484d", "#0a84ff", "#f5a524", "#2f9e5b", "#8e4ec6", "#e45ba6", "#12a5b5", "#8d6e52")
 """Brush colours; also the largest number of phrases in a layout."""
-MAX_SIDE = 1024
-"""Largest side of a drawing in pixels. The page draws at 512."""
-DATA_URL = "data:image/png;base64,"
+MAX_SIDE, SIDE = 1024, 512
+"""Largest side of a drawing in pixels, and the side at which the page draws."""
 WEB = Path(__file__).with_name("web")
 SCRIPTS = ("state", "words", "history", "brushes", "view", "strokes", "tools", "keys")
 """Files of the canvas in the browser, in the order in which they run, in one scope."""
@@ -75,7 +73,24 @@ class CanvasLayout:
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"the canvas sent a broken layout: {error!r}") from None
-        return cls(brushes, str(content.get("image") or ""))
+        return cls(brushes, drawing(content.get("image"), "the drawing of the layout"))
+
+    @classmethod
+    def of_regions(cls, regions: Sequence[Region]) -> "CanvasLayout":
+        """The layout that paints regions in order, each over those before it, where their masks are at least 1/2.
+
+        ValueError: there are more than brushes.
+        """
+        side = max(len(region.mask) for region in regions)
+        side = side if side <= MAX_SIDE else SIDE
+        image, brushes = Image.new("RGBA", (side, side)), []
+        for region, colour in zip(regions, PALETTE, strict=False):
+            inside = Image.fromarray((region.mask.numpy() >= 0.5).astype(np.uint8) * 255)
+            image.paste(colour, (0, 0), inside.resize((side, side), Image.Resampling.NEAREST))
+            brushes.append(Brush(region.phrase, colour, region.weight, region.occurrence))
+        if len(regions) > len(PALETTE):
+            raise ValueError(f"the layout has {len(regions)} regions; the page has {len(PALETTE)} brushes")
+        return cls(tuple(brushes), png.data_url(image))
 
     def to_json(self) -> dict[str, Any]:
         """What `from_json` reads."""
@@ -105,6 +120,16 @@ class CanvasLayout:
         return [brush.phrase for brush in self.brushes if (brush.phrase, brush.occurrence) not in painted]
 
 
+def drawing(url: Any, name: str) -> str:
+    """A drawing that the page sent or an image stored; ValueError unless it is a PNG data URL, or nothing.
+
+    The browser loads it, so it must not be another address.
+    """
+    if url and not str(url).startswith(png.DATA_URL):
+        raise ValueError(f"{name} is broken: it must begin with {png.DATA_URL!r}")
+    return str(url or "")
+
+
 def mask_at(url: str, side: int) -> Image.Image | None:
     """What was marked to be repainted, as a mask for an image of this side: its opacity; None if nothing was.
 
@@ -118,11 +143,7 @@ def mask_at(url: str, side: int) -> Image.Image | None:
 
 def decode(url: str, name: str) -> UInt8[np.ndarray, "h w 4"]:
     """The pixels of a PNG data URL; ValueError if it is broken, not square or too large."""
-    try:
-        data = base64.b64decode(url.removeprefix(DATA_URL), validate=True)
-    except binascii.Error as error:
-        raise ValueError(f"{name} is broken: {error}") from None
-    pixels = read_rgba(data, name)
+    pixels = read_rgba(png.from_data_url(url, name), name)
     height, width = pixels.shape[:2]
     if width != height or width > MAX_SIDE:
         raise ValueError(f"{name} must be square and at most {MAX_SIDE} pixels wide, got {width}x{height}")

@@ -41,15 +41,45 @@ class Gallery:
             (self.folder / inputs).mkdir(parents=True, exist_ok=True)
         self._cache: dict[tuple[str, int], GalleryImage | None] = {}
 
-    def add(self, images: Sequence[Image.Image], settings: Mapping[str, Any]) -> list[str]:
-        """Save the images of one call, each with the settings and its own index; returns the file names."""
+    def add(self, images: Sequence[Image.Image], settings: Mapping[str, Any], inputs: Sequence[str] = ()) -> list[str]:
+        """Save the images of one call, each with the settings and its own index; returns the file names.
+
+        Each file also holds `inputs`, style and source images by their paths in the folder, so that it can be taken
+        elsewhere.
+        """
+        stem = self._free_stem()
+        names = [f"{stem}-{index}.png" for index in range(len(images))]
+        content = {name: (self.folder / name).read_bytes() for name in inputs}
+        for index in reversed(range(len(images))):  # the first image gets the newest time
+            png.save(images[index], self.folder / names[index], {**settings, "index": index}, content)
+        return names
+
+    def keep(self, path: Path) -> str:
+        """Store an image of ediffi from elsewhere, and the images that it was made from; returns its name.
+
+        ValueError: it holds no settings, or is broken.
+        """
+        png.settings_of(path)
+        for name, content in png.inputs_of(path).items():
+            folder = name.partition("/")[0]
+            if folder not in (STYLES, SOURCES):
+                raise ValueError(
+                    f"{path.name} is broken: it holds {name!r}, which is of neither {STYLES} nor {SOURCES}"
+                )
+            self._add_input(folder, read_image(content, f"{name} in {path.name}"))
+        content = path.read_bytes()
+        here = self.folder / path.name
+        if here.is_file() and here.read_bytes() == content:
+            return here.name
+        name = f"{self._free_stem()}-0.png"
+        with replacing(self.folder / name) as beside:
+            beside.write_bytes(content)
+        return name
+
+    def _free_stem(self) -> str:
         now = time.strftime("%Y%m%d-%H%M%S")
         stems = (f"{now}-{number}" if number else now for number in itertools.count())
-        stem = next(stem for stem in stems if not (self.folder / f"{stem}-0.png").exists())
-        names = [f"{stem}-{index}.png" for index in range(len(images))]
-        for index in reversed(range(len(images))):  # the first image gets the newest time
-            png.save(images[index], self.folder / names[index], {**settings, "index": index})
-        return names
+        return next(stem for stem in stems if not (self.folder / f"{stem}-0.png").exists())
 
     def images(self, limit: int = MAX_LISTED) -> list[GalleryImage]:
         """The images of ediffi in the folder, the newest first; other files are skipped."""

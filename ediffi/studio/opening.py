@@ -1,10 +1,18 @@
-"""What files that the user opens are to the page."""
+"""What files that the user opens are to the page: a painting of ours, a layout, a mask, or an image to start from."""
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from ediffi.io.image_input import read_image
+import numpy as np
+from PIL import Image
+
+from ediffi.diffusion.layout import Region, read_layout
+from ediffi.io import png
+from ediffi.io.image_input import read_image, read_mask
+from ediffi.studio.canvas import SIDE, CanvasLayout
 from ediffi.studio.gallery import Gallery
 
 MAX_FILE_MB = 50
@@ -12,19 +20,95 @@ MAX_FILE_MB = 50
 
 
 @dataclass(frozen=True)
-class Opened:
-    """The content of opened files: the name of a source image in the gallery, and what the user is told of it."""
+class Painting:
+    """An image of ediffi, by its name in the gallery."""
 
-    source: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """An image to change or enlarge, by its name in the gallery's sources, and what the user is told of it."""
+
+    name: str
     notices: tuple[str, ...] = ()
 
 
-def open_files(gallery: Gallery, paths: Sequence[Path]) -> Opened:
-    """Store an image as one to change or enlarge; ValueError: there are several, or it is none."""
-    if len(paths) != 1:
-        raise ValueError(f"{len(paths)} files were opened; open one image")
+@dataclass(frozen=True)
+class Layout:
+    """A layout, and what the user is told of it."""
+
+    layout: CanvasLayout
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Mask:
+    """The area to repaint as a PNG data URL, opaque there, and what the user is told of it."""
+
+    url: str
+    notices: tuple[str, ...] = ()
+
+
+def open_files(gallery: Gallery, paths: Sequence[Path]) -> Painting | Source | Layout:
+    """An image, or a layout with the mask files that it names.
+
+    ValueError: it is neither, or there are several. An image with our settings is kept in the gallery.
+    """
+    layouts = [path for path in paths if path.suffix.lower() == ".json"]
+    if len(layouts) > 1 or (not layouts and len(paths) != 1):
+        raise ValueError(f"{len(paths)} files were opened; open one image, or one layout with its masks")
+    if layouts:
+        return _layout(layouts[0], paths)
     (path,) = paths
     image = read_image(path.read_bytes(), path.name)
+    if _is_painting(path):
+        return Painting(gallery.keep(path))
     size = f"{path.name} is {image.width}x{image.height}"
     notices = () if image.width == image.height else (f"{size}: its centre square is used",)
-    return Opened(gallery.add_source(image, path.name), notices)
+    return Source(gallery.add_source(image, path.name), notices)
+
+
+def open_mask(path: Path) -> Mask:
+    """A mask as `ediffi edit --mask` reads it; ValueError: it is none, or it is black."""
+    levels = read_mask(path.read_bytes(), path.name)
+    height, width = levels.shape
+    if height != width:
+        raise ValueError(f"{path.name} is {width}x{height}; a mask must be square, as the image is")
+    if not levels.any():
+        raise ValueError(f"{path.name} is black everywhere; a mask is white where the image is repainted")
+    opacity = Image.fromarray((levels.numpy() * 255).round().astype(np.uint8))
+    shown = Image.new("RGBA", (SIDE, SIDE), "white")
+    shown.putalpha(opacity.resize((SIDE, SIDE), Image.Resampling.BOX if width >= SIDE else Image.Resampling.NEAREST))
+    return Mask(png.data_url(shown))
+
+
+def _is_painting(path: Path) -> bool:
+    try:
+        return bool(png.settings_of(path))
+    except (ValueError, RecursionError):
+        return False
+
+
+def _layout(path: Path, files: Sequence[Path]) -> Layout:
+    with TemporaryDirectory(prefix="ediffi-layout-") as folder:  # uploads lie in folders of their own
+        for file in files:
+            shutil.copyfile(file, Path(folder) / file.name)
+        try:
+            regions = read_layout(Path(folder) / path.name)
+        except (ValueError, OSError) as error:
+            text = str(error).replace(f"{folder}/", "")
+            hint = "; open it together with the layout" if isinstance(error, OSError) else ""
+            raise ValueError(text + hint) from None
+    return Layout(CanvasLayout.of_regions(regions), tuple(_losses(regions)))
+
+
+def _losses(regions: Sequence[Region]) -> list[str]:
+    """What the canvas cannot show of a layout: each of its pixels belongs to one phrase."""
+    inside = [region.mask.numpy() >= 0.5 for region in regions]
+    sides = {mask.shape for mask in inside}
+    soft = [r.phrase for r in regions if ((r.mask > 0.02) & (r.mask < 0.98)).float().mean() > 0.02]
+    notices = [f"cut at one half, where its mask is soft: {', '.join(map(repr, soft))}"] if soft else []
+    if len(sides) == 1 and (np.sum(inside, axis=0) > 1).any():
+        notices.append("regions overlap: the later one is shown, and used")
+    return notices

@@ -32,6 +32,7 @@ class Page:
     details: Any  # settings of the chosen image
     attention: Any  # its attention maps
     show_attention: Any  # button that computes them
+    saved: Any  # a file that the browser saves
     chosen: Any  # name of the chosen image; each browser tab has its own
 
     @property

@@ -14,7 +14,8 @@ from ediffi.pipeline.cascade import Cascade
 from ediffi.pipeline.options import SamplingOptions
 from ediffi.pipeline.prompt import parse
 from ediffi.pipeline.style import Style
-from ediffi.studio.canvas import CanvasLayout, mask_at
+from ediffi.studio.canvas import CanvasLayout, drawing, mask_at
+from ediffi.studio.gallery import SOURCES, STYLES
 
 KEY = "order"
 """Key of the request in the settings of an image."""
@@ -87,7 +88,7 @@ class GenerationRequest:
             layout=CanvasLayout.from_json(content.get("layout")),
             task=_task(content.get("task", "sample")),
             source=str(content.get("source") or ""),
-            mask=str(content.get("mask") or ""),
+            mask=drawing(content.get("mask"), "the mask"),
             strength=_number({"strength": STRENGTH, **content}, "strength"),
         )
 
@@ -106,6 +107,13 @@ class GenerationRequest:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {**vars(self), "num_inference_steps": list(self.num_inference_steps), "layout": self.layout.to_json()}
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """The images that it is made from, by their paths in the gallery: "style" and "source", if it has them."""
+        source = self.source if self.task != "sample" else ""
+        names = {"style": (STYLES, self.style), "source": (SOURCES, source)}
+        return {field: f"{folder}/{name}.png" for field, (folder, name) in names.items() if name}
 
     def check(self, cascade: Cascade) -> None:
         """ValueError unless the images can be generated; nothing is sampled."""

@@ -1,8 +1,6 @@
 """The shipped model at few steps, behind a backend with an empty gallery; and the page in a browser."""
 
-import base64
 import dataclasses
-import io
 import signal
 import subprocess
 import sys
@@ -14,9 +12,10 @@ from typing import Any
 import pytest
 from PIL import Image, ImageDraw
 
+from ediffi.io import png
 from ediffi.pipeline.cascade import Cascade
 from ediffi.studio.backend import Backend
-from ediffi.studio.canvas import DATA_URL, PALETTE, Brush, CanvasLayout
+from ediffi.studio.canvas import PALETTE, Brush, CanvasLayout
 from ediffi.studio.gallery import Gallery
 from ediffi.studio.request import GenerationRequest
 from tests.studio.tab import CHROMIUM, STEPS, Studio, number, write
@@ -46,10 +45,7 @@ def wanted(cascade: Cascade) -> GenerationRequest:
     return dataclasses.replace(GenerationRequest.default(cascade, PROMPT), num_inference_steps=(3, 2, 1), seed=5)
 
 
-def url(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, "png")
-    return DATA_URL + base64.b64encode(buffer.getvalue()).decode()
+url = png.data_url
 
 
 @pytest.fixture

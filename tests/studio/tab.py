@@ -1,5 +1,6 @@
 """What the tests in a real browser share: the running page, a tab of it, and what a user does there."""
 
+import base64
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,3 +73,19 @@ def generate(tab: Any) -> None:
     tab.click("#generate")
     tab.wait_for_selector("#generate[disabled]")
     tab.wait_for_selector(READY)
+
+
+def drop(tab: Any, path: Path, onto: str = "#canvas .board") -> None:
+    """Drop a file as a file manager does."""
+    content = base64.b64encode(path.read_bytes()).decode()
+    transfer = tab.evaluate_handle(
+        """([name, content]) => {
+          const transfer = new DataTransfer(), bytes = Uint8Array.from(atob(content), (one) => one.charCodeAt(0));
+          const type = name.endsWith("json") ? "application/json" : "image/png";
+          transfer.items.add(new File([bytes], name, { type }));
+          return transfer;
+        }""",
+        [path.name, content],
+    )
+    for event in ("dragover", "drop"):
+        tab.dispatch_event(onto, event, {"dataTransfer": transfer})

@@ -1,6 +1,5 @@
 """Changing and enlarging an image in a real browser."""
 
-import base64
 from pathlib import Path
 from typing import Any
 
@@ -10,24 +9,9 @@ from PIL import Image
 
 from ediffi.io.images import open_image
 from ediffi.io.png import settings_of
-from tests.studio.tab import Studio, generate, inked, stroke
+from tests.studio.tab import Studio, drop, generate, inked, stroke
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-
-
-def drop(tab: Any, path: Path, onto: str = "#canvas .board") -> None:
-    """Drop a file as a file manager does."""
-    content = base64.b64encode(path.read_bytes()).decode()
-    transfer = tab.evaluate_handle(
-        """([name, content]) => {
-          const transfer = new DataTransfer(), bytes = Uint8Array.from(atob(content), (one) => one.charCodeAt(0));
-          transfer.items.add(new File([bytes], name, { type: "image/png" }));
-          return transfer;
-        }""",
-        [path.name, content],
-    )
-    for event in ("dragover", "drop"):
-        tab.dispatch_event(onto, event, {"dataTransfer": transfer})
 
 
 def test_a_dropped_image_is_repainted_where_it_is_marked(studio: Studio, open_tab: Any, tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from ediffi.studio.canvas import DATA_URL, PALETTE, Brush, CanvasLayout, assets
+from ediffi.io.png import DATA_URL
+from ediffi.studio.canvas import PALETTE, Brush, CanvasLayout, assets
 from tests.studio.conftest import url
 
 Draw = Callable[..., CanvasLayout]

@@ -1,7 +1,6 @@
 """An image is changed, repainted where it is marked, or enlarged: the images of `ediffi edit` and `ediffi upscale`."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +12,7 @@ from ediffi.io.images import open_image
 from ediffi.pipeline.options import SamplingOptions
 from ediffi.studio.backend import Backend
 from ediffi.studio.canvas import mask_at
-from ediffi.studio.gallery import Gallery
 from ediffi.studio.jobs import Finished, StepDone
-from ediffi.studio.opening import open_files
 from ediffi.studio.progress import JobProgress
 from ediffi.studio.request import GenerationRequest
 from tests.studio.conftest import url
@@ -114,18 +111,3 @@ def test_a_mask_is_its_opacity_at_the_size_of_the_image(marked: str) -> None:
     assert (levels[:, :32] == 255).all()
     assert not levels[:, 32:].any()
     assert mask_at("", 64) is None
-
-
-def test_opened_images_become_squares(gallery: Gallery, tmp_path: Path) -> None:
-    wide = Image.new("RGB", (1600, 1200), "blue")
-    wide.paste("red", (200, 0, 1400, 1200))
-    wide.save(tmp_path / "wide.jpg")
-    opened = open_files(gallery, [tmp_path / "wide.jpg"])
-    assert opened.notices == ("wide.jpg is 1600x1200: its centre square is used",)
-    source = gallery.source(opened.source)
-    assert source.size == (1024, 1024)
-    assert np.asarray(source).reshape(-1, 3).mean(0) == pytest.approx([254, 0, 0], abs=3)
-    (tmp_path / "notes.png").write_text("not an image")
-    for paths, message in (([tmp_path / "notes.png"], r"^notes\.png is not an image"), ([], "0 files were opened")):
-        with pytest.raises(ValueError, match=message):
-            open_files(gallery, paths)

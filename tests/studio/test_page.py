@@ -27,6 +27,7 @@ pytest.importorskip("gradio")
 COMPONENTS = (
     "generate",
     "stop",
+    "saved",
     "panel",
     "actions",
     "stages",
