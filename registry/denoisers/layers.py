@@ -27,7 +27,8 @@ def resample(x: Float[Tensor, "b c h w"], how: Resample | None) -> Float[Tensor,
 
 def doubled(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c H W"]:
     """Repeat each pixel twice in each direction, in the dtype of x: autocast would make it float32."""
-    known = torch.amp.is_autocast_available(x.device.type)
+    # torch 2.11 breaks the graph at the question; what is compiled has an autocast
+    known = torch.compiler.is_compiling() or torch.amp.is_autocast_available(x.device.type)
     with torch.autocast(x.device.type, enabled=False) if known else nullcontext():
         return F.interpolate(x, scale_factor=2.0, mode="nearest")
 

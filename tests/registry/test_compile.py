@@ -13,7 +13,7 @@ import torch
 from torch._dynamo.utils import counters
 
 from ediffi.registry import denoisers
-from ediffi.registry.denoisers import cast, norm
+from ediffi.registry.denoisers import cast, layers, norm
 from ediffi.registry.types import Conditioning, Embedding
 
 
@@ -53,6 +53,8 @@ def compare(backend: str, of_the_norm: str) -> None:
             assert (compiled - true).norm() <= 2 * (plain - true).norm() <= 0.1 * true.norm()
     assert counters["stats"]["unique_graphs"] == 1, "the network was compiled again"
     assert not counters["graph_break"]
+    whole = torch.compile(layers.doubled, backend="eager", fullgraph=True)  # which a network of one level lacks
+    assert torch.equal(whole(x), layers.doubled(x))
 
 
 @pytest.mark.parametrize("of_the_norm", ["formula", "kernels"])
