@@ -49,6 +49,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "registry": ("ediffi.cli.registry:registry", "list or describe parts and named models"),
         "params": ("ediffi.cli.plan:params", "count the parameters that a recipe builds"),
         "convert": ("ediffi.cli.convert:convert", "convert weights of other code to safetensors"),
+        "completion": ("ediffi.cli.completion:completion", "complete commands and options in bash, zsh or fish"),
         "env": ("ediffi.cli.env:env", "print what is installed, for bug reports"),
     },
 }
@@ -76,15 +77,17 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _dispatch(argv: Sequence[str]) -> int:
-    if not argv or argv[0] in ("-h", "--help"):
+    if list(argv) in ([], ["-h"], ["--help"], ["help"]):
         print(_overview())
         return 0
+    if argv[0] == "help":  # `ediffi help data import` is `ediffi data import --help`
+        argv = [*argv[1:], "--help"]
     if argv[0] == "--version":
         print(f"ediffi {ediffi.__version__}")
         return 0
     places = {name: place for group in COMMANDS.values() for name, (place, _) in group.items()}
     if argv[0] not in places:
-        raise unknown("command", argv[0], places)
+        raise unknown("command", argv[0], [*places, "help"])
     module, _, attribute = places[argv[0]].partition(":")
     return call(getattr(importlib.import_module(module), attribute), argv[1:], argv[0])
 
@@ -92,7 +95,7 @@ def _dispatch(argv: Sequence[str]) -> int:
 def _overview() -> str:
     summary = (ediffi.__doc__ or "").partition("\n")[0]
     groups = [f"{group}\n{table({name: text for name, (_, text) in of.items()})}" for group, of in COMMANDS.items()]
-    last = "`ediffi COMMAND --help` describes one command; `ediffi --version` prints the version."
+    last = "`ediffi help COMMAND` describes one command; `ediffi --version` prints the version."
     return "\n\n".join([summary, "usage: ediffi COMMAND [options]", *groups, last])
 
 

@@ -4,6 +4,7 @@ import json
 import logging
 import pickle
 import re
+import sys
 import warnings
 from itertools import pairwise
 from pathlib import Path
@@ -63,28 +64,40 @@ def _recipe_beside(argv: list[str]) -> list[str]:
 def grow(argv: list[str]) -> None:
     """Run a growth schedule: `ediffi grow --config recipes/toybox/experts_base.yaml`.
 
-    Finished runs are skipped and interrupted ones are resumed; `--plan true` only lists them. A scheduler can run
-    independent ones side by side: `--plan json` prints each with its command, and `--node LEVEL,INDEX` runs one.
+    Finished runs are skipped and interrupted ones are resumed; `--dry-run` only lists them. A scheduler can run
+    independent ones side by side: `--dry-run json` prints each with its command, and `--node LEVEL,INDEX` runs one.
     """
     from ediffi.training.growth import grow as growth
 
     argv = recipe_check.resolved(argv)
-    argv = [*argv, *recipe_check.node_recipe(argv)]
-    made = run_recipe(growth.grow, argv, "grow", grow.__doc__ or "", skip={"run_node"})
+    words, dry_run = _dry_run([*argv, *recipe_check.node_recipe(argv)])
+    made = run_recipe(growth.grow, [*words, *dry_run], "grow", grow.__doc__ or "", skip={"run_node"})
     if isinstance(made, list):
-        words = ["ediffi", "grow", *_without_plan(argv)]
-        nodes = [{**one, "command": words + (["--node", one["node"]] if one["node"] else [])} for one in made]
+        nodes = [
+            {**one, "command": ["ediffi", "grow", *words, *(["--node", one["node"]] * bool(one["node"]))]}
+            for one in made
+        ]
         print(json.dumps(nodes, indent=2))
     elif made is not None:
         print(made)
 
 
-def _without_plan(argv: list[str]) -> list[str]:
-    return [
-        word
-        for before, word in pairwise(["", *argv])
-        if before != "--plan" and word != "--plan" and not word.startswith("--plan=")
-    ]
+def _dry_run(argv: list[str]) -> tuple[list[str], list[str]]:
+    """The words of a command line without `--dry-run [json]`, and this one as the parser reads it."""
+    words, found = list(argv), list[str]()
+    for index, word in enumerate(argv):
+        name, equals, value = word.partition("=")
+        if name not in ("--dry-run", "--dry_run", "--plan"):
+            continue
+        if name == "--plan":
+            print("--plan is called --dry-run now", file=sys.stderr)
+        end = index + 1
+        if not equals and end < len(argv) and not argv[end].startswith("-"):
+            value, end = argv[end], end + 1
+        if value not in ("", "true", "false", "json"):
+            raise UsageError(f"--dry-run is given alone, or with json, got {value!r}")
+        words, found = [*argv[:index], *argv[end:]], [f"--dry_run={value or 'true'}"]
+    return words, found
 
 
 def compose(argv: list[str]) -> None:

@@ -1,6 +1,7 @@
 """A function as a command: its signature gives the arguments and options, its docstring the help."""
 
 import argparse
+import dataclasses
 import inspect
 import re
 import types
@@ -109,10 +110,30 @@ def run_recipe(
     try:
         values = parser.parse_args(list(argv))
     except ArgumentError as error:
+        if wrong := _REFUSED.search(str(error)):
+            name = next(filter(None, wrong.groups()))
+            raise unknown("setting", name, _settings(function) - (skip or set()) | {"config", "help"}) from None
         raise UsageError(one_sentence(error)) from None
     arguments = parser.instantiate(values).as_dict()
     arguments.pop("config")
     return function(**arguments)
+
+
+_REFUSED = re.compile(r"unrecognized arguments: --([\w-]+)|Option '(\w+)' is not accepted|not accept option '([\w.]+)'")
+"""The parser's messages of a name that it does not know."""
+
+
+def _settings(function: Callable[..., Any]) -> set[str]:
+    """The names of what a recipe of `function` may set, at any depth: of parameters, and of the dataclasses in them."""
+    hints = typing.get_type_hints(function)
+    names, kinds = set(inspect.signature(function).parameters), list(hints.values())
+    while kinds:
+        kind = kinds.pop()
+        kinds += typing.get_args(kind)
+        if dataclasses.is_dataclass(kind):
+            names |= {field.name for field in dataclasses.fields(kind)}
+            kinds += typing.get_type_hints(kind).values()
+    return names
 
 
 def command_parser(command: Command, name: str) -> "ArgumentParser":

@@ -20,6 +20,7 @@ from typing import Any
 from ediffi.cli import recipes as shipped
 from ediffi.cli.parser import UsageError, unknown
 from ediffi.io import plain_yaml
+from ediffi.registry.core import UnknownNameError
 from ediffi.training import class_paths
 
 LIGHTNINGS = ("config", "seed_everything", "trainer", "model", "data", "optimizer", "lr_scheduler", "ckpt_path")
@@ -45,7 +46,8 @@ def resolved(argv: Sequence[str]) -> list[str]:
             file = shipped.path_of(place)
             words[index] = f"{words[index].partition('=')[0]}={file}" if "=" in words[index] else str(file)
         elif not file.is_file():
-            raise FileNotFoundError(f"no recipe {place}: ediffi recipes ls lists those that ship, and cp copies one")
+            near = UnknownNameError.among(shipped.names(), "recipe", place.removesuffix(".yaml"))
+            raise FileNotFoundError(f"no file {place}, and {near} (ediffi recipes ls lists those that ship)")
         if (folder := str(file.resolve().parent)) not in sys.path:
             sys.path.append(folder)  # last, so that a file there hides no package
     return words

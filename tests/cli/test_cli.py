@@ -39,6 +39,47 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == printed
 
 
+def test_help_of_a_command_by_word(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    overview = capsys.readouterr().out
+    assert cli.main(["help"]) == 0
+    assert capsys.readouterr().out == overview
+    assert cli.main(["help", "data"]) == 0
+    assert capsys.readouterr().out.startswith("usage: ediffi data COMMAND")
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["help", "data", "import"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: ediffi data import")
+    assert cli.main(["hlep"]) == 2
+    assert error_line(capsys) == "no command named 'hlep'; did you mean help?"
+    assert cli.main(["help", "imprt"]) == 2
+    assert error_line(capsys).startswith("no command named 'imprt'")
+
+
+@pytest.mark.parametrize(
+    ("words", "near"),
+    [
+        ("compose --config toybox/cascade --outpt x", "no setting named 'outpt'; did you mean output"),
+        ("compose --config aug.yaml --output x", "no setting named 'aug_levl'; did you mean aug_level"),
+        ("compose --config guidance.yaml --output x", "no setting named 'guidance_scal'; did you mean guidance_scale"),
+        ("compose --config toybox/cascad --output x", "no recipe named 'toybox/cascad'; did you mean toybox/cascade"),
+        ("grow --config toybox/experts_base --nodez 1", "no setting named 'nodez'; did you mean node"),
+        ("grow --config toybox/experts_base --dry-run jsn", "--dry-run is given alone, or with json, got 'jsn'"),
+        ("params toybox/bse", "no file or recipe named 'toybox/bse'; did you mean toybox/base"),
+        ("fit --config toybox/base --trainer.max_step 3", "'trainer.max_step'; did you mean trainer.max_steps"),
+    ],
+)
+def test_near_names_at_any_depth(
+    words: str, near: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cascade = recipes.path_of("toybox/cascade").read_text(encoding="utf-8")
+    Path("aug.yaml").write_text(cascade.replace("aug_level", "aug_levl"))
+    Path("guidance.yaml").write_text(cascade.replace("guidance_scale", "guidance_scal"))
+    assert cli.main(words.split()) in (1, 2)
+    assert near in error_line(capsys)
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"ediffi {ediffi.__version__}\n"
@@ -70,7 +111,7 @@ def test_only_the_module_of_the_command_is_imported() -> None:
 
 def test_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["smaple"]) == 2
-    assert error_line(capsys) == "no command named 'smaple'; did you mean sample?"
+    assert error_line(capsys) == "no command named 'smaple'; did you mean sample or completion?"
 
 
 # A function's signature as a command

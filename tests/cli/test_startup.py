@@ -62,7 +62,7 @@ def test_a_recipe_that_is_wrong_for_certain_loads_no_torch(tmp_path: Path) -> No
     assert "no setting named 'data.batch_sise'; did you mean data.batch_size" in line
     assert not loaded & HEAVY
     code, line, loaded = answer("validate", "--config", str(tmp_path / "none.yaml"))
-    assert (code, line.split(":")[2].split()[:2]) == (1, ["no", "recipe"])
+    assert (code, line.split(":")[2].split()[:2]) == (1, ["no", "file"])
     assert not loaded & HEAVY
 
 
@@ -143,7 +143,7 @@ def test_a_recipe_that_ships_may_be_named(tmp_path: Path, monkeypatch: pytest.Mo
     file = str(folder() / "toybox" / "base.yaml")
     assert recipe_check.resolved(["--config", "toybox/base", "-x"]) == ["--config", file, "-x"]
     assert recipe_check.resolved(["--config=toybox/base"]) == [f"--config={file}"]
-    with pytest.raises(FileNotFoundError, match="no recipe toybox/bass"):
+    with pytest.raises(FileNotFoundError, match="no recipe named 'toybox/bass'; did you mean toybox/base"):
         recipe_check.resolved(["--config", "toybox/bass"])
 
 

@@ -112,7 +112,7 @@ def test_what_is_done_is_skipped(grown: Path, recipe: Recipe, tmp_path: Path, ca
     assert caplog.text.count(", done") == 3
     assert "is done, with" not in caplog.text
     other = OVERRIDES | {"trainer.callbacks.0.init_args.decay": 0.7, "seed_everything": 5}
-    grow(grown, recipe("base", tmp_path), NODES, STAGE, overrides=other, plan=True)
+    grow(grown, recipe("base", tmp_path), NODES, STAGE, overrides=other, dry_run=True)
     assert f"{grown / '0-0'} is done, with seed_everything 0, not 5 and " in caplog.text
 
 
@@ -248,8 +248,11 @@ def test_a_stage_is_written_again_where_its_recipe_or_a_leaf_has_changed(
 def test_a_scheduler_gets_the_graph_and_runs_nodes(grown: Path, recipe: Recipe, tmp_path: Path, capsys) -> None:
     output = tmp_path / "out"
     config = growth_recipe(output, tmp_path / "grow.yaml", recipe("base", tmp_path))
-    assert main(["grow", "--config", str(config), "--plan", "json"]) == 0
+    assert main(["grow", "--config", str(config), "--dry-run", "json"]) == 0
     nodes = json.loads(capsys.readouterr().out)
+    assert main(["grow", "--config", str(config), "--plan", "json"]) == 0
+    earlier = capsys.readouterr()
+    assert (json.loads(earlier.out), earlier.err) == (nodes, "--plan is called --dry-run now\n")
     assert [(one["node"], one["after"]) for one in nodes] == [
         ("0-0", []), ("1-0", ["0-0"]), ("1-1", ["0-0"]), (None, ["1-0", "1-1"]),
     ]  # fmt: skip
@@ -331,7 +334,7 @@ def test_a_seed_of_two_nodes_is_refused(recipe: Recipe, tmp_path: Path) -> None:
     same_seed = {"data.seed": 5}
     nodes = [GrowthNode(ROOT, 4), *(GrowthNode(child, 2, ROOT, same_seed) for child in ROOT.children)]
     with pytest.raises(ValueError, match=r"nodes \(1, 0\) and \(1, 1\) have the same data.seed, 5"):
-        grow(tmp_path, recipe("base", tmp_path), nodes, STAGE, overrides=OVERRIDES, plan=True)
+        grow(tmp_path, recipe("base", tmp_path), nodes, STAGE, overrides=OVERRIDES, dry_run=True)
 
 
 def test_a_trunk_s_expert_gives_its_nodes_another_seed(grown: Path, tmp_path: Path) -> None:
@@ -347,7 +350,7 @@ def test_a_trunk_s_expert_gives_its_nodes_another_seed(grown: Path, tmp_path: Pa
 def test_the_plan_tells_seeds_and_refuses_what_a_later_node_would(recipe: Recipe, tmp_path: Path, caplog) -> None:
     caplog.set_level("INFO", "ediffi")
     base = recipe("base", tmp_path)
-    grow(tmp_path, base, NODES, STAGE, overrides=OVERRIDES, plan=True)
+    grow(tmp_path, base, NODES, STAGE, overrides=OVERRIDES, dry_run=True)
     seeds = re.findall(r"steps from .*, seed (\d+), to do", caplog.text)
     assert len(set(seeds)) == 3
     assert seeds[0] == "0", "a root with random weights keeps the recipe's"
@@ -355,7 +358,7 @@ def test_the_plan_tells_seeds_and_refuses_what_a_later_node_would(recipe: Recipe
     odd = [GrowthNode(ROOT, 4), GrowthNode(Interval(1, 0), 3, ROOT), GrowthNode(Interval(1, 1), 4, ROOT)]
     for plan in (True, False):
         with pytest.raises(ValueError, match=r"steps of node \(1, 0\) must be a multiple .* got 3"):
-            grow(tmp_path, base, odd, STAGE, overrides=OVERRIDES, plan=plan, run_node=ran.append)
+            grow(tmp_path, base, odd, STAGE, overrides=OVERRIDES, dry_run=plan, run_node=ran.append)
     assert ran == []
 
 

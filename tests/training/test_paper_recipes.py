@@ -149,7 +149,7 @@ def test_a_schedule_is_planned(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(TOP)
-    words = ["grow", "--config", str(PAPER / f"{name}.yaml"), "--output", str(tmp_path), "--plan", "true"]
+    words = ["grow", "--config", str(PAPER / f"{name}.yaml"), "--output", str(tmp_path), "--dry-run"]
     assert main(words) == 0
     lines = capsys.readouterr().out.splitlines()
     nodes = content(name)["nodes"]

@@ -125,7 +125,7 @@ def commands(name: str) -> list[list[str]]:
 
 def command(name: str) -> list[str]:
     """The first of them that runs the recipe itself."""
-    runs = [words for words in commands(name) if words[0] in ("fit", "grow", "compose") and "--plan" not in words]
+    runs = [words for words in commands(name) if words[0] in ("fit", "grow", "compose") and "--dry-run" not in words]
     return next(words for words in runs if f"recipes/{name}.yaml" in words)
 
 

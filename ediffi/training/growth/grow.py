@@ -51,7 +51,7 @@ def grow(
     stage: StageRecipe,
     trunk: TrunkStage | None = None,
     overrides: dict[str, Any] | None = None,
-    plan: bool | Literal["json"] = False,
+    dry_run: bool | Literal["json"] = False,
     node: str | None = None,
     run_node: RunNode | None = None,
 ) -> Path | list[dict[str, Any]] | None:
@@ -67,13 +67,13 @@ def grow(
         stage: name, resolution and sampling of the composed stage.
         trunk: published stage that nodes without a parent start from; random weights by default.
         overrides: settings of the recipe to change in every node, by dotted name (numbers count list items).
-        plan: only report which nodes are done and which are to do; "json" returns them with what each waits for.
+        dry_run: only report which nodes are done and which are to do; "json" returns them with what each waits for.
         node: run this node only, "LEVEL,INDEX" or the name of its directory, and compose nothing; its parent must be
             done. So a scheduler can run independent nodes side by side.
         run_node: runs `ediffi`; in a separate process by default.
 
     Returns:
-        The folder of the stage; None if only planned or one node was run, and on all processes but the first
+        The folder of the stage; None of a dry run, if one node was run, and on all processes but the first
         (of torchrun, srun, or `NODE_RANK`).
 
     Raises:
@@ -85,7 +85,7 @@ def grow(
     runs = [node_settings(shared, schedule, node, overrides) for node in nodes]
     check_seeds(nodes, runs)
     reached = [schedule.steps_done(node) for node in nodes]
-    if plan == "json":
+    if dry_run == "json":
         return graph(schedule, runs, reached)
     chosen = nodes if node is None else [schedule.named(node)]
     for number, (one, settings, done) in enumerate(zip(nodes, runs, reached, strict=True), 1):
@@ -95,7 +95,7 @@ def grow(
         logger.info("%s: %d steps from %s, %s", label, one.steps, origin, state)
         if done == one.steps:
             tell_changes(schedule.run(one), settings)
-        if not plan and done < one.steps and one in chosen:
+        if not dry_run and done < one.steps and one in chosen:
             schedule.check_parent(one)
             if settings["trainer"].get("enable_progress_bar") is not False:  # one bar over all nodes
                 before = sum(other.steps for other in nodes[: number - 1])
@@ -108,7 +108,7 @@ def grow(
                 raise SystemExit(code)  # the node has said it
             if code or schedule.steps_done(one) != one.steps:
                 raise ChildProcessError(f"{label} ended with code {code} (see above); the same command resumes it")
-    if plan or node is not None or global_rank() != 0:  # of several processes, the first composes
+    if dry_run or node is not None or global_rank() != 0:  # of several processes, the first composes
         return None
     return _compose(schedule, stage)
 
