@@ -71,6 +71,15 @@ class Embedding(Tensors):
         blank = self.apply(lambda tensor: tensor.masked_fill(dropped.view(-1, *[1] * (tensor.ndim - 1)), 0))
         return replace(blank, all_tokens=False)
 
+    def padded(self, multiple: int) -> "Embedding":
+        """With masked tokens up to a multiple, so that batches have few lengths; an only token stays alone."""
+        if (length := self.tokens.shape[1]) == 1 or not length % multiple:
+            return self
+        length += -length % multiple
+        tokens, mask = pad_to(self.tokens, length, dim=1), pad_to(self.mask, length, dim=1)
+        weight = None if self.weight is None else pad_to(self.weight, length, dim=1)
+        return Embedding(tokens, mask, self.pooled, weight)
+
     @staticmethod
     def cat(parts: "list[Embedding]") -> "Embedding":
         """Concatenate along the batch; shorter ones are padded with zeros, masked."""
@@ -154,6 +163,11 @@ class Conditioning(Tensors):
         """All sources dropped: the unconditional input of classifier-free guidance. The low-resolution images stay."""
         sources = {name: source.drop(torch.ones_like(source.mask[:, 0])) for name, source in self.sources.items()}
         return replace(self, sources=sources, paint=None)
+
+    def padded(self, multiple: int) -> "Conditioning":
+        """The same for any network, with sources of few lengths (`Embedding.padded`); not for a painted one."""
+        assert self.paint is None
+        return replace(self, sources={name: source.padded(multiple) for name, source in self.sources.items()})
 
     def with_low_res(self, low_res: Float[Tensor, "b 3 h w"], aug_level: Float[Tensor, " b"]) -> "Conditioning":
         """The same sources, for a super-resolution stage."""

@@ -65,7 +65,7 @@ def encode_each(
     with out_of_memory("an encoder", fewer if len(each) > 1 else "no option lowers it further"):
         texts, used, areas = zip(*each.values(), strict=True)
         images = [None if one is None else one.image for one in used]
-        cond = encode_prompts(encoders, texts, images, areas).to(device)
+        cond = encode_prompts(encoders, texts, images, areas).to(device, torch.float32)  # of encoders in bfloat16 too
     order = {key: row for row, key in enumerate(each)}
     return cond if list(order) == keys else cond[[order[key] for key in keys]]
 

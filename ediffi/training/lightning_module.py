@@ -31,6 +31,8 @@ from ediffi.training.loss import drop_sources, dropout_of, low_resolution, weigh
 from ediffi.training.one_cycle import in_steps
 from ediffi.training.sharding import match_memory, prepare, prepare_fsdp2
 
+TOKENS = 32
+"""Compiled networks see captions of multiples of this many tokens: each length is compiled for, once."""
 SHOW_EVERY = 5.0
 """Seconds after which the progress bar gets a loss between two steps that are logged."""
 BANDS = 4
@@ -154,7 +156,7 @@ class DiffusionStage(L.LightningModule):
         match_memory(self.trainer.optimizers)
         self._step = self.trainer.global_step
         if self._compile:
-            self.denoiser.network.compile()
+            self.denoiser.network.compile(dynamic=False)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The weighted loss of a batch; ValueError at the first if its sources are not those of recipe and network."""
@@ -186,6 +188,16 @@ class DiffusionStage(L.LightningModule):
         for batch in batches:
             self.train_losses.add(batch.losses, batch.sigma)
 
+    def on_validation_start(self) -> None:
+        """Validate, and sample grids, without the compiler, which would take longer for these few batches."""
+        if self._compile:
+            torch.compiler.set_stance("force_eager")
+
+    def on_validation_end(self) -> None:
+        """Go on with the compiled network; callbacks have had their turn before."""
+        if self._compile:
+            torch.compiler.set_stance("default")
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count the losses of a batch."""
         sigma, losses = self._losses(batch.images, batch.cond, self._randomness(batch, "validation"))
@@ -203,6 +215,8 @@ class DiffusionStage(L.LightningModule):
         """Noise levels, on the CPU, and weighted losses, on the device of the images."""
         if self.low_res is not None or cond.low_res is not None:
             cond = cond.with_low_res(*low_resolution(self.low_res, images, cond.low_res, randomness.of("low_res")))
+        if self._compile and self.training:
+            cond = cond.padded(TOKENS)
         sigma = self.noise.sample(len(images), randomness.of("sigma"), self.region)
         noise = randn(images.shape, randomness.of("noise"), images.device)
         on_device = sigma.to(images.device, non_blocking=True)

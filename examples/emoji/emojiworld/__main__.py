@@ -41,14 +41,15 @@ def scenes(options: argparse.Namespace) -> None:
     drawings = sum(map(len, world.drawn.values()))
     print(f"{len(world.concepts)} concepts, {len(world.styles)} styles, {drawings} drawings")
     index = write_scenes(
-        world, options.output, options.size, options.count, options.split, options.seed, options.per_shard
-    )
+        world, options.output, options.size, options.count, options.split, options.seed, options.per_shard,
+        options.workers,
+    )  # fmt: skip
     print(index)
 
 
 def references(options: argparse.Namespace) -> None:
     """Write embedded scenes again, each with the image embedding of another one in its style."""
-    print(write_references(options.embedded, options.output))
+    print(write_references(options.embedded, options.output, options.workers))
 
 
 def suite(options: argparse.Namespace) -> None:
@@ -87,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--count", type=int, default=2000, help="of scenes")
             command.add_argument("--split", choices=("train", "test"), default="train")
             command.add_argument("--per-shard", type=int, default=2000)
+            command.add_argument("--workers", type=int, default=1, help="processes; the result is the same")
         else:
             command.add_argument("--per-kind", type=int, default=500, help="prompts of each kind")
             command.add_argument("--length", choices=LENGTHS, default="short", help="of the captions")
@@ -94,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=references)
     command.add_argument("embedded", type=Path, help="shards of scenes, after `ediffi embed`")
     command.add_argument("output", type=Path, help="the folder to write to")
+    command.add_argument("--workers", type=int, default=1, help="processes; the result is the same")
     command = commands.add_parser("judge", help=judge.__doc__)
     command.set_defaults(run=judge)
     command.add_argument("output", type=Path, help="the folder to write the judge to")

@@ -2,20 +2,21 @@
 
 import json
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-from tqdm import tqdm
 
-from ediffi.data.index import INDEX, Index, write_index
+from ediffi.data.index import INDEX, Index, Shard, write_index
 from ediffi.data.shards import load_shard, metadata_of, write_tar
 from ediffi.data.tar import RawSample
+from emojiworld.shards import begin_shards, in_processes
 
 SOURCE = "clip_image."
 
 
-def write_references(embedded: Path, output: Path) -> Path:
+def write_references(embedded: Path, output: Path, workers: int = 1) -> Path:
     """Exchange the image embeddings of shards, in each shard and style; returns the path of the new index.
 
     The embedding of a scene's own picture tells what is in it as well as how it is drawn. A network that has learned
@@ -24,22 +25,25 @@ def write_references(embedded: Path, output: Path) -> Path:
     Args:
         embedded: shards of `emojiworld scenes`, embedded with a `clip_image`.
         output: the folder to write to.
+        workers: processes.
 
     Raises:
         FileExistsError: `output` has an index already.
         ValueError: the shards have no `clip_image` embeddings, or are not scenes.
     """
-    if (output / INDEX).exists():
-        raise FileExistsError(f"{output / INDEX} exists: these shards are complete; choose another folder or remove it")
     description = json.loads((embedded / INDEX).read_text())
     if "clip_image" not in description.get("encoders", {}):
         raise ValueError(f"{embedded} has no embeddings of clip_image; embed it first (ediffi embed)")
-    output.mkdir(parents=True, exist_ok=True)
-    shards: list[dict[str, Any]] = []
-    for shard in tqdm(Index.read(str(embedded)).shards, desc="references", unit="shard", mininterval=2):
-        name = f"{len(shards):05d}.tar"
-        shards.append({"file": name, **write_tar(output / name, exchanged(load_shard(shard)))})
+    begin_shards(output)
+    found = list(enumerate(Index.read(str(embedded)).shards))
+    shards = in_processes(partial(_write_shard, output), found, workers, "references")
     return write_index(output / INDEX, shards, {**description, "reference": "style"})
+
+
+def _write_shard(output: Path, shard: tuple[int, Shard]) -> dict[str, Any]:
+    number, read = shard
+    name = f"{number:05d}.tar"
+    return {"file": name, **write_tar(output / name, exchanged(load_shard(read)))}
 
 
 def exchanged(samples: list[RawSample]) -> list[RawSample]:

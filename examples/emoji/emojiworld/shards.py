@@ -2,7 +2,9 @@
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,32 +30,59 @@ def scene_and_caption(world: World, seed: int, split: Split, index: int) -> tupl
 
 
 def write_scenes(
-    world: World, output: Path, size: int, count: int, split: Split = "train", seed: int = 0, per_shard: int = 2000
+    world: World,
+    output: Path,
+    size: int,
+    count: int,
+    split: Split = "train",
+    seed: int = 0,
+    per_shard: int = 2000,
+    workers: int = 1,
 ) -> Path:
     """Write `count` scenes as shards of `per_shard`, `held_out.json`, and an index; returns the index's path.
 
-    The scenes do not depend on `size`. FileExistsError: the folder has an index already.
+    The scenes do not depend on `size`, nor anything on the number of processes, `workers`. FileExistsError: the folder
+    has an index already.
     """
-    for name, value, least in (("size", size, 16), ("count", count, 1), ("per_shard", per_shard, 1), ("seed", seed, 0)):
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
+    least = {"size": 16, "count": 1, "per_shard": 1, "seed": 0, "workers": 1}
+    given = {"size": size, "count": count, "per_shard": per_shard, "seed": seed, "workers": workers}
+    for name, value in given.items():
+        if value < least[name]:
+            raise ValueError(f"{name} must be at least {least[name]}, got {value}")
+    begin_shards(output)
+    replace(output / "held_out.json", json.dumps(world.held_out(), indent=1))
+    parts = [range(first, min(first + per_shard, count)) for first in range(0, count, per_shard)]
+    write = partial(_write_shard, world, output, size, split, seed)
+    shards = in_processes(write, list(enumerate(parts)), workers, f"{split} scenes")
+    description = {"dataset": "emoji", "split": split, "seed": seed, "image_size": size, "styles": world.styles}
+    return write_index(output / INDEX, shards, {**description, "concepts": len(world.concepts)})
+
+
+def begin_shards(output: Path) -> None:
+    """Make a folder to write shards to; FileExistsError if it has an index already."""
     if (output / INDEX).exists():
         raise FileExistsError(f"{output / INDEX} exists: these shards are complete; choose another folder or remove it")
     output.mkdir(parents=True, exist_ok=True)
-    replace(output / "held_out.json", json.dumps(world.held_out(), indent=1))
-    shards: list[dict[str, Any]] = []
-    with tqdm(total=count, desc=f"{split} scenes", unit="scene", mininterval=2) as progress:
 
-        def samples(first: int) -> Iterator[dict[str, Any]]:
-            for index in range(first, min(first + per_shard, count)):
-                yield _sample(world, size, split, seed, index)
-                progress.update()
 
-        for first in range(0, count, per_shard):
-            name = f"{len(shards):05d}.tar"
-            shards.append({"file": name, **write_tar(output / name, samples(first))})
-    description = {"dataset": "emoji", "split": split, "seed": seed, "image_size": size, "styles": world.styles}
-    return write_index(output / INDEX, shards, {**description, "concepts": len(world.concepts)})
+def in_processes(
+    write: Callable[[Any], dict[str, Any]], shards: list[Any], workers: int, name: str
+) -> list[dict[str, Any]]:
+    """What `write` returns of each shard, in order, with a bar; in so many processes."""
+    bar = partial(tqdm, desc=name, unit="shard", total=len(shards), mininterval=2)
+    if workers == 1:
+        return list(bar(map(write, shards)))
+    with ProcessPoolExecutor(workers) as pool:
+        return list(bar(pool.map(write, shards)))
+
+
+def _write_shard(
+    world: World, output: Path, size: int, split: Split, seed: int, shard: tuple[int, range]
+) -> dict[str, Any]:
+    number, scenes = shard
+    name = f"{number:05d}.tar"
+    samples = (_sample(world, size, split, seed, index) for index in scenes)
+    return {"file": name, **write_tar(output / name, samples)}
 
 
 def _sample(world: World, size: int, split: Split, seed: int, index: int) -> dict[str, Any]:
