@@ -159,17 +159,24 @@ class Judge:
         scored = [(_beside(folder, one.name), MetricNetworks(scorer=one)) for one in self.scorers]
         run = partial(measure, candidate.images, folder, self.networks, more=[*more, *scored], **options)
         self.context.together(partial(run, num_workers=self.num_workers, context=self.context))
-        wanted = len(self.items) if strict else None
+        # By one process: every metric takes all of the rows, and the processes of a machine share its processors.
+        numbers = partial(self._numbers, candidate, references, folder, len(self.items) if strict else None)
+        point = self.context.together(lambda: numbers() if self.context.rank == 0 else None)
+        return self.context.gather(point)[0]
+
+    def _numbers(
+        self, candidate: Candidate, references: Sequence[ReferenceStatistics], folder: Path, wanted: int | None
+    ) -> Point:
+        """The metrics of the rows in `folder`, and of those beside it, with their intervals."""
         rows = Rows.read(folder, wanted)
         found = summarise(rows, self.extractor, references[0])
-        for extractor, (place, _), reference in zip(self.more, more, references[1:], strict=True):
-            found.measures.update(in_more_features(Rows.read(place, wanted), extractor, reference))
-        for place, networks in scored:
-            assert networks.scorer is not None
-            found.measures[networks.scorer.name] = mean(Rows.read(place, wanted).scores())
-        units = units_of([captions[index] for index in rows.indices])
-        if self.context.rank == 0:
-            paired.write(folder, found.measures, units, fingerprint([self.items[index] for index in rows.indices]))
+        for extractor, reference in zip(self.more, references[1:], strict=True):
+            beside = Rows.read(_beside(folder, extractor.protocol["name"]), wanted)
+            found.measures.update(in_more_features(beside, extractor, reference))
+        for scorer in self.scorers:
+            found.measures[scorer.name] = mean(Rows.read(_beside(folder, scorer.name), wanted).scores())
+        units = units_of([self.items[index].caption for index in rows.indices])
+        paired.write(folder, found.measures, units, fingerprint([self.items[index] for index in rows.indices]))
         notices, captioned = list(found.notices), int(units.max()) + 1
         if captioned < FEW:
             notices.append(f"intervals by {captioned} captions are rough (fewer than {FEW})")

@@ -52,19 +52,21 @@ class _Contacts:
     index: Tensor
 
 
-def manifold(generated: Float[Tensor, "n d"], real: Float[Tensor, "m d"]) -> tuple[dict[str, Measure], Nearest]:
+def manifold(
+    generated: Float[Tensor, "n d"], real: Float[Tensor, "m d"], radii: Float[Tensor, "m 5"] | None = None
+) -> tuple[dict[str, Measure], Nearest]:
     """All five by name, and "f_score", the harmonic mean of precision and recall; and the nearest real images.
 
-    Influences: precision, density and authenticity are means over generated images; of recall and coverage it is the
-    exact effect of leaving an image out, times n - 1. ValueError: fewer than six images in a set.
+    `radii` are `radii_of(real)`, computed if they are not given, by m² distances. Influences: precision, density and
+    authenticity are means over generated images; of recall and coverage it is the exact effect of leaving an image out,
+    times n - 1. ValueError: fewer than six images in a set.
     """
     if min(len(generated), len(real)) <= DENSITY:
         got = f"got {len(generated)} and {len(real)}"
         raise ValueError(f"precision and density need at least {DENSITY + 1} images in each set, {got}")
-    middle = torch.as_tensor(real).double().mean(0).float()  # distances of centred rows lose fewer digits
-    x, y = (torch.as_tensor(part).float() - middle for part in (generated, real))
+    radii = radii_of(real) if radii is None else radii
+    x, y = _centred(generated, real), _centred(real, real)
     balls, neighbours = nearest_neighbours(x, NEIGHBOURHOOD + 1)
-    radii = nearest_neighbours(y, DENSITY)[0]
     found = _contacts(x, y, balls, neighbours, radii)
     nearest = Nearest(found.index.numpy(), found.nearest.numpy(), radii[found.index, 0].numpy())
     n, m = len(x), len(y)
@@ -83,10 +85,19 @@ def manifold(generated: Float[Tensor, "n d"], real: Float[Tensor, "m d"]) -> tup
     return {"f_score": _f_score(measures["precision"], measures["recall"]), **measures}, nearest
 
 
+def radii_of(real: Float[Tensor, "m d"]) -> Float[Tensor, "m 5"]:
+    """The distances of each real image to its nearest `DENSITY` others, ascending."""
+    return nearest_neighbours(_centred(real, real), DENSITY)[0]
+
+
+def _centred(rows: Tensor, real: Tensor) -> Tensor:
+    """The rows less the mean of the real ones: their distances lose fewer digits."""
+    return torch.as_tensor(rows).float() - torch.as_tensor(real).mean(0, dtype=torch.float64).float()
+
+
 def nearest_real(generated: Float[Tensor, "n d"], real: Float[Tensor, "m d"]) -> Nearest:
     """The nearest real image of each generated one, as `manifold` finds it, by 2·n·m distances instead of m²."""
-    middle = torch.as_tensor(real).double().mean(0).float()
-    x, y = (torch.as_tensor(part).float() - middle for part in (generated, real))
+    x, y = _centred(generated, real), _centred(real, real)
     blocks = [block.min(1) for _, block in distances(x, y)]
     index, distance = torch.cat([one.indices for one in blocks]), torch.cat([one.values for one in blocks])
     seen, which = index.unique(return_inverse=True)

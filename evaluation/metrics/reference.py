@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ediffi.evaluation.images.numbered import NumberedImages
 from ediffi.evaluation.metrics.features import FeatureExtractor
+from ediffi.evaluation.metrics.manifold import radii_of
 from ediffi.evaluation.metrics.passes import MetricNetworks, measure
 from ediffi.evaluation.metrics.rows import Rows
 from ediffi.io.distributed import DistributedContext
@@ -44,6 +45,11 @@ class ReferenceStatistics:
         if self.file is None:
             raise ValueError("these reference statistics have a mean and a covariance, and no features")
         return Rows.read(self.file.parent).features()
+
+    @cached_property
+    def radii(self) -> Float32[Tensor, "m 5"]:
+        """See `radii_of`: half of what the distances of 30,000 images to 40,504 cost, and equal for all settings."""
+        return radii_of(self.features())
 
 
 def reference_key(images: NumberedImages, extractor: FeatureExtractor, preparation: Mapping[str, Any]) -> Any:

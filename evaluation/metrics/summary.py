@@ -111,7 +111,7 @@ def compared(rows: Rows, extractor: FeatureExtractor, reference: ReferenceStatis
         name: Measure(value, moved if name == "kid_mean" else None) for name, value in kid(generated, real).items()
     }
     if min(len(generated), len(real)) > DENSITY:
-        measures |= manifold(generated, real)[0]
+        measures |= manifold(generated, real, reference.radii)[0]
     measures["vendi"] = vendi(generated)
     if extractor.protocol["layer"] == "image_embedding":
         measures["cmmd" if own == CMMD else f"cmmd@{own}"] = cmmd(generated, real)

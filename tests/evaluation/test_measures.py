@@ -8,7 +8,7 @@ from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
 from ediffi.evaluation.metrics import mmd
-from ediffi.evaluation.metrics.manifold import manifold, nearest_real
+from ediffi.evaluation.metrics.manifold import manifold, nearest_real, radii_of
 from ediffi.evaluation.metrics.mmd import cmmd, kid_influence
 from ediffi.evaluation.metrics.variety import inception_score, vendi
 from tests.evaluation.test_intervals import derivative, left_out, normal
@@ -42,6 +42,15 @@ def test_density_and_coverage_are_those_of_their_paper_and_authenticity_of_its()
     assert found["authenticity"].value == pytest.approx(authentic.mean(), rel=1e-6)
     np.testing.assert_array_equal(nearest.index, across.argmin(0))
     np.testing.assert_allclose(nearest.distance, across.min(0), rtol=1e-4)
+
+
+def test_radii_of_real_images_can_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    radii, wanted = radii_of(REAL), manifold(GENERATED, REAL)[0]
+    np.testing.assert_allclose(radii[:, 4], to_neighbour(REAL, 5), rtol=1e-4)
+    monkeypatch.setattr("ediffi.evaluation.metrics.manifold.radii_of", None)
+    assert {name: one.value for name, one in manifold(GENERATED, REAL, radii)[0].items()} == {
+        name: one.value for name, one in wanted.items()
+    }
 
 
 def test_what_recall_and_coverage_lose_without_an_image_is_exact() -> None:

@@ -13,9 +13,13 @@ from webdataset import TarWriter
 
 from ediffi.evaluation.datasets.catalogue import open_dataset
 from ediffi.evaluation.datasets.own import OwnImages, open_own
-from ediffi.evaluation.judge import Judge
+from ediffi.evaluation.images.found import find_images
+from ediffi.evaluation.judge import Candidate, Judge
+from ediffi.evaluation.metrics.rows import Rows
 from ediffi.evaluation.suite import ClipChoice, Suite
+from ediffi.io.distributed import DistributedContext
 from ediffi.io.images import BadImageError
+from tests.evaluation.evaluations import side_by_side
 
 NAMES = ("one", "two", "three")
 
@@ -158,3 +162,32 @@ def test_changed_reference_images_are_another_reference(tmp_path: Path, model_fo
     assert (mean() == before).all()
     (tmp_path / "mine" / "one.png").write_bytes(encoded(9))
     assert (mean() != before).any()
+
+
+def test_processes_measure_together_and_one_computes_the_numbers(
+    tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path / "mine", "texts")
+    dataset = open_own(tmp_path / "mine")
+    (tmp_path / "theirs").mkdir()
+    for index, _ in enumerate(NAMES):
+        picture(index + 5).resize((16, 16)).save(tmp_path / "theirs" / f"{index}.png")
+    clip = ClipChoice(path=str(model_folder / "encoders" / "clip"))
+    suite = Suite("mine", "own", 3, image_size=16, feature_extractor="clip", clip=clip)
+    candidate = Candidate("theirs", find_images(tmp_path / "theirs", [item.key for item in dataset.items()]))
+    read, computed = Rows.read.__func__, []  # type: ignore[attr-defined]
+
+    def counted(folder: Path, wanted: int | None = None) -> Rows:
+        computed.append(folder)
+        return read(Rows, folder, wanted)
+
+    def judged(context: DistributedContext, folder: str = "together") -> Any:
+        judge = Judge(suite, dataset, dataset.items(), tmp_path / "cache", context)
+        return judge(candidate, judge.references(), tmp_path / folder)
+
+    alone = judged(DistributedContext(), "alone")
+    monkeypatch.setattr(Rows, "read", counted)
+    one, other = side_by_side(2, judged)
+    assert one.metrics == other.metrics
+    assert computed.count(tmp_path / "together") == 1
+    np.testing.assert_allclose(list(one.metrics.values()), list(alone.metrics.values()), rtol=1e-5, equal_nan=True)
