@@ -1,6 +1,6 @@
 """The judge's speed against the libraries it agrees with, as ratios within one run; and its memory.
 
-    OMP_NUM_THREADS=1 python benchmarks/evaluation_speed.py [--parts distance pass memory scale] [--pictures 48]
+    OMP_NUM_THREADS=1 python benchmarks/evaluation_speed.py [--parts distance pass memory] [--pictures 48]
         [--repeats 3] [--clips ViT-B-32 ViT-S-32] [--output benchmarks/results/evaluation_speed.json]
 
 distance: the Fréchet distance of given moments, 2048 numbers a row, against torchmetrics', torch-fidelity's and
@@ -11,9 +11,6 @@ features and moments, torchmetrics' CLIPScore with transformers' CLIP for the sc
 weights are random, which the time does not see. The distance is left out, and added for numbers of pictures that suites
 have, if both parts are measured.
 memory: peak memory of a process that measures n and 4n pictures (features of 2048 numbers, CLIP score, moments).
-scale: what an evaluation of many pictures adds. Hashing the pictures, which every command does to know them; encoding
-the captions for five guidance scales, once and each time (the shipped model); and the wall time of a pass with 0 and
-with 2 processes that decode.
 
 One process, no loader processes; seconds are those that the processor worked, which a busy machine moves least.
 """
@@ -38,16 +35,12 @@ from attention_kernel import ratio
 from PIL import Image
 from torch import Tensor, nn
 
-from ediffi.evaluation.images.found import find_images
 from ediffi.evaluation.images.numbered import ImageFolder
 from ediffi.evaluation.metrics.clip_score import ClipScorer, load_scorer
 from ediffi.evaluation.metrics.features import load_extractor
 from ediffi.evaluation.metrics.frechet import Moments, frechet_distance
 from ediffi.evaluation.metrics.passes import MetricNetworks, measure
 from ediffi.evaluation.metrics.rows import Rows
-from ediffi.pipeline.cascade import Cascade
-from ediffi.pipeline.cascade_generator import EncodedPrompts
-from ediffi.pipeline.options import SamplingOptions
 
 WIDTH, BATCH = 2048, 16
 WORDS = ("a", "man", "riding", "wave", "on", "top", "of", "surfboard", "the", "two", "dogs", "sitting", "next", "to")
@@ -333,40 +326,6 @@ def memory(count: int) -> dict[str, Any]:
     return {"MB": peaks, "features_MB": 4 * count * WIDTH * 4 / 2**20, "ratio": peaks[4 * count] / peaks[count]}
 
 
-def scale(count: int) -> dict[str, Any]:
-    """Seconds of hashing, encoding, and of a pass with and without processes that decode."""
-    with tempfile.TemporaryDirectory() as name:
-        folder, scales = Path(name), 5
-        (folder / "pictures").mkdir()
-        captions = photographs(folder / "pictures", count)
-        images = find_images(folder / "pictures", [str(k) for k in range(count)], "order")
-        size = sum(path.stat().st_size for path in (folder / "pictures").iterdir())
-        start = time.perf_counter()
-        images.fingerprint()
-        hashing = time.perf_counter() - start
-        cascade, options = Cascade.from_pretrained("toybox", "cpu"), SamplingOptions()
-        batches = [captions[start : start + BATCH] for start in range(0, count, BATCH)]
-        once, each = EncodedPrompts(cascade, options), cascade.encode
-        encode = {"once": partial(_encode, once, batches, scales), "each": partial(_encode, each, batches, scales)}
-        encoding = {name: median(times) for name, times in worked({"each": encode["each"]}, 1)[0].items()}
-        start = time.process_time()
-        encode["once"]()
-        encoding["once"] = time.process_time() - start
-        networks = MetricNetworks(load_extractor(weights=inception(folder)))
-        walls = {}
-        for workers in (0, 2):
-            start = time.perf_counter()
-            measure(images, folder / f"rows{workers}", networks, batch_size=BATCH, num_workers=workers)
-            walls[workers] = time.perf_counter() - start
-    return {"pictures": count, "hash_MB_s": size / 2**20 / hashing, "encode": encoding, "pass_wall": walls}
-
-
-def _encode(encode: Callable[[Sequence[str]], Any], batches: Sequence[Sequence[str]], scales: int) -> None:
-    for _ in range(scales):
-        for batch in batches:
-            encode(batch)
-
-
 def show(report: dict[str, Any]) -> None:
     """Print what was measured, against what was aimed at."""
     for row in report.get("distance", []):
@@ -386,19 +345,12 @@ def show(report: dict[str, Any]) -> None:
     if row := report.get("memory"):
         peaks = ", ".join(f"{n} pictures {value:.0f} MB" for n, value in row["MB"].items())
         print(f"memory: {peaks}; features of the last on disk: {row['features_MB']:.0f} MB")
-    if row := report.get("scale"):
-        encode = ", ".join(f"{name} {value:.2f} s" for name, value in row["encode"].items())
-        walls = ", ".join(f"{workers} processes {value:.1f} s" for workers, value in row["pass_wall"].items())
-        print(
-            f"scale, {row['pictures']} pictures: hashing {row['hash_MB_s']:.0f} MB/s; encoding for 5 scales: {encode}"
-        )
-        print(f"  a pass, decoded by {walls}")
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = ["distance", "pass", "memory", "scale"]
+    parts = ["distance", "pass", "memory"]
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
     parser.add_argument("--clips", nargs="+", default=["ViT-B-32", "ViT-S-32"], help="open_clip's names")
     parser.add_argument("--pictures", type=int, default=48)
@@ -423,8 +375,6 @@ def main() -> None:
             row["with distance"] = with_distance(report["distance"][0]["seconds"], row)
     if "memory" in args.parts:
         report["memory"] = memory(2000)
-    if "scale" in args.parts:
-        report["scale"] = scale(2 * args.pictures)
     show(report)
     if args.output:
         args.output.write_text(json.dumps(report, indent=1) + "\n")

@@ -6,17 +6,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from ediffi.evaluation.code_state import versions
 from ediffi.evaluation.datasets.captioned import CaptionDataset, CaptionedImage, each_image, fingerprint
 from ediffi.evaluation.images.found import all_images
 from ediffi.evaluation.images.numbered import NumberedImages
+from ediffi.evaluation.images.pairs import ImagePairs, partners
 from ediffi.evaluation.metrics import paired
 from ediffi.evaluation.metrics.clip_score import load_scorer
 from ediffi.evaluation.metrics.decoding import ImageDecoder
 from ediffi.evaluation.metrics.features import ClipFeatures, FeatureExtractor, load_extractor
-from ediffi.evaluation.metrics.intervals import FEW, LEVEL, METHOD, mean, units_of
+from ediffi.evaluation.metrics.intervals import FEW, LEVEL, METHOD, Measure, mean, pair_mean, units_of
 from ediffi.evaluation.metrics.passes import MetricNetworks, measure
 from ediffi.evaluation.metrics.reference import (
     ReferenceStatistics,
@@ -28,7 +30,7 @@ from ediffi.evaluation.metrics.rows import Rows
 from ediffi.evaluation.metrics.summary import in_more_features, summarise
 from ediffi.evaluation.naming import GUIDANCE
 from ediffi.evaluation.results import Point
-from ediffi.evaluation.scorers import load
+from ediffi.evaluation.scorers import NamedScorer, load
 from ediffi.evaluation.suite import ClipChoice, Suite
 from ediffi.io.distributed import DistributedContext
 
@@ -156,9 +158,15 @@ class Judge:
         sized = {"size": self.suite.image_size, "resize": SQUARE if self.suite.other_sizes == "resized" else None}
         options: dict[str, Any] = {"captions": captions, "measure": own, "strict": strict, **sized}
         more = [(_beside(folder, one.protocol["name"]), MetricNetworks(one)) for one in self.more]
-        scored = [(_beside(folder, one.name), MetricNetworks(scorer=one)) for one in self.scorers]
+        scored = [(_beside(folder, one.name), MetricNetworks(scorer=one)) for one in self.scorers if not one.pairs]
         run = partial(measure, candidate.images, folder, self.networks, more=[*more, *scored], **options)
-        self.context.together(partial(run, num_workers=self.num_workers, context=self.context))
+        workers: dict[str, Any] = {"num_workers": self.num_workers, "context": self.context}
+        self.context.together(partial(run, **workers))
+        if paired_scorers := [one for one in self.scorers if one.pairs]:
+            pairs = ImagePairs(self._decoder(candidate, strict), partners(captions))
+            (first, *rest) = [(_beside(folder, one.name), MetricNetworks(scorer=one)) for one in paired_scorers]
+            seen = partial(measure, pairs, *first, captions=captions, strict=strict, more=rest, **workers)
+            self.context.together(seen)
         # By one process: every metric takes all of the rows, and the processes of a machine share its processors.
         numbers = partial(self._numbers, candidate, references, folder, len(self.items) if strict else None)
         point = self.context.together(lambda: numbers() if self.context.rank == 0 else None)
@@ -174,7 +182,7 @@ class Judge:
             beside = Rows.read(_beside(folder, extractor.protocol["name"]), wanted)
             found.measures.update(in_more_features(beside, extractor, reference))
         for scorer in self.scorers:
-            found.measures[scorer.name] = mean(Rows.read(_beside(folder, scorer.name), wanted).scores())
+            found.measures[scorer.name] = self._score(scorer, Rows.read(_beside(folder, scorer.name), wanted), rows)
         units = units_of([self.items[index].caption for index in rows.indices])
         paired.write(folder, found.measures, units, fingerprint([self.items[index] for index in rows.indices]))
         notices, captioned = list(found.notices), int(units.max()) + 1
@@ -182,11 +190,24 @@ class Judge:
             notices.append(f"intervals by {captioned} captions are rough (fewer than {FEW})")
         return Point(candidate.name, len(rows), found.metrics, candidate.settings, notices, found.intervals(units))
 
+    def _score(self, scorer: NamedScorer, scored: Rows, rows: Rows) -> Measure:
+        """The mean of a scorer's scores over the images of `rows`; images without a score are left out."""
+        scores = np.full(len(self.items), np.nan)
+        scores[scored.indices] = scored.scores()
+        scores, captions = scores[rows.indices], [item.caption for item in self.items]
+        partner = np.array(partners(captions) if scorer.pairs else range(len(captions)))[rows.indices]
+        if all(captions[number] == captions[other] for number, other in zip(rows.indices, partner, strict=True)):
+            return mean(scores)
+        scores[~np.isin(partner, rows.indices)] = np.nan
+        return pair_mean(scores, np.searchsorted(rows.indices, partner))
+
+    def _decoder(self, candidate: Candidate, strict: bool) -> ImageDecoder:
+        side = self.suite.image_size
+        return ImageDecoder(candidate.images, strict, (side, side), self.suite.other_sizes == "resized")
+
     def image(self, candidate: Candidate, index: int, strict: bool = True) -> Image.Image | None:
         """An image as it is judged, 8-bit RGB of the suite's size; None if it is broken and `strict` is false."""
-        side = self.suite.image_size
-        decoder = ImageDecoder(candidate.images, strict, (side, side), self.suite.other_sizes == "resized")
-        found = decoder.image(index)
+        found = self._decoder(candidate, strict).image(index)
         return None if found is None else found[0]
 
     def protocol(self, reference: ReferenceStatistics) -> dict[str, Any]:

@@ -28,6 +28,7 @@ INFINITY = "_infinity"
 
 _NAMES = {"fid": "FID", "kid_mean": "KID", "kid_std": "KID, std", "clip_score": "CLIP score", "cmmd": "CMMD"}
 _NAMES |= {"vendi": "Vendi score"}
+_SCORERS = {"hpsv2": "HPSv2", "lpips_diversity": "LPIPS diversity", "pickscore": "PickScore", "vqascore": "VQAScore"}
 _DATASETS = {"coco2014": "COCO 2014 validation", "visual-genome": "Visual Genome", "emoji": "Emoji", "toybox": "Toybox"}
 
 
@@ -60,14 +61,16 @@ def metric_name(metric: str) -> str:
         metric, _, extractor = metric.partition("@")
         return f"{metric_name(metric)}, {people.get(extractor, extractor)} features"
     last = metric.rpartition("/")[2].replace("_", " ")
-    return _NAMES.get(metric, last[:1].upper() + last[1:])
+    return (_NAMES | _SCORERS).get(metric, last[:1].upper() + last[1:])
 
 
 def shown(metric: str, value: float | None) -> str:
     """A value with the digits that people read: "7.35", "0.00123"; a dash for None."""
     if value is None:
         return "–"
-    return f"{value:.5f}" if metric.startswith("kid") else f"{value:.2f}" if metric in _NAMES else f"{value:.3f}"
+    if metric.startswith(("kid", "hpsv2")):  # systems differ in the third place
+        return f"{value:.5f}"
+    return f"{value:.2f}" if metric in _NAMES else f"{value:.3f}"
 
 
 def shortened(name: str, length: int = 44) -> str:

@@ -67,6 +67,25 @@ def mean(values: np.ndarray) -> Measure:
     return Measure(average, np.where(known, values - average, 0) * (len(values) / known.sum()), least, most)
 
 
+def pair_mean(values: np.ndarray, partner: np.ndarray) -> Measure:
+    """The mean over pairs, image k with image `partner[k]` in circles, of their values [n], of those that are not nan.
+
+    An image is in two pairs, and moves the mean by what both are above it. The influences are scaled to the variance of
+    such a mean, v + 2c, where images with this sum would have 2v + 2c; v is the variance of a pair's value and c the
+    covariance of two pairs that share an image (Hoeffding, 1948, section 5).
+    """
+    known = ~np.isnan(values)
+    if not known.any():
+        return Measure(float("nan"))
+    average = float(values[known].mean())
+    moved = np.where(known, values - average, 0) * (len(values) / known.sum())
+    second = np.zeros_like(moved)
+    second[partner[known]] = moved[known]
+    v = float(np.square(moved).mean())
+    c = min(max(float((moved * second).mean()), 0.0), v / 2)
+    return Measure(average, (moved + second) * (sqrt((v + 2 * c) / (2 * v + 2 * c)) if v else 1.0), least=0)
+
+
 def units_of(captions: Sequence[str]) -> np.ndarray:
     """The number of each image's caption [n]: equal captions have the same."""
     return np.unique(np.asarray(captions, dtype=object), return_inverse=True)[1]

@@ -92,7 +92,8 @@ def radii_of(real: Float[Tensor, "m d"]) -> Float[Tensor, "m 5"]:
 
 def _centred(rows: Tensor, real: Tensor) -> Tensor:
     """The rows less the mean of the real ones: their distances lose fewer digits."""
-    return torch.as_tensor(rows).float() - torch.as_tensor(real).mean(0, dtype=torch.float64).float()
+    total = sum(part.sum(0, dtype=torch.float64) for part in torch.as_tensor(real).split(ROWS))
+    return torch.as_tensor(rows).float() - (total / len(real)).float()
 
 
 def nearest_real(generated: Float[Tensor, "n d"], real: Float[Tensor, "m d"]) -> Nearest:

@@ -25,10 +25,13 @@ PATCHES = 16
 """DINOv2 reads 224² images in 16 x 16 patches of 14²."""
 
 
-def weights_file(name: str, path: str | Path | None = None) -> Path:
-    """The file with an extractor's weights: `path`, or the one in torch.hub's cache ("clip-*", "dinov2-*": the Hub's).
+def weights_file(
+    name: str, path: str | Path | None = None, option: str = "feature_weights (--feature-weights)"
+) -> Path:
+    """The file with a network's weights: `path`, or the one in torch.hub's cache ("clip-*", "dinov2-*": the Hub's).
 
-    It is downloaded if it is not there, except with HF_HUB_OFFLINE=1. FileNotFoundError says what to download.
+    `option` is what takes a path, in messages. It is downloaded if it is not there, except with HF_HUB_OFFLINE=1.
+    FileNotFoundError says what to download.
     ValueError: the cached file does not have its hash.
     """
     if path is not None:
@@ -40,16 +43,16 @@ def weights_file(name: str, path: str | Path | None = None) -> Path:
         return find()
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split()).split(". ")[0].rstrip(".")[:160]
-        advice = f"download {source} and give the file as feature_weights (--feature-weights)"
+        advice = f"download {source} and give the file as {option}"
         raise FileNotFoundError(f"no weights of {name} ({reason}): {advice}") from None
 
 
 def _torch_hub_file(name: str) -> tuple[str, Callable[[], Path]]:
     """The URL in the library that defines the network, whose end has the file's hash; and what finds the file."""
-    if name == "vgg16":
-        from torchvision.models import VGG16_Weights
+    if name in ("alexnet", "squeezenet1_1", "vgg16"):
+        from torchvision.models import get_model_weights
 
-        url = str(VGG16_Weights.IMAGENET1K_V1.url)
+        url = str(get_model_weights(name)["IMAGENET1K_V1"].url)
     else:
         from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 

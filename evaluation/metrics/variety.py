@@ -1,5 +1,7 @@
 """How varied images are, without a reference: the Vendi score and the Inception score."""
 
+from functools import partial
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -18,14 +20,19 @@ def vendi(features: Float[Tensor, "n d"]) -> Measure:
 
     The eigenvalues are those of the smaller of the [n, n] similarities and the [d, d] mean of the rows' products.
     """
-    rows = functional.normalize(torch.as_tensor(features).double(), dim=1).numpy()
-    density = rows.T @ rows / len(rows)
+    parts = [partial(_unit, part) for part in torch.as_tensor(features).split(ROWS)]
+    density = sum(rows().T @ rows() for rows in parts) / len(features)
     values, vectors = np.linalg.eigh(density)
     kept = values > np.finfo(float).eps * len(values)
-    values, carried = values[kept], rows @ vectors[:, kept]
+    values, vectors = values[kept], vectors[:, kept]
     entropy = float(-(values * np.log(values)).sum())
-    moved = -np.square(carried) @ np.log(values) - entropy
+    moved = np.concatenate([-np.square(rows() @ vectors) @ np.log(values) for rows in parts]) - entropy
     return Measure(float(np.exp(entropy)), np.exp(entropy) * (moved - moved.mean()), least=1)
+
+
+def _unit(rows: Tensor) -> np.ndarray:
+    """Rows of length 1, in float64."""
+    return functional.normalize(rows.double(), dim=1).numpy()
 
 
 def inception_score(features: Float[Tensor, "n d"], head: Float[Tensor, "c d"]) -> Measure:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from webdataset import TarWriter
 
@@ -162,6 +163,34 @@ def test_changed_reference_images_are_another_reference(tmp_path: Path, model_fo
     assert (mean() == before).all()
     (tmp_path / "mine" / "one.png").write_bytes(encoded(9))
     assert (mean() != before).any()
+
+
+def test_pairs_are_scored_beside_the_suite_s_own_numbers(tmp_path: Path, model_folder: Path) -> None:
+    from torchvision.models import squeezenet1_1
+
+    torch.manual_seed(0)
+    torch.save(squeezenet1_1(weights=None).state_dict(), tmp_path / "squeezenet1_1.pth")
+    fill(tmp_path / "mine", "texts")
+    dataset = open_own(tmp_path / "mine")
+    (tmp_path / "theirs").mkdir()
+    for index, _ in enumerate(NAMES):
+        picture(index + 5).resize((32, 32)).save(tmp_path / "theirs" / f"{index}.png")
+    clip = ClipChoice(path=str(model_folder / "encoders" / "clip"))
+    chosen = {"lpips_diversity": {"net": "squeeze", "weights": str(tmp_path / "squeezenet1_1.pth")}}
+    suite = Suite("mine", "own", 3, image_size=32, feature_extractor="clip", clip=clip, scorers=chosen)
+    judge = Judge(suite, dataset, dataset.items(), tmp_path / "cache")
+    candidate = Candidate("theirs", find_images(tmp_path / "theirs", [item.key for item in dataset.items()]))
+    found = judge(candidate, judge.references(), tmp_path / "rows" / "theirs")
+    rows = Rows.read(tmp_path / "rows" / "theirs@lpips_diversity").scores()
+    assert found.metrics["lpips_diversity"] == pytest.approx(rows.mean())
+    low, high = found.intervals["lpips_diversity"]
+    assert 0 <= low < found.metrics["lpips_diversity"] < high
+    assert judge.protocol(judge.reference())["scorers"]["lpips_diversity"]["net"] == "squeeze"
+    (tmp_path / "theirs" / "1.png").write_bytes(b"broken")
+    candidate = Candidate("theirs", find_images(tmp_path / "theirs", [item.key for item in dataset.items()]))
+    left = judge(candidate, judge.references(), tmp_path / "rows" / "two", strict=False)
+    assert (left.count, len(Rows.read(tmp_path / "rows" / "two@lpips_diversity"))) == (2, 1)
+    assert np.abs(rows - left.metrics["lpips_diversity"]).min() < 1e-6
 
 
 def test_processes_measure_together_and_one_computes_the_numbers(

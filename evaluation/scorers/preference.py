@@ -1,69 +1,25 @@
-"""Scorers: how well images fit their captions, as a model of people's preferences, or any function, says.
+"""Models of people's preferences: a CLIP that was trained on which of two images people chose."""
 
-A scorer is `scorer(images, captions) -> [n]`, a number for each RGB image, more is better. Its factory is registered by
-`register`, or by the entry-point group `ediffi.scorers` of any package; a suite names it: `scorers: {pickscore: {}}`.
-"""
-
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32
 from PIL import Image
 from torch import Tensor
 
+from ediffi.evaluation.metrics.clip_score import ClipScorer
+from ediffi.evaluation.metrics.networks import read_tensors
+from ediffi.evaluation.scorers.named import register
+from ediffi.io import pickles
 from ediffi.io.files import sha256
-from ediffi.registry.core import Registry
 from ediffi.registry.encoders.clip_files import is_local
 from ediffi.registry.encoders.folder import WANTED_TOKENIZER, check_folder, from_hub, unavailable
 
-Scorer = Callable[[Sequence[Image.Image], Sequence[str]], Any]
-"""Takes RGB images and their captions; returns a tensor or a sequence with a number for each."""
-scorers: Registry[Scorer] = Registry("scorers")
-register = scorers.register
-
 MODEL, PROCESSOR = ("config.json", "model.safetensors"), ("preprocessor_config.json", *WANTED_TOKENIZER)
-
-
-@dataclass(frozen=True)
-class NamedScorer:
-    """A scorer with its name, and a protocol of plain JSON values that says all its scores depend on."""
-
-    name: str
-    scorer: Scorer
-    protocol: Mapping[str, Any]
-
-    def prepare(self, image: Image.Image) -> UInt8[Tensor, "3 h w"]:
-        """The image's bytes, unchanged; called in the processes that decode."""
-        from torchvision.transforms.functional import pil_to_tensor
-
-        return pil_to_tensor(image)
-
-    def __call__(self, images: UInt8[Tensor, "b 3 h w"], captions: Sequence[str]) -> Float32[Tensor, " b"]:
-        """The scores of a batch; ValueError: the scorer raised, or did not return a number for each image."""
-        from torchvision.transforms.functional import to_pil_image
-
-        try:
-            found = self.scorer([to_pil_image(image) for image in images], list(captions))
-            scores = torch.as_tensor(found, dtype=torch.float32).detach().cpu()
-        except Exception as error:  # of anybody's code
-            raise ValueError(f"the scorer {self.name} failed: {type(error).__name__}: {error}") from error
-        if scores.shape != (len(images),):
-            got = f"an array of shape {list(scores.shape)}"
-            raise ValueError(f"the scorer {self.name} must return {len(images)} numbers, and returned {got}")
-        return scores
-
-
-def load(name: str, arguments: Mapping[str, Any] | None = None, device: str | torch.device = "cpu") -> NamedScorer:
-    """Build a registered scorer. UnknownNameError lists near names; ValueError: it takes no such argument."""
-    given = dict(arguments or {})
-    placed = {"device": str(device)} if "device" in scorers.arguments(name) else {}
-    scorer = scorers.create(name, **{**placed, **given})
-    own = dict(getattr(scorer, "protocol", {"arguments": given}))
-    return NamedScorer(name, scorer, {"name": name, "from": scorers.origin(name), **own})
 
 
 @dataclass(frozen=True)
@@ -123,6 +79,63 @@ def pickscore(
     placed = model.float().eval().requires_grad_(False).to(device)
     tokenizer = AutoTokenizer.from_pretrained(words, **safe)
     return ClipPreference(placed, tokenizer, CLIPImageProcessor.from_pretrained(words, **safe), protocol)
+
+
+@dataclass(frozen=True)
+class Hpsv2:
+    """HPSv2: an open_clip model's cosine of image and caption."""
+
+    clip: ClipScorer
+
+    @property
+    def protocol(self) -> Mapping[str, Any]:
+        """Of the network."""
+        return self.clip.protocol
+
+    def __call__(self, images: Sequence[Image.Image], captions: Sequence[str]) -> Float32[Tensor, " b"]:
+        """The cosine of each image and its caption, as the authors' `hpsv2.score` returns it."""
+        prepared = torch.stack([self.clip.prepare(image) for image in images])
+        return self.clip.scores(self.clip.embed_images(prepared), captions) / 100
+
+
+@register
+def hpsv2(path: str, model: str = "ViT-H-14", device: str = "cpu") -> Hpsv2:
+    """HPSv2 (Wu et al., arXiv 2306.09341), version 2.0 or 2.1 by the file that is given.
+
+    Args:
+        path: HPS_v2_compressed.pt or HPS_v2.1_compressed.pt of the Hub's xswu/HPSv2; only tensors are read.
+        model: the network's name in open_clip.
+        device: where it runs.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is broken, or has the weights of another network.
+    """
+    import open_clip
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    if not (file := Path(path)).is_file():
+        files = "HPS_v2.1_compressed.pt of the Hub's xswu/HPSv2"
+        raise FileNotFoundError(f"no file {path!r} with weights of HPSv2: download {files}, and give it as path")
+    content = read_tensors(file) if file.suffix == ".safetensors" else pickles.read(file)
+    tensors = content.get("state_dict", content) if isinstance(content, dict) else content
+    network = open_clip.create_model(model, pretrained=None)
+    try:
+        network.load_state_dict(tensors)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise ValueError(f"{path!r} holds no weights of HPSv2's {model}: {reason}") from None
+    network = network.float().eval().requires_grad_(False).to(device)
+    settings = PreprocessCfg(size=network.visual.image_size, resize_mode="longest")  # as the authors' script has it
+    prepare, width = image_transform_v2(settings, is_train=False), network.visual.output_dim
+    protocol = {
+        "model": model,
+        "weights": sha256(file),
+        "resize": f"{settings.size}, {settings.interpolation}, {settings.resize_mode}, antialiased by Pillow",
+        "library": f"open_clip_torch {open_clip.__version__}",
+    }
+    place = torch.device(device)
+    return Hpsv2(ClipScorer(network, open_clip.get_tokenizer(model), prepare, width, protocol, place))
 
 
 def _folder(source: str, revision: str | None, files: Sequence[str]) -> Path:
