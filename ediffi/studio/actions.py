@@ -14,11 +14,11 @@ from ediffi.studio.gallery import SOURCES
 from ediffi.studio.opening import Layout, Painting, open_files, open_mask
 from ediffi.studio.page import Page, reason
 from ediffi.studio.request import GenerationRequest, Task, missing_inputs
-from ediffi.studio.views import ODD, image_panel
+from ediffi.studio.views import ODD, image_panel, index_of
 
 
-def restore(page: Page, name: str) -> Updates:
-    """The form with the request of an image."""
+def restore(page: Page, name: str, alone: bool = False) -> Updates:
+    """The form with the request of an image, or of this image `alone` if its call made several."""
     gallery, cascade = page.backend.gallery, page.backend.cascade
     try:
         settings = gallery.image(name).settings
@@ -26,6 +26,9 @@ def restore(page: Page, name: str) -> Updates:
     except (*ODD, OSError) as error:
         message = f"the settings of {name} cannot be restored: {error}"
         return {page.panel: image_panel(page.urls([name]), "", error=message)}
+    if alone:
+        number = {"first_index": index_of(settings), "num_images": 1}
+        request = GenerationRequest.from_json({**request.to_json(), **number})
     missing = missing_inputs(settings)
     for field, path in request.inputs.items():
         if not (gallery.folder / path).is_file():
@@ -36,6 +39,26 @@ def restore(page: Page, name: str) -> Updates:
         notices.append(f"{name} is an image of {settings.get('model')!r}; this page runs {cascade.name!r}")
     panel = image_panel(page.urls([name]), request.prompt, detail=f"seed {request.seed}", notices=notices)
     return {page.panel: panel, **page.form.values(request, gallery)}
+
+
+def again(page: Page, name: str) -> Updates:
+    """The form with the request of this image alone."""
+    return restore(page, name, alone=True)
+
+
+def delete(page: Page, name: str) -> Updates:
+    """The page without an image, which the next one takes the place of."""
+    gallery = page.backend.gallery
+    names = [image.name for image in gallery.images()]
+    try:
+        moved = gallery.delete(name)
+    except OSError as error:
+        return {page.panel: image_panel(page.urls([name]), "", error=str(error))}
+    place = names.index(name) if name in names else 0
+    rest = [other for other in names if other != name]
+    following = rest[min(place, len(rest) - 1)] if rest else ""
+    panel = image_panel(page.urls([following]), "", notices=[f"{name} is now in {moved.parent}"])
+    return {**page.show(following), page.panel: panel}
 
 
 def take(page: Page, name: str, task: Task, canvas: dict[str, Any]) -> Updates:

@@ -1,6 +1,7 @@
 """The page as Gradio components, and the events that connect them to the model."""
 
 import html
+import json
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from ediffi.studio import actions
 from ediffi.studio.backend import Backend
 from ediffi.studio.canvas import PALETTE, WEB, assets
-from ediffi.studio.form import EVENT, Form, html_part, prompt_fields, sampling_fields, style_fields
+from ediffi.studio.form import EVENT, Form, html_part, prompt_fields, sampling_fields, seed_fields, style_fields
 from ediffi.studio.opening import MAX_FILE_MB
 from ediffi.studio.page import Page
 from ediffi.studio.progress import JobProgress
@@ -33,14 +34,16 @@ def build(backend: Backend) -> Any:
                 with gr.Column(elem_id="words", elem_classes="form-part"):
                     fields, generate, stop = prompt_fields(request)
                 with gr.Column(elem_id="settings", elem_classes="form-part"):
+                    seeds, random = seed_fields(request)
                     sampling, steps = sampling_fields(backend, request)
-                    fields |= sampling | style_fields(backend, request)
+                    fields |= seeds | sampling | style_fields(backend, request)
                 with gr.Column(elem_id="results"):
                     canvas, files, shown = _results(backend, request)
             html_part('<div class="drop">Drop to open</div>', js_on_load=_script("open"), most=MAX_FILE_MB)
-        page = Page(backend, Form(fields, steps, canvas), generate, stop, **shown)
+        page = Page(backend, Form(fields, steps, canvas, random), generate, stop, **shown)
         _connect(blocks, page)
         _connect_actions(page, files)
+        _keep_draft(blocks, page.form, backend.cascade.name)
     blocks.queue(default_concurrency_limit=None, max_size=64, api_open=False)
     return blocks
 
@@ -55,7 +58,8 @@ def _header(backend: Backend) -> str:
     mark = "".join(f'<i style="background:{colour}"></i>' for colour in PALETTE[:3])
     return (
         f'<div class="head"><span class="mark">{mark}</span><b>ediffi studio</b><span class="model">{model}</span>'
-        '<span class="gap"></span><button type="button" title="light or dark">Light / dark</button></div>'
+        '<span class="gap"></span><button type="button" data-toggle="help" aria-pressed="false">Help</button>'
+        '<button type="button" data-toggle="dark">Light / dark</button></div>'
     )
 
 
@@ -115,7 +119,7 @@ def _connect(blocks: Any, page: Page) -> None:
 
     form, prompt, buttons = page.form, page.form.fields["prompt"], [page.generate, page.stop]
     for start in (page.generate.click, prompt.submit):
-        start(run, {page.chosen, *form.inputs}, [*page.outputs, *buttons], **EVENT)
+        start(run, {page.chosen, *form.inputs}, [*page.outputs, *buttons, form.fields["seed"]], **EVENT)
     page.show_attention.click(attend, page.chosen, [page.attention, *buttons], **EVENT)
     page.stop.click(stop, **EVENT)
     blocks.unload(stop)
@@ -124,11 +128,29 @@ def _connect(blocks: Any, page: Page) -> None:
     page.gallery.choose(choose, None, page.outputs, **EVENT)
 
 
+def _keep_draft(blocks: Any, form: Form, model: str) -> None:
+    """The form survives a reload of its tab; the canvas keeps its own value (state.js)."""
+    import gradio as gr
+
+    fields = [*form.fields.values(), *form.steps, form.random]
+    key = json.dumps(f"ediffi-form-{model}")
+    store = f"(...values) => {{ sessionStorage.setItem({key}, JSON.stringify(values)); return []; }}"
+    recall = (
+        f"(...values) => {{ const kept = JSON.parse(sessionStorage.getItem({key}) || 'null');"
+        " return kept?.length === values.length ? kept : values; }"
+    )
+    shown = [field for field in fields if not isinstance(field, gr.HTML)]  # the style is chosen again by its image
+    blocks.load(None, shown, shown, js=recall, **EVENT)
+    gr.on([field.change for field in shown], None, shown, None, js=store, **EVENT)
+
+
 def _connect_actions(page: Page, files: Mapping[str, Any]) -> None:
     """The events of the buttons of an image, and of files that are opened."""
     form, canvas = page.form, page.form.canvas
     everything = [*page.outputs, *form.inputs]
     page.actions.restore(partial(actions.restore, page), page.chosen, everything, **EVENT)
+    page.actions.again(partial(actions.again, page), page.chosen, everything, **EVENT)
+    page.actions.delete(partial(actions.delete, page), page.chosen, page.outputs, **EVENT)
     for task, event in (("edit", page.actions.edit), ("upscale", page.actions.upscale)):
 
         def take(name: str, value: Any, task: Any = task) -> dict[Any, Any]:

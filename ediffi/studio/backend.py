@@ -1,8 +1,10 @@
 """What all sessions share: one model, its job queue, and the gallery that its images go to."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
+
+from PIL import Image
 
 from ediffi.io.images import open_image
 from ediffi.pipeline.cascade import Cascade
@@ -15,6 +17,14 @@ from ediffi.studio.jobs import JobEvent, JobQueue
 from ediffi.studio.progress import StepTimes
 from ediffi.studio.request import KEY, GenerationRequest, missing_inputs
 from ediffi.studio.views import index_of
+
+
+class NotSavedError(Exception):
+    """Images were made and could not be stored."""
+
+    def __init__(self, images: Sequence[Image.Image], error: OSError) -> None:
+        super().__init__(f"the images could not be stored, save them from here: {error}")
+        self.images = images
 
 
 class Backend:
@@ -44,7 +54,10 @@ class Backend:
         def work(progress: Progress) -> list[str]:
             result = self.cascade.generate(request.prompt, options, progress)
             settings = {**result.settings, KEY: request.to_json()}
-            return self.gallery.add(result.images, settings, list(request.inputs.values()))
+            try:
+                return self.gallery.add(result.images, settings, list(request.inputs.values()))
+            except OSError as error:
+                raise NotSavedError(result.images, error) from error
 
         return self.jobs.run(session, work)
 

@@ -21,10 +21,13 @@ PALETTE = ("#e5484d", "#0a84ff", "#f5a524", "#2f9e5b", "#8e4ec6", "#e45ba6", "#1
 MAX_SIDE, SIDE = 1024, 512
 """Largest side of a drawing in pixels, and the side at which the page draws."""
 WEB = Path(__file__).with_name("web")
-SCRIPTS = ("state", "words", "history", "brushes", "view", "strokes", "tools", "keys")
+SCRIPTS = ("state", "words", "weights", "history", "brushes", "view", "strokes", "tools", "keys")
 """Files of the canvas in the browser, in the order in which they run, in one scope."""
 PHRASES = (
     '<div class="sentence" role="group" aria-label="words of the prompt: drag over some to give them a brush"></div>'
+    '<div class="weigh" role="group" aria-label="weight of the words that are selected in the prompt">'
+    '<span>weight of selected words</span><button type="button" data-weigh="-1" aria-label="lighter">−</button>'
+    '<button type="button" data-weigh="1" aria-label="heavier">+</button></div>'
     '<div class="legend" role="group" aria-label="brushes"></div>'
 )
 """HTML that canvas.js fills with the words of the prompt and the brushes; it finds it by the id `phrases`."""

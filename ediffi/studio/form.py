@@ -1,5 +1,6 @@
 """The form of the page: its fields as Gradio components, and the request that their values are."""
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from ediffi.registry.samplers.presets import PRESETS
 from ediffi.studio.backend import Backend
 from ediffi.studio.canvas import PHRASES
 from ediffi.studio.gallery import SOURCES, STYLES, Gallery
-from ediffi.studio.request import GenerationRequest
+from ediffi.studio.request import MAX_SEED, GenerationRequest
 from ediffi.studio.views import file_url
 
 MODEL_SAMPLER = "the model's own"
@@ -24,6 +25,18 @@ REMOVE_STYLE = (
     'element.addEventListener("click", (event) => { if (event.target.closest("button")) props.value = {}; });'
 )
 RANDOM_SEED = "() => Math.floor(Math.random() * 4294967296)"
+HELP = {
+    "seed": "Which noise the image starts from: the same seed and settings give the same image.",
+    "num_images": "At most 4, numbered from the first number on; each has noise of its own.",
+    "first_index": "Number of the first image of this seed: 3 paints image 3 alone.",
+    "strength": "Share of the steps that run: 0 keeps the image, 1 keeps nothing of it.",
+    "guidance_scale": "How closely the image follows the prompt; 1 is off, and too much makes it harsh.",
+    "paint_weight": "How strongly the painted regions count; 0 is off.",
+    "steps": "Steps of each stage, from noise to image: more are slower and finer.",
+    "sampler": "The method that goes from noise to image.",
+    "style_scale": "How strongly the image takes the style of the style image.",
+}
+"""What unusual words mean, shown where Help is on."""
 EVENT: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 """Options of all events: the page shows progress itself, and is no API."""
 Updates = dict[Any, Any]
@@ -37,14 +50,17 @@ class Form:
     fields: Mapping[str, Any]  # by the name of their field in `GenerationRequest`; without those of steps and canvas
     steps: tuple[Any, ...]  # one for each stage
     canvas: Any  # the task, the layout, the source and its mask
+    random: Any  # whether each job gets a new seed
 
     def request(self, values: Mapping[Any, Any]) -> GenerationRequest:
         """The request in the components' values; raises as `GenerationRequest.from_json`."""
         content = {name: values[field] for name, field in self.fields.items()}
-        canvas = values[self.canvas] or {}
+        canvas, first = values[self.canvas] or {}, content["first_index"]
         return GenerationRequest.from_json(
             {
                 **content,
+                "first_index": first - 1 if isinstance(first, int | float) else first,  # shown from 1
+                "seed": secrets.randbelow(MAX_SEED + 1) if values[self.random] else content["seed"],
                 "sampler": "" if content["sampler"] == MODEL_SAMPLER else content["sampler"],
                 "style": (content["style"] or {}).get("name"),
                 "num_inference_steps": [values[field] for field in self.steps],
@@ -58,19 +74,21 @@ class Form:
     def values(self, request: GenerationRequest, gallery: Gallery) -> Updates:
         """The components' values for a request."""
         content = request.to_json()
+        content |= {"first_index": request.first_index + 1}
         content |= {"sampler": request.sampler or MODEL_SAMPLER, "style": input_value(gallery, STYLES, request.style)}
         source = input_value(gallery, SOURCES, request.source)
         drawn = {"task": request.task, "source": source, "mask": request.mask}
         return {
             **{field: content[name] for name, field in self.fields.items()},
             **dict(zip(self.steps, request.num_inference_steps, strict=False)),
+            self.random: False,
             self.canvas: {"prompt": request.prompt, **content["layout"], **drawn},
         }
 
     @property
     def inputs(self) -> set[Any]:
         """All components."""
-        return {*self.fields.values(), *self.steps, self.canvas}
+        return {*self.fields.values(), *self.steps, self.canvas, self.random}
 
 
 def input_value(gallery: Gallery, folder: str, name: str) -> dict[str, str]:
@@ -99,39 +117,52 @@ def prompt_fields(request: GenerationRequest) -> tuple[dict[str, Any], Any, Any]
     html_part(PHRASES, elem_id="phrases")
     placeholder = "what it should not show"
     negative_prompt = gr.Textbox(label="Negative prompt", placeholder=placeholder, elem_id="negative")
+    strength = _slider(
+        "Strength of the change", request.strength, 1.0, step=0.05, elem_id="strength", info=HELP["strength"]
+    )
     with gr.Row(elem_id="buttons"):
         generate = gr.Button("Generate", variant="primary", elem_id="generate", min_width=120, scale=3)
         stop = gr.Button("Stop", interactive=False, elem_id="stop", min_width=60, scale=1)
-    return {"prompt": prompt, "negative_prompt": negative_prompt}, generate, stop
+    fields = {"prompt": prompt, "negative_prompt": negative_prompt, "strength": strength}
+    return fields, generate, stop
+
+
+def seed_fields(request: GenerationRequest) -> tuple[dict[str, Any], Any]:
+    """The fields of the seed and the images by name, and whether each job gets a new seed."""
+    import gradio as gr
+
+    with gr.Row(elem_id="seed"):
+        seed = gr.Number(request.seed, label="Seed", precision=0, min_width=60, info=HELP["seed"])
+        dice = gr.Button("New", size="sm", min_width=40, elem_id="dice")
+    random = gr.Checkbox(False, label="A new seed each time", elem_id="random", container=False)
+    with gr.Row():
+        num_images = gr.Number(1, label="Images", precision=0, min_width=40, info=HELP["num_images"])
+        first_index = gr.Number(1, label="First number", precision=0, min_width=40, info=HELP["first_index"])
+    dice.click(None, None, seed, js=RANDOM_SEED, **EVENT)
+    return {"seed": seed, "num_images": num_images, "first_index": first_index}, random
 
 
 def sampling_fields(backend: Backend, request: GenerationRequest) -> tuple[dict[str, Any], tuple[Any, ...]]:
-    """The fields of seed, guidance and sampler by name, and those of the steps."""
+    """The fields of guidance and sampler by name, and those of the steps."""
     import gradio as gr
 
     def default_steps(sampler: str) -> list[int]:
         options = SamplingOptions(sampler=None if sampler == MODEL_SAMPLER else sampler)
         return [sampling.num_inference_steps for sampling in backend.cascade.plan(options)]
 
-    strength = _slider("Strength of the change", request.strength, 1.0, step=0.05, elem_id="strength")
-    with gr.Row(elem_id="seed"):
-        seed = gr.Number(request.seed, label="Seed", precision=0, min_width=60)
-        dice = gr.Button("New", size="sm", min_width=40, elem_id="dice")
-        num_images = gr.Number(1, label="Images", precision=0, min_width=40)
     with gr.Row():
-        guidance_scale = _slider("Guidance", request.guidance_scale, 10.0)
-        paint_weight = _slider("Paint weight", request.paint_weight, 10.0)
+        guidance_scale = _slider("Guidance", request.guidance_scale, 10.0, info=HELP["guidance_scale"])
+        paint_weight = _slider("Paint weight", request.paint_weight, 10.0, info=HELP["paint_weight"])
     with gr.Row(elem_id="steps"):
         steps = tuple(
             gr.Number(count, label=f"{stage.name} steps", precision=0, min_width=40)
             for stage, count in zip(backend.cascade.stages, request.num_inference_steps, strict=True)
         )
+    html_part(f"<p>{HELP['steps']}</p>", elem_classes="help-text")
     names = [MODEL_SAMPLER, *samplers.names(), *PRESETS]
-    sampler = gr.Dropdown(names, value=MODEL_SAMPLER, label="Sampler", elem_id="sampler")
-    dice.click(None, None, seed, js=RANDOM_SEED, **EVENT)
+    sampler = gr.Dropdown(names, value=MODEL_SAMPLER, label="Sampler", elem_id="sampler", info=HELP["sampler"])
     sampler.input(default_steps, sampler, list(steps), **EVENT)
-    fields = {"seed": seed, "num_images": num_images, "guidance_scale": guidance_scale, "paint_weight": paint_weight}
-    return {**fields, "strength": strength, "sampler": sampler}, steps
+    return {"guidance_scale": guidance_scale, "paint_weight": paint_weight, "sampler": sampler}, steps
 
 
 def style_fields(backend: Backend, request: GenerationRequest) -> dict[str, Any]:
@@ -151,7 +182,7 @@ def style_fields(backend: Backend, request: GenerationRequest) -> dict[str, Any]
         with gr.Column(min_width=60):
             options: dict[str, Any] = {"size": "sm", "interactive": bool(backend.cascade.image_encoders)}
             upload = gr.UploadButton("Style image …", file_types=["image"], elem_id="upload", **options)
-            style_scale = _slider("Style scale", request.style_scale, 3.0)
+            style_scale = _slider("Style scale", request.style_scale, 3.0, info=HELP["style_scale"])
     upload.upload(store, upload, style, **EVENT)
     return {"style": style, "style_scale": style_scale}
 

@@ -18,6 +18,8 @@ from ediffi.io.images import square
 
 STYLES, SOURCES = "styles", "sources"
 """Subfolders of the style images, and of the images that were changed or enlarged."""
+DELETED = "deleted"
+"""Subfolder of the images that the user deleted, which nothing else empties."""
 MAX_LISTED = 120
 """How many of the newest images the page lists."""
 INPUT_SIDE = 1024
@@ -75,6 +77,13 @@ class Gallery:
         with replacing(self.folder / name) as beside:
             beside.write_bytes(content)
         return name
+
+    def delete(self, name: str) -> Path:
+        """Move an image to the folder of deleted ones; returns where it is now. FileNotFoundError: there is none."""
+        path, trash = self.folder / self.image(name).name, self.folder / DELETED
+        trash.mkdir(exist_ok=True)
+        copies = (f"{path.stem}{f'-{number}' if number else ''}.png" for number in itertools.count())
+        return path.rename(next(trash / copy for copy in copies if not (trash / copy).exists()))
 
     def _free_stem(self) -> str:
         now = time.strftime("%Y%m%d-%H%M%S")

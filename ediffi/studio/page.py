@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ediffi.studio.backend import Backend
+from ediffi.io import png
+from ediffi.studio.backend import Backend, NotSavedError
 from ediffi.studio.form import Form, Updates
 from ediffi.studio.jobs import Finished, Stopped, Waiting
 from ediffi.studio.progress import JobProgress
@@ -54,7 +55,8 @@ class Page:
             yield {self.panel: image_panel(before, "no image", error=str(error))}
             return
         progress = JobProgress(backend.cascade, plan, backend.step_times, request.num_images, notices, strengths)
-        yield {self.panel: progress.panel(before), self.stages: progress.stages(), **self._buttons(busy=True)}
+        started = {self.form.fields["seed"]: request.seed, **self._buttons(busy=True)}
+        yield {self.panel: progress.panel(before), self.stages: progress.stages(), **started}
         try:
             for event in events:
                 progress.update(event)
@@ -67,6 +69,10 @@ class Page:
         except Stopped:
             shown = {self.panel: image_panel(before, "stopped"), self.stages: progress.stages(over=True)}
             yield {**shown, **self._buttons(busy=False)}
+        except NotSavedError as error:
+            unsaved = [png.data_url(image) for image in error.images]
+            panel = image_panel(unsaved, request.prompt, detail=f"seed {request.seed}", error=str(error))
+            yield {self.panel: panel, self.stages: progress.stages(over=True), **self._buttons(busy=False)}
         except Exception as error:
             panel = image_panel(before, "no image", error=reason(error))
             yield {self.panel: panel, **self._buttons(busy=False)}
@@ -109,7 +115,7 @@ class Page:
             self.stages: JobProgress(cascade, plan, self.backend.step_times, strengths=strengths).stages(),
             self.gallery: gallery_grid(gallery, images, name),
             self.actions: image_actions(gallery, image),
-            self.details: image_details(image, notices),
+            self.details: image_details(gallery, image, notices),
             self.attention: "",
             self.show_attention: gr.Button(interactive=image is not None),
             self.chosen: "" if image is None else name,

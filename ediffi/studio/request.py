@@ -40,6 +40,7 @@ class GenerationRequest:
     negative_prompt: str = ""  # empty for the null condition
     seed: int = 0  # image k is a function of (seed, k)
     num_images: int = 1
+    first_index: int = 0  # of the first image, from 0
     num_inference_steps: tuple[int, ...] = ()  # of each stage
     guidance_scale: float = 1.0  # of the base stage
     paint_weight: float = PAINT_WEIGHT  # of the base stage
@@ -79,6 +80,7 @@ class GenerationRequest:
             negative_prompt=str(content.get("negative_prompt") or "").strip(),
             seed=_integer(content, "seed", 0, MAX_SEED),
             num_images=_integer(content, "num_images", 1, MAX_IMAGES),
+            first_index=_integer({"first_index": 0, **content}, "first_index", 0, MAX_SEED),
             num_inference_steps=tuple(_integer(steps, name, 1, MAX_STEPS) for name in steps),
             guidance_scale=_number(content, "guidance_scale"),
             paint_weight=_number(content, "paint_weight"),
@@ -145,6 +147,7 @@ class GenerationRequest:
             negative_prompt=self.negative_prompt or None,
             num_images_per_prompt=self.num_images,
             seed=self.seed,
+            first_index=self.first_index,
             num_inference_steps=self.num_inference_steps or None,
             guidance_scale=self.guidance_scale,
             sampler=self.sampler or None,

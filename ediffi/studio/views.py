@@ -16,8 +16,10 @@ ODD = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError)
 """What reading settings raises that are not as we write them: the folder may hold any PNG file."""
 ACTIONS = {
     "restore": ("Use settings", "fill the form with the settings of this image"),
+    "again": ("This one again", "fill the form so that this image alone is made again, to vary its settings"),
     "edit": ("Change", "start from this image, and repaint all of it or a part"),
     "upscale": ("Enlarge", "give this image more pixels"),
+    "delete": ("Delete", "move this image to the folder of deleted images"),
 }
 """What can be done with an image, by the name of the event: the button's text, and what it does."""
 MAX_PNG_SIDE = 64
@@ -86,14 +88,15 @@ def image_actions(gallery: Gallery, image: GalleryImage | None) -> str:
     return f'<div class="actions">{buttons}{link}</div>'
 
 
-def image_details(image: GalleryImage | None, notices: Sequence[str] = ()) -> str:
-    """The prompt and settings of an image; empty for None."""
+def image_details(gallery: Gallery, image: GalleryImage | None, notices: Sequence[str] = ()) -> str:
+    """The prompt, the settings and the file of an image; empty for None."""
     if image is None:
         return '<div class="details"></div>'
     try:
         rows = _rows(image.settings)
     except ODD:  # settings of another version
         rows = [("settings", "written by another version")]
+    rows.append(("file", str(gallery.folder / image.name)))
     listed = "".join(f"<dt>{name}</dt><dd>{escape(value)}</dd>" for name, value in rows)
     noticed = "".join(f'<p class="notice">{escape(notice)}</p>' for notice in notices)
     return f'<div class="details"><p class="prompt">{escape(prompt_of(image))}</p><dl>{listed}</dl>{noticed}</div>'

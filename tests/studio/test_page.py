@@ -49,7 +49,7 @@ def page(backend: Backend) -> Page:
         "source",
         "mask",
     }
-    form = Form({name: name for name in names}, ("steps 0", "steps 1", "steps 2"), "canvas")
+    form = Form({name: name for name in names}, ("steps 0", "steps 1", "steps 2"), "canvas", "random")
     return Page(backend, form, **{name: name for name in COMPONENTS})
 
 
@@ -158,6 +158,47 @@ def test_the_settings_of_an_image_are_restored(
     assert "cannot be restored" in actions.restore(page, "gone.png")["panel"]
     (other,) = page.backend.gallery.add([Image.new("RGB", (8, 8))], {"prompt": "a cat", "seed": 1, "paint": [{}]})
     assert "not restored: paint" in actions.restore(page, other)["panel"]
+
+
+def test_an_image_of_several_is_made_again_alone(page: Page, values: dict[str, Any]) -> None:
+    merged(page.run({**values, "num_images": 2, "first_index": 3}, "a"))
+    second = page.backend.gallery.images()[1]
+    assert second.settings["index"] == 1
+    request = page.form.request({**values, **actions.again(page, second.name)})
+    assert (request.first_index, request.num_images) == (3, 1)  # shown from 1: the second of those from 3 on is 4
+    whole = page.form.request({**values, **actions.restore(page, second.name)})
+    assert (whole.first_index, whole.num_images) == (2, 2)
+
+
+def test_a_deleted_image_is_moved(page: Page, values: dict[str, Any]) -> None:
+    gallery = page.backend.gallery
+    names = [gallery.add([Image.new("RGB", (8, 8))], {"prompt": "a", "seed": seed})[0] for seed in range(3)]
+    shown = actions.delete(page, names[1])
+    assert f"{names[1]} is now in {gallery.folder / 'deleted'}" in shown["panel"]
+    assert shown["chosen"] == names[0]
+    assert [image.name for image in gallery.images()] == [names[2], names[0]]
+    assert "not among the images" in actions.delete(page, names[1])["panel"]
+    for name in (names[0], names[2]):
+        last = actions.delete(page, name)
+    assert last["chosen"] == ""
+    assert len(list((gallery.folder / "deleted").iterdir())) == 3
+
+
+def test_a_full_disk_loses_no_image(page: Page, values: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(page.backend.gallery, "add", full)
+    shown = merged(page.run(values, "a"))
+    assert "could not be stored, save them from here: [Errno 28] No space left on device" in shown["panel"]
+    assert 'src="data:image/png' in shown["panel"]
+    assert shown["generate"].interactive
+
+
+def test_each_job_has_a_seed_of_its_own_if_wanted(page: Page, values: dict[str, Any]) -> None:
+    seeds = {page.form.request({**values, "random": True}).seed for _ in range(5)}
+    assert len(seeds) == 5
+    assert page.form.request(values).seed == values["seed"]
 
 
 def test_the_attention_is_shown(page: Page, values: dict[str, Any]) -> None:

@@ -28,11 +28,11 @@ def test_the_grid_lists_the_images(gallery: Gallery) -> None:
 
 
 def test_the_details_say_how_an_image_was_made(gallery: Gallery) -> None:
-    assert image_details(None) == '<div class="details"></div>'
+    assert image_details(gallery, None) == '<div class="details"></div>'
     order = {"layout": {"brushes": [{"phrase": "red", "colour": "#e5484d"}]}, "paint_weight": 2.0}
     extra = {"negative_prompt": "blue", "order": order, "style": {"scale": 0.5}, "first_index": 2}
     (name,) = gallery.add([IMAGE], {**SETTINGS, **extra})
-    page = image_details(gallery.image(name), ["ignored: <b>"])
+    page = image_details(gallery, gallery.image(name), ["ignored: <b>"])
     for text in ("3, image 3", "base 4, by euler", "red (weight 2)", "scale 0.5", "<dd>blue</dd>", "d: &lt;b&gt;"):
         assert text in page
     assert "data-action" not in image_actions(gallery, None)
@@ -44,7 +44,7 @@ def test_the_details_say_how_an_image_was_made(gallery: Gallery) -> None:
 @pytest.mark.parametrize("wrong", [{"stages": 3}, {"stages": {"base": {}}}, {"order": {"layout": []}}, {"seed": None}])
 def test_settings_of_another_version_do_not_break_the_page(gallery: Gallery, wrong: dict[str, object]) -> None:
     (name,) = gallery.add([IMAGE], {**SETTINGS, **wrong})
-    assert "another version" in image_details(gallery.image(name)) or wrong == {"seed": None}
+    assert "another version" in image_details(gallery, gallery.image(name)) or wrong == {"seed": None}
 
 
 def test_the_address_of_a_file_is_quoted(tmp_path: Path) -> None:

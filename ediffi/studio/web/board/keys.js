@@ -66,4 +66,6 @@ board.addEventListener("pointerenter", () => { board.dataset.over = "yes"; });
 board.addEventListener("pointerleave", () => { delete board.dataset.over; });
 
 watch("value", receive);
+const draft = JSON.parse(sessionStorage.getItem(DRAFT) || "null");
+if (draft) props.value = { ...draft, prompt: props.value.prompt }; // the prompt comes from its own field
 receive();

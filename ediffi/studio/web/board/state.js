@@ -2,7 +2,7 @@
 // value: {prompt, task, brushes: [{phrase, colour, weight, occurrence?}], image, source: {name, url}, mask}
 // image and mask are PNG data URLs, or "": the layout in the brushes' colours, and where the source is repainted.
 const find = (name) => element.querySelector(name);
-while (!document.querySelector("#phrases .legend")) await new Promise(requestAnimationFrame);
+while (!document.querySelector("#phrases .legend") || !document.querySelector("#prompt textarea")) await new Promise(requestAnimationFrame);
 const [sentence, legend] = [".sentence", ".legend"].map((name) => document.querySelector(`#phrases ${name}`));
 const [board, sheet, ring, hint, message] = [".board", ".sheet", ".ring", ".hint", ".message"].map(find);
 const [drawing, mask, picture] = [".drawing", ".mask", ".source"].map(find);
@@ -23,7 +23,15 @@ let sent = ["", ""]; // the layers as they were sent or received last
 
 function send() {
   sent = [drawing, mask].map(asUrl);
-  props.value = { prompt, task, brushes: copies(brushes), image: sent[0], source: { ...source }, mask: sent[1] };
+  const value = { prompt, task, brushes: copies(brushes), image: sent[0], source: { ...source }, mask: sent[1] };
+  props.value = value;
+  keep(value);
+}
+
+// The canvas survives a reload of its tab. One drawing is far smaller than what a tab may keep; if not, it is not kept.
+const DRAFT = "ediffi-canvas";
+function keep(value) {
+  try { sessionStorage.setItem(DRAFT, JSON.stringify(value)); } catch { sessionStorage.removeItem(DRAFT); }
 }
 
 function receive() {
@@ -38,6 +46,7 @@ function receive() {
   if (other) erasing = false;
   if (changed) [drawing, mask].forEach((canvas, k) => load(canvas, layers[k]));
   sent = layers;
+  keep(value);
   draw();
 }
 
