@@ -129,18 +129,14 @@ def _connect(blocks: Any, page: Page) -> None:
 
 
 def _keep_draft(blocks: Any, form: Form, model: str) -> None:
-    """The form survives a reload of its tab; the canvas keeps its own value (state.js)."""
+    """The form and the canvas survive a reload of their tab."""
     import gradio as gr
 
     fields = [*form.fields.values(), *form.steps, form.random]
+    shown = [field for field in fields if not isinstance(field, gr.HTML)]  # without the style image
     key = json.dumps(f"ediffi-form-{model}")
     store = f"(...values) => {{ sessionStorage.setItem({key}, JSON.stringify(values)); return []; }}"
-    recall = (
-        f"(...values) => {{ const kept = JSON.parse(sessionStorage.getItem({key}) || 'null');"
-        " return kept?.length === values.length ? kept : values; }"
-    )
-    shown = [field for field in fields if not isinstance(field, gr.HTML)]  # the style is chosen again by its image
-    blocks.load(None, shown, shown, js=recall, **EVENT)
+    blocks.load(None, [form.canvas, *shown], [form.canvas, *shown], js=_script("draft").replace("KEY", key), **EVENT)
     gr.on([field.change for field in shown], None, shown, None, js=store, **EVENT)
 
 

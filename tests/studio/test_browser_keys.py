@@ -25,8 +25,10 @@ def test_an_image_is_painted_without_a_mouse(studio: Studio, open_tab: Any) -> N
     key("Space")
     dab, _ = inked(tab)
     assert dab > 3 * sizes[2] ** 2
+    tab.keyboard.down("Shift")
     for _ in range(4):
-        key("Shift+ArrowRight")
+        key("ArrowRight")
+    tab.keyboard.up("Shift")
     line, _ = inked(tab)
     assert line > dab
     key("Control+z")

@@ -65,7 +65,8 @@ board.addEventListener("blur", () => { ring.style.display = "none"; });
 board.addEventListener("pointerenter", () => { board.dataset.over = "yes"; });
 board.addEventListener("pointerleave", () => { delete board.dataset.over; });
 
-watch("value", receive);
-const draft = JSON.parse(sessionStorage.getItem(DRAFT) || "null");
-if (draft) props.value = { ...draft, prompt: props.value.prompt }; // the prompt comes from its own field
+watch("value", () => {
+  receive();
+  keep(props.value);
+});
 receive();

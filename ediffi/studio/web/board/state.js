@@ -28,7 +28,7 @@ function send() {
   keep(value);
 }
 
-// The canvas survives a reload of its tab. One drawing is far smaller than what a tab may keep; if not, it is not kept.
+// The canvas survives a reload of its tab (draft.js reads it). A drawing is far smaller than what a tab may keep.
 const DRAFT = "ediffi-canvas";
 function keep(value) {
   try { sessionStorage.setItem(DRAFT, JSON.stringify(value)); } catch { sessionStorage.removeItem(DRAFT); }
@@ -46,7 +46,6 @@ function receive() {
   if (other) erasing = false;
   if (changed) [drawing, mask].forEach((canvas, k) => load(canvas, layers[k]));
   sent = layers;
-  keep(value);
   draw();
 }
 
