@@ -397,7 +397,7 @@ def test_systems_are_compared_image_by_image_where_they_differ_most(tmp_path):
         beside = open_rows(folder / "rows" / f"{name}@pickscore", PassLayout({}, 6, (16, 16), scored=True))
         beside.write("scores", 0, np.ones(6, bool), np.float32(20 + np.arange(6)))
         beside.write("states", 0, np.ones(6, bool), np.ones(6, np.uint8))
-    assert "CLIP score 38 · Pickscore 24" in Page(report.compare(folders, tmp_path / "page.html")).words
+    assert "CLIP score 38 · PickScore 24" in Page(report.compare(folders, tmp_path / "page.html")).words
     (folders[0] / PLACES).rename(folders[0] / "kept.json")
     assert "no images.json in" in Page(report.compare(folders, tmp_path / "page.html")).words
     (folders[0] / "kept.json").rename(folders[0] / PLACES)
