@@ -57,7 +57,7 @@ def _header(backend: Backend) -> str:
     model = html.escape(f"{backend.cascade.name}, {sizes}, on {backend.cascade.device}")
     mark = "".join(f'<i style="background:{colour}"></i>' for colour in PALETTE[:3])
     return (
-        f'<div class="head"><span class="mark">{mark}</span><b>ediffi studio</b><span class="model">{model}</span>'
+        f'<div class="head"><span class="mark">{mark}</span><h1>ediffi studio</h1><span class="model">{model}</span>'
         '<span class="gap"></span><button type="button" data-toggle="help" aria-pressed="false">Help</button>'
         '<button type="button" data-toggle="dark">Light / dark</button></div>'
     )
