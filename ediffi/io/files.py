@@ -51,6 +51,15 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def synchronise(folder: Path) -> None:
+    """Wait until the disk has the names of the files in a folder: or a rename itself may be lost with the power."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
 def sha256(path: Path) -> str:
     """SHA-256 of a file, as a hexadecimal number."""
     with path.open("rb") as file:

@@ -1,11 +1,11 @@
 """The expert in a training checkpoint: its noise, its parent, its averaged weights, and how its stage samples.
 
-A checkpoint is checked when it is loaded: its tensors by the CRC-32 of the file and for finite values, everything else
-by its `DIGEST`.
+A checkpoint is checked when it is loaded: its tensors by the CRC-32 of the file, or the SHA-256 of their shards, and
+for finite values, everything else by its `DIGEST`.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ from ediffi.hub.config import Part
 from ediffi.io import pickles
 from ediffi.pipeline.stage import Sampling
 from ediffi.training.lora import Lora
+from ediffi.training.sharded_checkpoint import SHARDS, filled
 
 KEY = "expert"
 """Entry of a checkpoint that describes its expert."""
@@ -86,11 +87,12 @@ def _stage(entry: Mapping[str, Any] | None) -> StageRecord | None:
     return StageRecord(**{**entry, "denoiser": denoiser, "sampling": Sampling(**entry["sampling"])})
 
 
-def read(path: Path) -> ExpertCheckpoint:
-    """The expert of a checkpoint file, its weights memory-mapped; ValueError names the file."""
-    content = load(path)
+def read(path: Path, weights: bool = True) -> ExpertCheckpoint:
+    """The expert of a checkpoint file, its weights memory-mapped unless they are sharded, or without its `weights`;
+    ValueError names the file."""
+    content = sealed(path, weights)
     try:
-        return parse(content)
+        return parse(filled_and_finite(path, content, ("state_dict",)) if weights else {**content, "state_dict": {}})
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -104,15 +106,28 @@ def steps(path: Path) -> int:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint of any module, its tensors memory-mapped. ValueError names the file: it is damaged,
-    was changed after it was saved, or has a value that is not finite."""
-    content = _content(path)
+    """The content of a checkpoint of any module, its tensors memory-mapped unless they are sharded. ValueError names
+    the file: it is damaged, was changed after it was saved, or has a value that is not finite."""
+    return filled_and_finite(path, sealed(path), TENSORS)
+
+
+def filled_and_finite(path: Path, content: Mapping[str, Any], entries: Iterable[str]) -> dict[str, Any]:
+    """A checkpoint with the tensors of these entries; ValueError if one is damaged, or not finite."""
+    taken = {key: content[key] for key in (*entries, SHARDS) if key in content}
+    whole = filled(path, taken)
+    for name, tensor in _tensors(whole):
+        if tensor.is_floating_point() and not all(bool(end.isfinite()) for end in extremes(tensor)):
+            raise ValueError(f"{path}: {name} is not finite: use an older checkpoint")
+    return {**{key: value for key, value in content.items() if key != SHARDS}, **whole}
+
+
+def sealed(path: Path, check: bool = True) -> dict[str, Any]:
+    """The content of a checkpoint file, without the tensors that are sharded; ValueError if it is damaged, or was
+    changed after it was saved. Without `check`, damaged tensors in the file pass unnoticed."""
+    content = _content(path, check)
     known = content.pop(DIGEST, None)  # earlier versions wrote none
     if known is not None and known != digest(content):
         raise ValueError(f"{path} was changed after it was saved: use an older checkpoint, or a copy")
-    for name, tensor in _tensors({key: content.get(key) for key in TENSORS}):
-        if tensor.is_floating_point() and not all(bool(end.isfinite()) for end in extremes(tensor)):
-            raise ValueError(f"{path}: {name} is not finite: use an older checkpoint")
     return content
 
 
@@ -138,7 +153,9 @@ def digest(content: Mapping[str, Any]) -> str:
             for one in value:
                 add(one)
         elif isinstance(value, Tensor):
-            single = value.item() if value.numel() == 1 else None  # the optimiser's count of steps is one
+            single = (
+                value.item() if value.numel() == 1 and not value.is_meta else None
+            )  # the optimiser's count of steps is one
             found.update(f"<{value.dtype} {list(value.shape)} {single!r}".encode())
         else:
             text = repr(value)

@@ -19,6 +19,7 @@ from ediffi.registry import denoisers
 from ediffi.registry.denoisers.adm import AttentionOrder, from_adm
 from ediffi.registry.denoisers.unet import UNet
 from ediffi.training import checkpoint as checkpoints
+from ediffi.training.sharded_checkpoint import filled
 
 ENDING = ".safetensors"
 WRAPPED = "state_dict"
@@ -85,7 +86,8 @@ def _read(source: Path, output: Path) -> Any:
     if output.exists():
         raise FileExistsError(f"{output} exists already; choose another name or remove it")
     if source.suffix != ENDING:
-        return pickles.read(source)
+        content = pickles.read(source)
+        return filled(source, content) if isinstance(content, dict) else content
     try:
         return safetensors.torch.load_file(source)
     except safetensors.SafetensorError as error:

@@ -29,6 +29,7 @@ from ediffi.training.callbacks.optimizer_settings import OptimizerSettings
 from ediffi.training.lora import Lora
 from ediffi.training.loss import drop_sources, dropout_of, low_resolution, weighted_losses
 from ediffi.training.one_cycle import in_steps
+from ediffi.training.sharded_checkpoint import finish_saving
 from ediffi.training.sharding import match_memory, prepare, prepare_fsdp2
 
 TOKENS = 32
@@ -157,6 +158,10 @@ class DiffusionStage(L.LightningModule):
         self._step = self.trainer.global_step
         if self._compile:
             self.denoiser.network.compile(dynamic=False)
+
+    def on_fit_end(self) -> None:
+        """Wait for a checkpoint that is being written."""
+        finish_saving(self.trainer.strategy)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The weighted loss of a batch; ValueError at the first if its sources are not those of recipe and network."""

@@ -53,7 +53,8 @@ def last_checkpoint(trainer: L.Trainer) -> Path | None:
         return None
     saver.dirpath = saver.dirpath or os.path.join(trainer.default_root_dir, "checkpoints")
     last = Path(saver.dirpath) / (saver.CHECKPOINT_NAME_LAST + saver.FILE_EXTENSION)
-    numbered = [] if last.is_file() else sorted(Path(saver.dirpath).glob(f"*{saver.FILE_EXTENSION}"))
+    found = [] if last.is_file() else sorted(Path(saver.dirpath).glob(f"*{saver.FILE_EXTENSION}"))
+    numbered = [path for path in found if path.is_file()]  # `last` may be a link to one that was not written to its end
     return last if last.is_file() else max(numbered, key=checkpoints.steps, default=None)
 
 

@@ -12,7 +12,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
-from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies import FSDPStrategy
 from torch import nn
 
 from ediffi.cli.fit import QUIET
@@ -24,7 +24,7 @@ from ediffi.registry.denoisers.precondition import Preconditioned
 from ediffi.training.callbacks.ema import EMA, averaged_weights, power_of
 from ediffi.training.callbacks.preemption import PreemptionCheckpoint
 from ediffi.training.lightning_module import DiffusionStage
-from ediffi.training.sharding import match_memory, prepare
+from ediffi.training.sharding import match_memory
 
 Poison = runpy.run_path(str(Path(__file__).with_name("faults.py")))["Poison"]
 pytestmark = [
@@ -185,12 +185,6 @@ def test_moments_of_another_memory_layout_are_those_of_their_weights() -> None:
         match_memory(optimizers[1:])
         assert moments["exp_avg"].stride() == nets[1].weight.stride()
     assert torch.equal(nets[0].weight, nets[1].weight)
-
-
-def test_a_sharded_checkpoint_is_refused() -> None:
-    trainer = L.Trainer(accelerator="cpu", devices=2, strategy=ModelParallelStrategy(), logger=False)
-    with pytest.raises(ValueError, match="save_distributed_checkpoint of ModelParallelStrategy must be false"):
-        prepare(trainer, DiffusionStage(tiny()))
 
 
 def test_a_short_run_s_average_is_of_what_it_learned(shards: list[Shard]) -> None:

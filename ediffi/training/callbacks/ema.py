@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 
 class EMA(L.Callback):
@@ -117,7 +118,8 @@ class EMA(L.Callback):
         if "current_model_state" not in checkpoint:
             return
         self._updated = max(self._updated, checkpoint["global_step"])  # Lightning's callback counts updates separately
-        if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy):
+        sharded = isinstance(next(iter(checkpoint["current_model_state"].values()), None), DTensor)
+        if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy) and not sharded:
             from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
             assert trainer.strategy.model is not None

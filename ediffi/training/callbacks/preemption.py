@@ -14,6 +14,8 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.optim import Optimizer
 
+from ediffi.training.sharded_checkpoint import finish_saving
+
 logger = logging.getLogger(__name__)
 NAMES = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
 AGAIN_AFTER = 1.0
@@ -110,6 +112,7 @@ class PreemptionCheckpoint(L.Callback):
             path = os.path.join(saver.dirpath, saver.CHECKPOINT_NAME_LAST + saver.FILE_EXTENSION)
             saver.last_model_path = path
         trainer.save_checkpoint(path, saver.save_weights_only)
+        finish_saving(trainer.strategy)
         saver._last_global_step_saved, saver._last_checkpoint_saved = trainer.global_step, path
 
     def _stop(self, trainer: L.Trainer) -> None:

@@ -1,5 +1,6 @@
 """The directory of a run: one run at a time writes to it, and its checkpoints are complete files."""
 
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -15,8 +16,11 @@ from lightning.pytorch.strategies import FSDPStrategy
 
 from ediffi.io import files, locks
 from ediffi.training import checkpoint as checkpoints
+from ediffi.training import sharded_checkpoint
 from ediffi.training.callbacks.ema import AVERAGES
 from ediffi.training.finished_run import LOCK
+
+logger = logging.getLogger(__name__)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -45,11 +49,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             if isinstance(cause, OSError):
                 raise OSError(cause.errno, cause.strerror, str(place)) from error
             raise
-        folder = os.open(place.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # or the rename itself may be lost with the power
-        finally:
-            os.close(folder)
+        files.synchronise(place.parent)
+        sharded_checkpoint.sweep(place.parent)
 
     def load_checkpoint(
         self, path: str | Path, map_location: Callable[..., Any] | None = None, weights_only: bool | None = None
@@ -76,13 +77,13 @@ class RunDirectory(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Take the lock; BlockingIOError if another run has it, or the directory cannot be written to."""
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         if stage != "fit":
             return
         refusal = trainer.strategy.broadcast(self._acquire(trainer) if trainer.is_global_zero else "")
         if refusal:  # every process raises, or the others would wait for the first
             raise BlockingIOError(refusal)
-        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
-            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """ValueError if there is too little disk space for the checkpoints."""
@@ -91,7 +92,11 @@ class RunDirectory(L.Callback):
             raise ValueError(refusal)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Release the lock: after an exception Lightning calls no teardown."""
+        """Release the lock, when what was saved before is written: after an exception Lightning calls no teardown."""
+        try:
+            sharded_checkpoint.finish_saving(trainer.strategy)
+        except (OSError, RuntimeError) as error:
+            logger.warning("the last checkpoint was not written: %s", error)
         self._lock.close()
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -119,7 +124,8 @@ def missing_space(trainer: L.Trainer, module: L.LightningModule) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     each = checkpoint_bytes(trainer, module)
     kept = max(saver.save_top_k, 0) + bool(saver.save_last)
-    present = sum(path.stat().st_size for path in folder.glob(f"*{saver.FILE_EXTENSION}"))
+    kinds = (f"*{saver.FILE_EXTENSION}", f"*{sharded_checkpoint.SUFFIX}/*")
+    present = sum(path.stat().st_size for kind in kinds for path in folder.glob(kind))
     needed, free = max(each, (kept + 1) * each - present), shutil.disk_usage(folder).free
     if free >= needed:
         return ""

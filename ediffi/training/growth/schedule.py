@@ -139,7 +139,7 @@ class GrowthSchedule:
         checkpoint = self.checkpoint(node)
         if not checkpoint.is_file():
             return 0
-        expert = checkpoints.read(checkpoint).expert
+        expert = checkpoints.read(checkpoint, weights=False).expert
         if expert.interval != node.interval or (node.parent is not None and expert.parent != node.parent):
             asked = f"the schedule has {node.interval} from {node.parent}; remove that run or choose another output"
             raise ValueError(f"{checkpoint} is of node {expert.interval} grown from {expert.parent}, {asked}")
