@@ -153,9 +153,8 @@ def digest(content: Mapping[str, Any]) -> str:
             for one in value:
                 add(one)
         elif isinstance(value, Tensor):
-            single = (
-                value.item() if value.numel() == 1 and not value.is_meta else None
-            )  # the optimiser's count of steps is one
+            alone = value.numel() == 1 and not value.is_meta  # as the optimiser's count of steps
+            single = value.item() if alone else None
             found.update(f"<{value.dtype} {list(value.shape)} {single!r}".encode())
         else:
             text = repr(value)

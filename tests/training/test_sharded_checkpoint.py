@@ -250,7 +250,7 @@ def test_code_in_the_metadata_is_not_run(saved: Path, tmp_path: Path, monkeypatc
     """Nor are files read that lie elsewhere."""
     monkeypatch.chdir(tmp_path)
     place = last(copied(saved, tmp_path))
-    content = pickles.read(place)
+    content = checkpoints.sealed(place)
     metadata = place.parent / content[SHARDS]["folder"] / METADATA
     metadata.write_bytes(pickle.dumps(Hostile()))
     content[SHARDS][DIGESTS][METADATA] = files.sha256(metadata)

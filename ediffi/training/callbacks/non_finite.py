@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from ediffi.training.callbacks.ema import AVERAGES, EMA
 from ediffi.training.callbacks.preemption import PreemptionCheckpoint
+from ediffi.training.sharded_checkpoint import finish_saving
 
 logger = logging.getLogger(__name__)
 LISTED = 8
@@ -239,6 +240,7 @@ def _scaler(trainer: L.Trainer) -> bool:
 def restore(trainer: L.Trainer, path: str) -> int:
     """Load weights, average and optimiser state of a checkpoint, and return its step; the learning rate stays."""
     strategy, module = trainer.strategy, trainer.lightning_module
+    finish_saving(strategy)
     checkpoint = strategy.load_checkpoint(path, weights_only=True)
     strategy.load_model_state_dict(checkpoint, strict=module.strict_loading)
     groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
