@@ -13,8 +13,11 @@ from ediffi.studio.form import Updates, input_value
 from ediffi.studio.gallery import SOURCES
 from ediffi.studio.opening import Layout, Painting, open_files, open_mask
 from ediffi.studio.page import Page, reason
-from ediffi.studio.request import GenerationRequest, Task, missing_inputs
-from ediffi.studio.views import ODD, image_panel, index_of
+from ediffi.studio.request import MAX_IMAGES, GenerationRequest, Task, missing_inputs
+from ediffi.studio.views import ODD, compare_panel, file_url, image_panel, index_of
+
+VARIATION = 0.3
+"""Share of new noise of the variations that a button makes."""
 
 
 def restore(page: Page, name: str, alone: bool = False) -> Updates:
@@ -44,6 +47,43 @@ def restore(page: Page, name: str, alone: bool = False) -> Updates:
 def again(page: Page, name: str) -> Updates:
     """The form with the request of this image alone."""
     return restore(page, name, alone=True)
+
+
+def vary(page: Page, name: str) -> Updates:
+    """The form with a request for four variations of an image; of a variation, for the next four of the same image."""
+    shown = restore(page, name)
+    if page.form.canvas not in shown:
+        return shown
+    request = page.form.request(shown)
+    index = index_of(page.backend.gallery.image(name).settings)
+    fresh = {"variation": VARIATION, "variation_of": index, "first_index": index + 1}
+    more = {"first_index": request.first_index + request.num_images}
+    changed = {**request.to_json(), **(more if request.variation else fresh), "num_images": MAX_IMAGES}
+    return {**shown, **page.form.values(GenerationRequest.from_json(changed), page.backend.gallery)}
+
+
+def compare(page: Page, name: str) -> Updates:
+    """The image over the one it was made from; of a new image, over the next one that is chosen."""
+    gallery = page.backend.gallery
+    try:
+        source = GenerationRequest.from_settings(gallery.image(name).settings, page.backend.cascade).inputs.get(
+            "source"
+        )
+    except (*ODD, OSError):  # another version's settings
+        source = None
+    if source and (gallery.folder / source).is_file():
+        names = ("before", "after")
+        return {page.panel: compare_panel([file_url(gallery, source), *page.urls([name])], names), page.pinned: ""}
+    notice = "choose another image below to compare this one with"
+    return {page.panel: image_panel(page.urls([name]), "", notices=[notice]), page.pinned: name}
+
+
+def choose(page: Page, name: str, pinned: str) -> Updates:
+    """The page with an image, beside the one that waits to be compared with it."""
+    shown = {**page.show(name), page.pinned: ""}
+    if pinned and shown[page.chosen] and pinned != name:
+        shown[page.panel] = compare_panel(page.urls([pinned, name]), (pinned, name))
+    return shown
 
 
 def delete(page: Page, name: str) -> Updates:

@@ -10,6 +10,7 @@ from ediffi.studio import actions
 from ediffi.studio.backend import Backend
 from ediffi.studio.canvas import PALETTE, WEB, assets
 from ediffi.studio.form import EVENT, Form, html_part, prompt_fields, sampling_fields, seed_fields, style_fields
+from ediffi.studio.grid import draw_grid
 from ediffi.studio.opening import MAX_FILE_MB
 from ediffi.studio.page import Page
 from ediffi.studio.progress import JobProgress
@@ -38,11 +39,11 @@ def build(backend: Backend) -> Any:
                     sampling, steps = sampling_fields(backend, request)
                     fields |= seeds | sampling | style_fields(backend, request)
                 with gr.Column(elem_id="results"):
-                    canvas, files, shown = _results(backend, request)
+                    canvas, tools, shown = _results(backend, request)
             html_part('<div class="drop">Drop to open</div>', js_on_load=_script("open"), most=MAX_FILE_MB)
         page = Page(backend, Form(fields, steps, canvas, random), generate, stop, **shown)
-        _connect(blocks, page)
-        _connect_actions(page, files)
+        _connect(blocks, page, tools)
+        _connect_actions(page, tools)
         _keep_draft(blocks, page.form, backend.cascade.name)
     blocks.queue(default_concurrency_limit=None, max_size=64, api_open=False)
     return blocks
@@ -64,7 +65,7 @@ def _header(backend: Backend) -> str:
 
 
 def _results(backend: Backend, request: GenerationRequest) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-    """The canvas, the buttons of files, and the components that show images by their names in `Page`."""
+    """The canvas, the buttons of files and grid, and the components that show images by their names in `Page`."""
     import gradio as gr
 
     shown: dict[str, Any] = {}
@@ -83,7 +84,7 @@ def _results(backend: Backend, request: GenerationRequest) -> tuple[Any, dict[st
                 files["save_mask"] = gr.Button("Save mask", size="sm", elem_id="save-mask")
             shown["saved"] = html_part({}, html_template="", js_on_load=_script("save"))
         with gr.Column(elem_id="picture"):
-            shown["panel"] = html_part(image_panel([], ""), elem_id="panel")
+            shown["panel"] = html_part(image_panel([], ""), js_on_load=_script("compare"), elem_id="panel")
             shown["actions"] = html_part(
                 image_actions(backend.gallery, None), js_on_load=_script("actions"), elem_id="actions"
             )
@@ -93,15 +94,30 @@ def _results(backend: Backend, request: GenerationRequest) -> tuple[Any, dict[st
         with gr.Tab("Images"), gr.Row(elem_id="gallery"):
             shown["gallery"] = html_part(elem_id="grid", js_on_load=_script("gallery"))
             shown["details"] = html_part(elem_id="details")
+        with gr.Tab("Grid"), gr.Column(elem_id="grid-tab"):
+            axes = _axes(request)
+            shown["sheet"] = html_part(elem_id="sheet", js_on_load=_script("gallery"))
         with gr.Tab("Attention"), gr.Column(elem_id="attention"):
             options = {"size": "sm", "interactive": False, "elem_id": "show-attention"}
             shown["show_attention"] = gr.Button("Show the attention of this image", **options)
             shown["attention"] = html_part(elem_id="maps")
-    shown["chosen"] = gr.State("")
-    return canvas, files, shown
+    shown |= {"chosen": gr.State(""), "pinned": gr.State("")}
+    return canvas, {**files, **axes}, shown
 
 
-def _connect(blocks: Any, page: Page) -> None:
+def _axes(request: GenerationRequest) -> dict[str, Any]:
+    """The fields of the grid, by name."""
+    import gradio as gr
+
+    with gr.Row(elem_id="axes"):
+        scale, weight = request.guidance_scale, request.paint_weight
+        guidance = gr.Textbox(f"1, {scale:g}, {2 * scale:g}", label="Guidance, across", min_width=120)
+        paint = gr.Textbox(f"{weight:g}", label="Paint weight, down", min_width=120)
+        draw = gr.Button("Make the grid", size="sm", elem_id="draw-grid", min_width=100)
+    return {"guidance": guidance, "paint": paint, "draw": draw}
+
+
+def _connect(blocks: Any, page: Page, tools: Mapping[str, Any]) -> None:
     """The events that make and show images."""
     import gradio as gr
 
@@ -114,18 +130,26 @@ def _connect(blocks: Any, page: Page) -> None:
     def stop(request: gr.Request) -> None:
         page.backend.jobs.stop(str(request.session_hash))
 
-    def choose(event: gr.EventData) -> dict[Any, Any]:
-        return page.show(str(getattr(event, "name", "")))
+    def choose(pinned: str, event: gr.EventData) -> dict[Any, Any]:
+        return actions.choose(page, str(getattr(event, "name", "")), pinned)
+
+    def grid(values: dict[Any, Any], request: gr.Request) -> Iterator[dict[Any, Any]]:
+        yield from draw_grid(page, values, values[tools["guidance"]], values[tools["paint"]], str(request.session_hash))
 
     form, prompt, buttons = page.form, page.form.fields["prompt"], [page.generate, page.stop]
-    for start in (page.generate.click, prompt.submit):
+    everything = [*page.outputs, *form.inputs]
+    varied = page.actions.vary(partial(actions.vary, page), page.chosen, everything, **EVENT)
+    for start in (page.generate.click, prompt.submit, varied.then):
         start(run, {page.chosen, *form.inputs}, [*page.outputs, *buttons, form.fields["seed"]], **EVENT)
+    inputs = {page.chosen, *form.inputs, tools["guidance"], tools["paint"]}
+    tools["draw"].click(grid, inputs, [page.sheet, page.stages, page.gallery, *buttons], **EVENT)
     page.show_attention.click(attend, page.chosen, [page.attention, *buttons], **EVENT)
     page.stop.click(stop, **EVENT)
     blocks.unload(stop)
     prompt.change(None, [prompt, form.canvas], form.canvas, js=SET_PROMPT, **EVENT)
     blocks.load(page.show_newest, None, page.outputs, **EVENT)
-    page.gallery.choose(choose, None, page.outputs, **EVENT)
+    for images in (page.gallery, page.sheet):
+        images.choose(choose, page.pinned, [*page.outputs, page.pinned], **EVENT)
 
 
 def _keep_draft(blocks: Any, form: Form, model: str) -> None:
@@ -146,6 +170,7 @@ def _connect_actions(page: Page, files: Mapping[str, Any]) -> None:
     everything = [*page.outputs, *form.inputs]
     page.actions.restore(partial(actions.restore, page), page.chosen, everything, **EVENT)
     page.actions.again(partial(actions.again, page), page.chosen, everything, **EVENT)
+    page.actions.compare(partial(actions.compare, page), page.chosen, [page.panel, page.pinned], **EVENT)
     page.actions.delete(partial(actions.delete, page), page.chosen, page.outputs, **EVENT)
     for task, event in (("edit", page.actions.edit), ("upscale", page.actions.upscale)):
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from PIL import Image
 
@@ -16,6 +15,7 @@ from ediffi.studio.gallery import Gallery
 from ediffi.studio.jobs import JobEvent, JobQueue
 from ediffi.studio.progress import StepTimes
 from ediffi.studio.request import KEY, GenerationRequest, missing_inputs
+from ediffi.studio.variations import varied_noise
 from ediffi.studio.views import index_of
 
 
@@ -73,8 +73,8 @@ class Backend:
             raise ValueError(f"{name} cannot be sampled again: its settings do not contain {', '.join(missing)}")
         request = GenerationRequest.from_settings(settings, self.cascade)
         steps = request.num_inference_steps[:1] or None  # the base stage is sampled alone
-        changes: dict[str, Any] = {"first_index": index_of(settings), "num_inference_steps": steps}
-        options = dataclasses.replace(self._options(request), num_images_per_prompt=1, **changes)
+        request = dataclasses.replace(request, first_index=index_of(settings), num_images=1)
+        options = dataclasses.replace(self._options(request), num_inference_steps=steps)
         image = open_image(self.gallery.folder / name, exif=True)
 
         def work(progress: Progress) -> AttentionView:
@@ -90,7 +90,14 @@ class Backend:
     def _options(self, request: GenerationRequest) -> SamplingOptions:
         style = Style(self.gallery.style(request.style), request.style_scale) if request.style else None
         source = self.gallery.source(request.source) if request.source and request.task != "sample" else None
-        return request.options(style, source)
+        options = request.options(style, source)
+        if not request.variation:
+            return options
+        first, _ = options.entry(self.cascade.stages, 1, self.cascade.device)
+        numbers = range(request.first_index, request.first_index + request.num_images)
+        stage = self.cascade.stages[first]
+        noise = varied_noise(stage, request.seed, request.variation_of, numbers, request.variation)
+        return dataclasses.replace(options, noise={stage.name: noise})
 
     def strengths(self, request: GenerationRequest) -> list[float]:
         """The share of each stage's steps that run."""

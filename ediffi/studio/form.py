@@ -29,6 +29,8 @@ HELP = {
     "seed": "Which noise the image starts from: the same seed and settings give the same image.",
     "num_images": "At most 4, numbered from the first number on; each has noise of its own.",
     "first_index": "Number of the first image of this seed: 3 paints image 3 alone.",
+    "variation": "Above 0, all images are like one image, with this share of new noise.",
+    "variation_of": "Number of the image that is varied.",
     "strength": "Share of the steps that run: 0 keeps the image, 1 keeps nothing of it.",
     "guidance_scale": "How closely the image follows the prompt; 1 is off, and too much makes it harsh.",
     "paint_weight": "How strongly the painted regions count; 0 is off.",
@@ -39,6 +41,8 @@ HELP = {
 """What unusual words mean, shown where Help is on."""
 EVENT: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 """Options of all events: the page shows progress itself, and is no API."""
+COUNTED = ("first_index", "variation_of")
+"""Fields that the page counts from 1, and a request from 0."""
 Updates = dict[Any, Any]
 """New values of components; the other components keep theirs."""
 
@@ -55,11 +59,11 @@ class Form:
     def request(self, values: Mapping[Any, Any]) -> GenerationRequest:
         """The request in the components' values; raises as `GenerationRequest.from_json`."""
         content = {name: values[field] for name, field in self.fields.items()}
-        canvas, first = values[self.canvas] or {}, content["first_index"]
+        canvas = values[self.canvas] or {}
         return GenerationRequest.from_json(
             {
                 **content,
-                "first_index": first - 1 if isinstance(first, int | float) else first,  # shown from 1
+                **{name: _from_zero(content[name]) for name in COUNTED},
                 "seed": secrets.randbelow(MAX_SEED + 1) if values[self.random] else content["seed"],
                 "sampler": "" if content["sampler"] == MODEL_SAMPLER else content["sampler"],
                 "style": (content["style"] or {}).get("name"),
@@ -74,7 +78,7 @@ class Form:
     def values(self, request: GenerationRequest, gallery: Gallery) -> Updates:
         """The components' values for a request."""
         content = request.to_json()
-        content |= {"first_index": request.first_index + 1}
+        content |= {name: content[name] + 1 for name in COUNTED}
         content |= {"sampler": request.sampler or MODEL_SAMPLER, "style": input_value(gallery, STYLES, request.style)}
         source = input_value(gallery, SOURCES, request.source)
         drawn = {"task": request.task, "source": source, "mask": request.mask}
@@ -89,6 +93,10 @@ class Form:
     def inputs(self) -> set[Any]:
         """All components."""
         return {*self.fields.values(), *self.steps, self.canvas, self.random}
+
+
+def _from_zero(number: Any) -> Any:
+    return number - 1 if isinstance(number, int | float) else number
 
 
 def input_value(gallery: Gallery, folder: str, name: str) -> dict[str, str]:
@@ -138,8 +146,12 @@ def seed_fields(request: GenerationRequest) -> tuple[dict[str, Any], Any]:
     with gr.Row():
         num_images = gr.Number(1, label="Images", precision=0, min_width=40, info=HELP["num_images"])
         first_index = gr.Number(1, label="First number", precision=0, min_width=40, info=HELP["first_index"])
+    with gr.Row():
+        variation = _slider("Variation", 0.0, 1.0, step=0.05, info=HELP["variation"])
+        variation_of = gr.Number(1, label="of number", precision=0, min_width=40, info=HELP["variation_of"])
     dice.click(None, None, seed, js=RANDOM_SEED, **EVENT)
-    return {"seed": seed, "num_images": num_images, "first_index": first_index}, random
+    varied = {"variation": variation, "variation_of": variation_of}
+    return {"seed": seed, "num_images": num_images, "first_index": first_index, **varied}, random
 
 
 def sampling_fields(backend: Backend, request: GenerationRequest) -> tuple[dict[str, Any], tuple[Any, ...]]:

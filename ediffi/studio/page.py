@@ -33,7 +33,9 @@ class Page:
     details: Any  # settings of the chosen image
     attention: Any  # its attention maps
     show_attention: Any  # button that computes them
+    sheet: Any  # a grid of images
     saved: Any  # a file that the browser saves
+    pinned: Any  # name of an image that the next one is compared with
     chosen: Any  # name of the chosen image; each browser tab has its own
 
     @property
@@ -55,32 +57,32 @@ class Page:
             yield {self.panel: image_panel(before, "no image", error=str(error))}
             return
         progress = JobProgress(backend.cascade, plan, backend.step_times, request.num_images, notices, strengths)
-        started = {self.form.fields["seed"]: request.seed, **self._buttons(busy=True)}
+        started = {self.form.fields["seed"]: request.seed, **self.buttons(busy=True)}
         yield {self.panel: progress.panel(before), self.stages: progress.stages(), **started}
         try:
             for event in events:
                 progress.update(event)
                 if isinstance(event, Finished):
                     images = image_panel(self.urls(event.result), request.prompt, detail=f"seed {request.seed}")
-                    done = {self.panel: images, self.stages: progress.stages(over=True), **self._buttons(busy=False)}
+                    done = {self.panel: images, self.stages: progress.stages(over=True), **self.buttons(busy=False)}
                     yield {**self.show(event.result[0]), **done}
                 else:
                     yield {self.panel: progress.panel(before), self.stages: progress.stages()}
         except Stopped:
             shown = {self.panel: image_panel(before, "stopped"), self.stages: progress.stages(over=True)}
-            yield {**shown, **self._buttons(busy=False)}
+            yield {**shown, **self.buttons(busy=False)}
         except NotSavedError as error:
             unsaved = [png.data_url(image) for image in error.images]
             panel = image_panel(unsaved, request.prompt, detail=f"seed {request.seed}", error=str(error))
-            yield {self.panel: panel, self.stages: progress.stages(over=True), **self._buttons(busy=False)}
+            yield {self.panel: panel, self.stages: progress.stages(over=True), **self.buttons(busy=False)}
         except Exception as error:
             panel = image_panel(before, "no image", error=reason(error))
-            yield {self.panel: panel, **self._buttons(busy=False)}
+            yield {self.panel: panel, **self.buttons(busy=False)}
 
     def attend(self, name: str, session: str) -> Iterator[Updates]:
         """Compute the attention maps of an image: the updates of the page."""
         shown = "<p>Sampling the base stage again and recording its attention …</p>"
-        yield {self.attention: shown, **self._buttons(busy=True)}
+        yield {self.attention: shown, **self.buttons(busy=True)}
         try:
             for event in self.backend.attention(session, name):
                 if isinstance(event, Waiting):
@@ -91,7 +93,7 @@ class Page:
             shown = "<p>Stopped.</p>"
         except Exception as error:
             shown = f'<p class="alert" role="alert">{html.escape(reason(error))}</p>'
-        yield {self.attention: shown, **self._buttons(busy=False)}
+        yield {self.attention: shown, **self.buttons(busy=False)}
 
     def show(self, name: str = "") -> Updates:
         """The page with an image of the gallery; without one if `name` is empty or the image does not exist."""
@@ -129,7 +131,8 @@ class Page:
         """The addresses of images of the gallery; an empty name has none."""
         return [file_url(self.backend.gallery, name) for name in names if name]
 
-    def _buttons(self, *, busy: bool) -> Updates:
+    def buttons(self, *, busy: bool) -> Updates:
+        """The buttons while a job runs, and while none does."""
         import gradio as gr
 
         return {self.generate: gr.Button(interactive=not busy), self.stop: gr.Button(interactive=busy)}

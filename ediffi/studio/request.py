@@ -41,6 +41,8 @@ class GenerationRequest:
     seed: int = 0  # image k is a function of (seed, k)
     num_images: int = 1
     first_index: int = 0  # of the first image, from 0
+    variation: float = 0.0  # share of new noise in variations of one image, see `varied_noise`; 0 for none
+    variation_of: int = 0  # index of that image, from 0
     num_inference_steps: tuple[int, ...] = ()  # of each stage
     guidance_scale: float = 1.0  # of the base stage
     paint_weight: float = PAINT_WEIGHT  # of the base stage
@@ -82,6 +84,8 @@ class GenerationRequest:
             num_images=_integer(content, "num_images", 1, MAX_IMAGES),
             first_index=_integer({"first_index": 0, **content}, "first_index", 0, MAX_SEED),
             num_inference_steps=tuple(_integer(steps, name, 1, MAX_STEPS) for name in steps),
+            variation=_number({"variation": 0.0, **content}, "variation", 1.0),
+            variation_of=_integer({"variation_of": 0, **content}, "variation_of", 0, MAX_SEED),
             guidance_scale=_number(content, "guidance_scale"),
             paint_weight=_number(content, "paint_weight"),
             sampler=str(content.get("sampler") or ""),
@@ -91,7 +95,7 @@ class GenerationRequest:
             task=_task(content.get("task", "sample")),
             source=str(content.get("source") or ""),
             mask=drawing(content.get("mask"), "the mask"),
-            strength=_number({"strength": STRENGTH, **content}, "strength"),
+            strength=_number({"strength": STRENGTH, **content}, "strength", 1.0),
         )
 
     @classmethod
@@ -178,8 +182,9 @@ def _integer(content: Mapping[str, Any], name: str, low: int, high: int) -> int:
     return int(value)
 
 
-def _number(content: Mapping[str, Any], name: str) -> float:
+def _number(content: Mapping[str, Any], name: str, most: float = float("inf")) -> float:
     value = content.get(name)
-    if not isinstance(value, int | float) or not 0 <= value < float("inf"):
-        raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
+    if not isinstance(value, int | float) or not 0 <= value <= most or value == float("inf"):
+        allowed = "of at least 0" if most == float("inf") else f"from 0 to {most:g}"
+        raise ValueError(f"{name} must be a number {allowed}, got {value!r}")
     return float(value)

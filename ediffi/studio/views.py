@@ -17,6 +17,8 @@ ODD = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError)
 ACTIONS = {
     "restore": ("Use settings", "fill the form with the settings of this image"),
     "again": ("This one again", "fill the form so that this image alone is made again, to vary its settings"),
+    "vary": ("Variations", "make four images like this one, from noise that is partly new"),
+    "compare": ("Compare", "lay this image over the one it was made from, or over another one"),
     "edit": ("Change", "start from this image, and repaint all of it or a part"),
     "upscale": ("Enlarge", "give this image more pixels"),
     "delete": ("Delete", "move this image to the folder of deleted images"),
@@ -61,6 +63,16 @@ def image_panel(
         f'<div class="line"><span>{escape(text)}</span><em>{escape(detail)}</em></div>'
         f'<div class="bar{" on" * (share is not None)}">{bar}</div>'
         f'<div class="panel n{min(len(sources), 4)}">{images}<div class="messages">{messages}</div></div>'
+    )
+
+
+def compare_panel(sources: Sequence[str], names: Sequence[str]) -> str:
+    """Two images by their addresses, one over the other, with a slider between them."""
+    (left, right), (first, second) = map(escape, sources), map(escape, names)
+    return (
+        f'<div class="line"><span>{first} | {second}</span><em>drag to compare</em></div><div class="bar"></div>'
+        f'<div class="panel compare n1"><img src="{left}" alt="{first}"><img class="over" src="{right}" alt="{second}">'
+        f'<i></i><input type="range" min="0" max="100" value="50" aria-label="compare {first} and {second}"></div>'
     )
 
 

@@ -28,6 +28,8 @@ COMPONENTS = (
     "generate",
     "stop",
     "saved",
+    "sheet",
+    "pinned",
     "panel",
     "actions",
     "stages",
