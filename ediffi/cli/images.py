@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ediffi.cli.parser import UsageError, check_positive
 from ediffi.io.devices import DType
@@ -195,15 +196,69 @@ def upscale(
     _to_files(prompt, output, 1, options, load)
 
 
-def inspect(image: Path, /) -> None:
-    """Print the settings that an image was sampled with, as JSON.
+def inspect(
+    image: Path,
+    /,
+    again: bool = False,
+    output: Path | None = None,
+    model: str | None = None,
+    device: str = "auto",
+) -> None:
+    """Print the settings that an image was sampled with, as JSON; or sample it once more.
+
+    An image holds its settings, and the layout, style and other images that it was made from. So it is sampled once
+    more from its file alone, and compared with it pixel by pixel. Of a batch it is sampled alone, and where that rounds
+    differently, with its batch.
 
     Args:
         image: a PNG that ediffi made.
+        again: sample it once more.
+        output: of --again, a PNG file; IMAGE-again.png by default.
+        model: of --again, where the model of the image is, if its name does not tell. Another one is refused.
     """
     from ediffi.io.png import settings_of
 
-    print(json.dumps(settings_of(image), indent=2, ensure_ascii=False))
+    settings = settings_of(image)
+    if again:
+        _repeat(image, settings, output or image.with_stem(f"{image.stem}-again"), model, device)
+    elif output is not None or model is not None:
+        raise UsageError("--output and --model are of --again, which samples the image once more")
+    else:
+        print(json.dumps(settings, indent=2, ensure_ascii=False))
+
+
+def _repeat(image: Path, settings: dict[str, Any], output: Path, model: str | None, device: str) -> None:
+    from ediffi.hub import finding
+    from ediffi.io import png
+    from ediffi.io.images import difference, open_image
+    from ediffi.pipeline import inputs
+    from ediffi.pipeline.again import Repetition
+    from ediffi.pipeline.cascade import Cascade
+    from ediffi.studio.request import layout_inputs
+
+    known = inputs.found(png.inputs_of(image)) | layout_inputs(settings)
+    alone = Repetition(settings, known)
+    (path,) = png.numbered(output, 1)
+    place = model or str(settings.get("model"))
+    try:
+        finding.find(place)
+    except FileNotFoundError as error:
+        if model is not None:
+            raise
+        raise FileNotFoundError(f"{image} is of the model {place!r}: --model says where that is ({error})") from None
+    cascade = Cascade.from_pretrained(
+        place, device, dtype=settings.get("dtype", "float32"), compile=bool(settings.get("compile", False))
+    )
+    done, before = alone(cascade), open_image(image)
+    (made,), again = done.pil(), done.settings
+    differs = difference(before, made)
+    if differs and alone.batch > 1:
+        print(f"alone, {differs}: once more with the {alone.batch} images of its batch")
+        done = replace(alone, alone=False)(cascade)
+        made, again = done.pil()[alone.index], {**done.settings, "index": alone.index}
+        differs = difference(before, made)
+    png.save(made, path, again, done.inputs())
+    print(path, differs or "every pixel is the same", sep="\n")
 
 
 def _to_files(

@@ -194,6 +194,16 @@ def square_to_tensor(image: Image.Image, size: int) -> Float[Tensor, "3 size siz
     return _scaled(square(image, size))
 
 
+def difference(one: Image.Image, other: Image.Image) -> str:
+    """How the pixels of two RGB images differ, in words; empty if they are the same."""
+    if one.size != other.size:
+        return f"the images are of different sizes, {one.width}x{one.height} and {other.width}x{other.height}"
+    apart = np.abs(np.asarray(one.convert("RGB"), np.int16) - np.asarray(other.convert("RGB"), np.int16)).max(-1)
+    if not apart.any():
+        return ""
+    return f"{(apart > 0).sum():,} of {apart.size:,} pixels differ, by at most {apart.max()} of 255"
+
+
 def to_images(tensor: Float[Tensor, "b 3 h w"]) -> list[Image.Image]:
     """RGB images of tensors in [-1, 1]; values outside are clipped. ValueError: a value is not finite."""
     values = tensor.float()

@@ -5,7 +5,7 @@ Longer than other files: it is one class, the way into the package, and a quarte
 
 import logging
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, get_args
@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from ediffi.diffusion.editing import Edit
 from ediffi.diffusion.layout import Region
+from ediffi.hub.finding import CONFIG
 from ediffi.io.devices import check_compile, find_device, find_dtype, out_of_memory
+from ediffi.io.files import sha256
 from ediffi.pipeline.call import (
     Generator,
     StepEnd,
@@ -279,9 +281,10 @@ class Cascade:
         stages = self.sample(
             cond, randomness, plan, steering=steering, edit=call.edits(), entry=entry, progress=progress
         )
-        settings = {"model": self.name, **call.settings(plan, steering, isinstance(prompt, str), self.precision)}
+        known = {"model": self.name, **self.identity}
+        settings = {**known, **call.settings(plan, steering, isinstance(prompt, str), self.precision)}
         images = in_form(list(stages.values())[-1], output_type)
-        return Images(images, stages, settings, lambda: call.noise(list(stages), randomness))
+        return Images(images, stages, settings, lambda: call.noise(list(stages), randomness), options.inputs)
 
     def sample(
         self,
@@ -365,6 +368,11 @@ class Cascade:
     def precision(self) -> dict[str, Any]:
         """The `dtype` and `compile` that the images depend on, as JSON values."""
         return {"dtype": str(self.dtype).removeprefix("torch."), "compile": self.stages[0].compiled}
+
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """The sha256 of the `config.json` that it was loaded from, which has those of all weights; empty for none."""
+        return {} if self.source is None else {"model_sha256": sha256(self.source / CONFIG)}
 
     @property
     def device(self) -> torch.device:

@@ -19,8 +19,9 @@ def sample_to_files(cascade: Cascade, prompt: str, paths: Sequence[Path], option
     started = time.perf_counter()
     with StepBar(cascade.stages, cascade.plan(options)) as bar:
         made = cascade.generate(prompt, replace(options, num_images_per_prompt=len(paths)), bar)
+    inputs = made.inputs()
     for index, (path, image) in enumerate(zip(paths, made.images, strict=True)):
-        png.save(image, path, {**made.settings, "index": index})
+        png.save(image, path, {**made.settings, "index": index}, inputs)
     stages = ", ".join(
         f"{name} {s['sampler']} {s['num_inference_steps']} steps ({s['nfe']} NFE) guidance {s['guidance_scale']:g}"
         for name, s in made.settings["stages"].items()

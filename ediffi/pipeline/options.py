@@ -1,7 +1,6 @@
 """The options of a generation: one checked value, from the command line and the Python call down to the stages."""
 
 import dataclasses
-import hashlib
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from ediffi.diffusion.editing import Edit
 from ediffi.diffusion.guidance import GuidanceSchedule, SigmaRange
 from ediffi.diffusion.layout import Region
 from ediffi.io.numbers import check_number, is_number, is_pair
+from ediffi.pipeline import inputs
 from ediffi.pipeline.prompt import parse
 from ediffi.pipeline.stage import RANGES, Sampling, Stage, Steering, check_range
 from ediffi.pipeline.style import Style, Switch
@@ -29,6 +29,8 @@ PER_STAGE = ("num_inference_steps", "guidance_scale", "paint_weight", "sampler",
 """The options that may have one value per stage."""
 PER_PROMPT = ("negative_prompt", "style", "switch", "edit", "low_res")
 """The options that may have one value for each prompt; `paint` may have one layout for each."""
+INPUTS = ("style", "paint", "edit", "low_res", "noise")
+"""The options that hold images, masks or noise."""
 Guidance = float | Callable[[float], float] | Sequence[Sequence[float]]
 """w, a function of sigma, or pairs (sigma, w), see `GuidanceSchedule`."""
 
@@ -220,8 +222,12 @@ class SamplingOptions:
 
     def described(self) -> dict[str, Any]:
         """The options that are in use, apart from the stages' sampling, as JSON values; images by their sha256."""
-        names = ("style", "paint", "switch", "edit", "low_res", "first_stage", "noise")
+        names = (*INPUTS, "switch", "first_stage")
         return {name: _plain(value) for name in names if (value := getattr(self, name)) is not None and value != ()}
+
+    def inputs(self) -> dict[str, bytes]:
+        """The images, masks and noise in use as PNG files, see `ediffi.pipeline.inputs.stored`."""
+        return inputs.stored(*(getattr(self, name) for name in INPUTS))
 
     def _values(self, name: str) -> list[Any]:
         # None is the model's own setting: no value.
@@ -275,10 +281,9 @@ def _grid(sigmas: Any) -> list[float]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Image.Image):
-        return {"size": list(value.size), "sha256": hashlib.sha256(value.tobytes()).hexdigest()}
+        return {"size": list(value.size), "sha256": inputs.digest(value)}
     if isinstance(value, Tensor):
-        content = value.detach().cpu().contiguous().numpy().tobytes()
-        return {"size": list(value.shape), "sha256": hashlib.sha256(content).hexdigest()}
+        return {"size": list(value.shape), "sha256": inputs.digest(value)}
     if dataclasses.is_dataclass(value):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):

@@ -29,12 +29,14 @@ class Images(Sequence[Any]):
         stages: images in [-1, 1] after each stage that ran, by its name.
         settings: JSON values that repeat the images: prompts, seed, each stage's sampling.
         draw_noise: draws `noise` again.
+        inputs: makes PNG files of the images that the call was made from, which `save` puts into each image.
     """
 
     images: Any
     stages: Mapping[str, Float[Tensor, "b 3 h w"]]
     settings: Mapping[str, Any]
     draw_noise: Callable[[], Mapping[str, Tensor]] = field(default=dict, compare=False)
+    inputs: Callable[[], Mapping[str, bytes]] = field(default=dict, compare=False)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -66,8 +68,9 @@ class Images(Sequence[Any]):
         .png. OSError: it cannot be written.
         """
         paths = png.numbered(Path(output), len(self))
+        inputs = self.inputs()
         for index, (path, image) in enumerate(zip(paths, self.pil(), strict=True)):
-            png.save(image, path, {**self.settings, "index": index})
+            png.save(image, path, {**self.settings, "index": index}, inputs)
         return paths
 
     def prompt_of(self, index: int) -> str:

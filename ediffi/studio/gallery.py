@@ -15,6 +15,7 @@ from ediffi.io import png
 from ediffi.io.files import replacing
 from ediffi.io.image_input import ImageInput, read_image
 from ediffi.io.images import square
+from ediffi.pipeline import inputs as call_inputs
 
 STYLES, SOURCES = "styles", "sources"
 """Subfolders of the style images, and of the images that were changed or enlarged."""
@@ -64,6 +65,8 @@ class Gallery:
         png.settings_of(path)
         for name, content in png.inputs_of(path).items():
             folder = name.partition("/")[0]
+            if folder == call_inputs.FOLDER:  # of another command
+                continue
             if folder not in (STYLES, SOURCES):
                 raise ValueError(
                     f"{path.name} is broken: it holds {name!r}, which is of neither {STYLES} nor {SOURCES}"

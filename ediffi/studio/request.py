@@ -10,7 +10,9 @@ from PIL import Image
 from ediffi.diffusion.editing import Edit
 from ediffi.diffusion.layout import Region
 from ediffi.diffusion.paint import places
+from ediffi.io.image_input import read_mask
 from ediffi.pipeline.cascade import Cascade
+from ediffi.pipeline.inputs import digest
 from ediffi.pipeline.options import SamplingOptions
 from ediffi.pipeline.prompt import parse
 from ediffi.pipeline.style import Style
@@ -166,6 +168,17 @@ class GenerationRequest:
 def missing_inputs(settings: Mapping[str, Any]) -> list[str]:
     """Inputs of an image that its settings do not contain; without them it cannot be generated again."""
     return [] if KEY in settings else [name for name in NOT_IN_IMAGE if name in settings]
+
+
+def layout_inputs(settings: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The masks of an image of the page by their hash, drawn again from its request; none for another image."""
+    if KEY not in settings:
+        return {}
+    request = GenerationRequest.from_json(settings[KEY])
+    masks = [region.mask for region in request.regions]
+    if request.task == "edit" and (mask := mask_at(request.mask, settings["edit"]["image"]["size"][0])) is not None:
+        masks.append(read_mask(mask))
+    return {digest(mask): mask for mask in masks}
 
 
 def _task(value: Any) -> Task:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ediffi.cli import main
 from ediffi.io.images import open_image
 from ediffi.studio.attention_view import PERIODS, AttentionView
 from ediffi.studio.backend import Backend
@@ -128,3 +129,14 @@ def test_images_that_cannot_be_sampled_again_are_named(backend: Backend) -> None
     (edited,) = backend.gallery.add([Image.new("RGB", (8, 8))], {**settings, "model": "toybox", "edit": {}})
     with pytest.raises(ValueError, match="do not contain edit"):
         backend.attention("a", edited)
+
+
+def test_an_image_of_the_page_is_made_again_by_the_command_line(
+    backend: Backend, wanted: GenerationRequest, drawn: Draw, capsys: pytest.CaptureFixture[str]
+) -> None:
+    style = backend.gallery.add_style(Image.effect_noise((64, 64), 90).convert("RGB"))
+    layout = drawn({"red circle": (0, 20, 25, 60), "blue square": (35, 5, 60, 30)})
+    request = dataclasses.replace(wanted, layout=layout, style=style)
+    (name,) = result(backend.generate("a", request))
+    assert main(["inspect", str(backend.gallery.folder / name), "--again"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "every pixel is the same"
