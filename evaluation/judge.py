@@ -106,7 +106,9 @@ class Judge:
         clip, device, by_clip = suite.clip, self.context.device, suite.feature_extractor == "clip"
         clip_score = clip_score and clip is not None
         clip = clip or ClipChoice()
-        scorer = load_scorer(clip.model, clip.pretrained, clip.path, device=device) if clip_score or by_clip else None
+        option = "--clip (in a suite, clip: {path: FOLDER}), or measure without it by --no-clip-score"
+        chosen = partial(load_scorer, clip.model, clip.pretrained, clip.path, device=device, option=option)
+        scorer = chosen() if clip_score or by_clip else None
         self.extractor: FeatureExtractor
         if scorer is not None and by_clip:
             self.extractor = ClipFeatures(scorer)

@@ -24,12 +24,16 @@ def read_table(path: Path) -> Iterator[Row]:
 def _values(path: Path) -> Iterator[Row]:
     text = read_text(path)
     delimiter = max(DELIMITERS[path.suffix.lower()], key=text.partition("\n")[0].count)
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    if "\0" in text:
+        raise ValueError(f"{path} is not UTF-8 text: it has zero bytes, as UTF-16 without a byte-order mark has")
+    reader, done = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True), 0
     try:
         names = reader.fieldnames or ()
         if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"{path} has two columns {twice[0]!r}")
+        done = reader.line_num
         for row in reader:
+            done = reader.line_num
             if extra := row.get(None):
                 advice = f"quote a caption that contains {delimiter!r}"
                 raise ValueError(
@@ -37,7 +41,8 @@ def _values(path: Path) -> Iterator[Row]:
                 )
             yield f"{path}, line {reader.line_num}", {str(name): value for name, value in row.items()}
     except csv.Error as error:
-        raise ValueError(f"{path}, line {reader.line_num} is broken: {error}") from None
+        where = f"{path}, the row that begins in line {done + 1}"
+        raise ValueError(f"{where}, is broken ({error}); is a quote not closed?") from None
 
 
 def _objects(path: Path) -> Iterator[Row]:

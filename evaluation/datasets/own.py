@@ -21,7 +21,7 @@ from ediffi.evaluation.datasets.coco import captioned, photographs
 from ediffi.evaluation.images.members import Member, is_image, members_of, samples
 from ediffi.io import files, prompt_files
 from ediffi.io.images import open_image, rgb, square
-from ediffi.io.tables import read_table
+from ediffi.io.tables import LINES, read_table
 
 KINDS: Final = (".csv", ".tsv", ".jsonl", ".json")
 
@@ -175,7 +175,10 @@ def _of_rows(root: Path, path: Path, folder: Path, columns: tuple[str, str, str 
         image, text, key = (row.get(column) if column else None for column in columns)
         for column, value in ((image_column, image), (caption_column, text), (id_column, key)):
             if column and not isinstance(value, str | int if column == id_column else str):
-                raise ValueError(f"{where} has no text {column!r}; it has {', '.join(map(str, list(row)[:8]))}")
+                if column in row:
+                    raise ValueError(f"{where} has no text in {column!r}, but {row[column]!r:.60}")
+                place = where if path.suffix.lower() in LINES else f"{path}, line 1"
+                raise ValueError(f"{place} has no {column!r}; it has {', '.join(map(str, list(row)[:8]))}")
         name = PurePosixPath(str(image)).as_posix()
         if not (caption := tidy(str(text), where)):
             left_out["blank_captions_left_out"] += 1
@@ -194,5 +197,6 @@ def _places(path: Path, folder: Path, items: Iterable[CaptionedImage]) -> dict[s
             raise ValueError(f"{path} names the image {name!r:.80}; a path inside of {folder} is needed")
         places[name] = folder / name
     if missing := [name for name, place in places.items() if isinstance(place, Path) and not place.is_file()]:
-        raise FileNotFoundError(f"{path} names {len(missing):,} images that are not in {folder}, such as {missing[0]}")
+        images = "an image that is" if len(missing) == 1 else f"{len(missing):,} images that are"
+        raise FileNotFoundError(f"{path} names {images} not in {folder}, such as {missing[0]}")
     return places

@@ -64,18 +64,19 @@ def load_scorer(
     path: str | None = None,
     revision: str | None = None,
     device: str | torch.device = "cpu",
+    option: str = "path",
 ) -> ClipScorer:
     """The CLIP that scores: open_clip's network `name` with its weights `pretrained`.
 
     `path` is a folder with open_clip_config.json and open_clip_model.safetensors, which replaces name and tag; or a
-    folder or Hub repository with the weights only. FileNotFoundError: no weights; ValueError: no such tag, or a broken
-    file.
+    folder or Hub repository with the weights only; `option` is what takes it, in messages. FileNotFoundError: no
+    weights; ValueError: no such tag, or a broken file.
     """
     import open_clip
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     folder = Path(path) if path is not None and (Path(path) / "open_clip_config.json").is_file() else None
-    loaded = load_clip(folder) if folder else load_clip_named(name, pretrained, path, revision)
+    loaded = load_clip(folder) if folder else load_clip_named(name, pretrained, path, revision, option)
     model: Any = loaded[0]
     settings = PreprocessCfg(**model.visual.preprocess_cfg)
     protocol = {

@@ -125,7 +125,12 @@ def load_extractor(
         return dinov2.load_dinov2(name, weights, device)
     if name == CMMD:
         folder = None if weights is None else str(weights)
-        return ClipFeatures(load_scorer(CMMD_CLIP, "openai", folder, device=device), CMMD)
+        return ClipFeatures(
+            load_scorer(
+                CMMD_CLIP, "openai", folder, device=device, option=f"more_features: {{{CMMD}: FOLDER}} of a suite"
+            ),
+            CMMD,
+        )
     from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
     if name not in FEATURE_EXTRACTORS_REGISTRY:

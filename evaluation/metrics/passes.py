@@ -97,7 +97,7 @@ def measure(
         files = _row_files(decoder if place == folder else replace(decoder, measure=None), place, own, key)
         decoder = replace(decoder, size=files.layout.size)
         if strict:
-            _refuse_odd(files.read("states"), images)
+            _refuse_odd(files, images)
         if _done(files) < len(images):
             sinks.append((files, own))
     if not sinks:
@@ -147,10 +147,12 @@ def _key(images: NumberedImages, networks: MetricNetworks, captions: Sequence[st
     return json.loads(json.dumps(key))
 
 
-def _refuse_odd(states: np.ndarray, images: NumberedImages) -> None:
+def _refuse_odd(files: RowFiles, images: NumberedImages) -> None:
     """ValueError if a pass that was not strict met images that a strict one refuses."""
+    states = files.read("states")
     odd = np.flatnonzero(states >= BROKEN)
     if len(odd):
+        files.check(("states",))  # a state that was changed on disk is no such image
         kind = "broken" if states[odd[0]] == BROKEN else f"not plain 8-bit RGB, but {ODD[states[odd[0]] - BROKEN - 1]}"
         count, name = f"{len(odd)} of {len(images)} images are unusual or broken", images.name(int(odd[0]))
         raise ValueError(

@@ -91,13 +91,16 @@ class RowFiles:
         dtype, shape = self.layout.columns[name]
         return np.dtype(dtype), (self.layout.count, *shape)
 
-    def check(self) -> None:
-        """Check the hash of every row that was measured. ValueError: a row is not what was written."""
+    def check(self, only: Sequence[str] | None = None) -> None:
+        """Check the hash of every row that was measured, of all files or of some. ValueError: a row is not what was
+        written."""
         if not self.layout.hashed:
             logger.warning("%s is of an earlier version, without hashes: its rows cannot be checked", self.folder)
             return
         states, hashes = self.read("states"), self.read(HASHES)
         for name, known in zip(self.layout.columns, hashes, strict=True):
+            if only is not None and name not in only:
+                continue
             rows = self.read(name)
             for index in np.flatnonzero(states if name == "states" else (states > 0) & (states != BROKEN)).tolist():
                 if _row_hash(name, index, rows[index]) != known[index]:

@@ -102,14 +102,22 @@ def _texts(
     columns: Sequence[tuple[str, Column]], rows: Rows, escaped: Callable[[str], str], bold: str, beside: str
 ) -> tuple[list[str], list[list[str]]]:
     """The head and the lines of a table for people."""
-    head = ["Model", "Setting", "Images", "NFE", *(f"{title} {column.arrow}" for title, column in columns)]
+    counted = any(point.nfe is not None for _, point, _ in rows)  # nobody knows it of other systems' images
+    head = [
+        "Model",
+        "Setting",
+        "Images",
+        *(["NFE"] * counted),
+        *(f"{title} {column.arrow}" for title, column in columns),
+    ]
     lines = []
     for model, point, cells in rows:
         numbers = []
         for cell in cells:
             text = bold.format(escaped(cell.text)) if cell.best else escaped(cell.text)
             numbers.append(text + (beside.format(escaped(cell.spread)) if cell.spread else ""))
-        known = [model, point.title, f"{point.count:,}", "–" if point.nfe is None else f"{point.nfe:g}"]
+        known = [model, point.title, f"{point.count:,}"]
+        known += ["–" if point.nfe is None else f"{point.nfe:g}"] * counted
         lines.append([*map(escaped, known), *numbers])
     return list(map(escaped, head)), lines
 

@@ -137,6 +137,7 @@ def _section(group: Sequence[Results], number: int) -> dict[str, Any]:
     table, measures = main_table(group), measure_tables(group)
     section = {"title": dataset_name(group[0]), "distance": distance_name(group[0]), "several": len(group) > 1}
     section |= {"headlines": headlines(group), "table": table, "measures": measures, "level": _level(group)}
+    section |= {"nfe": any(point.nfe is not None for results in group for point in results.points)}
     section |= {"anchor": f"protocol-{number}", "marks": any_marked([table, *measures])}
     try:
         figures = [svg(group, f"figure-{number}"), svg(group, f"narrow-{number}", narrow=True)]

@@ -71,7 +71,7 @@ def load(name: str, arguments: Mapping[str, Any] | None = None, device: str | to
 def _check_arguments(name: str, given: Mapping[str, Any]) -> None:
     parameters, hints = inspect.signature(scorers.factory(name)).parameters, get_type_hints(scorers.factory(name))
     needed = [key for key, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty]
-    if missing := [key for key in needed if key not in given]:
+    if given.keys() <= parameters.keys() and (missing := [key for key in needed if key not in given]):
         key = missing[0]
         raise ValueError(f"the scorer {name} needs {key}: in a suite, scorers: {{{name}: {{{key}: ...}}}}")
     for key, value in given.items():

@@ -50,7 +50,7 @@ def curves(axes: "Axes", figure: "Figure", several: Sequence[Results], planned: 
         style |= {"linestyle": "-" if index < len(COLOURS) else "--", "markeredgecolor": SHEET}
         lines += axes.plot([x for x, _ in at], [y for _, y in at], linewidth=1.6, markersize=6.5, **style)
         _intervals(axes, results, planned, COLOURS[index % len(COLOURS)])
-        names.append(f" {shortened(results.model, 26 if narrow else 44)} · {nfe(results)}")
+        names.append(f" {shortened(results.model, 26 if narrow else 44)}{nfe(results)}")
         values += [y for _, y in at]
     log = min(values) > 0 and max(values) > LOG_BEYOND * min(values)
     if log:
@@ -97,7 +97,7 @@ def bars(axes: "Axes", several: Sequence[Results], planned: FigurePlan, narrow: 
                 ends = point.interval(metric)
                 note = f"CLIP score {shown('clip_score', score)}" if score is not None else ""
                 once, setting = point.title == results.model, f", {shortened(point.title, 20)}"
-                name = f"{shortened(results.model, 30)}{'' if once else setting} · {nfe(results)}"
+                name = f"{shortened(results.model, 30)}{'' if once else setting}{nfe(results)}"
                 stacked = [results.model] if once else [results.model, point.title]
                 name = "\n".join(shortened(text, 16) for text in stacked) if narrow else name
                 rows.append((value, name, COLOURS[index % len(COLOURS)], note, ends))
@@ -123,10 +123,11 @@ def bars(axes: "Axes", several: Sequence[Results], planned: FigurePlan, narrow: 
 
 
 def nfe(results: Results) -> str:
-    """The network evaluations of an evaluation's points: "NFE 75", "NFE 38 to 75"."""
+    """The network evaluations of an evaluation's points, after a name: " · NFE 75", " · NFE 38 to 75"; empty if they
+    are not known, as of other systems' images."""
     values = sorted({point.nfe for point in results.points if point.nfe is not None})
     ends = dict.fromkeys([values[0], values[-1]] if values else [])
-    return f"NFE {' to '.join(f'{value:g}' for value in ends) or 'not known'}"
+    return f" · NFE {' to '.join(f'{value:g}' for value in ends)}" if ends else ""
 
 
 def _paper(axes: "Axes") -> None:

@@ -123,12 +123,14 @@ def _style() -> Iterator[None]:
 def _notes(several: Sequence[Results], planned: FigurePlan, letters: int) -> list[str]:
     """Lines below a figure, of at most so many letters."""
     count, size = several[0].suite.get("count"), several[0].suite.get("image_size")
-    rule = f"{convention(several[0])}. "
+    points = [point for results in several for point in results.points]
+    rule = f"{convention(several[0])}. " if any(point.guidance_scale is not None for point in points) else ""
     first = {"curve": f"Numbers at the points are guidance scales: {rule}", "guidance": ""}.get(planned.kind, rule)
-    lines = [f"{first}NFE: network evaluations for an image."]
-    lines[0] += f" {count:,} images at {size}²." if isinstance(count, int) and size else ""
+    known = "NFE: network evaluations for an image. " if any(point.nfe is not None for point in points) else ""
+    counted = f"{count:,} images at {size}²." if isinstance(count, int) and size else ""
+    lines = [line] if (line := f"{first}{known}{counted}".strip()) else []
     names = ("clip_score", planned.metric) if planned.kind == "curve" else (planned.metric,)
-    if any(point.interval(name) for results in several for point in results.points for name in names):
+    if any(point.interval(name) for point in points for name in names):
         level = (several[0].protocol.get("intervals") or {}).get("level")
         lines.append(f"Thin lines: {f'{level:.0%} ' if isinstance(level, float) else ''}intervals.")
     if planned.paper:

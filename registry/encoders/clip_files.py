@@ -38,7 +38,7 @@ def load_clip(folder: str | Path) -> tuple[nn.Module, Any]:
 
 
 def load_clip_named(
-    name: str, pretrained: str, path: str | None = None, revision: str | None = None
+    name: str, pretrained: str, path: str | None = None, revision: str | None = None, option: str = "path"
 ) -> tuple[nn.Module, Any]:
     """A model that open_clip knows by name and tag ("ViT-L-14", "openai"), and its tokenizer.
 
@@ -47,7 +47,8 @@ def load_clip_named(
 
     `path` is a folder with the weights, or "organisation/name" of the Hub; by default the tag's repository. An
     open_clip_config.json beside the weights replaces the settings of name and tag. `revision` is by default the one in
-    `PINNED`, if any. FileNotFoundError if the weights are missing; ValueError for an unknown tag or a broken file.
+    `PINNED`, if any; `option` is what takes a folder, in messages. FileNotFoundError if the weights are missing;
+    ValueError for an unknown tag or a broken file.
     """
     import open_clip
 
@@ -55,7 +56,7 @@ def load_clip_named(
     if pretrained not in tags:
         raise ValueError(f"open_clip has no weights {pretrained!r} of {name!r}; it has {', '.join(tags) or 'none'}")
     source, revision = clip_source(pretrained, path, revision, name)
-    folder = Path(source) if is_local(source) else _fetch(source, revision, bool(path))
+    folder = Path(source) if is_local(source) else _fetch(source, revision, bool(path), option)
     if path and (folder / CONFIG).is_file():
         return load_clip(folder)
     check_folder(folder, [WEIGHTS], "a CLIP")
@@ -77,12 +78,12 @@ def is_local(source: str) -> bool:
     return Path(source).is_dir() or not HUB_ID.fullmatch(source)
 
 
-def _fetch(repository: str, revision: str | None, with_config: bool) -> Path:
+def _fetch(repository: str, revision: str | None, with_config: bool, option: str) -> Path:
     try:
         folder = from_hub(repository, revision, [WEIGHTS, *([CONFIG, *WANTED_TOKENIZER] if with_config else [])])
         check_folder(folder, [WEIGHTS], "a CLIP")
     except OSError as error:
-        advice = f"where there is a network, download its {WEIGHTS}, and give the folder that you put it in as path"
+        advice = f"where there is a network, download its {WEIGHTS}, and give the folder that you put it in as {option}"
         raise unavailable(f"the CLIP {repository!r}", revision, error, advice) from error
     return folder
 

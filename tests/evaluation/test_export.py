@@ -49,6 +49,15 @@ def test_markdown_and_latex_escape_and_embolden(tmp_path: Path) -> None:
     assert len(columns) == rows[0].count("&") + 1
 
 
+def test_what_nobody_knows_of_other_systems_has_no_column(tmp_path: Path) -> None:
+    for name in ("t.md", "t.tex"):
+        write_table(two()[1:], tmp_path / name)
+        assert "NFE" not in (tmp_path / name).read_text()
+    columns = (tmp_path / "t.tex").read_text().splitlines()[0].rpartition("{")[2].rstrip("}")
+    assert len(columns) == (tmp_path / "t.tex").read_text().splitlines()[2].count("&") + 1
+    assert "their_set & more | 5,000 | 40.50" in (tmp_path / "t.md").read_text().replace(r"\_", "_")
+
+
 def test_what_does_not_compare_or_has_another_suffix_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a table is a file of \.csv, \.md, \.tex, got 't\.xlsx'"):
         write_table(two(), tmp_path / "t.xlsx")

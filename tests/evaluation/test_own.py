@@ -113,10 +113,12 @@ def test_several_captions_of_an_image_have_keys_of_their_own(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("file,caption\nx.png,a\n", r"c\.csv, line 2 has no text 'file_name'; it has file, caption"),
-        ("file_name,caption\nx.png\n", r"c\.csv, line 2 has no text 'caption'"),
+        ("file,caption\nx.png,a\n", r"c\.csv, line 1 has no 'file_name'; it has file, caption"),
+        ("file_name,caption\nx.png\n", r"c\.csv, line 2 has no text in 'caption', but None"),
         ("file_name,caption\nx.png,a dog, asleep\n", r"line 2 has more values than columns, such as ' asleep'; quote"),
-        ('file_name,caption\nx.png,"a\ny.png,b\n', r"c\.csv, line . is broken: unexpected end of data"),
+        ('file_name,caption\nx.png,"a\ny.png,b\n', r"c\.csv, the row that begins in line 2, is broken \(unexp.* quote"),
+        ('file_name,caption\nx.png,a\n\ny.png,"b\n', r"the row that begins in line [34], is broken"),
+        ("file_name,caption\ny.png,a\n", r"names an image that is not in .*, such as y\.png"),
         ("file_name,caption,caption\nx.png,a,b\n", "has two columns 'caption'"),
         ("file_name,caption\ny.png,a\nz.png,b\n", r"names 2 images that are not in .*, such as y\.png"),
         ("file_name,caption\n../x.png,a\n", r"names the image '\.\./x\.png'; a path inside of"),

@@ -284,6 +284,16 @@ def test_a_changed_row_makes_no_number(tmp_path: Path, pictures: InMemory, name:
         Rows.read(tmp_path)
 
 
+def test_a_changed_state_is_no_unusual_image(tmp_path: Path, pictures: InMemory) -> None:
+    without_clip(tmp_path, pictures)
+    path = tmp_path / "states.npy"
+    content = bytearray(path.read_bytes())
+    content[-3] = 5
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"states\.npy is broken: row .* was changed after it was measured"):
+        without_clip(tmp_path, pictures)
+
+
 def test_a_changed_layout_is_refused(tmp_path: Path, pictures: InMemory) -> None:
     without_clip(tmp_path, pictures)
     path = tmp_path / "pass.json"

@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -24,6 +27,7 @@ from ediffi.evaluation.datasets.toybox.dataset import Toybox
 from ediffi.evaluation.images.claim import lock
 from ediffi.evaluation.judge import SQUARE
 from ediffi.evaluation.metrics.paired import differences
+from ediffi.evaluation.metrics.rows import RowFiles
 from ediffi.evaluation.naming import dataset_name
 from ediffi.evaluation.report.stored import SELECTION, StoredEvaluation
 from ediffi.evaluation.results import Results
@@ -135,6 +139,79 @@ def test_what_was_cut_is_gone_on_with(evaluate: Evaluate, tmp_path: Path) -> Non
     (tmp_path / "cut" / "results.json").unlink()
     assert evaluate("--guidance-scale", "2", "--batch-size", 2, output="cut").points == whole.points
     assert files(tmp_path / "cut" / "guidance-2") == files(tmp_path / "out" / "guidance-2")
+
+
+KILLED = """
+import importlib, os, signal, sys
+from ediffi.cli import main
+module, holder, name, calls = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
+owner = getattr(importlib.import_module(module), holder)
+real, seen = getattr(owner, name), []
+def dying(*args, **kwargs):
+    seen.append(args)
+    if len(seen) == calls:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*args, **kwargs)
+setattr(owner, name, dying)
+main(sys.argv[5:])
+"""
+
+
+PAINTING = ("ediffi.evaluation.images.numbered", "ImageFolder", "write", 2)
+MEASURING = ("ediffi.evaluation.metrics.rows", "RowFiles", "write", 10)  # the second block, after the reference's two
+FINISHED = ("ediffi.evaluation.results", "Results", "write", 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("moment", "kept"),
+    [
+        (PAINTING, {"painted": 2}),
+        (MEASURING, {"painted": 40, "measured": 32}),
+        (FINISHED, {"painted": 40, "measured": 40}),
+    ],
+    ids=["while it paints", "while it measures", "before the results"],
+)
+def test_a_killed_evaluation_loses_nothing_and_measures_nothing_twice(
+    evaluate: Evaluate,
+    model_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    moment: tuple[object, ...],
+    kept: Mapping[str, int],
+) -> None:
+    count = 40 if len(kept) > 1 else 6
+    own = [
+        "--guidance-scale",
+        2,
+        "--num-inference-steps",
+        2,
+        "--batch-size",
+        20 if count == 40 else 2,
+        "--count",
+        count,
+    ]
+    places = ["--output", tmp_path / "cut", "--cache", tmp_path / "reference", "--model", model_folder]
+    command = [sys.executable, "-c", KILLED, *moment, "evaluate", *own, *places]
+    assert subprocess.run(list(map(str, command)), capture_output=True).returncode == -signal.SIGKILL
+    assert len(list((tmp_path / "cut" / "guidance-2").glob("*.png"))) == kept["painted"]
+    assert not (tmp_path / "cut" / "results.json").exists()
+    made, measured = [], []  # the reference's rows among them, which were finished before
+    paint, write = CascadeGenerator.__call__, RowFiles.write
+    monkeypatch.setattr(CascadeGenerator, "__call__", lambda self, p, k: made.append(len(p)) or paint(self, p, k))
+
+    def counted(self: RowFiles, name: str, start: int, mask: np.ndarray, rows: np.ndarray) -> None:
+        measured.extend([len(mask)] if name == "states" else [])
+        write(self, name, start, mask, rows)
+
+    monkeypatch.setattr(RowFiles, "write", counted)
+    found = evaluate(*own, output="cut")
+    assert sum(made) == count - kept["painted"]
+    assert sum(measured) == count - kept.get("measured", 0)
+    monkeypatch.undo()
+    whole = evaluate(*own, output="whole")
+    assert found.points == whole.points
+    assert files(tmp_path / "cut" / "guidance-2") == files(tmp_path / "whole" / "guidance-2")
 
 
 def test_two_runs_never_share_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -428,10 +505,16 @@ def test_odd_pictures_are_converted_and_counted_if_asked(evaluate: Evaluate, tmp
         (["--count", "9999999"], 1, "count is 9999999"),
         (["--suite", "coco2014-fid30k", "--root", "nowhere"], 1, "nowhere"),
         (["--clip", "nowhere/at/all"], 1, "nowhere"),
+        (
+            ["--clip", "nowhere/here", "--more-features", "clip-l14-336"],
+            1,
+            "in as --clip (in a suite, clip: {path: FOLDER})",
+        ),
+        (["--scorers", "vqascore"], 1, "the scorer vqascore needs path"),
         (["--feature-extractor", "inceptoin"], 1, "no feature extractor 'inceptoin'"),
         (["--images", "a", "--model", "toybox"], 2, "not both"),
         (["--model", "nowhere"], 1, "nowhere"),
-        (["--scorers", "pikscore"], 1, "no scorer named 'pikscore'; did you mean pickscore?"),
+        (["--scorers", "pikscore"], 1, "no scorer named 'pikscore'; did you mean pickscore"),
         (["--more-features", "clip"], 1, "more_features must be others than 'clip' and 'clip'"),
     ],
 )
