@@ -9,6 +9,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from ediffi.io import plain_json
 from ediffi.io.files import replace
 
 FORMAT = "ediffi-evaluation-1"
@@ -102,7 +103,7 @@ class Results:
         if not path.is_file():
             raise FileNotFoundError(f"no {FILE} in {folder}; `ediffi evaluate` writes it")
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = plain_json.read(path)
             if not isinstance(content, dict) or content.get("format") != FORMAT:
                 found = content.get("format") if isinstance(content, dict) else None
                 raise ValueError(f"it has the format {found!r}, and this version reads {FORMAT!r}")
@@ -112,7 +113,7 @@ class Results:
             if not (isinstance(model, str) and isinstance(suite, dict) and isinstance(protocol, dict)):
                 raise ValueError("model must be a text, and suite and protocol objects")
             return cls(model, suite, protocol, [_point(point) for point in content["points"]])
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{path} holds no results: {error}") from None
 
 

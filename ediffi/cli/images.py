@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from ediffi.pipeline.cascade import Cascade
     from ediffi.pipeline.options import SamplingOptions
 
+MOST = 100_000_000
+"""Images of a run over a file of prompts."""
 Residency = Literal["resident", "stream"]
 
 
@@ -101,7 +103,10 @@ def sample(
         _to_files(str(prompt), output or Path("out.png"), num_images, options, load)
         return
     # The images of a prompt are neighbours: image k of a run is that of prompt k // num_images.
-    texts = [text for text in read_prompts(prompts) for _ in range(num_images)]
+    lines = read_prompts(prompts)
+    if num_images * len(lines) > MOST:
+        raise UsageError(f"{len(lines)} prompts with {num_images} images each are more than {MOST} images")
+    texts = [text for text in lines for _ in range(num_images)]
     store = open_store(output or Path(prompts.stem), len(texts), shard_size)
     store.unit(batch_size)  # before any process is started: batches must fill a shard
     context = launch(device, devices, num_nodes)

@@ -7,6 +7,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ def run(command: Command, argv: Sequence[str], name: str) -> int:
     for key in bound.signature.parameters:
         value = values[key]
         bound.arguments[key] = [value] if _item(hints[key]) and not isinstance(value, list | None) else value
+        if isinstance(value, Path) and key != "output" and value.exists() and not (value.is_file() or value.is_dir()):
+            raise UsageError(f"{value} is neither a file nor a folder, but a pipe or a device, which may have no end")
     if isinstance(model := bound.arguments.get("model"), str):
         from ediffi.hub import finding
 
@@ -102,7 +105,7 @@ def run_recipe(
     """
     from jsonargparse import ArgumentError
 
-    from ediffi.io.recipes import one_sentence, recipe_parser
+    from ediffi.io.recipes import building, one_sentence, recipe_parser
 
     parser = recipe_parser(prog=f"ediffi {name}", description=text)
     parser.add_argument("--config", action="config", help="a recipe")
@@ -114,7 +117,8 @@ def run_recipe(
             name = next(filter(None, wrong.groups()))
             raise unknown("setting", name, _settings(function) - (skip or set()) | {"config", "help"}) from None
         raise UsageError(one_sentence(error)) from None
-    arguments = parser.instantiate(values).as_dict()
+    with building():
+        arguments = parser.instantiate(values).as_dict()
     arguments.pop("config")
     return function(**arguments)
 

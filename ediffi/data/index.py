@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ediffi.io import urls
+from ediffi.io import plain_json, urls
 
 INDEX = "index.json"
 FORMAT = "ediffi-shards-1"
@@ -176,8 +176,8 @@ def _has_index(folder: str) -> bool:
     """Whether an index of ours is in a folder; other programs write files of that name too."""
     url = urls.join(folder, INDEX)
     try:
-        return bool(urls.exists(url) and json.loads(urls.read_bytes(url))["format"] == FORMAT)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return bool(urls.exists(url) and plain_json.loads(urls.read_bytes(url))["format"] == FORMAT)
+    except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
@@ -219,7 +219,7 @@ class _Content(BaseModel):
 
 def _parsed(data: bytes, folder: str, url: str) -> Index:
     try:
-        read, content = _Content.model_validate_json(data), json.loads(data)
+        read, content = _Content.model_validate_json(data), plain_json.loads(data)
         encoders = {
             source: {"name": encoder} if isinstance(encoder, str) else encoder
             for source, encoder in content.get("encoders", {}).items()
@@ -233,7 +233,7 @@ def _parsed(data: bytes, folder: str, url: str) -> Index:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
         raise ValueError(f"{urls.redact(url)} is not an index of shards: {place or 'it'}: {first['msg']}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f"{urls.redact(url)} is not an index of shards: {error}") from None
 
 

@@ -167,6 +167,8 @@ class ShardData(L.LightningDataModule):
         if overfit := self.trainer.overfit_batches:  # type: ignore[attr-defined]
             ways = "train on shards of so few samples instead"
             raise ValueError(f"trainer.overfit_batches {overfit}: a run never shows a batch again, so {ways}")
+        if self.trainer.check_val_every_n_epoch == 0:
+            raise ValueError("trainer.check_val_every_n_epoch must be at least 1, or null, got 0")
         limit, accumulated = self.trainer.limit_train_batches, self.trainer.accumulate_grad_batches
         if isinstance(limit, int) and limit % accumulated:
             made = f"accumulate_grad_batches {accumulated} batches make a step"

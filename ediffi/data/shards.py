@@ -26,7 +26,7 @@ from ediffi.data.image_facts import ImageFacts, image_bytes, side_of
 from ediffi.data.index import INDEX, Shard, write_index
 from ediffi.data.tar import IMAGES, RawSample, Tally, read_samples
 from ediffi.diffusion.weights import extremes
-from ediffi.io import files, images, urls
+from ediffi.io import files, images, plain_json, urls
 from ediffi.io.image_input import read_image
 from ediffi.registry.types import Embedding
 
@@ -189,8 +189,8 @@ def embeddings_of(
 def metadata_of(raw: Mapping[str, Any]) -> dict[str, Any]:
     """The metadata of a sample, plain JSON; raises as `decode`."""
     try:
-        content = json.loads(raw.get("json", b"{}"))
-    except (ValueError, RecursionError) as error:
+        content = plain_json.loads(raw.get("json", b"{}"))
+    except ValueError as error:
         raise ValueError(f"the metadata of sample {raw['__key__']!r} are not JSON: {error}") from None
     if not isinstance(content, dict):
         raise ValueError(f"the metadata of sample {raw['__key__']!r} are not a JSON object")

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ediffi.io import png
+from ediffi.io import plain_json, png
 from ediffi.io.image_input import ImageInput, read_mask, read_rgba
 from ediffi.io.images import Color
 from ediffi.io.numbers import check_number
@@ -87,7 +87,7 @@ def read_layout(path: Path) -> list[Region]:
         ValueError: a part of the layout is wrong; the message names it.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = plain_json.read(path)
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
     if isinstance(content, dict) and content.keys() == {"color_map_image", "color_context"}:

@@ -1,5 +1,6 @@
 """Devices and number formats: where `device`, `dtype` and `compile` are checked, whoever names them."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -47,6 +48,14 @@ def find_dtype(dtype: "str | torch.dtype", device: "torch.device") -> "torch.dty
         raise ValueError("dtype float16 needs a GPU: on a CPU it is slow and overflows; take bfloat16 or float32")
     found: torch.dtype = getattr(torch, name)
     return found
+
+
+def check_processes(count: int, device: str) -> None:
+    """ValueError if more processes than this machine can run at once are asked for on its CPU; of GPUs, whoever starts
+    the processes counts them."""
+    most = max(16, 2 * (os.cpu_count() or 1))
+    if device == "cpu" and count > most:
+        raise ValueError(f"{count} processes on this machine's CPU are too many: at most {most}")
 
 
 @cache

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from ediffi.io.devices import find_device
+from ediffi.io.devices import check_processes, find_device
 
 T = TypeVar("T")
 
@@ -68,7 +68,9 @@ def launch(device: str = "auto", devices: int = 1, num_nodes: int = 1) -> Distri
     if ":" in device:
         many = f"{devices * num_nodes} processes"
         raise ValueError(f"{many} need a device without a number, such as cuda, got {device!r}")
-    return _join(str(find_device(device)), devices, num_nodes, torchrun)
+    found_device = find_device(device)
+    check_processes(devices, found_device.type)
+    return _join(str(found_device), devices, num_nodes, torchrun)
 
 
 def _join(device: str, devices: int, num_nodes: int, torchrun: bool) -> DistributedContext:

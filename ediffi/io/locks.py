@@ -15,7 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ediffi.io import files
+from ediffi.io import files, plain_json
 
 HOST = socket.gethostname()
 
@@ -59,7 +59,7 @@ def try_hold(lock: Path, wait: bool = False) -> Iterator[bool]:
 def holder(lock: Path) -> str:
     """The process that holds a lock, in words."""
     with suppress(OSError, ValueError, KeyError, TypeError):
-        note = json.loads(note_of(lock).read_bytes())
+        note = plain_json.loads(note_of(lock).read_bytes())
         return f"process {note['pid']} on {note['host']} since {note['since']}"
     return "another process"
 
@@ -85,7 +85,7 @@ def _acquired(file: FileLock, timeout: float) -> bool:
 def _is_alive(note: Path) -> bool:
     """Whether the process that a note names runs on this machine."""
     try:
-        known = json.loads(note.read_bytes())
+        known = plain_json.loads(note.read_bytes())
         if here := known["host"] == HOST:
             os.kill(known["pid"], 0)  # signal 0 does nothing, and fails if there is no such process
         return bool(here)

@@ -15,6 +15,7 @@ from ediffi.io import files
 from ediffi.io.images import open_image
 from ediffi.io.prompt_files import parse_json
 
+MAX_FILES = 100_000
 SETTINGS = "ediffi"  # key of the PNG text field that holds the settings
 INPUTS = "ediffi-inputs"  # and of the one that holds the images that it was made from
 DATA_URL = "data:image/png;base64,"
@@ -94,9 +95,9 @@ def check_writable(path: Path) -> None:
 
 def numbered(output: Path, count: int) -> list[Path]:
     """`out.png` for one image, `out-0.png`, `out-1.png`, ... for several; checked to be writable. ValueError: `count`
-    is below 1, or `output` does not end in .png."""
-    if count < 1:
-        raise ValueError(f"the number of images must be at least 1, got {count}")
+    is not in 1 to `MAX_FILES`, or `output` does not end in .png."""
+    if not 1 <= count <= MAX_FILES:
+        raise ValueError(f"the number of images must be from 1 to {MAX_FILES}, got {count}")
     if output.suffix.lower() != ".png":
         raise ValueError(f"the output must end in .png, got {str(output)!r}")
     if output.is_dir():

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from ediffi.io import plain_json
+
 JSON = (".json", ".jsonl", ".ndjson")
 TABLES = (".csv", ".tsv")
 FIELDS = {"prompt", "caption"}
@@ -72,8 +74,8 @@ def read_rows(path: Path) -> list[tuple[str, Any]]:
 def _json_rows(path: Path, text: str, must: bool) -> list[tuple[str, Any]] | None:
     """The rows of JSON, or of JSON lines; None if it is neither and need not be."""
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        content = plain_json.loads(text)
+    except ValueError as error:
         problem = error
     else:
         if isinstance(content, list):
@@ -117,8 +119,8 @@ def _table(path: Path, text: str, columns: list[str], delimiter: str) -> list[tu
 def parse_json(text: str, where: str) -> Any:
     """The value of a JSON text, else a ValueError that begins with `where`."""
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
+        return plain_json.loads(text)
+    except ValueError as error:
         raise ValueError(f"{where}: broken JSON: {error}") from None
 
 

@@ -9,9 +9,11 @@ import inspect
 import os
 import pkgutil
 import re
+import traceback
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from ediffi.io import plain_yaml
 
@@ -59,29 +61,60 @@ def one_sentence(error: Exception) -> str:
     return " ".join(DENIED.sub(rf"a recipe may not import '\1': {allowed}", " ".join(str(error).split())).split())
 
 
-def check_classes(settings: Mapping[str, Any]) -> None:
-    """ValueError for a setting that names a function of `LIBRARIES`; to call before anything is built.
+@contextmanager
+def building() -> Iterator[None]:
+    """Errors in a library's classes, which take other arguments than a recipe gives them, as a ValueError. Errors in
+    other code are bugs, ours or the user's, and show their stack trace."""
+    try:
+        yield
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError) as error:
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        place = str(frame.f_globals.get("__name__"))
+        if place.partition(".")[0] not in (*LIBRARIES, "jsonargparse"):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"a setting of the recipe does not fit its class: {type(error).__name__}: {reason}") from error
 
-    jsonargparse takes any function where an optimiser or a schedule is expected, and calls it.
+
+def check_classes(settings: Mapping[str, Any]) -> None:
+    """ValueError for a setting that names a function of `LIBRARIES`, or is null where its class takes no None; to call
+    before anything is built.
+
+    jsonargparse takes any function where an optimiser or a schedule is expected, and calls it; and null for anything.
     """
-    for name, value in _named(settings, ""):
+    for name, value, arguments in _named(settings, ""):
         if isinstance(value, str) and value.partition(".")[0] not in ("ediffi", *LIBRARIES):
             continue  # packages that the user trusts
         found = pkgutil.resolve_name(value) if isinstance(value, str) else value
         package = str(getattr(found, "__module__", "")).partition(".")[0]
         if not inspect.isclass(found) and package in LIBRARIES:
             raise ValueError(f"{name} must name a class, got the function {found.__module__}.{found.__name__}")
+        check_given(name, found, arguments)
 
 
-def _named(content: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """What settings name, by dotted name: values of `class_path`, and functions."""
+def check_given(name: str, factory: Any, arguments: Any) -> None:
+    """ValueError unless the settings of a class or factory are arguments by name, null only where it takes None."""
+    if not isinstance(arguments, Mapping):
+        raise ValueError(f"{name} must be settings by name, got {str(arguments)[:60]!r}")
+    try:
+        hints = get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+    except (NameError, TypeError, AttributeError):  # names that only type checkers import
+        return
+    for key in [key for key, value in arguments.items() if value is None and key in hints]:
+        default = inspect.signature(factory).parameters[key].default
+        if default is not None and hints[key] is not Any and type(None) not in get_args(hints[key]):
+            raise ValueError(f"{name}.{key} must have a value, got null")
+
+
+def _named(content: Any, name: str) -> Iterator[tuple[str, Any, Any]]:
+    """What settings name, by dotted name: values of `class_path` with their arguments, and functions."""
     if isinstance(content, Mapping):
         if isinstance(content.get("class_path"), str):
-            yield name, content["class_path"]
+            yield name, content["class_path"], content.get("init_args") or {}
         for key, value in content.items():
             yield from _named(value, f"{name}.{key}" if name else str(key))
     elif isinstance(content, list | tuple):
         for index, value in enumerate(content):
             yield from _named(value, f"{name}.{index}")
     elif inspect.isroutine(content):
-        yield name, content
+        yield name, content, {}

@@ -1,5 +1,6 @@
 """Reading that is tried again: a network file system or a store may fail for a moment, in the middle of a long run."""
 
+import errno
 import io
 import logging
 import time
@@ -10,7 +11,8 @@ from typing import Any, TypeVar
 PAUSES = (1.0, 4.0, 15.0)
 """Seconds before each further try."""
 LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
-"""Errors that waiting does not mend."""
+NUMBERS = (errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO)
+"""Errors that waiting does not mend: by class, and by number where they have none."""
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -25,6 +27,8 @@ def retried(action: Callable[[], T], name: str) -> T:
         except LASTING:
             raise
         except OSError as error:
+            if error.errno in NUMBERS:
+                raise
             told = str(error) if name in str(error) else f"{name}: {error.strerror or error}"
             logger.warning("%s; trying again in %g s", told, pause)
             time.sleep(pause)

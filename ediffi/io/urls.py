@@ -201,6 +201,8 @@ def _put(path: Path, url: str) -> None:
 def _open(url: str) -> Any:
     """The file, without a buffer."""
     if not is_remote(url):
+        if Path(url).exists() and not Path(url).is_file():  # a pipe or a device may have no end
+            raise IsADirectoryError(f"{url} is a folder, a pipe or a device, and no file")
         return open(url, "rb", buffering=0)
     system, path = _file_system(url)
     return system.open(path, "rb")

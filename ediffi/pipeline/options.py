@@ -31,6 +31,8 @@ PER_PROMPT = ("negative_prompt", "style", "switch", "edit", "low_res")
 """The options that may have one value for each prompt; `paint` may have one layout for each."""
 INPUTS = ("style", "paint", "edit", "low_res", "noise")
 """The options that hold images, masks or noise."""
+MAX_IMAGES = 100_000
+"""Images of a prompt in one call."""
 Guidance = float | Callable[[float], float] | Sequence[Sequence[float]]
 """w, a function of sigma, or pairs (sigma, w), see `GuidanceSchedule`."""
 
@@ -108,7 +110,8 @@ class SamplingOptions:
         for prompt in _listed(self.negative_prompt):
             if prompt is not None:
                 parse(prompt)
-        check_number("num_images_per_prompt", self.num_images_per_prompt, lambda n: n >= 1, "at least 1", int)
+        count = self.num_images_per_prompt
+        check_number("num_images_per_prompt", count, lambda n: 1 <= n <= MAX_IMAGES, f"from 1 to {MAX_IMAGES}", int)
         check_number("first_index", self.first_index, lambda n: n >= 0, "at least 0", int)
         object.__setattr__(self, "seed", secrets.randbits(32) if self.seed is None else self.seed)
         for seed in _listed(self.seed):

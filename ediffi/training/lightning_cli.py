@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from ediffi.data.module import ShardData
 from ediffi.io import recipes
+from ediffi.io.devices import check_processes, find_device
 from ediffi.training import class_paths, resume
 from ediffi.training.callbacks.preemption import PreemptionCheckpoint
 from ediffi.training.callbacks.run_directory import RunDirectory
@@ -30,15 +31,24 @@ class ModuleCLI(LightningCLI):
     """Logs to the run directory, shows progress, and resumes a run that has started."""
 
     def before_instantiate_classes(self) -> None:
-        """Refuse functions of libraries in the place of classes, and the groups that LightningCLI adds to ours."""
+        """Refuse functions of libraries in the place of classes, the groups that LightningCLI adds to ours, and more
+        processes than the machine can run."""
         for name in ("optimizer", "lr_scheduler"):
             if self.config[str(self.subcommand)].get(name):
                 raise ValueError(f"--{name} would replace model.{name} and its schedule: set model.{name}")
-        recipes.check_classes(self.config[str(self.subcommand)].as_dict())
+        settings = self.config[str(self.subcommand)].as_dict()
+        recipes.check_classes(settings)
+        groups = {"trainer": self.trainer_class, "data": self.datamodule_class, "model": self.model_class}
+        for name, factory in groups.items():
+            recipes.check_given(name, factory, settings[name])
+        devices, accelerator = (str(settings["trainer"].get(name)) for name in ("devices", "accelerator"))
+        if devices.isdecimal() and "cpu" in (accelerator, find_device().type):
+            check_processes(int(devices), "cpu")
 
     def instantiate_classes(self) -> None:
         """Give module and data the seed of the run, `seed_everything`, unless the recipe gives them their own."""
-        super().instantiate_classes()
+        with recipes.building():
+            super().instantiate_classes()
         for part in (self.model, self.datamodule):
             if getattr(part, "seed", 0) is None:
                 part.seed = self.config[str(self.subcommand)].seed_everything or 0

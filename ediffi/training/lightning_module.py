@@ -18,6 +18,7 @@ from ediffi.data.stream import Batch
 from ediffi.diffusion.low_res import LowResolution
 from ediffi.diffusion.noise import ROOT, Complement, Interval, LogNormal, NoiseInterval
 from ediffi.hub.config import Part
+from ediffi.io.recipes import building
 from ediffi.pipeline.stage import Sampling
 from ediffi.registry.denoisers.precondition import Preconditioned
 from ediffi.registry.random import Philox, randn
@@ -145,7 +146,8 @@ class DiffusionStage(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser, and its schedule in steps."""
-        return in_steps(self._optimizer(self.parameters()), self._lr_scheduler, self.trainer.max_steps)
+        with building():
+            return in_steps(self._optimizer(self.parameters()), self._lr_scheduler, self.trainer.max_steps)
 
     def configure_callbacks(self) -> list[L.Callback]:
         """Add `OptimizerSettings`, and `SkipNonFinite` with its defaults unless the recipe has one."""

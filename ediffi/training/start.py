@@ -1,7 +1,6 @@
 """The first weights of a run: random, or those of a parent, trained whole or with an adapter."""
 
 import copy
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import safetensors
 
 from ediffi.diffusion.noise import NoiseInterval, contains, interval_from
 from ediffi.diffusion.weights import load_weights
+from ediffi.io import plain_json
 from ediffi.pipeline.checkpoint import load_expert
 from ediffi.registry import denoisers
 from ediffi.registry.denoisers.precondition import Preconditioned
@@ -110,7 +110,7 @@ def _recorded_interval(path: Path) -> NoiseInterval | None:
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file ({error}); ediffi convert makes one of others") from None
     try:
-        record = json.loads(metadata)
+        record = plain_json.loads(metadata)
         return interval_from(record["interval"]) if "interval" in record else None
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} records a broken noise interval: {error}") from None

@@ -1,7 +1,6 @@
 """Lay images out in the folders that the benchmarks' scripts read; an image file of the right format stays as it is."""
 
 import filecmp
-import json
 import os
 import shutil
 from collections import Counter, defaultdict, deque
@@ -15,7 +14,7 @@ from ediffi.evaluation.images import claim, stamp
 from ediffi.evaluation.images.found import find_images
 from ediffi.evaluation.images.members import SUFFIXES
 from ediffi.evaluation.images.numbered import INDEX, ImageFolder, ImageShards, NumberedImages
-from ediffi.io import files
+from ediffi.io import files, plain_json
 from ediffi.io.images import oddity, rgb
 from ediffi.io.progress import Progress
 from ediffi.io.prompt_files import literal
@@ -105,8 +104,8 @@ def _recorded_prompts(run: Path) -> list[str] | None:
     if not run.exists():
         return None
     try:
-        content = json.loads(run.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        content = plain_json.read(run)
+    except ValueError as error:
         raise ValueError(f"{run} is broken, so the prompts of the images are unknown: {error}") from None
     if not isinstance(content, dict) or content.get("format") != claim.FORMAT:
         return None

@@ -5,7 +5,6 @@ with `captions` the folder has that file, a table (.csv, .tsv), JSON lines (.jso
 (.json); else each image has a text file of its name (`cat.jpg`, `cat.txt`), in any folder below.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from ediffi.evaluation.datasets.annotations import entries, read_json, tidy
 from ediffi.evaluation.datasets.captioned import CaptionedImage
 from ediffi.evaluation.datasets.coco import captioned, photographs
 from ediffi.evaluation.images.members import Member, is_image, members_of, samples
-from ediffi.io import files, prompt_files
+from ediffi.io import files, plain_json, prompt_files
 from ediffi.io.images import open_image, rgb, square
 from ediffi.io.tables import LINES, read_table
 
@@ -133,7 +132,7 @@ def _text(key: str, sample: Mapping[str, Member]) -> str | None:
     try:
         if "txt" in sample:
             return sample["txt"].read().decode()
-        known = json.loads(sample["json"].read()) if "json" in sample else {}
+        known = plain_json.loads(sample["json"].read()) if "json" in sample else {}
     except ValueError as error:
         raise ValueError(f"the caption of sample {key!r} cannot be read: {error}") from None
     text = known.get("caption") if isinstance(known, dict) else None

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ediffi.io import files, locks
+from ediffi.io import files, locks, plain_json
 
 RUN = "run.json"
 FORMAT = "ediffi-run-1"
@@ -89,7 +89,7 @@ def _wait_for(lock: Path, deadline: float) -> None:
 def _read(path: Path) -> Any:
     """The settings in a `run.json`."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = plain_json.read(path)
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise ValueError(f"it is not of the format {FORMAT!r}")
         if settings_hash(content["settings"]) != content["sha256"]:

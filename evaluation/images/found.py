@@ -1,6 +1,5 @@
 """Images that another system made: which file of a folder, or member of a shard, belongs to which caption."""
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -9,6 +8,7 @@ from typing import Literal
 
 from ediffi.evaluation.images.members import TarImages, is_image, members_of, split
 from ediffi.evaluation.images.numbered import FORMAT, INDEX, ImageFolder, ImageShards, NumberedImages
+from ediffi.io import plain_json
 
 Match = Literal["name", "index", "key", "order"]
 """How files are matched to captions: by number or id, whichever fits; by one of them; or by the order of names."""
@@ -58,7 +58,7 @@ def _has_own_shards(place: Path) -> bool:
     if not (place / INDEX).is_file():
         return False
     try:
-        found = json.loads((place / INDEX).read_text(encoding="utf-8")).get("format")
+        found = plain_json.read(place / INDEX).get("format")
     except (ValueError, AttributeError):
         return True
     return not str(found).startswith("ediffi-") or str(found).rpartition("-")[0] == FORMAT.rpartition("-")[0]

@@ -17,7 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 from PIL import Image
 
 from ediffi.evaluation.images import stamp
-from ediffi.io import files
+from ediffi.io import files, plain_json
 from ediffi.io.images import BadImageError, open_image
 
 FORMAT = "ediffi-pictures-1"
@@ -126,7 +126,7 @@ class ImageShards:
         """The shards that a folder's index lists. ValueError: it is broken, or a shard is missing or not whole."""
         path = folder / INDEX
         try:
-            index = json.loads(path.read_text(encoding="utf-8"))
+            index = plain_json.read(path)
             if index["format"] != FORMAT:
                 raise ValueError(f"it has the format {index['format']!r}, and this version reads {FORMAT!r}")
             shards = cls(folder, int(index["count"]), int(index["shard_size"]), first)
@@ -158,7 +158,7 @@ class ImageShards:
         ValueError: a shard is not the one that the index lists.
         """
         digest = files.sha256(self.folder / INDEX)
-        for row in json.loads((self.folder / INDEX).read_text(encoding="utf-8"))["shards"]:
+        for row in plain_json.read(self.folder / INDEX)["shards"]:
             if files.sha256(self.folder / row["file"]) != row["sha256"]:
                 raise ValueError(f"{self.folder / row['file']} was changed: it has another sha256 than {INDEX} says")
         part = hashlib.sha256(f"{digest}:{len(self)}".encode()).hexdigest()

@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from ediffi.io import plain_json
 from ediffi.io.images import BadImageError
 
 FIELD = "picture"
@@ -55,7 +56,7 @@ def stamp_of(source: Path | bytes, name: str | None = None) -> Stamp | None:
     except (OSError, SyntaxError, ValueError) as error:  # PIL raises these at truncated or damaged files
         raise BadImageError(f"{name or str(source)[:80]} is a broken image: {error}") from None
     try:
-        fields = json.loads(text or "")
+        fields = plain_json.loads(text or "")
         return Stamp(int(fields["index"]), str(fields["settings"]))
     except (ValueError, TypeError, KeyError):
         return None

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ediffi.evaluation.metrics.intervals import LEVEL, Difference, Measure, difference
+from ediffi.io import plain_json
 from ediffi.io.files import replacing
 
 FILE = "influences.safetensors"
@@ -55,7 +56,7 @@ def read(folder: Path) -> tuple[dict[str, Measure], np.ndarray, str]:
             tensors, captions = {name: file.get_tensor(name) for name in file.keys()}, metadata["captions"]  # noqa: SIM118
             if metadata["format"] == FORMAT and metadata["sha256"] != _hash(captions, metadata["values"], tensors):
                 raise ValueError("it was changed")
-            values = json.loads(metadata["values"])
+            values = plain_json.loads(metadata["values"])
             measures = {name: Measure(float(value), tensors[name]) for name, value in values.items()}
             return measures, tensors[UNITS], captions
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -23,6 +23,7 @@ from ediffi.evaluation.metrics.features import FeatureExtractor
 from ediffi.evaluation.metrics.manifold import radii_of
 from ediffi.evaluation.metrics.passes import MetricNetworks, measure
 from ediffi.evaluation.metrics.rows import Rows
+from ediffi.io import plain_json
 from ediffi.io.distributed import DistributedContext
 from ediffi.io.files import replace, replacing, sha256
 
@@ -127,7 +128,7 @@ def read_reference(folder: Path, key: Mapping[str, Any]) -> ReferenceStatistics:
         values = {"format": FORMAT, "key": dict(key), "count": len(rows), "files": hashes}
         replace(note, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
     try:
-        content = json.loads(note.read_text(encoding="utf-8"))
+        content = plain_json.read(note)
         if content["format"] != FORMAT:
             raise ValueError(f"its format is not {FORMAT}")
         found, files, count = content["key"], dict(content["files"]), int(content["count"])

@@ -27,6 +27,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from ediffi.evaluation.metrics.frechet import Moments
+from ediffi.io import plain_json
 
 FORMAT = "ediffi-pass-2"
 UNHASHED = "ediffi-pass-1"
@@ -179,7 +180,7 @@ def read_layout(folder: Path) -> PassLayout | None:
     if not (path := folder / FILE).is_file():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = plain_json.read(path)
         if content["format"] == UNHASHED:
             content["hashed"] = False
         elif content["format"] != FORMAT:

@@ -18,7 +18,7 @@ from ediffi.evaluation.naming import metric_name
 from ediffi.evaluation.report.gallery import ReportSample, headline_point
 from ediffi.evaluation.report.verdict import verdict
 from ediffi.evaluation.results import Point, Results
-from ediffi.io import files
+from ediffi.io import files, plain_json
 from ediffi.io.images import rgb, square
 
 SELECTION: Final = "selection.jsonl"
@@ -56,11 +56,11 @@ class StoredEvaluation:
         if not path.is_file():
             return []
         try:
-            found = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+            found = [plain_json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
             if not all(isinstance(one[name], str) for one in found for name in ("key", "caption")):
                 raise ValueError("a key or a caption is not a text")
             return found
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{path} is broken ({error!r}); the same `ediffi evaluate` command writes it") from None
 
     def scores(self, point: Point) -> dict[str, np.ndarray]:
@@ -89,9 +89,9 @@ class StoredEvaluation:
         if not path.is_file():
             raise FileNotFoundError(f"no {PLACES} in {self.folder}; the same `ediffi evaluate` command writes it")
         try:
-            known = json.loads(path.read_text(encoding="utf-8"))
+            known = plain_json.read(path)
             place, match = self.folder / known["places"][point.name], known["match"]
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{path} is broken ({error!r}); the same `ediffi evaluate` command writes it") from None
         return find_images(place, [one["key"] for one in self.captions], match)
 

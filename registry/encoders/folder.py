@@ -1,9 +1,9 @@
 """Model folders, checked before a library opens them, so that an error is one clear sentence."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from ediffi.io import plain_json
 from ediffi.io.hub_client import download
 
 WANTED_TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
@@ -37,7 +37,7 @@ def check_folder(folder: Path, files: Iterable[str], what: str) -> None:
 def read_json(path: Path) -> dict[str, object]:
     """The object in a JSON file; ValueError names the file if there is none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = plain_json.read(path)
     except ValueError as error:
         raise ValueError(f"{str(path)!r} is not valid JSON ({error}): write or download it again") from error
     if not isinstance(content, dict):

@@ -123,6 +123,7 @@ class Worker:
         self.pid = os.fork()
         self.left = RENEWED
         if self.pid == 0:
+            self.ours.close()  # so that it ends with its parent
             os.setpgid(0, 0)
             with suppress(EOFError):
                 while True:

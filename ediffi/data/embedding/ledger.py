@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ediffi.data.index import INDEX, write_index
-from ediffi.io import urls
+from ediffi.io import plain_json, urls
 from ediffi.io.locks import try_hold
 
 RECORDS = ".embedding"
@@ -31,7 +31,7 @@ class Ledger:
         self._has_locks = not urls.is_remote(self.folder)
         self._records: dict[int, dict[str, Any]] = {}
         if self.is_complete:
-            self._compare(json.loads(urls.read_bytes(self.place(INDEX))).get("request"))
+            self._compare(plain_json.loads(urls.read_bytes(self.place(INDEX))).get("request"))
         elif urls.exists(self._record(REQUEST)):
             self._claim()
         elif not urls.names(self._records_folder) and any(name.endswith(".tar") for name in urls.names(self.folder)):
@@ -91,7 +91,7 @@ class Ledger:
     def is_recorded(self, number: int) -> bool:
         """Whether a shard has a record; one whose shard is gone, or has another size, does not count."""
         try:
-            entry = json.loads(urls.read_bytes(self._record(f"{number:05d}.json")))
+            entry = plain_json.loads(urls.read_bytes(self._record(f"{number:05d}.json")))
             if urls.size(self.place(entry["file"])) == entry["bytes"]:
                 self._records[number] = entry
         except (FileNotFoundError, NotADirectoryError):
@@ -115,7 +115,7 @@ class Ledger:
         path = self._record(REQUEST)
         if not urls.exists(path):
             urls.write_bytes(path, json.dumps(self.request, indent=1, ensure_ascii=False))
-        self._compare(json.loads(urls.read_bytes(path)))
+        self._compare(plain_json.loads(urls.read_bytes(path)))
 
     def _compare(self, found: Any) -> None:
         found = found or {}

@@ -27,7 +27,7 @@ from ediffi.data.tar import RawSample, Tally, read_samples
 from ediffi.io import urls
 from ediffi.io.distributed import DistributedContext
 from ediffi.io.progress import Progress
-from ediffi.io.recipes import one_sentence, recipe_parser
+from ediffi.io.recipes import building, one_sentence, recipe_parser
 
 DUPLICATE = "duplicate"
 MEASURE, FILTER = "measure", "filter"
@@ -236,7 +236,8 @@ def read_recipe(path: Path) -> tuple[ScoreSettings, Keep]:
     parser.add_class_arguments(ScoreSettings, "measuring")
     parser.add_class_arguments(Keep, "keep")
     try:
-        values = parser.instantiate(parser.parse_path(path))
+        with building():
+            values = parser.instantiate(parser.parse_path(path))
     except ArgumentError as error:
         raise ValueError(f"{path} is no recipe of a filter: {one_sentence(error)}") from None
     return values.measuring, values.keep

@@ -23,7 +23,7 @@ from ediffi.data.filtering.scorer import Scorer, ScoreSettings
 from ediffi.data.image_facts import image_bytes
 from ediffi.data.shards import caption_of, image_of, metadata_of, reject_without_image
 from ediffi.data.tar import RawSample, Tally, read_samples
-from ediffi.io import urls
+from ediffi.io import plain_json, urls
 from ediffi.io.images import color
 
 HEXADECIMAL = 32  # digits of a hash: among a billion images, two share 128 bits with a probability of 1e-21
@@ -50,7 +50,7 @@ class Record:
     def read(cls: type[R], path: Path | str) -> R:
         """The content of a file that `write` wrote."""
         try:
-            content = json.loads(urls.read_bytes(str(path)))
+            content = plain_json.loads(urls.read_bytes(str(path)))
             if content.pop("format") != cls.FORMAT:
                 raise ValueError("it has another format")
             return cls(**content)

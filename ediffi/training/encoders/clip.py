@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ediffi.data.stream import Batch
+from ediffi.io.recipes import building
 from ediffi.registry.encoders.clip import pool_text, text_states
 from ediffi.registry.encoders.clip_files import CONFIG, WEIGHTS
 from ediffi.training.callbacks.optimizer_settings import OptimizerSettings
@@ -87,7 +88,8 @@ class ClipTraining(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser, and its schedule in steps."""
-        return in_steps(self._optimizer(self.parameters()), self._lr_scheduler, self.trainer.max_steps)
+        with building():
+            return in_steps(self._optimizer(self.parameters()), self._lr_scheduler, self.trainer.max_steps)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The contrastive loss of a batch; ValueError if it is not finite."""

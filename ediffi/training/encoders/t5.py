@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from ediffi.data.stream import Batch
+from ediffi.io.recipes import building
 from ediffi.training.callbacks.optimizer_settings import OptimizerSettings
 from ediffi.training.encoders.folder import EncoderFolder
 from ediffi.training.encoders.vocabulary import END, PAD, SPECIAL, byte_pairs
@@ -84,7 +85,8 @@ class T5Training(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser, and its schedule in steps."""
-        return in_steps(self._optimizer(self.parameters()), self._lr_scheduler, self.trainer.max_steps)
+        with building():
+            return in_steps(self._optimizer(self.parameters()), self._lr_scheduler, self.trainer.max_steps)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The cross-entropy of what was cut out; ValueError if it is not finite."""

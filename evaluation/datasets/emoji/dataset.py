@@ -1,6 +1,5 @@
 """Prompts of the emoji world by kind, each with a known truth, and what the judge sees in a picture painted for it."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from PIL import Image
 
 from ediffi.evaluation.datasets.captioned import CaptionedImage, Controls
 from ediffi.evaluation.datasets.emoji.scene_judge import Reading, SceneJudge, centre, seen, share_inside
+from ediffi.io import plain_json
 from ediffi.io.files import sha256
 from ediffi.io.images import open_image, rgb, square
 
@@ -115,7 +115,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
     scenes = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
-            scene = json.loads(line)
+            scene = plain_json.loads(line)
             if missing := {"key", "kind", "caption", "style", "things", "relation"} - scene.keys():
                 raise ValueError(f"it has no {sorted(missing)[0]!r}")
             if scene["kind"] not in KINDS:

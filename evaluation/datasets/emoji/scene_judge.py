@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ediffi.io import plain_json
 from ediffi.io.files import replace, sha256
 
 SIZE: Final = 64  # side of the pictures that it reads; others are resized
@@ -70,7 +71,7 @@ class SceneJudge:
     def load(cls, folder: Path) -> "SceneJudge":
         """The judge in a folder; ValueError: a file is missing or broken."""
         try:
-            config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+            config = plain_json.read(folder / CONFIG)
             concepts, styles = config["concepts"], config["styles"]
             network = SceneNetwork(len(concepts), len(styles), config["width"])
             tensors = {name: tensor.float() for name, tensor in load_file(folder / WEIGHTS).items()}
