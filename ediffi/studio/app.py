@@ -8,7 +8,7 @@ from typing import Any
 
 from ediffi.studio import actions
 from ediffi.studio.backend import Backend
-from ediffi.studio.canvas import PALETTE, WEB, assets
+from ediffi.studio.canvas import PALETTE, assets, script
 from ediffi.studio.form import EVENT, Form, html_part, prompt_fields, sampling_fields, seed_fields, style_fields
 from ediffi.studio.grid import draw_grid
 from ediffi.studio.opening import MAX_FILE_MB
@@ -19,6 +19,10 @@ from ediffi.studio.views import image_actions, image_panel
 
 PROMPTS = {"toybox": "a large red circle and a small blue square on a pink background"}
 """First prompt of the page, by model."""
+STOPPED = (
+    '<div class="stopped" role="alert" hidden>The studio was stopped. Start it again with <code>ediffi studio</code>; '
+    "what is on this page is kept.</div>"
+)
 SET_PROMPT = "(prompt, value) => ({ ...(value || {}), prompt })"
 """Copies the prompt into the value of the canvas."""
 
@@ -30,7 +34,7 @@ def build(backend: Backend) -> Any:
     request = GenerationRequest.default(backend.cascade, PROMPTS.get(backend.cascade.name, ""))
     with gr.Blocks(title="ediffi studio", fill_width=True, analytics_enabled=False) as blocks:
         with gr.Column(elem_id="page"):
-            html_part(_header(backend), js_on_load=_script("header"), elem_id="header")
+            html_part(_header(backend), js_on_load=script("header"), elem_id="header")
             with gr.Row(elem_id="workspace"):
                 with gr.Column(elem_id="words", elem_classes="form-part"):
                     fields, generate, stop = prompt_fields(request)
@@ -40,17 +44,14 @@ def build(backend: Backend) -> Any:
                     fields |= seeds | sampling | style_fields(backend, request)
                 with gr.Column(elem_id="results"):
                     canvas, tools, shown = _results(backend, request)
-            html_part('<div class="drop">Drop to open</div>', js_on_load=_script("open"), most=MAX_FILE_MB)
+            html_part('<div class="drop">Drop to open</div>', js_on_load=script("open"), most=MAX_FILE_MB)
+            html_part(STOPPED, js_on_load=script("alive"))
         page = Page(backend, Form(fields, steps, canvas, random), generate, stop, **shown)
         _connect(blocks, page, tools)
         _connect_actions(page, tools)
         _keep_draft(blocks, page.form, backend.cascade.name)
     blocks.queue(default_concurrency_limit=None, max_size=64, api_open=False)
     return blocks
-
-
-def _script(name: str) -> str:
-    return (WEB / f"{name}.js").read_text("utf-8")
 
 
 def _header(backend: Backend) -> str:
@@ -82,21 +83,21 @@ def _results(backend: Backend, request: GenerationRequest) -> tuple[Any, dict[st
                     "Open mask …", file_types=["image"], size="sm", elem_id="open-mask"
                 )
                 files["save_mask"] = gr.Button("Save mask", size="sm", elem_id="save-mask")
-            shown["saved"] = html_part({}, html_template="", js_on_load=_script("save"))
+            shown["saved"] = html_part({}, html_template="", js_on_load=script("save"))
         with gr.Column(elem_id="picture"):
-            shown["panel"] = html_part(image_panel([], ""), js_on_load=_script("compare"), elem_id="panel")
+            shown["panel"] = html_part(image_panel([], ""), js_on_load=script("compare"), elem_id="panel")
             shown["actions"] = html_part(
-                image_actions(backend.gallery, None), js_on_load=_script("actions"), elem_id="actions"
+                image_actions(backend.gallery, None), js_on_load=script("actions"), elem_id="actions"
             )
     plan = backend.cascade.plan(request.options())
     shown["stages"] = html_part(JobProgress(backend.cascade, plan, backend.step_times).stages(), elem_id="stages")
     with gr.Tabs(elem_id="tabs"):
         with gr.Tab("Images"), gr.Row(elem_id="gallery"):
-            shown["gallery"] = html_part(elem_id="grid", js_on_load=_script("gallery"))
+            shown["gallery"] = html_part(elem_id="grid", js_on_load=script("gallery"))
             shown["details"] = html_part(elem_id="details")
         with gr.Tab("Grid"), gr.Column(elem_id="grid-tab"):
             axes = _axes(request)
-            shown["sheet"] = html_part(elem_id="sheet", js_on_load=_script("gallery"))
+            shown["sheet"] = html_part(elem_id="sheet", js_on_load=script("gallery"))
         with gr.Tab("Attention"), gr.Column(elem_id="attention"):
             options = {"size": "sm", "interactive": False, "elem_id": "show-attention"}
             shown["show_attention"] = gr.Button("Show the attention of this image", **options)
@@ -157,10 +158,11 @@ def _keep_draft(blocks: Any, form: Form, model: str) -> None:
     import gradio as gr
 
     fields = [*form.fields.values(), *form.steps, form.random]
-    shown = [field for field in fields if not isinstance(field, gr.HTML)]  # without the style image
+    shown = [field for field in fields if not isinstance(field, gr.HTML)]  # the style has its own script
     key = json.dumps(f"ediffi-form-{model}")
     store = f"(...values) => {{ sessionStorage.setItem({key}, JSON.stringify(values)); return []; }}"
-    blocks.load(None, [form.canvas, *shown], [form.canvas, *shown], js=_script("draft").replace("KEY", key), **EVENT)
+    kept = [form.canvas, form.fields["style"], *shown]
+    blocks.load(None, kept, kept, js=script("draft").replace("KEY", key), **EVENT)
     gr.on([field.change for field in shown], None, shown, None, js=store, **EVENT)
 
 

@@ -153,9 +153,14 @@ def decode(url: str, name: str) -> UInt8[np.ndarray, "h w 4"]:
     return pixels
 
 
+def script(name: str) -> str:
+    """A script of the page."""
+    return (WEB / f"{name}.js").read_text("utf-8")
+
+
 def assets() -> dict[str, Any]:
     """The canvas as arguments of `gradio.HTML`."""
     html, css = ((WEB / f"board.{kind}").read_text("utf-8") for kind in ("html", "css"))
-    scripts = "\n".join((WEB / "board" / f"{name}.js").read_text("utf-8") for name in SCRIPTS)
-    script = f"(async () => {{\n{scripts}\n}})();"
-    return {"html_template": html, "css_template": css, "js_on_load": script, "palette": list(PALETTE)}
+    scripts = "\n".join(script(f"board/{name}") for name in SCRIPTS)
+    board = f"(async () => {{\n{scripts}\n}})();"
+    return {"html_template": html, "css_template": css, "js_on_load": board, "palette": list(PALETTE)}

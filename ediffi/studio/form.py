@@ -10,7 +10,7 @@ from ediffi.pipeline.options import SamplingOptions
 from ediffi.registry import samplers
 from ediffi.registry.samplers.presets import PRESETS
 from ediffi.studio.backend import Backend
-from ediffi.studio.canvas import PHRASES
+from ediffi.studio.canvas import PHRASES, script
 from ediffi.studio.gallery import SOURCES, STYLES, Gallery
 from ediffi.studio.request import MAX_SEED, GenerationRequest
 from ediffi.studio.views import file_url
@@ -20,9 +20,6 @@ MODEL_SAMPLER = "the model's own"
 STYLE_THUMB = (
     '<div class="thumb ${value.name ? `full` : ``}">${value.name ? `<img src="${value.url}" alt="style image">'
     '<button type="button" title="remove the style image">×</button>` : ``}</div>'
-)
-REMOVE_STYLE = (
-    'element.addEventListener("click", (event) => { if (event.target.closest("button")) props.value = {}; });'
 )
 RANDOM_SEED = "() => Math.floor(Math.random() * 4294967296)"
 HELP = {
@@ -190,7 +187,7 @@ def style_fields(backend: Backend, request: GenerationRequest) -> dict[str, Any]
             Path(path).unlink(missing_ok=True)  # Gradio keeps uploads for ever
 
     with gr.Row(elem_id="style"):
-        style = html_part({}, html_template=STYLE_THUMB, js_on_load=REMOVE_STYLE, min_width=56)
+        style = html_part({}, html_template=STYLE_THUMB, js_on_load=script("style"), min_width=56)
         with gr.Column(min_width=60):
             options: dict[str, Any] = {"size": "sm", "interactive": bool(backend.cascade.image_encoders)}
             upload = gr.UploadButton("Style image …", file_types=["image"], elem_id="upload", **options)
