@@ -54,7 +54,7 @@ from ediffi.training.lightning_module import DiffusionStage
 PEAK = 989e12
 """FLOP/s of an H100 SXM in bfloat16, dense."""
 MODULES: tuple[str, ...] = ("open_clip", "ftfy", "wcwidth", "webdataset", "braceexpand", "jsonargparse")
-MODULES += ("docstring_parser", "typeshed_client", "importlib_metadata", "diffusers")
+MODULES += ("docstring_parser", "typeshed_client", "importlib_metadata", "pydantic", "diffusers")
 """What a CUDA image with torch, transformers and lightning may lack; README.md beside this file has their wheels."""
 
 

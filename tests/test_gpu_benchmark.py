@@ -23,7 +23,7 @@ def test_every_check_runs_and_says_what_it_measured() -> None:
     assert [line.get("error") for line in found] == [None] * len(found)
     assert code == 0
     wanted = ["machine", "base64", "sr256", "sr1024", "picture", "paint", "load", "toybox", "peers"]
-    wanted += ["stream", "forward", "right", "eager"]
+    wanted += ["stream", "forward", "right", "eager", "eager_picture"]
     assert list(dict.fromkeys(line["check"] for line in found)) == wanted
     assert all({"name", "value", "unit", "target", "pass", "device", "torch"} <= set(line) for line in found)
     assert {line["pass"] for line in found} == {None}, "tiny sizes on a CPU have no targets"

@@ -180,3 +180,11 @@ def test_an_encoder_without_memory_says_what_helps_if_anything_does(
         cascade(PROMPT, num_images_per_prompt=2)
     with pytest.raises(ValueError, match=r"less is needed with a batch of fewer than 2 prompts \(batch_size\)"):
         cascade([PROMPT, "another"])
+
+
+def test_embeddings_of_an_encoder_in_bfloat16_reach_the_networks_in_float32(model_folder: Path) -> None:
+    cascade = Cascade.from_pretrained(model_folder)
+    t5 = cascade.encoders["t5"]
+    assert isinstance(t5, nn.Module)
+    t5.bfloat16()
+    assert {source.tokens.dtype for source in cascade.encode([PROMPT]).sources.values()} == {torch.float32}

@@ -162,3 +162,12 @@ def test_wrong_input_is_one_sentence(
     assert emojiworld() == 1
     error = capsys.readouterr().err
     assert re.fullmatch(rf"error: {sentence}[^\n]*\n", error), error
+
+
+def test_any_number_of_processes_writes_the_same_shards(small: world.World, tmp_path: Path) -> None:
+    indexes = [
+        shards.write_scenes(small, tmp_path / str(workers), 32, 10, per_shard=4, workers=workers) for workers in (1, 3)
+    ]
+    assert indexes[0].read_bytes() == indexes[1].read_bytes()
+    with pytest.raises(ValueError, match="workers must be at least 1, got 0"):
+        shards.write_scenes(small, tmp_path / "none", 32, 10, workers=0)
