@@ -14,7 +14,7 @@ from typing import Any, get_args, get_type_hints
 
 from ediffi.diffusion.experts import Expert
 from ediffi.diffusion.noise import interval_from
-from ediffi.hub import manifest
+from ediffi.hub import manifest, models
 from ediffi.hub.finding import CONFIG
 from ediffi.io.files import CheckedFile, sha256
 from ediffi.io.hub_client import FILE
@@ -49,7 +49,7 @@ class Part:
         first, _, rest = str(self.arguments.get("path")).partition("/")
         if encoder_files is None or first != "encoders":
             return self
-        return Part(self.name, {**self.arguments, "path": str(encoder_files / rest)})
+        return Part(self.name, {**self.arguments, "path": str(models.shipped_path(encoder_files) / rest)})
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,13 @@ def find(name: str) -> NamedModel | None:
     return _known().get(name)
 
 
+def shipped_path(path: Path) -> Path:
+    """A path as recipes of a checkout have it, "ediffi/weights/...": that of the package, where the working folder has
+    none."""
+    inside = path.parts[:2] == ("ediffi", "weights") and not path.exists()
+    return SHIPPED.joinpath(*path.parts[2:]) if inside else path
+
+
 def names(pattern: str = "*") -> list[str]:
     """Names of the models that match the shell pattern, sorted; raises as `find`."""
     return sorted(name for name in _known() if fnmatchcase(name, pattern))

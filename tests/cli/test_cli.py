@@ -66,6 +66,10 @@ def test_help_of_a_command_by_word(capsys: pytest.CaptureFixture[str]) -> None:
         ("grow --config toybox/experts_base --nodez 1", "no setting named 'nodez'; did you mean node"),
         ("grow --config toybox/experts_base --dry-run jsn", "--dry-run is given alone, or with json, got 'jsn'"),
         ("params toybox/bse", "no file or recipe named 'toybox/bse'; did you mean toybox/base"),
+        (
+            "fit --config toybox/base --trainer.callbacks.init_args.num_imags 3",
+            "did you mean trainer.callbacks.init_args.num_images",
+        ),
         ("fit --config toybox/base --trainer.max_step 3", "'trainer.max_step'; did you mean trainer.max_steps"),
     ],
 )

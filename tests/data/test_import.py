@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -90,6 +91,8 @@ def test_texts_beside_images(folder: Path, run: Callable[..., Path], capsys: pyt
     (folder / "blank.txt").write_text(" \n")
     (folder / "photo.heic").write_bytes(b"x")
     (folder / "._a.png").write_bytes(b"of a Mac")
+    os.mkfifo(folder / "pipe.png")
+    (folder / "folder.png").mkdir()
     shards = run()
     expected = {"a": "a red circle", "b_v2": "a cross", "dogs/rex": "a dog", "dogs/tag": "a tag", "json": "of JSON"}
     assert captions(shards) == expected
@@ -272,6 +275,16 @@ def test_names_that_would_be_one_key(folder: Path, run: Callable[..., Path]) -> 
     found = samples(run())
     assert len(found) == 5
     assert {metadata_of(raw)["name"] for raw in found.values()} == {"a.png", "a.jpg", "a b.png", "a_b.png", "ä-2.png"}
+
+
+def test_a_name_that_is_no_text(folder: Path, run: Callable[..., Path]) -> None:
+    """Of another encoding, as old archives have them; a broken one is still named."""
+    for name, data in ((b"\xe4.png", content()), (b"\xff.png", b"x")):
+        place = Path(os.fsdecode(os.fsencode(folder) + b"/" + name))
+        place.write_bytes(data)
+        place.with_suffix(".txt").write_text("x")
+    ((key, raw),) = samples(run()).items()
+    assert (key, metadata_of(raw)["name"]) == ("_xe4", "\\xe4.png")
 
 
 # Stopped and started

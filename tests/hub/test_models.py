@@ -221,3 +221,12 @@ def test_names_of_recipes_stand_in_one_column(capsys: pytest.CaptureFixture[str]
     starts = {len(line) - len(line.split(maxsplit=1)[1]) for line in lines}
     assert len(starts) == 1
     assert len(lines) > 5
+
+
+def test_files_of_shipped_recipes_are_found_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    place = Path("ediffi/weights/toybox/encoders")
+    assert models.shipped_path(place) == models.SHIPPED / "toybox" / "encoders"
+    place.mkdir(parents=True)
+    assert models.shipped_path(place) == place
+    assert models.shipped_path(Path("runs/emoji/clip")) == Path("runs/emoji/clip")

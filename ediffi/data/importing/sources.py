@@ -114,7 +114,8 @@ def _files(root: Path, aside: Path | None) -> Iterator[Path]:
         inside[:] = sorted(
             name for name in inside if name[0] != "." and name != "__MACOSX" and not _same(here / name, aside)
         )
-        yield from (here / name for name in sorted(names) if name[0] != ".")
+        places = (here / name for name in sorted(names) if name[0] != ".")
+        yield from (place for place in places if place.is_file())  # a pipe would be waited for
 
 
 def _same(one: Path, other: Path | None) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ediffi.hub.config import Part, read_config
 from ediffi.hub.finding import CONFIG
+from ediffi.hub.models import shipped_path
 from ediffi.pipeline.stage import Sampling
 from ediffi.pipeline.trained_stage import TrainedExpert, TrainedStage, read_trained_stage, save_cascade
 from ediffi.registry import denoisers, encoders
@@ -42,6 +43,7 @@ def compose(
     """Write a cascade folder from training runs: EMA weights, registry names, sampling settings."""
     for part in encoder_parts.values():
         encoders.REGISTRY.factory(part.name)  # UnknownNameError before any weights are read
+    encoder_files = encoder_files and shipped_path(encoder_files)
     return save_cascade(output, name, encoder_parts, encoder_files, [trained_stage(stage) for stage in stages])
 
 
