@@ -8,7 +8,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -111,6 +112,28 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True, name="end-with-parent").start()
+
+
+@contextmanager
+def rendezvous(number: int) -> Iterator[None]:
+    """Where the processes that srun or torchrun started meet in the block: at a port of its own for each `number`.
+
+    At one port, a process that is early would find the store of the meeting before, which closes, or what that has
+    left in torchrun's store. Without srun and torchrun, nothing changes.
+    """
+    job = os.environ.get("SLURM_JOB_ID", "")[-4:] if "SLURM_PROCID" in os.environ else ""
+    port = os.environ.get("MASTER_PORT") or (str(15000 + int(job)) if job.isdecimal() else "")  # 15000: Lightning's
+    if not port.isdecimal():
+        yield
+        return
+    kept = {name: os.environ.get(name) for name in ("MASTER_PORT", "TORCHELASTIC_USE_AGENT_STORE")}
+    os.environ |= {"MASTER_PORT": str(int(port) + 1 + number), "TORCHELASTIC_USE_AGENT_STORE": "False"}
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            os.environ.pop(name)
+            os.environ |= {} if value is None else {name: value}
 
 
 def global_rank() -> int:

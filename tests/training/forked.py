@@ -5,45 +5,69 @@ import signal
 import socket
 import sys
 import traceback
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import pytest
+from torch.distributed import TCPStore
 
 from ediffi.cli import main
 from ediffi.training.growth import grow
 
+TORCHRUN = {
+    "GROUP_RANK": "0",
+    "MASTER_ADDR": "127.0.0.1",
+    "TORCHELASTIC_RUN_ID": "test",
+    "TORCHELASTIC_USE_AGENT_STORE": "True",
+    "TORCHELASTIC_RESTART_COUNT": "0",
+    "TORCHELASTIC_MAX_RESTARTS": "0",
+}
+SRUN = {"SLURM_JOB_NAME": "train", "SLURM_NODEID": "0", "SLURM_NNODES": "1"}
 
-def start(argv: list[str], ranks: int = 1) -> int:
+
+def start(argv: list[str], ranks: int = 1, by: str = "torchrun") -> int:
     """Run a command in a process group of its own, a growth schedule with its nodes in it; its process id.
 
-    With several `ranks`, as torchrun starts them.
+    With several `ranks`, as torchrun or srun starts them.
     """
     pid = os.fork()
     if pid:
         return pid
     os.setsid()
     if ranks == 1:
-        _run(argv)
-    os.environ |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "GROUP_RANK": "0", **_rendezvous()}
+        _run(argv, main)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    count = str(ranks)
+    if by == "srun":
+        os.environ |= SRUN | {"SLURM_JOB_ID": str(port), "SLURM_NTASKS": count, "SLURM_NTASKS_PER_NODE": count}
+        numbers = ("SLURM_PROCID", "SLURM_LOCALID")
+    else:
+        agent = TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)  # which all runs share
+        os.environ |= TORCHRUN | {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_PORT": str(agent.port)}
+        numbers = ("RANK", "LOCAL_RANK")
     started = []
     for rank in range(ranks):
         if not (child := os.fork()):
-            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            _run(argv)
+            os.environ |= dict.fromkeys(numbers, str(rank))
+            _run(argv, _node)
         started.append(child)
-    os._exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in started))
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in started]
+    os._exit(max(map(abs, codes)))
 
 
-def _rendezvous() -> dict[str, str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "TORCHELASTIC_RUN_ID": "test"}
+def _node(argv: Sequence[str]) -> int:
+    """A node of a schedule in a process of its own."""
+    if not (pid := os.fork()):
+        _run(list(argv), main)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def _run(argv: list[str]) -> NoReturn:
+def _run(argv: list[str], run_node: Callable[[list[str]], int]) -> NoReturn:
     code = 1
     try:
-        grow._process = main
+        grow._process = run_node
         code = main(argv)
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1

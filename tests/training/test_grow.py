@@ -45,6 +45,7 @@ OVERRIDES = {
 }
 pytestmark = [pytest.mark.filterwarnings(f"ignore:{m}") for m in (*QUIET, ".*Checkpoint directory.*")]
 Recipe = Callable[..., Path]
+SLOW, BY = pytest.mark.slow, ("srun", "torchrun")
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -194,6 +195,32 @@ def test_a_node_can_be_one_group_of_processes(recipe: Recipe, tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     assert (done.stdout + done.stderr).count("Starting with 2 processes") == 3
     assert regions(output / "stage") == list(ROOT.children)
+
+
+def many(recipe: Recipe, folder: Path, steps: int = 2) -> tuple[Path, Path]:
+    """A schedule of two experts and its output, each node a group of four processes."""
+    base = recipe("base", folder)
+    config = yaml.safe_load(base.read_text())
+    config["trainer"] |= {"devices": 4, "strategy": "ddp", "limit_val_batches": 0}
+    config["data"]["batch_size"] = 1
+    base.write_text(yaml.safe_dump(config))
+    nodes = [{"interval": {"level": 1, "index": index}, "steps": steps} for index in (0, 1)]
+    content = {"recipe": str(base), "output": str(folder / "out"), "nodes": nodes, "overrides": OVERRIDES}
+    place = folder / "grow.yaml"
+    place.write_text(yaml.safe_dump(content | {"stage": {"name": "base", "resolution": 16}}))
+    return place, folder / "out"
+
+
+@pytest.mark.filterwarnings("ignore")  # of Lightning and torch, that come with several processes
+@pytest.mark.parametrize(("by", "times"), [("srun", 1), *(pytest.param(by, 20, marks=SLOW) for by in BY)])
+def test_four_processes_train_a_schedule(by: str, times: int, recipe: Recipe, tmp_path: Path) -> None:
+    """Two nodes one after the other, in the environment of srun or torchrun."""
+    for attempt in range(times):
+        (folder := tmp_path / str(attempt)).mkdir()
+        place, output = many(recipe, folder)
+        forked.wait(forked.start(["grow", "--config", str(place)], 4, by))
+        assert regions(output / "stage") == list(ROOT.children)
+        print(f"{attempt + 1} of {times} by {by}")
 
 
 def test_of_several_machines_the_first_composes(

@@ -23,7 +23,7 @@ import yaml
 
 from ediffi.hub.finding import CONFIG
 from ediffi.io import locks
-from ediffi.io.distributed import global_rank
+from ediffi.io.distributed import global_rank, rendezvous
 from ediffi.pipeline.trained_stage import is_saved, save_cascade
 from ediffi.training import resume
 from ediffi.training.class_paths import read_recipe
@@ -103,7 +103,8 @@ def grow(
                 settings["trainer"].setdefault("callbacks", []).append({"class_path": SCHEDULE_BAR, "init_args": bar})
             words = ["fit", "--config", str(_write_recipe(schedule.run(one), settings))]
             words += ["--ckpt_path", str(schedule.checkpoint(one))] if done else []
-            code = (run_node or _process)(words)
+            with rendezvous(number):
+                code = (run_node or _process)(words)
             if code in (INTERRUPTED, TERMINATED):
                 raise SystemExit(code)  # the node has said it
             if code or schedule.steps_done(one) != one.steps:
