@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ediffi.cli import main
+from ediffi.cli.plan import Machine, _loader
 from ediffi.cli.recipes import path_of
 from ediffi.registry import denoisers
 from ediffi.registry.denoisers import norm
@@ -228,6 +229,26 @@ def test_the_plan_of_a_recipe_is_one_page(capsys: pytest.CaptureFixture[str]) ->
     products = float(page.partition("products ")[2].split()[0]) / 1e3
     assert products == pytest.approx(operations * 64 / (DEVICES["l4"].peak * 0.5), rel=0.02)
     assert max(map(len, page.splitlines())) <= 120
+
+
+def test_the_memory_of_the_loader_is_told(tmp_path: Path) -> None:
+    """One shard a lane, twice with the next read ahead; as large as 10,000 samples where no index says it."""
+    recipe = yaml.safe_load(path_of("toybox/base").read_text())
+    shard = 10_000 * (COUNTED.image + COUNTED.embeddings)
+    machine = Machine(DEVICES["l4"], devices=2, batch_size=4, batches=1)
+
+    def told(**data: Any) -> str:
+        place = tmp_path / "r.yaml"
+        place.write_text(yaml.safe_dump({**recipe, "data": {**recipe["data"], "train": str(tmp_path), **data}}))
+        return _loader(plan.read(place), COUNTED, machine)
+
+    ahead = told(lanes=8, num_workers=2, read_ahead=True)
+    assert f"at most {4 * 2 * shard / 1e9:.3g} GB, one shard of each of 4 lanes, and the next of each" in ahead
+    assert f"at most {4 * shard / 1e9:.3g} GB, one shard of each of 4 lanes (" in told(
+        lanes=8, num_workers=2, read_ahead=False
+    )
+    assert "one shard of each of 6 lanes" in told(lanes=3, num_workers=2)
+    assert "a multiple of devices times workers need less" in told(lanes=3, num_workers=2)
 
 
 def test_measured_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
