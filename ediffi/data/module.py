@@ -25,6 +25,8 @@ from ediffi.io.urls import redact
 from ediffi.registry.denoisers.conditioning import ConditionEmbedding
 
 logger = logging.getLogger(__name__)
+GRACE = 30
+"""Seconds that a loader process stays after SIGTERM, as long as SLURM waits by default before it kills."""
 
 
 class ShardData(L.LightningDataModule):
@@ -221,7 +223,7 @@ class ShardData(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Endless; every pass starts at the trainer's step."""
         pin = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        options = {"num_workers": self.num_workers, "pin_memory": pin, "worker_init_fn": _leave_ctrl_c}
+        options = {"num_workers": self.num_workers, "pin_memory": pin, "worker_init_fn": _leave_signals}
         return ContinuedLoader(self._stream("train", 0), self._batches_done, batch_size=None, **options)
 
     def _batches_done(self) -> int:
@@ -283,9 +285,12 @@ class ContinuedLoader(DataLoader[Batch]):
         return super().__iter__()
 
 
-def _leave_ctrl_c(worker: int) -> None:
-    """The trainer's process gets it too, saves the step, and ends the workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _leave_signals(worker: int) -> None:
+    """Ctrl-C and a cluster's signals often reach every process of a run. The trainer's saves the step and ends the
+    workers; a worker that died before would end the run instead."""
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))  # the alarm ends the worker
 
 
 class FirstBatches(IterableDataset[Batch]):

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import time
 from typing import Any
 
 import lightning as L
@@ -50,12 +51,16 @@ class KillWorkers(L.Callback):
 
 
 class Terminate(L.Callback):
-    """Sends a signal, SIGTERM by default, to one process in the middle of a step."""
+    """Sends a signal, SIGTERM by default, to one process in the middle of a step; with `loaders`, to its loaders too."""
 
-    def __init__(self, step: int, rank: int = 0, name: str = "SIGTERM", times: int = 1) -> None:
+    def __init__(self, step: int, rank: int = 0, name: str = "SIGTERM", times: int = 1, loaders: bool = False) -> None:
         self.step, self.rank, self.number, self.times = step, rank, signal.Signals[name], times
+        self.loaders = loaders
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_step == self.step and trainer.global_rank == self.rank:
+            for child in multiprocessing.active_children() if self.loaders else []:
+                os.kill(child.pid, self.number)
+            time.sleep(0.5 * self.loaders)  # for a loader to die in
             for _ in range(self.times):
                 os.kill(os.getpid(), self.number)

@@ -287,6 +287,16 @@ def test_sigterm_saves_the_step_that_runs(tiny: Tiny, capsys) -> None:
     assert_equal(whole, path)
 
 
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_to_the_whole_process_group_saves_the_step(tiny: Tiny, name: str, code: int, capsys) -> None:
+    """As a cluster sends it: to the loader's processes too, which leave it to the trainer."""
+    path = tiny("run", 10, [fault("Terminate", step=6, name=name, loaders=True)], data={"num_workers": 1})
+    with pytest.raises(SystemExit) as stopped:
+        fit(path)
+    assert stopped.value.code == code
+    assert content(path)["global_step"] == 7
+
+
 SLURM = {
     "JOB_ID": "41",
     "NTASKS": "1",
