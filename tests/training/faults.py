@@ -51,7 +51,7 @@ class KillWorkers(L.Callback):
 
 
 class Terminate(L.Callback):
-    """Sends a signal, SIGTERM by default, to one process in the middle of a step; with `loaders`, to its loaders too."""
+    """Sends a signal, SIGTERM by default, to one process in a step; with `loaders`, to its loader processes too."""
 
     def __init__(self, step: int, rank: int = 0, name: str = "SIGTERM", times: int = 1, loaders: bool = False) -> None:
         self.step, self.rank, self.number, self.times = step, rank, signal.Signals[name], times
