@@ -58,8 +58,10 @@ def shards(seed: int = 0) -> Path:
     return folder
 
 
-def train(run: Path, data: Path, steps: int, resume: Path | None = None) -> dict[str, torch.Tensor]:
-    """Train a tiny stage, and return all tensors of its last checkpoint."""
+def train(
+    run: Path, data: Path, steps: int, resume: Path | None = None, every: int | None = None
+) -> dict[str, torch.Tensor]:
+    """Train a tiny stage, saved at its end or `every` so many steps; all tensors of its last checkpoint."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
@@ -70,7 +72,7 @@ def train(run: Path, data: Path, steps: int, resume: Path | None = None) -> dict
         optimizer=lambda weights: torch.optim.AdamW(weights, lr=1e-3),
     )
     place = run / "checkpoints"
-    saver = ModelCheckpoint(place, save_last=True, save_top_k=0, every_n_train_steps=steps)
+    saver = ModelCheckpoint(place, save_last=True, save_top_k=0, every_n_train_steps=every or steps)
     trainer = L.Trainer(
         default_root_dir=run, max_steps=steps, callbacks=[RunDirectory(), AVERAGE(decay=0.9), saver], logger=False,
         accelerator="cpu", enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,

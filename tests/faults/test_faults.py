@@ -26,7 +26,7 @@ def test_no_fault_passes_in_silence(name: str) -> None:
 
 def test_no_room_is_left_out() -> None:
     rooms = {family.__module__.rpartition(".")[2] for family in FAMILIES.values()}
-    assert rooms == {"models", "recipes", "servers", "runs", "shards", "evaluations", "inputs"}
+    assert rooms == {"models", "recipes", "servers", "runs", "shards", "evaluations", "inputs", "operations"}
 
 
 def test_a_process_that_dies_is_a_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
