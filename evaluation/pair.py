@@ -31,9 +31,13 @@ def compare_pair(
 ) -> Results:
     """Measure images against reference images, each a folder or shards; the rows are written into `folder`.
 
-    With `image_size` both are made square by `SQUARE`; without, all images of both must have one size (ValueError).
+    With `image_size` both are made square by `SQUARE`; without, all images of both must have one size.
+    ValueError: they have not, or a set has one image.
     """
     context = context or DistributedContext()
+    for place in (images, reference):
+        if len(all_images(place)) < 2:
+            raise ValueError(f"{place} has 1 image; a comparison needs at least 2 in each set")
     real = reference_of(reference, extractor, cache, image_size, context, **options)
     rows, made = folder / "rows" / images.resolve().name, all_images(images)
     sized: dict[str, Any] = {"size": image_size, "resize": SQUARE if image_size else None}

@@ -123,14 +123,13 @@ def load_extractor(
         return lite0.load_lite0(weights, device)
     if name.startswith(dinov2.PREFIX):
         return dinov2.load_dinov2(name, weights, device)
+    if name == "clip":
+        if weights is None:
+            raise ValueError("the extractor clip needs a folder with a CLIP as feature_weights (--feature-weights)")
+        return ClipFeatures(load_scorer(path=str(weights), device=device, option="feature_weights"))
     if name == CMMD:
-        folder = None if weights is None else str(weights)
-        return ClipFeatures(
-            load_scorer(
-                CMMD_CLIP, "openai", folder, device=device, option=f"more_features: {{{CMMD}: FOLDER}} of a suite"
-            ),
-            CMMD,
-        )
+        folder, option = None if weights is None else str(weights), f"more_features: {{{CMMD}: FOLDER}} of a suite"
+        return ClipFeatures(load_scorer(CMMD_CLIP, "openai", folder, device=device, option=option), CMMD)
     from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
     if name not in FEATURE_EXTRACTORS_REGISTRY:

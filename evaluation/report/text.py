@@ -16,14 +16,14 @@ def text_table(results: Results) -> str:
         for name, title in zip(names, titles, strict=True)
     ]
     rows = [["", *titles]]
-    rows += [[point.title, *(_with_interval(point, name) for name in names)] for point in results.points]
+    rows += [[point.title, *(with_interval(point, name) for name in names)] for point in results.points]
     if len(results.points) < len(names):
         rows = [list(row) for row in zip(*rows, strict=True)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
 
 
-def _with_interval(point: Point, name: str) -> str:
+def with_interval(point: Point, name: str) -> str:
     """A number as people read it, with the ends of its interval: "7.35 [7.21, 7.50]"."""
     text, ends = shown(name, point.metric(name)), point.interval(name)
     return text if ends is None else f"{text} [{', '.join(shown(name, end) for end in ends)}]"

@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 from pathlib import Path
 
+from ediffi.evaluation.report.text import with_interval
 from ediffi.hub.config import Part, read_config
 from ediffi.pipeline.cascade import Cascade
 from ediffi.pipeline.checkpoint import locate
@@ -59,7 +60,7 @@ def guidance(repro: ReproductionDirectory) -> Outcome:
         model = guided(repro, low, high)
         (point,) = judge(repro, model.name, model, JudgingSettings(repro.budget.prompts, "short", (4.0,)))
         found[name] = {metric: point.metrics[metric] for metric in (DISTANCE, "clip_score", EVERYTHING)}
-        rows.append([name, *(f"{value:.3f}" for value in found[name].values())])
+        rows.append([name, *(with_interval(point, metric) for metric in found[name])])
     best = min(found, key=lambda name: found[name][DISTANCE])
     series = {name: ([row["clip_score"]], [row[DISTANCE]]) for name, row in found.items()}
     axes = {"xlabel": "CLIP score", "ylabel": "Fréchet distance, CLIP features"}

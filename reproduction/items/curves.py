@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ediffi.evaluation.datasets.toybox.caption import Length
+from ediffi.evaluation.report.text import with_interval
 from ediffi.evaluation.results import Point
 from reproduction import ensembles
 from reproduction.directory import ReproductionDirectory
@@ -58,7 +59,7 @@ def figure8(repro: ReproductionDirectory) -> Outcome:
         rows = []
         for name, found in points.items():
             point = next(p for p in found[length] if p.guidance_scale == guidance)
-            rows.append([name, *(f"{point.metrics[f'oracle/{field}']:.3f}" for field in fields)])
+            rows.append([name, *(with_interval(point, f"oracle/{field}") for field in fields)])
         tables.append(ResultTable(f"Right, on {length} captions at guidance {guidance:g}", ["", *fields], rows))
         draw(repro, f"figure8-{length}.png", {name: found[length] for name, found in points.items()})
         figures.append(Figure(f"figure8-{length}.png", f"On {length} captions; the numbers are the guidance scale."))

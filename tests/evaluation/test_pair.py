@@ -58,6 +58,21 @@ def test_a_pair_is_measured_from_the_command_line(
     assert printed.splitlines()[-1] == str(tmp_path / "out" / "report.html")
 
 
+def test_a_clip_in_a_folder_compares_too_and_a_set_of_one_is_refused(
+    tmp_path: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two = folder(tmp_path / "one", 1, count=1), folder(tmp_path / "two", 2)
+    known = ["--feature-extractor", "clip", "--cache", str(tmp_path / "cache"), "-o", str(tmp_path / "out")]
+    clip = ["--feature-weights", str(model_folder / "encoders" / "clip")]
+    assert main(["evaluate", "pair", str(two), str(two), *known]) == 1
+    assert "the extractor clip needs a folder with a CLIP as feature_weights" in capsys.readouterr().err
+    assert main(["evaluate", "pair", str(two), str(one), *known, *clip]) == 1
+    assert f"{one} has 1 image; a comparison needs at least 2 in each set" in capsys.readouterr().err
+    assert main(["evaluate", "pair", str(two), str(two), *known, *clip]) == 0
+    metrics = json.loads((tmp_path / "out" / "results.json").read_text())["points"][0]["metrics"]
+    assert metrics["frechet_clip"] == pytest.approx(0, abs=1e-6)
+
+
 def test_sizes_that_differ_are_refused_or_made_one(tmp_path: Path, weights: Path) -> None:
     extractor = load_extractor(weights=weights)
     one, two = folder(tmp_path / "one", 1), folder(tmp_path / "two", 2, shape=(24, 30))

@@ -26,7 +26,7 @@ from reproduction import ensembles, judging, page, run
 from reproduction.budget import Budget, TrainingBudget, read_budget
 from reproduction.directory import ReproductionDirectory
 from reproduction.items import ITEMS, cost, samplers
-from reproduction.items.shipped import interval, sharpness
+from reproduction.items.shipped import sharpness
 from reproduction.judging import band_losses
 from reproduction.outcome import Figure, Mean, Outcome, ResultTable
 from reproduction.quoted import QUOTE, RESULTS, quoted
@@ -157,11 +157,6 @@ def test_a_mean_has_students_interval() -> None:
     one = Mean.of([0.25])
     assert math.isnan(one.half)
     assert (one.shown(2, sign=True), one.plain()) == ("+0.25", [0.25, None])
-
-
-def test_a_share_has_wilsons_interval() -> None:
-    found = stats.binomtest(45, 60).proportion_ci(0.95, method="wilson")
-    assert interval(0.75, 60) == pytest.approx((found.high - found.low) / 2, rel=1e-4)
 
 
 def test_sharpness_falls_with_blur() -> None:

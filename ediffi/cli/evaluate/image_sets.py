@@ -26,8 +26,8 @@ def pair(
         images: a folder, or WebDataset shards.
         reference: the images to compare with.
         output: folder of results.json and report.html (default: runs/evaluation/pair-IMAGES-REFERENCE).
-        feature_extractor: of torch-fidelity (inception-v3-compat, dinov2-vit-l-14, ...), or efficientnet-lite0.
-        feature_weights: a file with its weights.
+        feature_extractor: of torch-fidelity (inception-v3-compat, dinov2-vit-l-14, ...), efficientnet-lite0, or clip.
+        feature_weights: a file with its weights; of clip a folder.
         image_size: make both sets square, so many pixels a side; by default all images must have one size.
         cache: folder of reference statistics.
         strict: refuse CMYK, 16-bit, animated and broken images; otherwise convert or skip, and count them.
