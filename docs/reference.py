@@ -11,15 +11,24 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
+import ediffi
 from docs.command_lines import LIGHTNING, entry, parsers
 from ediffi.cli import COMMANDS, recipe_check
 from ediffi.cli import recipes as recipe_files
 from ediffi.evaluation import suite
+from ediffi.evaluation.scorers import scorers
+from ediffi.registry import denoisers, encoders, samplers
+
+REGISTRIES = (encoders.REGISTRY, denoisers.REGISTRY, samplers.REGISTRY, scorers)
+"""All registries that installed packages add to."""
 
 FOLDERS = ("registry", "evaluation", "ediffi")
 """Source folders. `ediffi` has links to the first two, so their modules are `ediffi.registry...`."""
 PROGRAMS = ("ediffi/cli", "ediffi/studio", "ediffi/toybox", "ediffi/__main__.py")
 """Code behind commands, which has no page in the reference: the pages of the commands describe it."""
+PUBLIC = """\
+Names that other programs may use; CHANGELOG.md says when one of them changes. Everything else in
+[the reference](api/index.md) is described, but may change. Command lines and their options are public too."""
 COMMON_OPTIONS = ("help", "print_config", "print_shtab")
 LIGHTNING_CLI = """\
 This command is a `LightningCLI`. Later options override earlier ones. `class_path` and `init_args` set a part and its
@@ -57,6 +66,33 @@ def recipes() -> str:
     suites = [(f"`{name}`", suite.read_suite(name).about) for name in suite.shipped()]
     lines += ["## Suites of `ediffi evaluate`", "", *_table(("suite", "description"), suites)]
     return "\n".join(lines) + "\n"
+
+
+def public() -> str:
+    """What other programs may rely on: the names of `ediffi`, the registries, and the groups of entry points."""
+    names = [name for name in ediffi.__all__ if not name.startswith("__")]
+    rows = [(f"[`{name}`][{_place(name)}]", _first_paragraph(getattr(ediffi, name))) for name in names]
+    lines = ["# What is public", "", PUBLIC, "", *_table(("`from ediffi import`", "what it is"), rows), ""]
+    for registry in REGISTRIES:
+        parts = [(f"`{name}`", _first_paragraph(registry.factory(name))) for name in registry.names()]
+        lines += [
+            f"## {registry.kind}",
+            "",
+            f"Your own: the entry-point group `ediffi.{registry.kind}` ([Compose](compose.md)).",
+            "",
+        ]
+        lines += [*_table(("name", "what it is"), parts), ""]
+    return "\n".join(lines) + "\n"
+
+
+def _place(name: str) -> str:
+    """The name of an object in the reference."""
+    found = getattr(ediffi, name)
+    return found.__name__ if inspect.ismodule(found) else f"{found.__module__}.{found.__qualname__}"
+
+
+def _first_paragraph(found: object) -> str:
+    return (inspect.getdoc(found) or "").partition("\n\n")[0]
 
 
 def commands() -> dict[str, str]:

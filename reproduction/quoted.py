@@ -1,7 +1,7 @@
 """Numbers of a reproduction in texts: written by this, never by hand.
 
 A text has `<!-- model/oracle/everything:.3f -->0.957<!-- / -->`: the item, the path into its numbers, and how it is
-shown. In Markdown only the number is seen, in the cell of a table too. `python -m reproduction.quoted README.md`
+shown. In Markdown only the number is seen, in the cell of a table too. `python -m reproduction.quoted docs/results.md`
 brings a text up to date with `docs/reproduction/results.json`; a test holds that it is.
 """
 

@@ -57,7 +57,7 @@ def sample(
         num_images: number of images of each prompt.
         style_image: an image whose style the new image takes, laid on white where it is transparent.
         style_scale: strength of the style: 0 none, 1 as in training, more is stronger.
-        paint: a layout in JSON, phrases of the prompt and their regions (README, "Paint-with-words and style").
+        paint: a layout in JSON, phrases of the prompt and their regions (docs/painting.md).
         paint_weight: strength of the layout, 0 is off; of the base stage, or [one,for,each,stage].
         switch_prompt: a second prompt, which the base stage reads from --switch-at on.
         switch_at: share of the base stage's steps that read the first prompt.

@@ -28,7 +28,7 @@ def commands(text: Path) -> list[list[str]]:
     """The command lines of a text about images of one's own."""
     content = text.read_text(encoding="utf-8")
     if text.name == "README.md":
-        content = content.partition("### Your own images")[2].partition("###")[0]
+        content = content.partition("### Your own images")[2].partition("\n## ")[0]
     return [shlex.split(line) for line in re.findall(r"^    ediffi (.*?)(?:   .*)?$", content, re.MULTILINE)]
 
 

@@ -288,16 +288,18 @@ def test_a_number_is_quoted_as_the_results_have_it() -> None:
             quoted(f"<!-- {path}:.1f -->1<!-- / -->", results)
 
 
-@pytest.mark.parametrize("text", ["README.md", "docs/not-reproduced.md", "ediffi/weights/toybox/README.md"])
+@pytest.mark.parametrize(
+    "text", ["docs/results.md", "docs/models.md", "docs/not-reproduced.md", "ediffi/weights/toybox/README.md"]
+)
 def test_the_numbers_in_a_text_are_those_of_the_reproduction(text: str) -> None:
     results = json.loads((TOP / RESULTS).read_text())
     content = (TOP / text).read_text()
     assert quoted(content, results) == content, f"python -m reproduction.quoted {text}"
 
 
-def test_no_measured_number_of_the_first_table_is_typed() -> None:
+def test_no_measured_number_of_the_table_of_results_is_typed() -> None:
     """What is measured by a reproduction stands there as it was read; the rest says which test or command counts it."""
-    table = [line.split(" | ") for line in (TOP / "README.md").read_text().splitlines() if line.startswith("| ")]
+    table = [line.split(" | ") for line in (TOP / "docs/results.md").read_text().splitlines() if line.startswith("| ")]
     rows = [row for row in table[1:] if "--only" in row[-1]]
     assert len(rows) > 10
     for row in rows:
