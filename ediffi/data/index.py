@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ediffi.io import plain_json, urls
 
@@ -49,7 +49,8 @@ class Shard:
 @dataclass(frozen=True)
 class Index:
     """The index at `url`: its shards in order, and by source what is known of its encoder (at least `IDENTITY`, if
-    recorded). `dtype` is that of the embeddings ("bfloat16"), if recorded; `content` is the whole file."""
+    recorded). `dtype` is that of the embeddings ("bfloat16"), if recorded; `content` is the whole file but its own
+    "sha256"."""
 
     url: str
     shards: list[Shard]
@@ -75,12 +76,16 @@ class Index:
     @classmethod
     def read(cls, folder: Path | str, complete: bool = True) -> "Index":
         """The index of a folder or URL; if it must be `complete`, a missing local shard raises FileNotFoundError.
-        ValueError: another format, no samples, or a file outside of the folder. A URL is not asked for its shards."""
+        ValueError: another format, no samples, a file outside of the folder, or content that is not that of its
+        "sha256"; where that is missing, in old indexes, also a local shard beside it that it does not list. A URL is
+        not asked for its shards."""
         url = urls.join(str(folder), INDEX)
         if not urls.exists(url):
             ways = "write the shards first (ediffi embed, ediffi toybox shards), or their index (ediffi data index)"
             raise FileNotFoundError(f"no {INDEX} in {urls.redact(str(folder))}: {ways}")
-        index = _parsed(urls.read_bytes(url), str(folder), url)
+        index, has_digest = _parsed(urls.read_bytes(url), str(folder), url)
+        if complete and not has_digest:
+            _check_listed(index, str(folder))
         for shard in index.shards:
             if complete and not urls.is_remote(shard.url) and not shard.path.is_file():
                 raise FileNotFoundError(f"{url} lists {shard.path.name}, which is not there")
@@ -93,8 +98,11 @@ Place = TypeVar("Place", Path, str)
 
 
 def write_index(index: Place, shards: list[dict[str, Any]], description: Mapping[str, Any]) -> Place:
-    """Write an index with an entry for each shard (file, samples, bytes, sha256, ...) and more JSON values."""
-    urls.write_bytes(str(index), json.dumps({"format": FORMAT, **description, "shards": shards}, indent=1))
+    """Write an index with an entry for each shard (file, samples, bytes, sha256, ...) and more JSON values; its own
+    "sha256", also if `description` has that of another, is that of them all."""
+    content = plain_json.loads(json.dumps({"format": FORMAT, **description, "shards": shards}))
+    content.pop("sha256", None)
+    urls.write_bytes(str(index), json.dumps({"sha256": _digest(content), **content}, indent=1))
     return index
 
 
@@ -197,6 +205,12 @@ class _Entry(BaseModel):
     transparent: Count | None = None
     captions: dict[str, dict[str, Any]] = {}
 
+    @model_validator(mode="after")
+    def _all_have_sides(self) -> "_Entry":
+        if self.sides is not None and (counted := sum(self.sides.values())) != self.samples:
+            raise ValueError(f"its sides are those of {counted} samples, and it has {self.samples}")
+        return self
+
 
 class _Encoder(BaseModel):
     model_config = ConfigDict(strict=True)
@@ -211,15 +225,36 @@ class _Content(BaseModel):
     """What is read of an index; there may be more."""
 
     model_config = ConfigDict(strict=True)
+    sha256: str | None = None
     encoders: dict[str, str | _Encoder] = {}
     dtype: str | None = None
     background: str | None = None
     shards: list[_Entry]
 
 
-def _parsed(data: bytes, folder: str, url: str) -> Index:
+def _digest(content: Mapping[str, Any]) -> str:
+    """SHA-256 of the values of an index, however they are laid out."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _check_listed(index: Index, folder: str) -> None:
+    """ValueError if a local folder has a shard that its index does not list."""
+    if urls.is_remote(folder):
+        return
+    tars = {urls.join(folder, name) for name in urls.names(folder) if name.endswith(".tar")}
+    if more := sorted(tars - {shard.url for shard in index.shards}):
+        there = f"{Path(more[0]).name} is in {folder}, and {INDEX} does not list it"
+        raise ValueError(f"{there}: move it, or remove {INDEX} and write it again (ediffi data index)")
+
+
+def _parsed(data: bytes, folder: str, url: str) -> tuple[Index, bool]:
+    """The index, and whether its content has a digest."""
     try:
         read, content = _Content.model_validate_json(data), plain_json.loads(data)
+        digest = content.pop("sha256", None)
+        if digest is not None and digest != _digest(content):
+            advice = 'remove it and write it again (ediffi data index), or, if you changed it, remove its "sha256"'
+            raise ValueError(f"its content is not that of its sha256: {advice}")
         encoders = {
             source: {"name": encoder} if isinstance(encoder, str) else encoder
             for source, encoder in content.get("encoders", {}).items()
@@ -228,7 +263,7 @@ def _parsed(data: bytes, folder: str, url: str) -> Index:
             Shard(urls.join(folder, _inside(one.file)), encoders=encoders, **one.model_dump(exclude={"file"}))
             for one in read.shards
         ]
-        return Index(url, shards, encoders, read.dtype, content)
+        return Index(url, shards, encoders, read.dtype, content), digest is not None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))

@@ -181,6 +181,8 @@ def embeddings_of(
                 shape = list(tensor.shape)
                 raise ValueError(f"the embeddings {source}.{kind} of {name} have the shape {shape}, not width {width}")
     for key, tensor in found.items():
+        if not tensor.numel():
+            raise ValueError(f"the embeddings {key} of {name} are empty")
         if not tensor.is_floating_point() or not all(bool(end.isfinite()) for end in extremes(tensor)):
             raise ValueError(f"the embeddings {key} of {name} are not finite numbers")
     return found

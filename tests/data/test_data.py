@@ -2,16 +2,19 @@
 
 import io
 import json
+import shutil
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
 
 from ediffi.data.index import Index, Shard
-from ediffi.data.shards import decode, load_shard, read_shard
+from ediffi.data.shards import decode, embeddings_of, load_shard, read_shard
 from ediffi.evaluation.datasets.toybox import held_out, render
 from ediffi.evaluation.datasets.toybox.scene import Object, Scene
 from ediffi.hub.models import SHIPPED
@@ -84,6 +87,38 @@ def test_a_broken_index_is_named(tmp_path: Path) -> None:
     (tmp_path / "index.json").write_text(json.dumps({"shards": [{"file": "a.tar", "samples": 1, "sha256": ""}]}))
     with pytest.raises(FileNotFoundError, match=r"a\.tar"):
         Index.read(tmp_path)
+
+
+def test_an_index_is_what_was_written(shard_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(shard_folder, tmp_path / "shards"))
+    index = json.loads((folder / "index.json").read_text())
+    written = Index.read(folder)
+    assert "sha256" not in written.content
+    (folder / "index.json").write_text(json.dumps(index, indent=3, sort_keys=True))
+    assert Index.read(folder) == written
+
+    def read(content: dict[str, Any]) -> Index:
+        (folder / "index.json").write_text(json.dumps(content))
+        return Index.read(folder)
+
+    for less in ({**index, "shards": index["shards"][1:]}, {**index, "encoders": {}}):
+        with pytest.raises(ValueError, match="its content is not that of its sha256: remove it and write it again"):
+            read(less)
+    old = {key: value for key, value in index.items() if key != "sha256"}
+    assert read(old) == written
+    with pytest.raises(ValueError, match=rf"{index['shards'][0]['file']} is in .*, and index.json does not list it"):
+        read({**old, "shards": old["shards"][1:]})
+    first, *others = old["shards"]
+    (_, count), *sides = first["sides"].items()
+    with pytest.raises(ValueError, match=f"its sides are those of {first['samples'] - count} samples, and it has"):
+        read({**old, "shards": [{**first, "sides": dict(sides)}, *others]})
+
+
+@pytest.mark.parametrize("name", ["t5.tokens", "other.tokens"])
+def test_embeddings_without_tokens_are_refused_with_their_key(name: str) -> None:
+    raw = {"__key__": "k", "safetensors": safetensors.torch.save({name: torch.ones(0, 4)})}
+    with pytest.raises(ValueError, match=rf"the embeddings {name} of sample 'k' are empty"):
+        embeddings_of(raw)
 
 
 def test_finished_shards_are_not_written_over(shard_folder: Path) -> None:

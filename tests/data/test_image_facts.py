@@ -44,7 +44,7 @@ def forget(folder: Path) -> None:
     for entry in content["shards"]:
         for name in ("sides", "smallest", "transparent"):
             del entry[name]
-    (folder / INDEX).write_text(json.dumps(content))
+    write_index(folder / INDEX, content.pop("shards"), content)
 
 
 def first(folder: Path, **options: Any) -> Any:
@@ -154,7 +154,7 @@ def test_verify_and_stats_tell_of_transparency(tmp_path: Path, capsys: pytest.Ca
 def test_embeddings_on_another_background_are_refused(tmp_path: Path) -> None:
     folder = written(tmp_path, [clear(0)] * 2)
     content = json.loads((folder / INDEX).read_text())
-    (folder / INDEX).write_text(json.dumps(content | {"background": "black"}))
+    write_index(folder / INDEX, content.pop("shards"), content | {"background": "black"})
     ShardData(folder, folder, 16, background="black").setup("fit")
     with pytest.raises(ValueError, match=r"were embedded on the background 'black', and data.background is 'white'"):
         ShardData(folder, folder, 16).setup("fit")

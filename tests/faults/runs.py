@@ -18,6 +18,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
 
+from ediffi.data.index import write_index
 from ediffi.data.module import ShardData
 from ediffi.data.shards import Sample, write_shards
 from ediffi.registry import denoisers
@@ -204,5 +205,5 @@ def data_exchanged_under_a_run(rng: random.Random, scratch: Path) -> Attempt:
             rng.shuffle(index["shards"])
         del index["shards"][: kind == "gone"]
         index["shards"] += index["shards"][: kind == "more"]
-        (folder / "index.json").write_text(json.dumps(index))
+        write_index(folder / "index.json", index.pop("shards"), index)
     return resumed(run, path, folder)

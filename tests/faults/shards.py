@@ -15,6 +15,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
+from ediffi.data.index import write_index
 from ediffi.data.module import ShardData
 from tests.faults.harness import FAMILIES, Attempt, Family, family
 from tests.faults.mutations import changed, damage
@@ -90,7 +91,10 @@ def shards_exchanged(rng: random.Random, scratch: Path) -> Attempt:
 def _index(remove: bool) -> Family:
     def prepare(rng: random.Random, scratch: Path) -> Attempt:
         folder = copied(scratch)
-        content = changed(rng, json.loads((folder / "index.json").read_text()), remove)
+        index = json.loads((folder / "index.json").read_text())
+        if rng.random() < 0.5:  # an index of before there were digests
+            del index["sha256"]
+        content = changed(rng, index, remove)
         (folder / "index.json").write_text(json.dumps(content, default=str))
         return compared(folder)
 
@@ -149,5 +153,5 @@ def sample_broken_and_listed(rng: random.Random, scratch: Path) -> Attempt:
     for row in index["shards"]:
         if row["file"] == path.name:
             row["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
-    (folder / "index.json").write_text(json.dumps(index))
+    write_index(folder / "index.json", index.pop("shards"), index)
     return compared(folder)
