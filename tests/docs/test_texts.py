@@ -95,6 +95,14 @@ def test_a_command_line_parses(line: Line, tmp_path: Path, monkeypatch: pytest.M
     check(shlex.split(line.line)[1:])
 
 
+@pytest.mark.parametrize("text", [t for t in TEXTS if t.name == "README.md" or t.parent.name == "docs"], ids=named)
+def test_a_comment_beside_a_command_is_one_for_the_shell_too(text: Path) -> None:
+    """What is copied from a page runs."""
+    for line in without_fences(text.read_text(encoding="utf-8")).splitlines():
+        beside = COMMENT.search(line.strip()) if re.match(r" {4}(\.venv/bin/)?(ediffi|make|pip) ", line) else None
+        assert beside is None or beside[0].lstrip().startswith("#"), line
+
+
 @pytest.mark.parametrize(
     ("line", "error"),
     [
