@@ -3,6 +3,7 @@
 import ast
 import html
 import inspect
+import json
 import re
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ import pytest
 from docs.command_lines import LIGHTNING, PLACES, entry, parsers
 from docs.reference import module_of, sources
 from ediffi.cli import recipes
+from ediffi.registry import denoisers, samplers
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LOADED = {"img": "src", "script": "src", "iframe": "src", "source": "src", "video": "src", "link": "href"}
@@ -93,6 +95,22 @@ def test_every_link_leads_to_a_page_and_a_place_on_it(site: Path, pages: dict[Pa
                 broken.append(f"{path.relative_to(site)} -> {link}")
     assert followed > 1000
     assert not broken
+
+
+def test_the_first_steps_are_a_notebook(site: Path) -> None:
+    made = json.loads((site / "first-steps.ipynb").read_text(encoding="utf-8"))
+    assert made["nbformat"] == 4
+    code = [cell["source"] for cell in made["cells"] if cell["cell_type"] == "code"]
+    page = (ROOT / "docs/first-steps.md").read_text(encoding="utf-8")
+    assert len(code) == page.count("```python") == 7
+    assert all(f"```python\n{cell}\n```" in page for cell in code)
+    assert "```" not in "".join(cell["source"] for cell in made["cells"])
+
+
+def test_what_is_public_is_on_its_page(site: Path) -> None:
+    text = (site / "public.html").read_text(encoding="utf-8")
+    for name in ("Cascade", "Region", *samplers.names(), *denoisers.names()):
+        assert f"<code>{name}</code>" in text
 
 
 def test_links_to_other_sites_are_known(site: Path, pages: dict[Path, Page]) -> None:
