@@ -53,6 +53,8 @@ def difference_table(several: Sequence[StoredEvaluation]) -> DifferenceTable | s
 
 
 def _signed(name: str, value: float) -> str:
-    """A difference with its sign, which a minus shows by itself: "+0.12", "-0.34"."""
+    """A difference with its sign, which a minus shows by itself: "+0.12", "-0.34"; a shown 0 has none."""
     text = shown(name, value)
+    if not text.strip("-0."):
+        return text.removeprefix("-")
     return text if text.startswith("-") else f"+{text}"

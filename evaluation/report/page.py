@@ -14,7 +14,7 @@ from ediffi.evaluation.naming import comparable_to_paper, convention, dataset_na
 from ediffi.evaluation.report.differences import difference_table
 from ediffi.evaluation.report.gallery import SCRIPT, Gallery, ReportSample, gallery
 from ediffi.evaluation.report.stored import StoredEvaluation, spreads
-from ediffi.evaluation.report.tables import any_marked, headlines, main_table, measure_tables, settings_tables
+from ediffi.evaluation.report.tables import any_marked, headlines, main_table, measure_tables, parts, settings_tables
 from ediffi.evaluation.report.verdict import verdict
 from ediffi.evaluation.results import Results, check_comparable, flattened
 from ediffi.evaluation.tradeoff import MatplotlibMissing, svg
@@ -136,7 +136,7 @@ def _section(group: Sequence[Results], number: int) -> dict[str, Any]:
     """What the template shows of a dataset: numbers, tables, and the figure, or in `about` why there is none."""
     table, measures = main_table(group), measure_tables(group)
     section = {"title": dataset_name(group[0]), "distance": distance_name(group[0]), "several": len(group) > 1}
-    section |= {"headlines": headlines(group), "table": table, "measures": measures, "level": _level(group)}
+    section |= {"headlines": headlines(group), "tables": parts(table), "measures": measures, "level": _level(group)}
     section |= {"nfe": any(point.nfe is not None for results in group for point in results.points)}
     section |= {"anchor": f"protocol-{number}", "marks": any_marked([table, *measures])}
     try:

@@ -7,6 +7,8 @@ from ediffi.evaluation.naming import distance, is_distance, less_is_better, meas
 from ediffi.evaluation.results import Point, Results, flattened
 
 ORDER = ("kid_mean", "cmmd", "precision", "recall", "density", "coverage", "f_score", "clip_score")
+COLUMNS = 9
+"""Metrics that a page of 1100 px has room for, with their intervals, beside model and setting."""
 
 
 class Cell(NamedTuple):
@@ -50,6 +52,15 @@ def main_table(several: Sequence[Results]) -> MetricTable:
     """Every metric except those of a dataset, whose names contain a slash: "oracle/shape"."""
     names = [name for name in _names(_points(several)) if "/" not in name and name != "kid_std"]
     return _table("", names, several)
+
+
+def parts(table: MetricTable) -> list[MetricTable]:
+    """A table as tables of at most `COLUMNS` metrics, about equally wide; none if it has no rows."""
+    count = max(1, -(-len(table.columns) // COLUMNS))
+    width = -(-len(table.columns) // count)
+    cuts = [slice(k * width, (k + 1) * width) for k in range(count)] if table.groups else []
+    groups = [[(m, [(p, cells[cut]) for p, cells in rows]) for m, rows in table.groups] for cut in cuts]
+    return [MetricTable(table.title, table.columns[cut], own) for cut, own in zip(cuts, groups, strict=True)]
 
 
 def measure_tables(several: Sequence[Results]) -> list[MetricTable]:

@@ -23,10 +23,10 @@ from ediffi.evaluation.metrics import paired
 from ediffi.evaluation.metrics.intervals import mean
 from ediffi.evaluation.metrics.rows import PassLayout, open_rows
 from ediffi.evaluation.report import ReportSample, judged_sample
-from ediffi.evaluation.report.differences import DifferenceTable, difference_table
+from ediffi.evaluation.report.differences import DifferenceTable, _signed, difference_table
 from ediffi.evaluation.report.gallery import SCRIPT, gallery
 from ediffi.evaluation.report.stored import PLACES, SELECTION, StoredEvaluation, record_places
-from ediffi.evaluation.report.tables import headlines, main_table, marked
+from ediffi.evaluation.report.tables import headlines, main_table, marked, parts
 from ediffi.evaluation.results import Point, Results
 from tests.evaluation.evaluations import CLIP, INCEPTION, SCALES, evaluation, foreign, point
 
@@ -124,6 +124,27 @@ def test_an_interval_is_drawn_where_it_lies_in_its_column():
     points = [replace(one, intervals={"fid": ends}) for one, ends in zip(evaluation().points, SPANS, strict=True)]
     ((_, rows),) = main_table([evaluation(points=points)]).groups
     assert [cells[0].track for _, cells in rows] == [(50, 100, 75), (0, 50, 50), (25, 50, 30), (0, 25, 100)]
+
+
+def test_a_wide_table_is_split_into_parts_with_every_metric_once():
+    metrics = {"fid": [9.0, 8.0, 7.0, 6.0], **{f"scorer{k}": [float(k)] * 4 for k in range(13)}}
+    table = main_table([evaluation(points=read_points(metrics))])
+    found = parts(table)
+    assert [column for part in found for column in part.columns] == list(table.columns)
+    assert max(len(part.columns) for part in found) <= 9
+    rows = [[cells for _, own in part.groups for _, cells in own] for part in found]
+    whole = [cells for _, own in table.groups for _, cells in own]
+    assert [[cell for cells in row for cell in cells] for row in zip(*rows, strict=True)] == [list(c) for c in whole]
+    assert parts(main_table([evaluation(points=[])])) == []
+
+
+def test_a_difference_shown_as_zero_has_no_sign():
+    assert [_signed("hpsv2", value) for value in (-1e-9, 0.0, 2e-5, -2e-5)] == [
+        "0.00000",
+        "0.00000",
+        "+0.00002",
+        "-0.00002",
+    ]
 
 
 def test_headlines_are_the_best_and_say_where():
@@ -434,7 +455,9 @@ def test_differences_are_paired_and_say_how_sure_they_are(tmp_path):
 def test_a_browser_shows_all_of_it_without_a_complaint_or_a_request(tmp_path):
     playwright = pytest.importorskip("playwright.sync_api")
     (tmp_path / "one").mkdir()
-    points = with_intervals(read_points({"oracle/shape": [0.125, 0.25, 0.75, 0.5]}), 0.1)
+    scores = {name: [-0.04428, -0.04429, -0.04359, -0.04595] for name in ("hpsv2", "pickscore", "lpips_diversity")}
+    scores |= {f"kid{k}": [-2.14937, -2.26085, -1.90809, -2.25227] for k in range(9)}  # long numbers, long intervals
+    points = with_intervals(read_points({"oracle/shape": [0.125, 0.25, 0.75, 0.5], **scores}), 0.1)
     samples = {"guidance-1": [ReportSample(HOSTILE, picture(200))], "guidance-3": [ReportSample(HOSTILE, picture(20))]}
     single = report.write(evaluation(points=points), tmp_path / "one", samples, "ediffi evaluate --suite toybox")
     folders = [judged(tmp_path / "a", "ours", (1, 3, 8), 0), judged(tmp_path / "b", "theirs", (None,), 2)]
@@ -443,9 +466,10 @@ def test_a_browser_shows_all_of_it_without_a_complaint_or_a_request(tmp_path):
     complaints: list[Any] = []
     outside = """[...document.querySelectorAll('main *:not(.hidden)')].filter(one => !one.closest('svg, .hidden') &&
         one.getBoundingClientRect().width && one.getBoundingClientRect().right > innerWidth + 1).length"""
+    wider = "[...document.querySelectorAll('.container')].filter(one => one.scrollWidth > one.clientWidth).length"
     with playwright.sync_playwright() as play:
         chromium = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        for width, scheme in ((1440, "light"), (390, "dark")):
+        for width, scheme in ((1440, "light"), (1180, "light"), (390, "dark")):
             tab = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme).new_page()
             tab.on("request", lambda request: asked.append(request.url))
             tab.on("console", lambda message: complaints.append(message.text))
@@ -454,6 +478,7 @@ def test_a_browser_shows_all_of_it_without_a_complaint_or_a_request(tmp_path):
                 tab.goto(path.as_uri())
                 assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
                 assert tab.evaluate(outside) == 0
+                assert tab.evaluate(wider) == 0
                 assert tab.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
                 assert tab.locator("svg[role=img]:visible").bounding_box()["height"] > 200
                 assert tab.locator("data:visible").count() == tab.locator("data").count()
