@@ -156,7 +156,6 @@ def _check_option(name: str, content: Mapping[str, Any], given: Mapping[str, str
             raise UsageError(str(unknown("setting", ".".join([*so_far, part]), near)))
         so_far.append(part)
         node = node.get(part) if isinstance(node, Mapping) else None
-        node = node[-1] if isinstance(node, list) and node else node  # settings of a list are those of its last item
         class_path = given.get(".".join(so_far)) or (node.get("class_path") if isinstance(node, Mapping) else node)
         if part == "init_args":
             known = arguments

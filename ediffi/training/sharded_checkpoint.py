@@ -235,8 +235,8 @@ class _Metadata(pickle.Unpickler):
 
 
 def filled(
-    place: Path, content: Mapping[str, Any], like: Like | None = None, group: dist.ProcessGroup | None = None
-) -> dict[str, Any]:
+    place: Path, content: Mapping[Any, Any], like: Like | None = None, group: dist.ProcessGroup | None = None
+) -> dict[Any, Any]:
     """A checkpoint's content, or a part of it, with its sharded tensors read from the folder beside `place`.
 
     Whole and on the CPU; or, with `like`, into the memory that it gives for each, by all processes of a `group`.

@@ -291,7 +291,7 @@ def picture(model: Path | str) -> torch.Tensor:
         ([], 2, "--license is missing"),
         (["--license", "Do what you want"], 1, "license must be"),
         (["--license", "mit", "--revision", "../x"], 1, "revision must be a branch, got '../x'"),
-        (["--license", "mit", "--recipe", "none.yaml"], 1, "none.yaml: No such file"),
+        (["--license", "mit", "--recipe", "none.yaml"], 1, "no file or recipe named 'none.yaml'"),
         (["--license", "mit", "--results", "nowhere"], 1, "no results.json in nowhere"),
     ],
 )

@@ -149,7 +149,7 @@ def test_outputs_are_numbered_and_checked(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "b.png").mkdir()
     for output, count, error, message in (
-        ("a.png", 0, ValueError, "at least 1, got 0"),
+        ("a.png", 0, ValueError, "from 1 to 100000, got 0"),
         ("a.jpg", 1, ValueError, r"end in \.png, got .*a\.jpg"),
         ("b.png", 2, IsADirectoryError, "is a folder"),
         ("none/a.png", 1, FileNotFoundError, "does not exist: .*none"),

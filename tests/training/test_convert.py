@@ -137,7 +137,7 @@ def test_files_are_not_overwritten_or_left_behind(
 ) -> None:
     source, output = saved(tmp_path / "w.pt", {"a": torch.ones(1)}), tmp_path / "w.safetensors"
     assert "must end in .safetensors, got " in fails(capsys, source, tmp_path / "w.bin")
-    assert "No such file" in fails(capsys, tmp_path / "none.pt", output)
+    assert "is no file" in fails(capsys, tmp_path / "none.pt", output)
     output.write_text("mine")
     assert "exists already" in fails(capsys, source, output)
     assert output.read_text() == "mine"

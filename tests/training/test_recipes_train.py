@@ -50,6 +50,8 @@ FIT = {
     "data.batch_size": 2,
     "data.val_batches": 1,
     "data.num_workers": 0,
+    "data.lanes": 1,
+    "data.chunk": 2,
     "trainer.accelerator": "cpu",
     "trainer.max_steps": STEPS,
     "trainer.val_check_interval": STEPS,
@@ -59,8 +61,6 @@ FIT = {
 }
 ONE_DEVICE = {
     "data.step_size": 2,
-    "data.lanes": 1,
-    "data.chunk": 2,
     "trainer.devices": 1,
     "trainer.num_nodes": 1,
     "trainer.strategy": "auto",
@@ -197,7 +197,7 @@ def world(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump(recipe, sort_keys=False))
     (top / "ediffi").symlink_to(TOP / "ediffi")
-    for runs in ("emoji", "emoji-all"):
+    for runs in ("emoji", "emoji-gpu"):
         clip = top / "runs" / runs / "clip/encoder"  # what the recipe of a CLIP leaves
         clip.parent.mkdir(parents=True)
         clip.symlink_to(TOP / "ediffi/weights/toybox/encoders/clip")
