@@ -1,7 +1,7 @@
 """Duplicates found by parts on disk: those of one sort in memory, whatever the number of processes."""
 
-import threading
 import sys
+import threading
 import tracemalloc
 from pathlib import Path
 from typing import Any
