@@ -23,7 +23,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "studio": ("ediffi.cli.studio:studio", "open the web page to paint with words"),
     },
     "Data": {
-        "embed": ("ediffi.cli.data:embed", "compute the text and image embeddings of shards, once"),
+        "embed": ("ediffi.cli.embed:embed", "compute the text and image embeddings of shards, once"),
         "data": ("ediffi.cli.data:COMMANDS", "import, verify, describe, index and filter shards"),
     },
     "Training": {

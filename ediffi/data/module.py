@@ -2,9 +2,7 @@
 
 import logging
 import os
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +10,11 @@ import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
 from ediffi.data.degradation.degrade import Degradation
 from ediffi.data.index import Index, check_background, check_embeddings, check_sizes
+from ediffi.data.loader import ContinuedLoader, FirstBatches, leave_signals
 from ediffi.data.shards import caption_of, reject_for_embedding
 from ediffi.data.skipped import SkippedSamples
 from ediffi.data.stream import Batch, ImageTransform, Resize, ShardStream
@@ -25,8 +24,6 @@ from ediffi.io.urls import redact
 from ediffi.registry.denoisers.conditioning import ConditionEmbedding
 
 logger = logging.getLogger(__name__)
-GRACE = 30
-"""Seconds that a loader process stays after SIGTERM, as long as SLURM waits by default before it kills."""
 
 
 class ShardData(L.LightningDataModule):
@@ -223,7 +220,7 @@ class ShardData(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Endless; every pass starts at the trainer's step."""
         pin = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        options = {"num_workers": self.num_workers, "pin_memory": pin, "worker_init_fn": _leave_signals}
+        options = {"num_workers": self.num_workers, "pin_memory": pin, "worker_init_fn": leave_signals}
         return ContinuedLoader(self._stream("train", 0), self._batches_done, batch_size=None, **options)
 
     def _batches_done(self) -> int:
@@ -270,40 +267,6 @@ class ShardData(L.LightningDataModule):
             read_ahead=self.read_ahead and part == "train",
             earlier=self._earlier_lanes if part == "train" else (),
         )  # fmt: skip
-
-
-class ContinuedLoader(DataLoader[Batch]):
-    """A loader of which each pass begins where the run is: Lightning begins a pass for each of its epochs, so that
-    `limit_train_batches` would show the same batches in all of them."""
-
-    def __init__(self, stream: ShardStream, batches_done: Callable[[], int], **options: Any) -> None:
-        super().__init__(stream, **options)
-        self.stream, self.batches_done = stream, batches_done
-
-    def __iter__(self) -> Any:
-        self.stream.start = self.batches_done()
-        return super().__iter__()
-
-
-def _leave_signals(worker: int) -> None:
-    """Ctrl-C and a cluster's signals often reach every process of a run. The trainer's saves the step and ends the
-    workers; a worker that died before would end the run instead."""
-    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))  # the alarm ends the worker
-
-
-class FirstBatches(IterableDataset[Batch]):
-    """The first `count` batches of a stream."""
-
-    def __init__(self, stream: ShardStream, count: int) -> None:
-        self.stream, self.count = stream, count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __iter__(self) -> Iterator[Batch]:
-        return islice(self.stream, self.count)
 
 
 def widths(stage: nn.Module) -> dict[str, dict[str, int]]:

@@ -19,7 +19,7 @@ from ediffi.hub.config import Part
 from ediffi.io import pickles
 from ediffi.pipeline.stage import Sampling
 from ediffi.training.lora import Lora
-from ediffi.training.sharded_checkpoint import SHARDS, filled
+from ediffi.training.shard_reader import SHARDS, filled
 
 KEY = "expert"
 """Entry of a checkpoint that describes its expert."""

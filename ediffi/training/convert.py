@@ -19,7 +19,7 @@ from ediffi.registry import denoisers
 from ediffi.registry.denoisers.adm import AttentionOrder, from_adm
 from ediffi.registry.denoisers.unet import UNet
 from ediffi.training import checkpoint as checkpoints
-from ediffi.training.sharded_checkpoint import filled
+from ediffi.training.shard_reader import filled
 
 ENDING = ".safetensors"
 WRAPPED = "state_dict"

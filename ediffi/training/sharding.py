@@ -29,7 +29,8 @@ from ediffi.registry.denoisers.precondition import Preconditioned
 from ediffi.training import checkpoint as checkpoints
 from ediffi.training.callbacks.ema import EMA
 from ediffi.training.callbacks.run_directory import AtomicCheckpointIO
-from ediffi.training.sharded_checkpoint import SHARDS, ShardedCheckpoints, cpu_group, filled
+from ediffi.training.shard_reader import SHARDS, filled
+from ediffi.training.sharded_checkpoint import ShardedCheckpoints, cpu_group
 
 logger = logging.getLogger(__name__)
 IN_TRAINING = ("optimizer_states", "current_model_state")

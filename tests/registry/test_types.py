@@ -110,11 +110,12 @@ def test_that_every_token_is_real_is_known_as_long_as_it_is_true() -> None:
 def test_a_source_is_padded_to_a_multiple_of_tokens_that_nobody_sees() -> None:
     short = replace(embedding(2, 3), weight=torch.full((2, 3), 2.0))
     padded = Conditioning({"t5": short, "clip_image": embedding(2, 1)}).padded(4).sources
-    assert padded["t5"].tokens.shape[1] == 4
-    assert torch.equal(padded["t5"].mask, torch.tensor([[True, True, True, False]] * 2) & padded["t5"].mask)
-    assert torch.equal(padded["t5"].tokens[:, :3], short.tokens)
-    assert torch.equal(padded["t5"].pooled, short.pooled) if short.pooled is not None else padded["t5"].pooled is None
-    assert padded["t5"].weight is not None
-    assert padded["t5"].weight.shape == (2, 4)
-    assert padded["clip_image"].tokens.shape[1] == 1
+    longer, alone = padded["t5"], padded["clip_image"]
+    assert longer.weight is not None
+    assert longer.tokens.shape[1] == longer.mask.shape[1] == longer.weight.shape[1] == 4
+    assert torch.equal(longer.tokens[:, :3], short.tokens)
+    assert torch.equal(longer.mask[:, :3], short.mask)
+    assert not longer.mask[:, 3:].any()
+    assert longer.pooled is short.pooled
+    assert alone.tokens.shape[1] == 1
     assert embedding(2, 8).padded(4).tokens.shape[1] == 8

@@ -17,7 +17,8 @@ from ediffi.cli import main
 from ediffi.cli.fit import QUIET
 from ediffi.io import files, pickles
 from ediffi.training import checkpoint as checkpoints
-from ediffi.training.sharded_checkpoint import DIGESTS, METADATA, SHARDS, SUFFIX, filled, sweep
+from ediffi.training.shard_reader import DIGESTS, METADATA, SHARDS, filled
+from ediffi.training.sharded_checkpoint import SUFFIX, sweep
 from tests.training import forked
 from tests.training.test_survival import distance, last, tensors, write
 

@@ -22,7 +22,7 @@ from ediffi.registry.denoisers.precondition import Preconditioned, upsample
 from ediffi.registry.random import Philox
 from ediffi.registry.types import Conditioning, Embedding
 from ediffi.training.callbacks.sample_grid import SampleGrid
-from ediffi.training.lightning_module import DiffusionStage
+from ediffi.training.lightning_module import TOKENS, DiffusionStage
 from ediffi.training.loss import drop_sources, low_resolution, sum_by_band, weighted_losses
 
 QUIET = [
@@ -200,6 +200,29 @@ def test_sources_are_dropped_in_training_and_kept_in_validation(shards: list[Sha
         learner.validation_step(a_batch(shards), 0)
     assert [bool(sources["t5"].mask.any()) for sources in conds] == [False, True]
     assert conds[0]["clip_text"].mask.any()
+
+
+def test_a_compiled_stage_trains_on_few_lengths_of_captions(
+    shards: list[Shard], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And validates on the captions as they are, without the compiler. The loss is the same."""
+    learner, batch, lengths = stage(), a_batch(shards), []
+    learner.denoiser.network.register_forward_pre_hook(
+        lambda network, args: lengths.append(args[2].sources["t5"].tokens.shape[1])
+    )
+    plain = learner._losses(batch.images, batch.cond, Philox(0, range(8), "training"))[1]
+    learner._compile = True
+    padded = learner._losses(batch.images, batch.cond, Philox(0, range(8), "training"))[1]
+    learner.eval()._losses(batch.images, batch.cond, Philox(0, range(8), "training"))
+    own = batch.cond.sources["t5"].tokens.shape[1]
+    assert lengths == [own, TOKENS, own]
+    assert own < TOKENS
+    torch.testing.assert_close(padded, plain)
+    stances: list[str] = []
+    monkeypatch.setattr(torch.compiler, "set_stance", stances.append)
+    learner.on_validation_start()
+    learner.on_validation_end()
+    assert stances == ["force_eager", "default"]
 
 
 def test_training_noise_is_log_normal() -> None:
