@@ -156,16 +156,26 @@ def _check_option(name: str, content: Mapping[str, Any], given: Mapping[str, str
             raise UsageError(str(unknown("setting", ".".join([*so_far, part]), near)))
         so_far.append(part)
         node = node.get(part) if isinstance(node, Mapping) else None
-        class_path = given.get(".".join(so_far)) or (node.get("class_path") if isinstance(node, Mapping) else node)
+        dotted = ".".join(so_far)
+        classes = [given[dotted]] if given.get(dotted) else node if isinstance(node, list) else [node]
         if part == "init_args":
             known = arguments
         elif len(so_far) == 1 and part in GROUPS and not (part == "model" and _own_module(content)):
-            taken = parameters(*GROUPS[part])
-            known = None if taken is None else taken | {"help"}
+            of_group = parameters(*GROUPS[part])
+            known = None if of_group is None else of_group | {"help"}
         else:
-            module, _, of = class_path.rpartition(".") if isinstance(class_path, str) else ("", "", "")
-            arguments = parameters(module, of) if module else None
+            taken = [_parameters_of(one) for one in classes]
+            told = [one for one in taken if one is not None]
+            certain = len(told) == len(classes) > 0 and f"{dotted}+" not in given  # which adds one to the list
+            arguments = frozenset[str]().union(*told) if certain else None
             known = None if arguments is None else arguments | {"class_path", "init_args", "dict_kwargs", "help"}
+
+
+def _parameters_of(node: Any) -> frozenset[str] | None:
+    """The parameters of a class that a recipe names, with `init_args` or alone; None if that does not tell."""
+    class_path = node.get("class_path") if isinstance(node, Mapping) else node
+    module, _, name = class_path.rpartition(".") if isinstance(class_path, str) else ("", "", "")
+    return parameters(module, name) if module else None
 
 
 def _advised(name: str) -> str:
