@@ -1,10 +1,13 @@
 """The first weights of a run: random, or those of a parent, trained whole or with an adapter."""
 
 import copy
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import safetensors
+import torch
+from torch import Tensor
 
 from ediffi.diffusion.noise import NoiseInterval, contains, interval_from
 from ediffi.diffusion.weights import load_weights
@@ -18,6 +21,11 @@ from ediffi.training.convert import METADATA
 from ediffi.training.lightning_module import DiffusionStage
 from ediffi.training.lora import Lora
 
+EXTENDED = frozenset({"pooled", "attention_levels", "self_attention_levels", "cross_attention_levels", "feed_forward"})
+"""Arguments of denoisers that may differ when a run extends its parent's network."""
+BRANCHES = frozenset({"self_attention", "cross_attention", "feed_forward"})
+"""Residual branches of a block, which begin as the identity."""
+
 
 @dataclass(frozen=True)
 class InitialWeights:
@@ -28,6 +36,8 @@ class InitialWeights:
         model: instead, a cascade: the shipped "toybox", a folder, or ORG/REPO of the Hub.
         stage: of `model`, and with it; the expert that owns the run's noise is taken.
         weights: instead, a safetensors file of the whole denoiser, as `ediffi convert` writes it.
+        extend: whether the recipe's denoiser may have more than that of `checkpoint`: pooled embeddings, attention at
+            more levels, feed-forwards. Their output begins at zero, so that the first images are the parent's.
         lora: train a low-rank adapter instead of all weights.
     """
 
@@ -35,6 +45,7 @@ class InitialWeights:
     model: str | None = None
     stage: str | None = None
     weights: Path | None = None
+    extend: bool = False
     lora: Lora = field(default_factory=Lora)
 
     def __post_init__(self) -> None:
@@ -42,6 +53,8 @@ class InitialWeights:
             raise ValueError("a run starts from one of checkpoint, model and weights, not from several")
         if (self.model is None) != (self.stage is None):
             raise ValueError(f"model and stage go together, got model {self.model!r} and stage {self.stage!r}")
+        if self.extend and self.checkpoint is None:
+            raise ValueError("extend adds to the network of a checkpoint, and no start.checkpoint is named")
 
     @property
     def named(self) -> bool:
@@ -54,7 +67,7 @@ class InitialWeights:
         ValueError if the weights are broken, of another architecture, or of noise that does not contain the stage's.
         """
         if self.checkpoint is not None:
-            _load_checkpoint(self.checkpoint, module)
+            _load_checkpoint(self.checkpoint, module, self.extend)
         elif self.weights is not None:
             module.parent = _recorded_interval(self.weights)
             _check_noise(self.weights, module.parent, module.region)
@@ -66,28 +79,43 @@ class InitialWeights:
             lora.add(module.denoiser, self.lora)
 
 
-def _load_checkpoint(path: Path, module: DiffusionStage) -> None:
+def _load_checkpoint(path: Path, module: DiffusionStage, extend: bool) -> None:
     """Load the averaged weights of a checkpoint, an adapter merged into them, and record the parent."""
     trained = checkpoints.read(path)
     _check_noise(path, trained.expert.interval, module.region)
-    _check_network(path, trained, module.denoiser)
+    _check_network(path, trained, module.denoiser, EXTENDED if extend else frozenset())
     module.parent = trained.expert.interval
     weights = trained.weights
     try:
         if trained.lora is not None:
             weights = lora.merged(copy.deepcopy(module.denoiser), trained.lora, weights)
-        module.denoiser.load_state_dict(weights)
+        module.denoiser.load_state_dict(_extended(module.denoiser, weights) if extend else weights)
     except RuntimeError:
         raise ValueError(f"{path} has the weights of another network than the recipe's denoiser") from None
 
 
-def _check_network(path: Path, trained: checkpoints.ExpertCheckpoint, denoiser: Preconditioned) -> None:
+def _extended(denoiser: Preconditioned, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights, and those of new parts, whose output is zero: the last layer of a new residual branch is."""
+    new = {key: value for key, value in denoiser.state_dict().items() if key not in weights}
+    for key in new:
+        names = set(key.split("."))
+        if "pooled" in names:
+            new[key] = torch.zeros_like(new[key])
+        elif not names & BRANCHES:
+            raise RuntimeError(f"{key} is not in the checkpoint, and the network does not work without it")
+    return {**weights, **new}
+
+
+def _check_network(
+    path: Path, trained: checkpoints.ExpertCheckpoint, denoiser: Preconditioned, may_differ: Collection[str]
+) -> None:
     """ValueError if the weights fit, but mean something else; earlier versions do not record their network."""
     part = None if trained.stage is None else trained.stage.denoiser
     if part is None or denoiser.made_by is None or part.name not in denoisers.REGISTRY:
         return
     theirs, ours = denoisers.architecture(part.name, part.arguments), denoisers.architecture(*denoiser.made_by)
-    if theirs[0] == ours[0] and (different := [key for key in ours[1] if theirs[1].get(key) != ours[1][key]]):
+    different = [key for key in ours[1] if theirs[1].get(key) != ours[1][key] and key not in may_differ]
+    if theirs[0] == ours[0] and different:
         key = different[0]
         raise ValueError(
             f"{path} has the weights of another network than the recipe's denoiser: its {key} is "

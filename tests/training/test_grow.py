@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ from ediffi.data.stream import Batch
 from ediffi.diffusion.noise import ROOT, Complement, Interval, NoiseInterval
 from ediffi.pipeline.checkpoint import build_denoiser, load_cascade
 from ediffi.pipeline.stage import Sampling
+from ediffi.registry import denoisers
 from ediffi.registry.random import Philox
+from ediffi.registry.types import Conditioning, Embedding
 from ediffi.training import checkpoint as checkpoints
 from ediffi.training.finished_run import read_run
 from ediffi.training.growth.compose import StageRecipe, trained_stage
@@ -552,6 +555,34 @@ def test_a_run_starts_only_from_a_parent_that_owns_its_noise(
         main([*words[:4], "{level: 0, index: 0}", "--start.model", str(grown / "stage"), "--start.stage", "base"]) == 1
     )
     assert "owns all of (0, 0)" in capsys.readouterr().err
+
+
+def test_a_run_may_extend_the_network_of_its_parent(grown: Path) -> None:
+    """New pooled embeddings and attention at more levels change nothing until they are trained."""
+    path = grown / "0-0" / "checkpoints" / "last.ckpt"
+    run = read_run(grown / "0-0")
+    same_network = build_denoiser(run.denoiser)
+    same_network.load_state_dict(run.expert.weights)
+    arguments = denoisers.architecture(run.denoiser.name, run.denoiser.arguments)[1]
+    widths, more = arguments["tokens"], {"attention_levels": [0, 1], "pooled": {**arguments["pooled"], "t5": 64}}
+
+    def larger(**arguments: Any) -> DiffusionStage:
+        return DiffusionStage(build_denoiser(replace(run.denoiser, arguments={**run.denoiser.arguments, **arguments})))
+
+    with pytest.raises(ValueError, match=r"another network than the recipe's denoiser: its attention_levels is"):
+        InitialWeights(checkpoint=path)(larger(**more))
+    child = larger(**more)
+    InitialWeights(checkpoint=path, extend=True)(child)
+    assert child.denoiser.state_dict().keys() > run.expert.weights.keys()
+    tokens, mask = {n: torch.randn(2, 3, width) for n, width in widths.items()}, torch.ones(2, 3, dtype=torch.bool)
+    sources = {n: Embedding(tokens[n], mask, torch.randn(2, width)) for n, width in more["pooled"].items()}
+    inputs = torch.randn(2, 3, 16, 16), torch.tensor([0.3, 2.0]), Conditioning(sources)
+    assert torch.equal(same_network(*inputs), child.denoiser(*inputs))
+    for other in ({"attention_levels": []}, {"channels": 24}, {"num_res_blocks": 3}, {"pooled": {}}):
+        with pytest.raises(ValueError, match="has the weights of another network"):
+            InitialWeights(checkpoint=path, extend=True)(larger(**other))
+    with pytest.raises(ValueError, match=r"no start\.checkpoint is named"):
+        InitialWeights(extend=True)
 
 
 def test_experts_are_listed_and_drawn(grown: Path, tmp_path: Path, capsys) -> None:

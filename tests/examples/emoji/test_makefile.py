@@ -24,7 +24,7 @@ def dry_run(*words: str) -> list[list[str]]:
 
 @pytest.mark.parametrize(
     ("words", "folder", "runs"),
-    [((), "emoji", ["base", "sr64", "base_style"]), (("GPU=1",), "emoji/gpu", ["base", "sr64"])],
+    [((), "emoji", ["base", "sr64", "base_style", "base_more"]), (("GPU=1",), "emoji/gpu", ["base", "sr64"])],
 )
 def test_every_step_of_the_road_is_there(words: tuple[str, ...], folder: str, runs: list[str]) -> None:
     commands = dry_run("picture", "judge", *words)
