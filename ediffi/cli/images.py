@@ -78,6 +78,7 @@ def sample(
 
     from ediffi.diffusion.layout import read_layout
     from ediffi.evaluation.images.generate import generate, open_store
+    from ediffi.io import png
     from ediffi.io.distributed import launch
     from ediffi.pipeline.cascade import Cascade
     from ediffi.pipeline.cascade_generator import CascadeGenerator, identity
@@ -114,6 +115,8 @@ def sample(
     generator = CascadeGenerator(cascade, options, identity(model), threads)
     made = generate(generator, texts, store, batch_size=batch_size, context=context)
     if context.rank == 0:
+        if inputs := options.inputs():
+            png.save_inputs(store.folder, inputs)
         print(f"{made}: {store.folder.resolve()}")
 
 

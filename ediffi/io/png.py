@@ -18,6 +18,7 @@ from ediffi.io.prompt_files import parse_json
 MAX_FILES = 100_000
 SETTINGS = "ediffi"  # key of the PNG text field that holds the settings
 INPUTS = "ediffi-inputs"  # and of the one that holds the images that it was made from
+BESIDE = "inputs.json"  # of a folder of images that were all made from the same ones, instead of that field in each
 DATA_URL = "data:image/png;base64,"
 
 
@@ -26,7 +27,7 @@ def save(image: Image, path: Path, settings: Mapping[str, Any], inputs: Mapping[
     info = PngInfo()
     info.add_itxt(SETTINGS, json.dumps(settings, ensure_ascii=False))
     if inputs:
-        info.add_itxt(INPUTS, json.dumps({name: DATA_URL + _base64(content) for name, content in inputs.items()}))
+        info.add_itxt(INPUTS, _inputs_text(inputs))
     with files.replacing(path) as beside:
         image.save(beside, "png", pnginfo=info)
 
@@ -46,8 +47,19 @@ def settings_of(path: Path) -> dict[str, Any]:
 
 
 def inputs_of(path: Path) -> dict[str, bytes]:
-    """The PNG files that an image was made from, by name, as `save` was given them; ValueError as `settings_of`."""
-    return {name: from_data_url(url, f"{name} in {path}") for name, url in (_field(path, INPUTS) or {}).items()}
+    """The PNG files that an image was made from, by name: as `save` was given them, or from `BESIDE` in its folder.
+
+    ValueError: as `settings_of`.
+    """
+    urls, place, beside = _field(path, INPUTS), path, path.with_name(BESIDE)
+    if urls is None and beside.is_file():
+        urls, place = _object(beside.read_text(encoding="utf-8"), str(beside)), beside
+    return {name: from_data_url(url, f"{name} in {place}") for name, url in (urls or {}).items()}
+
+
+def save_inputs(folder: Path, inputs: Mapping[str, bytes]) -> None:
+    """Write the PNG files that all images of a folder were made from into its `BESIDE`."""
+    files.replace(folder / BESIDE, _inputs_text(inputs).encode())
 
 
 def data_url(image: Image) -> str:
@@ -67,6 +79,10 @@ def from_data_url(url: Any, name: str) -> bytes:
         raise ValueError(f"{name} is broken: {error}") from None
 
 
+def _inputs_text(inputs: Mapping[str, bytes]) -> str:
+    return json.dumps({name: DATA_URL + _base64(content) for name, content in inputs.items()})
+
+
 def _base64(content: bytes) -> str:
     return base64.b64encode(content).decode()
 
@@ -74,11 +90,13 @@ def _base64(content: bytes) -> str:
 def _field(path: Path, key: str) -> dict[str, Any] | None:
     """A text field of a file that holds a JSON object; None if it has none."""
     text = getattr(open_image(path, exif=True), "text", {}).get(key)
-    if text is None:
-        return None
-    content = parse_json(text, f"the settings of {path}")
+    return None if text is None else _object(text, f"the settings of {path}")
+
+
+def _object(text: str, name: str) -> dict[str, Any]:
+    content = parse_json(text, name)
     if not isinstance(content, dict):
-        raise ValueError(f"the settings of {path} are no JSON object")
+        raise ValueError(f"{name} must be a JSON object")
     return content
 
 

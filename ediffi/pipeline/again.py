@@ -101,7 +101,7 @@ class Repetition:
             made, there = ", ".join(settings), ", ".join(names)
             raise ValueError(f"the image was made by the stages {made}, and {cascade.name!r} has {there}")
         return [
-            dataclasses.replace(stage, sampling=_sampling(settings[stage.name]))
+            dataclasses.replace(stage, sampling=sampling_of(settings[stage.name]))
             for stage in cascade.stages[: len(settings)]
         ]
 
@@ -152,7 +152,8 @@ class Repetition:
         return self.inputs[entry["sha256"]]
 
 
-def _sampling(settings: Mapping[str, Any]) -> Sampling:
+def sampling_of(settings: Mapping[str, Any]) -> Sampling:
+    """The settings of a stage, as `Images.settings` has them; ValueError: it was a sampler without a name."""
     fields = {field.name for field in dataclasses.fields(Sampling)}
     plain = {name: value for name, value in settings.items() if name in fields}
     if isinstance(plain["guidance_scale"], list):  # a schedule, which the options have

@@ -1,6 +1,7 @@
 """What is done with an image of the gallery, and with files that are opened or saved: new values of the page."""
 
 import base64
+import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,8 @@ from ediffi.studio.form import Updates, input_value
 from ediffi.studio.gallery import SOURCES
 from ediffi.studio.opening import Layout, Painting, open_files, open_mask
 from ediffi.studio.page import Page, reason
-from ediffi.studio.request import MAX_IMAGES, GenerationRequest, Task, missing_inputs
+from ediffi.studio.request import MAX_IMAGES, GenerationRequest, Task
+from ediffi.studio.restoring import restored
 from ediffi.studio.views import ODD, compare_panel, file_url, image_panel, index_of
 
 VARIATION = 0.3
@@ -25,19 +27,16 @@ def restore(page: Page, name: str, alone: bool = False) -> Updates:
     gallery, cascade = page.backend.gallery, page.backend.cascade
     try:
         settings = gallery.image(name).settings
-        request = GenerationRequest.from_settings(settings, cascade)
+        found = restored(settings, cascade, gallery, gallery.folder / name)
     except (*ODD, OSError) as error:
-        message = f"the settings of {name} cannot be restored: {error}"
+        text = error if isinstance(error, ValueError | OSError) else "they are of another version"
+        message = f"the settings of {name} cannot be restored: {text}"
         return {page.panel: image_panel(page.urls([name]), "", error=message)}
+    request = found.request
     if alone:
-        number = {"first_index": index_of(settings), "num_images": 1}
-        request = GenerationRequest.from_json({**request.to_json(), **number})
-    missing = missing_inputs(settings)
-    for field, path in request.inputs.items():
-        if not (gallery.folder / path).is_file():
-            missing.append(field)
-            request = GenerationRequest.from_json({**request.to_json(), field: ""})
-    notices = [f"not stored in the image, so not restored: {', '.join(missing)}"] if missing else []
+        request = dataclasses.replace(request, first_index=index_of(settings), num_images=1)
+    lacks = [f"the form lacks what it has no field for, or the file does not hold: {', '.join(found.missing)}"]
+    notices = [*(lacks if found.missing else ()), *found.notices]
     if settings.get("model") != cascade.name:
         notices.append(f"{name} is an image of {settings.get('model')!r}; this page runs {cascade.name!r}")
     panel = image_panel(page.urls([name]), request.prompt, detail=f"seed {request.seed}", notices=notices)
@@ -66,9 +65,8 @@ def compare(page: Page, name: str) -> Updates:
     """The image over the one it was made from; of a new image, over the next one that is chosen."""
     gallery = page.backend.gallery
     try:
-        source = GenerationRequest.from_settings(gallery.image(name).settings, page.backend.cascade).inputs.get(
-            "source"
-        )
+        found = restored(gallery.image(name).settings, page.backend.cascade, gallery, gallery.folder / name)
+        source = found.request.inputs.get("source")
     except (*ODD, OSError):  # another version's settings
         source = None
     if source and (gallery.folder / source).is_file():

@@ -37,7 +37,7 @@ def build(backend: Backend) -> Any:
             html_part(_header(backend), js_on_load=script("header"), elem_id="header")
             with gr.Row(elem_id="workspace"):
                 with gr.Column(elem_id="words", elem_classes="form-part"):
-                    fields, generate, stop = prompt_fields(request)
+                    fields, generate, stop = prompt_fields(backend, request)
                 with gr.Column(elem_id="settings", elem_classes="form-part"):
                     seeds, random = seed_fields(request)
                     sampling, steps = sampling_fields(backend, request)

@@ -14,7 +14,8 @@ from ediffi.studio.attention_view import AttentionView, attention_view
 from ediffi.studio.gallery import Gallery
 from ediffi.studio.jobs import JobEvent, JobQueue
 from ediffi.studio.progress import StepTimes
-from ediffi.studio.request import KEY, GenerationRequest, missing_inputs
+from ediffi.studio.request import KEY, GenerationRequest
+from ediffi.studio.restoring import restored
 from ediffi.studio.variations import varied_noise
 from ediffi.studio.views import index_of
 
@@ -69,9 +70,10 @@ class Backend:
         settings = self.gallery.image(name).settings
         if settings.get("model") != self.cascade.name:
             raise ValueError(f"{name} is an image of {settings.get('model')!r}; this page runs {self.cascade.name!r}")
-        if missing := missing_inputs(settings):
-            raise ValueError(f"{name} cannot be sampled again: its settings do not contain {', '.join(missing)}")
-        request = GenerationRequest.from_settings(settings, self.cascade)
+        found = restored(settings, self.cascade, self.gallery, self.gallery.folder / name)
+        if found.missing:
+            raise ValueError(f"{name} cannot be sampled again: it lacks {', '.join(found.missing)}")
+        request = found.request
         steps = request.num_inference_steps[:1] or None  # the base stage is sampled alone
         request = dataclasses.replace(request, first_index=index_of(settings), num_images=1)
         options = dataclasses.replace(self._options(request), num_inference_steps=steps)

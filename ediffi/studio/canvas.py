@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image
+from torch import Tensor
 
 from ediffi.diffusion.layout import Region, nearest_colors
 from ediffi.io import png
@@ -20,6 +21,8 @@ PALETTE = ("#e5484d", "#0a84ff", "#f5a524", "#2f9e5b", "#8e4ec6", "#e45ba6", "#1
 """Brush colours; also the largest number of phrases in a layout."""
 MAX_SIDE, SIDE = 1024, 512
 """Largest side of a drawing in pixels, and the side at which the page draws."""
+FAINTEST = 8 / 255
+"""Fainter pixels of a drawing belong to no phrase: browsers keep too little of their colour to tell whose they are."""
 WEB = Path(__file__).with_name("web")
 SCRIPTS = ("state", "words", "weights", "history", "brushes", "view", "strokes", "tools", "keys")
 """Files of the canvas in the browser, in the order in which they run, in one scope."""
@@ -52,7 +55,7 @@ class CanvasLayout:
     """Brushes, and a drawing with their colours; ValueError for too many brushes, or two of one colour."""
 
     brushes: tuple[Brush, ...] = ()
-    image: str = ""  # a square PNG as a data URL, transparent where nothing is drawn; empty for no drawing
+    image: str = ""  # a square PNG as a data URL, as opaque as a pixel belongs to its phrase; empty for no drawing
 
     def __post_init__(self) -> None:
         if len(self.brushes) > len(PALETTE):
@@ -80,20 +83,19 @@ class CanvasLayout:
 
     @classmethod
     def of_regions(cls, regions: Sequence[Region]) -> "CanvasLayout":
-        """The layout that paints regions in order, each over those before it, where their masks are at least 1/2.
+        """The layout in which each pixel belongs to the region whose mask is the largest there, the later of equals.
 
         ValueError: there are more than brushes.
         """
-        side = max(len(region.mask) for region in regions)
-        side = side if side <= MAX_SIDE else SIDE
-        image, brushes = Image.new("RGBA", (side, side)), []
-        for region, colour in zip(regions, PALETTE, strict=False):
-            inside = Image.fromarray((region.mask.numpy() >= 0.5).astype(np.uint8) * 255)
-            image.paste(colour, (0, 0), inside.resize((side, side), Image.Resampling.NEAREST))
-            brushes.append(Brush(region.phrase, colour, region.weight, region.occurrence))
         if len(regions) > len(PALETTE):
             raise ValueError(f"the layout has {len(regions)} regions; the page has {len(PALETTE)} brushes")
-        return cls(tuple(brushes), png.data_url(image))
+        brushes = [Brush(r.phrase, c, r.weight, r.occurrence) for r, c in zip(regions, PALETTE, strict=False)]
+        levels = levels_of(regions)
+        owner = len(regions) - 1 - levels[::-1].argmax(0)
+        colours = np.array([color(brush.colour) for brush in brushes], np.uint8)
+        opacity = np.rint(levels.max(0) * 255).astype(np.uint8)
+        pixels = np.where(opacity[..., None] > 0, np.dstack([colours[owner], opacity]), np.uint8(0))
+        return cls(tuple(brushes), png.data_url(Image.fromarray(pixels)))
 
     def to_json(self) -> dict[str, Any]:
         """What `from_json` reads."""
@@ -106,12 +108,14 @@ class CanvasLayout:
         """A region for each brush that drew something; ValueError if the drawing is broken, not square or too large."""
         if not self.image or not self.brushes:
             return []
-        # A browser smooths the edges of strokes: a mixed colour belongs to the brush of the nearest one.
-        owner = nearest_colors(
-            decode(self.image, "the drawing of the layout"), [color(brush.colour) for brush in self.brushes]
-        )
+        pixels = decode(self.image, "the drawing of the layout")
+        levels = pixels[..., 3].astype(np.float32) / 255
+        # A browser rounds the colours of faint pixels, so that a pixel belongs to the brush of the nearest colour.
+        opaque = np.concatenate([pixels[..., :3], np.full_like(pixels[..., 3:], 255)], -1)
+        owner = nearest_colors(opaque, [color(brush.colour) for brush in self.brushes])
+        owner[levels < FAINTEST] = -1
         return [
-            Region(brush.phrase, (owner == index).astype(np.float32), brush.weight, brush.occurrence)
+            Region(brush.phrase, np.where(owner == index, levels, np.float32(0)), brush.weight, brush.occurrence)
             for index, brush in enumerate(self.brushes)
             if (owner == index).any()
         ]
@@ -121,6 +125,14 @@ class CanvasLayout:
         """The phrases whose brush drew nothing."""
         painted = {(region.phrase, region.occurrence) for region in self.regions}
         return [brush.phrase for brush in self.brushes if (brush.phrase, brush.occurrence) not in painted]
+
+
+def levels_of(regions: Sequence[Region]) -> Float[np.ndarray, "n side side"]:
+    """The masks of regions at the one size of their drawing, soft ones too."""
+    side = max(len(region.mask) for region in regions)
+    side = side if side <= MAX_SIDE else SIDE
+    masks = (Image.fromarray(region.mask.numpy().astype(np.float32)) for region in regions)
+    return np.stack([np.asarray(mask.resize((side, side), Image.Resampling.NEAREST)) for mask in masks])
 
 
 def drawing(url: Any, name: str) -> str:
@@ -142,6 +154,15 @@ def mask_at(url: str, side: int) -> Image.Image | None:
         return None
     opacity = Image.fromarray(decode(url, "the mask")[..., 3])
     return opacity if opacity.width == side else opacity.resize((side, side), Image.Resampling.BOX)
+
+
+def mask_url(levels: Float[Tensor, "h w"]) -> str:
+    """A mask as the page has it: a data URL of a PNG that is opaque where the image is repainted."""
+    opacity = Image.fromarray((levels.numpy() * 255).round().astype(np.uint8))
+    shown = Image.new("RGBA", (SIDE, SIDE), "white")
+    kind = Image.Resampling.BOX if opacity.width >= SIDE else Image.Resampling.NEAREST
+    shown.putalpha(opacity.resize((SIDE, SIDE), kind))
+    return png.data_url(shown)
 
 
 def decode(url: str, name: str) -> UInt8[np.ndarray, "h w 4"]:

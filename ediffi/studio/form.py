@@ -15,8 +15,8 @@ from ediffi.studio.gallery import SOURCES, STYLES, Gallery
 from ediffi.studio.request import MAX_SEED, GenerationRequest
 from ediffi.studio.views import file_url
 
-MODEL_SAMPLER = "the model's own"
-"""The entry of the sampler list that stands for no choice."""
+MODEL_SAMPLER, FITTING_STAGE = "the model's own", "the one that fits the image"
+"""The entries of the lists of samplers and stages that stand for no choice."""
 STYLE_THUMB = (
     '<div class="thumb ${value.name ? `full` : ``}">${value.name ? `<img src="${value.url}" alt="style image">'
     '<button type="button" title="remove the style image">×</button>` : ``}</div>'
@@ -29,6 +29,7 @@ HELP = {
     "variation": "Above 0, all images are like one image, with this share of new noise.",
     "variation_of": "Number of the image that is varied.",
     "strength": "Share of the steps that run: 0 keeps the image, 1 keeps nothing of it.",
+    "first_stage": "The first stage that runs; it makes the image as small as its input.",
     "guidance_scale": "How closely the image follows the prompt; 1 is off, and too much makes it harsh.",
     "paint_weight": "How strongly the painted regions count; 0 is off.",
     "steps": "Steps of each stage, from noise to image: more are slower and finer.",
@@ -63,6 +64,7 @@ class Form:
                 **{name: _from_zero(content[name]) for name in COUNTED},
                 "seed": secrets.randbelow(MAX_SEED + 1) if values[self.random] else content["seed"],
                 "sampler": "" if content["sampler"] == MODEL_SAMPLER else content["sampler"],
+                "first_stage": "" if content["first_stage"] == FITTING_STAGE else content["first_stage"],
                 "style": (content["style"] or {}).get("name"),
                 "num_inference_steps": [values[field] for field in self.steps],
                 "layout": canvas,
@@ -76,7 +78,8 @@ class Form:
         """The components' values for a request."""
         content = request.to_json()
         content |= {name: content[name] + 1 for name in COUNTED}
-        content |= {"sampler": request.sampler or MODEL_SAMPLER, "style": input_value(gallery, STYLES, request.style)}
+        content |= {"sampler": request.sampler or MODEL_SAMPLER, "first_stage": request.first_stage or FITTING_STAGE}
+        content |= {"style": input_value(gallery, STYLES, request.style)}
         source = input_value(gallery, SOURCES, request.source)
         drawn = {"task": request.task, "source": source, "mask": request.mask}
         return {
@@ -113,8 +116,8 @@ def html_part(value: Any = "", **options: Any) -> Any:
     return gr.HTML(value, apply_default_css=False, **options)
 
 
-def prompt_fields(request: GenerationRequest) -> tuple[dict[str, Any], Any, Any]:
-    """The fields of the prompts, and the buttons that start and stop a job."""
+def prompt_fields(backend: Backend, request: GenerationRequest) -> tuple[dict[str, Any], Any, Any]:
+    """The fields of the prompts and of what is done to an image, and the buttons that start and stop a job."""
     import gradio as gr
 
     options: dict[str, Any] = {"lines": 3, "max_lines": 6, "placeholder": "a red circle"}
@@ -125,11 +128,15 @@ def prompt_fields(request: GenerationRequest) -> tuple[dict[str, Any], Any, Any]
     strength = _slider(
         "Strength of the change", request.strength, 1.0, step=0.05, elem_id="strength", info=HELP["strength"]
     )
+    stages = [FITTING_STAGE, *(stage.name for stage in backend.cascade.stages[1:])]
+    first_stage = gr.Dropdown(
+        stages, value=FITTING_STAGE, label="First stage", elem_id="first-stage", info=HELP["first_stage"]
+    )
     with gr.Row(elem_id="buttons"):
         generate = gr.Button("Generate", variant="primary", elem_id="generate", min_width=120, scale=3)
         stop = gr.Button("Stop", interactive=False, elem_id="stop", min_width=60, scale=1)
-    fields = {"prompt": prompt, "negative_prompt": negative_prompt, "strength": strength}
-    return fields, generate, stop
+    fields = {"prompt": prompt, "negative_prompt": negative_prompt}
+    return {**fields, "strength": strength, "first_stage": first_stage}, generate, stop
 
 
 def seed_fields(request: GenerationRequest) -> tuple[dict[str, Any], Any]:

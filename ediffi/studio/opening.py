@@ -7,16 +7,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from PIL import Image
 
 from ediffi.diffusion.layout import Region, read_layout
 from ediffi.io import png
 from ediffi.io.image_input import read_image, read_mask
-from ediffi.studio.canvas import SIDE, CanvasLayout
+from ediffi.studio.canvas import FAINTEST, CanvasLayout, levels_of, mask_url
 from ediffi.studio.gallery import Gallery
 
 MAX_FILE_MB = 50
 """Larger files are not uploaded."""
+OVERLAP = 0.01
+"""Regions that overlap on a smaller share of the canvas, as at smooth edges, are not told."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +78,7 @@ def open_mask(path: Path) -> Mask:
         raise ValueError(f"{path.name} is {width}x{height}; a mask must be square, as the image is")
     if not levels.any():
         raise ValueError(f"{path.name} is black everywhere; a mask is white where the image is repainted")
-    opacity = Image.fromarray((levels.numpy() * 255).round().astype(np.uint8))
-    shown = Image.new("RGBA", (SIDE, SIDE), "white")
-    shown.putalpha(opacity.resize((SIDE, SIDE), Image.Resampling.BOX if width >= SIDE else Image.Resampling.NEAREST))
-    return Mask(png.data_url(shown))
+    return Mask(mask_url(levels))
 
 
 def _is_painting(path: Path) -> bool:
@@ -100,15 +98,15 @@ def _layout(path: Path, files: Sequence[Path]) -> Layout:
             text = str(error).replace(f"{folder}/", "")
             hint = "; open it together with the layout" if isinstance(error, OSError) else ""
             raise ValueError(text + hint) from None
-    return Layout(CanvasLayout.of_regions(regions), tuple(_losses(regions)))
+    return Layout(CanvasLayout.of_regions(regions), tuple(losses(regions)))
 
 
-def _losses(regions: Sequence[Region]) -> list[str]:
+def losses(regions: Sequence[Region]) -> list[str]:
     """What the canvas cannot show of a layout: each of its pixels belongs to one phrase."""
-    inside = [region.mask.numpy() >= 0.5 for region in regions]
-    sides = {mask.shape for mask in inside}
-    soft = [r.phrase for r in regions if ((r.mask > 0.02) & (r.mask < 0.98)).float().mean() > 0.02]
-    notices = [f"cut at one half, where its mask is soft: {', '.join(map(repr, soft))}"] if soft else []
-    if len(sides) == 1 and (np.sum(inside, axis=0) > 1).any():
-        notices.append("regions overlap: the later one is shown, and used")
-    return notices
+    if len(regions) < 2:
+        return []
+    lost = np.sort(levels_of(regions), axis=0)[:-1]
+    share = (lost.max(0) >= FAINTEST).mean()
+    if share <= OVERLAP:
+        return []
+    return [f"regions overlap on {share:.0%} of the canvas: each pixel is shown and used as the stronger one's"]

@@ -12,7 +12,7 @@ from ediffi.studio.backend import Backend, NotSavedError
 from ediffi.studio.form import Form, Updates
 from ediffi.studio.jobs import Finished, Stopped, Waiting
 from ediffi.studio.progress import JobProgress
-from ediffi.studio.request import GenerationRequest
+from ediffi.studio.restoring import restored
 from ediffi.studio.views import ODD, file_url, gallery_grid, image_actions, image_details, image_panel, prompt_of
 
 logger = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ class Page:
         image = next((image for image in images if image.name == name), None)
         settings = {} if image is None else image.settings
         try:
-            request = GenerationRequest.from_settings(settings, cascade)
+            request = restored(settings, cascade, gallery).request
             plan, notices = cascade.plan(request.options()), self.backend.notices(request) if request.prompt else []
             strengths = self.backend.strengths(request)
         except (*ODD, OSError):  # another model's settings, or another version's, or the source is gone

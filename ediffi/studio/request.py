@@ -21,8 +21,6 @@ from ediffi.studio.gallery import SOURCES, STYLES
 
 KEY = "order"
 """Key of the request in the settings of an image."""
-NOT_IN_IMAGE = ("paint", "style", "switch", "edit", "low_res")
-"""Inputs of other commands. The settings of an image only have their hash, or the page has no field for them."""
 MAX_IMAGES = 4
 MAX_STEPS = 500
 MAX_SEED = 2**32 - 1
@@ -56,6 +54,7 @@ class GenerationRequest:
     source: str = ""  # name of the image in the gallery's sources that is changed or enlarged; empty for none
     mask: str = ""  # where it is repainted: a PNG data URL, opaque there; empty for everywhere
     strength: float = STRENGTH  # of the change, as in `Edit`
+    first_stage: str = ""  # of an enlargement, as in `SamplingOptions`; empty for the one that fits the image
 
     @classmethod
     def default(cls, cascade: Cascade, prompt: str) -> "GenerationRequest":
@@ -98,19 +97,8 @@ class GenerationRequest:
             source=str(content.get("source") or ""),
             mask=drawing(content.get("mask"), "the mask"),
             strength=_number({"strength": STRENGTH, **content}, "strength", 1.0),
+            first_stage=str(content.get("first_stage") or ""),
         )
-
-    @classmethod
-    def from_settings(cls, settings: Mapping[str, Any], cascade: Cascade) -> "GenerationRequest":
-        """The request of an image: as stored, or else from the settings that another command stored."""
-        if KEY in settings:
-            return cls.from_json(settings[KEY])
-        known = {name: settings[name] for name in ("prompt", "negative_prompt", "seed") if name in settings}
-        plan = list(settings.get("stages", {}).values())
-        if len(plan) == len(cascade.stages):
-            known["num_inference_steps"] = [stage["num_inference_steps"] for stage in plan]
-            known["guidance_scale"] = plan[0]["guidance_scale"]
-        return cls.from_json({**cls.default(cascade, "").to_json(), **known})
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -162,12 +150,8 @@ class GenerationRequest:
             paint=self.regions,
             edit=edit,
             low_res=low_res,
+            first_stage=None if low_res is None else self.first_stage or None,
         )
-
-
-def missing_inputs(settings: Mapping[str, Any]) -> list[str]:
-    """Inputs of an image that its settings do not contain; without them it cannot be generated again."""
-    return [] if KEY in settings else [name for name in NOT_IN_IMAGE if name in settings]
 
 
 def layout_inputs(settings: Mapping[str, Any]) -> dict[str, torch.Tensor]:

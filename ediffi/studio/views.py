@@ -148,7 +148,8 @@ def _rows(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
         where = "the marked part" if request.get("mask") else "all of it"
         rows.append(("changed", f"{where}, strength {request['strength']:g}"))
     elif request.get("task") == "upscale":
-        rows.append(("enlarged", "from another image"))
+        stage = request.get("first_stage")
+        rows.append(("enlarged", f"from another image{f', from {stage} on' if stage else ''}"))
     if settings.get("style"):
         rows.append(("style", f"image, scale {settings['style']['scale']:g}"))
     return rows

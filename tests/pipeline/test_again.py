@@ -146,6 +146,36 @@ def test_the_command(painted: Path, model_folder: Path, capsys: pytest.CaptureFi
     assert capsys.readouterr().out.splitlines()[-1] == "every pixel is the same", "once more of the one more"
 
 
+def test_images_of_a_file_of_prompts_find_their_inputs_beside_them(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "layout.json").write_text(json.dumps([{"phrase": "red circle", "mask": AREA}]))
+    (tmp_path / "prompts.txt").write_text("\n".join(["a red circle", PROMPTS[0]]))
+    PICTURE.save(tmp_path / "style.png")
+    words = ["--paint", str(tmp_path / "layout.json"), "--paint-weight", "0.4", "-o", str(tmp_path / "out")]
+    words += ["--style-image", str(tmp_path / "style.png"), "--batch-size", "1"]
+    sample = ["sample", "--prompts", str(tmp_path / "prompts.txt"), "--model", str(model_folder), *words]
+    assert main(sample) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir() if not path.name.startswith(".")) == [
+        "00000.png",
+        "00001.png",
+        "inputs.json",
+        "run.json",
+    ]
+    assert main(sample) == 0, "the finished run is resumed"
+    image = tmp_path / "out" / "00001.png"
+    assert (
+        main(["inspect", str(image), "--again", "--model", str(model_folder), "-o", str(tmp_path / "again.png")]) == 0
+    )
+    assert capsys.readouterr().out.splitlines()[-1] == "every pixel is the same"
+    (tmp_path / "out" / "inputs.json").write_text("[]")
+    told = error(capsys, str(image), "--again", "--model", str(model_folder))
+    assert "inputs.json must be a JSON object" in told
+    (tmp_path / "out" / "inputs.json").unlink()
+    told = error(capsys, str(image), "--again", "--model", str(model_folder))
+    assert "does not hold the style image that the image was made with, only its hash" in told
+
+
 def test_another_model_is_told(painted: Path, model_folder: Path, tmp_path: Path, capsys) -> None:
     capsys.readouterr()
     assert "is of the model 'tiny': --model says where that is" in error(capsys, str(painted), "--again")

@@ -15,6 +15,7 @@ from ediffi.studio.backend import Backend
 from ediffi.studio.canvas import PALETTE, Brush, CanvasLayout
 from ediffi.studio.jobs import Finished, JobEvent, StepDone, Stopped, Waiting
 from ediffi.studio.request import GenerationRequest
+from ediffi.studio.restoring import restored
 from tests.studio.conftest import PROMPT
 
 Draw = Callable[..., CanvasLayout]
@@ -53,7 +54,7 @@ def test_a_stored_request_gives_the_same_image(backend: Backend, wanted: Generat
     layout = drawn({"red circle": (0, 20, 25, 60), "blue square": (35, 5, 60, 30)})
     full = dataclasses.replace(wanted, layout=layout, style=style, style_scale=1.5, negative_prompt="a green cross")
     (first,) = result(backend.generate("a", full))
-    stored = GenerationRequest.from_settings(backend.gallery.image(first).settings, backend.cascade)
+    stored = restored(backend.gallery.image(first).settings, backend.cascade, backend.gallery).request
     assert stored == full
     (second,) = result(backend.generate("a", stored))
     assert np.array_equal(pixels(backend, first), pixels(backend, second))
@@ -127,7 +128,7 @@ def test_images_that_cannot_be_sampled_again_are_named(backend: Backend) -> None
     with pytest.raises(ValueError, match="image of 'other'"):
         backend.attention("a", other)
     (edited,) = backend.gallery.add([Image.new("RGB", (8, 8))], {**settings, "model": "toybox", "edit": {}})
-    with pytest.raises(ValueError, match="do not contain edit"):
+    with pytest.raises(ValueError, match="it lacks the image that was changed"):
         backend.attention("a", edited)
 
 

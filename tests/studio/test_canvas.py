@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from ediffi.io.png import DATA_URL
-from ediffi.studio.canvas import PALETTE, Brush, CanvasLayout, assets
+from ediffi.studio.canvas import FAINTEST, PALETTE, Brush, CanvasLayout, assets
 from tests.studio.conftest import url
 
 Draw = Callable[..., CanvasLayout]
@@ -34,12 +34,25 @@ def test_soft_edges_lose_no_pixel() -> None:
     assert disc.sum() == pytest.approx(torch.pi * (150 / 8) ** 2, rel=0.03)
 
 
-def test_a_pixel_counts_from_an_alpha_of_one_half() -> None:
+def test_a_pixel_belongs_to_its_phrase_as_far_as_it_is_opaque() -> None:
     image = Image.new("RGBA", (2, 2))
-    for at, alpha in enumerate((0, 127, 128, 255)):
+    for at, alpha in enumerate((0, 7, 51, 255)):
         image.putpixel((at % 2, at // 2), (*bytes.fromhex(PALETTE[0][1:]), alpha))
     (region,) = CanvasLayout((Brush("a", PALETTE[0]),), url(image)).regions
-    assert region.mask.tolist() == [[0, 0], [1, 1]]
+    assert torch.equal(region.mask, torch.tensor([[0, 0], [0.2, 1]]))
+
+
+def test_no_colour_is_taken_for_another_when_a_browser_rounds_it() -> None:
+    """Browsers keep colours times opacity, in 8 bits, and divide again."""
+    faint = round(FAINTEST * 255)
+    for alpha in (faint, faint + 1, 40, 200):
+        image = Image.new("RGBA", (8, 8))
+        for k, colour in enumerate(PALETTE):
+            kept = [round(round(value * alpha / 255) * 255 / alpha) for value in bytes.fromhex(colour[1:])]
+            image.paste((*(min(value, 255) for value in kept), alpha), (k, 0, k + 1, 8))
+        layout = CanvasLayout(tuple(Brush(colour, colour) for colour in PALETTE), url(image))
+        columns = [region.mask.any(0).nonzero().flatten().tolist() for region in layout.regions]
+        assert columns == [[k] for k in range(8)], alpha
 
 
 def test_a_brush_that_drew_nothing_has_no_region(drawn: Draw) -> None:

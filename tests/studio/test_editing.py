@@ -15,6 +15,7 @@ from ediffi.studio.canvas import mask_at
 from ediffi.studio.jobs import Finished, StepDone
 from ediffi.studio.progress import JobProgress
 from ediffi.studio.request import GenerationRequest
+from ediffi.studio.restoring import restored
 from tests.studio.conftest import url
 
 
@@ -57,7 +58,7 @@ def test_a_marked_image_is_that_of_the_command(
     assert np.array_equal(np.asarray(image), np.asarray(expected))
     assert np.array_equal(np.asarray(image)[:, 128:], np.asarray(picture)[:, 128:])  # what is not marked is kept
     (again,) = backend.gallery.images()
-    assert GenerationRequest.from_settings(again.settings, backend.cascade) == request
+    assert restored(again.settings, backend.cascade, backend.gallery).request == request
 
 
 def test_an_enlarged_image_is_that_of_the_command(
@@ -71,6 +72,11 @@ def test_an_enlarged_image_is_that_of_the_command(
     assert np.array_equal(np.asarray(image), np.asarray(expected))
     assert {step.stage for step in steps} == {"sr256"}
     assert backend.strengths(request) == [0, 0, 1]
+    chosen = dataclasses.replace(request, first_stage="sr64")
+    assert backend.strengths(chosen) == [0, 1, 1]
+    image, _ = made(backend, chosen)
+    expected = backend.cascade.generate(wanted.prompt, dataclasses.replace(options, first_stage="sr64")).images[0]
+    assert np.array_equal(np.asarray(image), np.asarray(expected))
 
 
 def test_progress_counts_the_steps_that_run(backend: Backend, wanted: GenerationRequest, picture: Image.Image) -> None:

@@ -19,6 +19,7 @@ from ediffi.studio.gallery import Gallery
 from ediffi.studio.jobs import Finished
 from ediffi.studio.opening import Layout, Painting, Source, open_files, open_mask
 from ediffi.studio.request import GenerationRequest
+from ediffi.studio.restoring import restored
 
 Draw = Callable[..., CanvasLayout]
 
@@ -39,7 +40,7 @@ def test_an_image_restores_its_request_in_another_gallery(
     opened = open_files(other.gallery, [taken])
     assert isinstance(opened, Painting)
     settings = other.gallery.image(opened.name).settings
-    assert GenerationRequest.from_settings(settings, cascade) == request
+    assert restored(settings, cascade, other.gallery).request == request
     *_, again = other.generate("a", request)
     assert isinstance(again, Finished)
     assert (other.gallery.folder / again.result[0]).read_bytes() == taken.read_bytes()
@@ -98,14 +99,28 @@ def test_a_layout_comes_with_its_masks(gallery: Gallery, tmp_path: Path) -> None
         open_files(gallery, [path])
 
 
+def test_soft_masks_stay_soft(gallery: Gallery, tmp_path: Path) -> None:
+    left, right = torch.zeros(64, 64), torch.zeros(64, 64)
+    left[:, :32] = torch.linspace(1, 0.1, 32)
+    right[:, 32:] = torch.linspace(0.1, 0.9, 32)
+    path = tmp_path / "layout.json"
+    path.write_text(layout_json([Region("a", left), Region("b", right, 0.5)]))
+    opened = open_files(gallery, [path])
+    assert isinstance(opened, Layout)
+    assert opened.notices == ()
+    for one, other in zip(opened.layout.regions, read_layout(path), strict=True):
+        assert (one.phrase, one.weight) == (other.phrase, other.weight)
+        assert torch.equal(one.mask, other.mask)
+
+
 def test_what_a_canvas_cannot_show_is_told(gallery: Gallery, tmp_path: Path) -> None:
     soft, whole = torch.linspace(0, 1, 64).repeat(64, 1), torch.ones(64, 64)
     path = tmp_path / "layout.json"
     path.write_text(layout_json([Region("a", whole), Region("b", soft)]))
     opened = open_files(gallery, [path])
     assert isinstance(opened, Layout)
-    assert opened.notices[0] == "cut at one half, where its mask is soft: 'b'"
-    assert "overlap" in opened.notices[1]
+    stronger = "each pixel is shown and used as the stronger one's"
+    assert opened.notices == (f"regions overlap on 97% of the canvas: {stronger}",)
     path.write_text(layout_json([Region(f"phrase {k}", whole) for k in range(len(PALETTE) + 1)]))
     with pytest.raises(ValueError, match="the layout has 9 regions; the page has 8 brushes"):
         open_files(gallery, [path])

@@ -159,7 +159,7 @@ def test_the_settings_of_an_image_are_restored(
     assert page.form.request({**values, **restored}) == dataclasses.replace(wanted, layout=layout)
     assert "cannot be restored" in actions.restore(page, "gone.png")["panel"]
     (other,) = page.backend.gallery.add([Image.new("RGB", (8, 8))], {"prompt": "a cat", "seed": 1, "paint": [{}]})
-    assert "not restored: paint" in actions.restore(page, other)["panel"]
+    assert "does not hold: the layout" in actions.restore(page, other)["panel"]
 
 
 def test_an_image_of_several_is_made_again_alone(page: Page, values: dict[str, Any]) -> None:

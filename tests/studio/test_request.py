@@ -9,10 +9,9 @@ import pytest
 from PIL import Image
 
 from ediffi.pipeline.cascade import Cascade
-from ediffi.pipeline.options import SamplingOptions
 from ediffi.pipeline.style import Style
 from ediffi.studio.canvas import PALETTE, Brush, CanvasLayout
-from ediffi.studio.request import GenerationRequest, missing_inputs
+from ediffi.studio.request import GenerationRequest
 
 
 def test_the_default_is_the_model_s_own_plan(cascade: Cascade) -> None:
@@ -83,14 +82,3 @@ def test_the_options_are_those_of_the_request(wanted: GenerationRequest, drawn: 
     assert [region.phrase for region in options.paint] == ["red circle"]
     assert (options.negative_prompt, options.sampler, options.seed) == (None, None, 5)
     assert tuple(options.num_inference_steps) == (3, 2, 1)
-
-
-def test_the_request_of_an_image_of_another_command(cascade: Cascade) -> None:
-    options = SamplingOptions(negative_prompt="blue", seed=9, num_inference_steps=(2, 1, 1), guidance_scale=2.0)
-    settings = cascade.generate("a red circle", options).settings
-    request = GenerationRequest.from_settings(settings, cascade)
-    assert (request.prompt, request.seed, request.negative_prompt) == ("a red circle", 9, "blue")
-    assert (request.num_inference_steps, request.guidance_scale) == ((2, 1, 1), 2.0)
-    assert missing_inputs(settings) == []
-    assert missing_inputs({**settings, "paint": [], "style": {}}) == ["paint", "style"]
-    assert missing_inputs({**settings, "paint": [], "order": {}}) == []

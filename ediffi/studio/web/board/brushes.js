@@ -20,16 +20,21 @@ function choose(which) {
 
 function remove(index) {
   remember();
-  const [brush] = brushes.splice(index, 1);
-  const [r, g, b] = rgb(brush.colour), all = pixels(drawing);
+  const all = pixels(drawing), colours = brushes.map((brush) => rgb(brush.colour));
+  brushes.splice(index, 1);
   for (let at = 0; at < all.data.length; at += 4)
-    if (all.data[at] === r && all.data[at + 1] === g && all.data[at + 2] === b) all.data[at + 3] = 0;
+    if (all.data[at + 3] && nearest(all.data.subarray(at, at + 3), colours) === index) all.data[at + 3] = 0;
   pens.get(drawing).putImageData(all, 0, 0);
   draw();
   send();
 }
 
 const rgb = (colour) => [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
+// The brush of a pixel; browsers round the colours of those that belong to it in part.
+function nearest(pixel, colours) {
+  const far = colours.map((colour) => colour.reduce((sum, value, k) => sum + (value - pixel[k]) ** 2, 0));
+  return far.indexOf(Math.min(...far));
+}
 const canMask = () => task === "edit" && Boolean(source.name);
 
 // A brush that can paint: another where `active` is gone.
