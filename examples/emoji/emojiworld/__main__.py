@@ -10,6 +10,7 @@ from emojiworld.caption import LENGTHS
 from emojiworld.judge import train_judge
 from emojiworld.references import write_references
 from emojiworld.shards import write_scenes
+from emojiworld.sheets import write_sheets
 from emojiworld.sprites import make_sprites
 from emojiworld.suite import write_suite
 from emojiworld.world import ALL_STYLES, SIX_STYLES, STYLES, open_world, read_concepts
@@ -64,6 +65,11 @@ def judge(options: argparse.Namespace) -> None:
     print(", ".join(f"{name} {value:.3f}" for name, value in accuracy.items()))
 
 
+def sheets(options: argparse.Namespace) -> None:
+    """Write contact sheets of an evaluation: the first images of each kind of prompt."""
+    print(*write_sheets(options.evaluation, options.suite, options.output, options.count), sep="\n")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m emojiworld", description=sys.modules[__name__].__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -105,6 +111,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--epochs", type=int, default=8)
     command.add_argument("--width", type=int, default=64)
     command.add_argument("--seed", type=int, default=0)
+    command = commands.add_parser("sheets", help=sheets.__doc__)
+    command.set_defaults(run=sheets)
+    command.add_argument("evaluation", type=Path, help="the folder that `ediffi evaluate --suite emoji` wrote")
+    command.add_argument("output", type=Path, help="the folder to write to")
+    command.add_argument("--suite", type=Path, required=True, help="the folder of the suite")
+    command.add_argument("--count", type=int, default=64, help="images of each kind")
     return parser
 
 

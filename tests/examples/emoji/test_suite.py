@@ -8,6 +8,7 @@ import pytest
 from emojiworld import suite, world
 from emojiworld.judge import train_judge
 from emojiworld.shards import write_scenes
+from emojiworld.sheets import GAP, SIDE, WORDS, write_sheets
 from PIL import Image
 
 from ediffi.evaluation.datasets.captioned import ControlledDataset, select
@@ -105,3 +106,29 @@ def test_wrong_files_are_one_sentence(written: Path, judge: Path, tmp_path: Path
     (tmp_path / FILE).write_text('{"key": "0", "kind": "faces"}\n')
     with pytest.raises(ValueError, match=r"scenes.jsonl, line 1 is no scene: it has no 'caption'"):
         open_dataset("emoji", tmp_path, {"judge": str(judge)})
+
+
+def test_contact_sheets_show_the_first_images_of_each_kind(written: Path, tmp_path: Path) -> None:
+    scenes = [json.loads(line) for line in (written / FILE).read_text().splitlines()][::-1]  # a run has its own order
+    run = tmp_path / "run"
+    (run / "guidance-3").mkdir(parents=True)
+    (run / "selection.jsonl").write_text("".join(json.dumps({"key": scene["key"]}) + "\n" for scene in scenes))
+    for row in range(len(scenes)):
+        Image.new("RGB", (64, 64), (4 * row, 255 - 4 * row, 128)).save(run / "guidance-3" / f"{row:05}.png")
+    places = write_sheets(run, written, tmp_path / "sheets", count=9)
+    assert [place.stem for place in places] == sorted(kind.replace(" ", "-") for kind in KINDS)
+    for place in places:
+        rows = [row for row, scene in enumerate(scenes) if scene["kind"].replace(" ", "-") == place.stem][:9]
+        sheet = np.asarray(Image.open(place).convert("RGB")).astype(int)
+        for number, row in enumerate(rows):
+            top, left = number // 8 * (SIDE + WORDS), number % 8 * (SIDE + GAP)
+            assert abs(sheet[top + 90, left + 40] - (4 * row, 255 - 4 * row, 128)).max() < 12
+        corner = sheet[10:22, 10:22]
+        style = (
+            Image.open(written / "styles" / f"{scenes[rows[0]]['key']}.png") if place.stem == "style-image" else None
+        )
+        if style is not None:
+            expected = np.asarray(style.convert("RGB").resize((32, 32), Image.Resampling.LANCZOS)).astype(int)
+            assert abs(corner - expected[10:22, 10:22]).mean() < 12
+    with pytest.raises(FileNotFoundError, match=r"has no folder guidance-\.\.\. of images"):
+        write_sheets(tmp_path, written, tmp_path / "none")
