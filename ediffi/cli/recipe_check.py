@@ -9,7 +9,6 @@ Lightning's parser reads the recipe again, and checks the values too.
 import ast
 import importlib.util
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from importlib.metadata import entry_points
@@ -20,6 +19,7 @@ from typing import Any
 from ediffi.cli import recipes as shipped
 from ediffi.cli.parser import UsageError, unknown
 from ediffi.io import plain_yaml
+from ediffi.io.recipes import import_beside
 from ediffi.registry.core import UnknownNameError
 from ediffi.training import class_paths
 
@@ -39,7 +39,7 @@ DENOISERS = "ediffi.registry.denoisers"
 def resolved(argv: Sequence[str]) -> list[str]:
     """The words of a command line, with the files of recipes that ship for their names; and what stands beside a recipe
     can be imported, as far as a recipe may (`ediffi.io.recipes`). FileNotFoundError: a recipe is missing."""
-    words = list(argv)
+    words, files = list(argv), list[Path]()
     for index, place in _recipes(argv):
         file = Path(place)
         if not file.is_file() and place.removesuffix(".yaml") in shipped.names():
@@ -48,8 +48,8 @@ def resolved(argv: Sequence[str]) -> list[str]:
         elif not file.is_file():
             near = UnknownNameError.among(shipped.names(), "recipe", place.removesuffix(".yaml"))
             raise FileNotFoundError(f"no file {place}, and {near} (ediffi recipes ls lists those that ship)")
-        if (folder := str(file.resolve().parent)) not in sys.path:
-            sys.path.append(folder)  # last, so that a file there hides no package
+        files.append(file)
+    import_beside(*files)
     return words
 
 

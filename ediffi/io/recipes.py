@@ -9,10 +9,12 @@ import inspect
 import os
 import pkgutil
 import re
+import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from ediffi.io import plain_yaml
@@ -24,6 +26,8 @@ LIBRARIES = ("torch", "lightning")
 """Of these a recipe may name classes only: a function such as `torch.hub.load` runs what it downloads."""
 PLUGINS = ("ediffi.denoisers", "ediffi.encoders", "ediffi.samplers")
 IMPORTS = "EDIFFI_IMPORTS"
+BESIDE = "EDIFFI_BESIDE"
+"""The environment variable by which processes that this one starts know the folders of `import_beside`."""
 MODE = "recipe"
 DENIED = re.compile(r"Importing '([^']*)' is not allowed, denied by the .*? to allow it\.")
 
@@ -53,6 +57,14 @@ def restrict() -> None:
         import_path_allowlist=["ediffi", *LIBRARIES, *sorted(plugins), *own],
         instantiate_subclass_spec_in_any=False,
     )
+
+
+def import_beside(*recipes: Path) -> None:
+    """Let this process, and those that it starts, import what stands beside recipes, as far as a recipe may."""
+    known = [folder for folder in os.environ.get(BESIDE, "").split(os.pathsep) if folder]
+    folders = dict.fromkeys([*known, *(str(recipe.resolve().parent) for recipe in recipes)])
+    sys.path += [folder for folder in folders if folder not in sys.path]  # last, so that a file there hides no package
+    os.environ[BESIDE] = os.pathsep.join(folders)
 
 
 def one_sentence(error: Exception) -> str:

@@ -97,6 +97,15 @@ def read(path: Path, weights: bool = True) -> ExpertCheckpoint:
         raise ValueError(f"{path}: {error}") from None
 
 
+def check_network(saved: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """ValueError unless the weights of a checkpoint are those of a recipe's network, by name and shape."""
+    for name in dict.fromkeys((*own, *saved)):
+        theirs, ours = (tuple(one[name].shape) if name in one else None for one in (saved, own))
+        if theirs != ours:
+            have = f"its {name} is {theirs}, the recipe's is {ours}"
+            raise ValueError(f"the checkpoint is of another network than the recipe's: {have}")
+
+
 def steps(path: Path) -> int:
     """The optimiser steps behind a checkpoint of any module; ValueError names the file."""
     found = _content(path, check=False).get("global_step")

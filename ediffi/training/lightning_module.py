@@ -3,6 +3,7 @@
 import copy
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -19,6 +20,7 @@ from ediffi.diffusion.low_res import LowResolution
 from ediffi.diffusion.noise import ROOT, Complement, Interval, LogNormal, NoiseInterval
 from ediffi.hub.config import Part
 from ediffi.io.recipes import building
+from ediffi.pipeline.checkpoint import build_denoiser
 from ediffi.pipeline.stage import Sampling
 from ediffi.registry.denoisers.precondition import Preconditioned
 from ediffi.registry.random import Philox, randn
@@ -27,6 +29,7 @@ from ediffi.training import checkpoint as checkpoints
 from ediffi.training.band_losses import BandLosses, MeanLosses
 from ediffi.training.callbacks.non_finite import SampleLosses, SkipNonFinite
 from ediffi.training.callbacks.optimizer_settings import OptimizerSettings
+from ediffi.training.finished_run import read_run
 from ediffi.training.lora import Lora
 from ediffi.training.loss import drop_sources, dropout_of, low_resolution, weighted_losses
 from ediffi.training.one_cycle import in_steps
@@ -119,6 +122,26 @@ class DiffusionStage(L.LightningModule):
         if isinstance(self.trainer.strategy, ModelParallelStrategy):
             prepare_fsdp2(self.trainer, self.trainer.strategy, self, self.denoiser)
 
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: str | Path, map_location: str | torch.device | None = None, **settings: Any
+    ) -> "DiffusionStage":
+        """The stage of a checkpoint, or run directory, with its averaged weights, noise and interval, where Lightning's
+        own call finds no hyper-parameters.
+
+        Optimiser, dropout and degradation are not in a checkpoint: `settings` are arguments of the class, in place of
+        its defaults. ValueError if the denoiser is not registered, or none of `settings` and of another architecture.
+        """
+        trained = read_run(Path(checkpoint_path))
+        expert, weights = trained.expert.expert, trained.expert.weights
+        assert not isinstance(weights, Path)  # those of a run are in memory
+        given = {"denoiser": build_denoiser(trained.denoiser), "noise": trained.noise, "interval": expert.interval}
+        stage = cls(**{**given, **settings})
+        checkpoints.check_network(weights, stage.denoiser.state_dict())
+        stage.denoiser.load_state_dict(dict(weights))
+        stage.parent = expert.parent
+        return stage.to(map_location)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Record noise, interval, parent and adapter, and what composing a model needs to know."""
         record = self._record(self._trainer) if self._trainer else None
@@ -138,8 +161,10 @@ class DiffusionStage(L.LightningModule):
         )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take interval and parent from the checkpoint; ValueError if the recipe has another interval."""
+        """Take interval and parent from the checkpoint; ValueError if the recipe has another interval or network."""
         trained = checkpoints.parse({"state_dict": {}, **checkpoint})  # fsdp removes the weights first
+        if "state_dict" in checkpoint:
+            checkpoints.check_network(checkpoint["state_dict"], self.state_dict())
         if self.interval not in (None, trained.expert.interval):
             raise ValueError(f"the checkpoint is of noise {trained.expert.interval}, this run of {self.interval}")
         self.interval, self.parent = trained.expert.interval, trained.expert.parent

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,18 @@ logger = logging.getLogger(__name__)
 LAST = "last"
 TOTAL_STEPS = ("model.lr_scheduler.init_args.total_steps", "model.init_args.lr_scheduler.init_args.total_steps")
 """Length of the learning rate's schedule; None is the length of the run."""
+END = "trainer.max_steps"
 FREE = {"data.val", "data.val_batches", "data.num_workers", "data.batch_size", "data.step_size"}
 FREE |= {"data.max_skipped", "data.lanes", "data.read_ahead"}
 FREE |= {"model.compile", "model.denoiser.init_args.gradient_checkpointing"}
 """Settings that may change when a run is resumed: they change neither the samples nor the loss of a step."""
 FIXED = ("model.", "data.", "start.", "seed_everything", "trainer.precision", "trainer.gradient_clip_", "average")
 """Beginnings of the settings that may not."""
+FIRST = ("start.", "model.interval")
+"""Beginnings of those that are settled when a run begins: its first weights, and the noise that its expert is of."""
+Recipe = Mapping[str, Any]
+Complete = Callable[[Recipe], Recipe]
+"""From a recipe to one with all settings, at their defaults where it does not have them."""
 
 
 class SaveRecipe(SaveConfigCallback):
@@ -59,12 +65,13 @@ def last_checkpoint(trainer: L.Trainer) -> Path | None:
 
 
 def find_checkpoint(
-    trainer: L.Trainer, recipe: Mapping[str, Any], ckpt_path: str | Path | None
+    trainer: L.Trainer, recipe: Recipe, ckpt_path: str | Path | None, complete: Complete
 ) -> tuple[str | None, int]:
     """The checkpoint that a run resumes from, and its step; None and 0 to start.
 
     `ckpt_path` is a path; "last"; or None: the last checkpoint if there is one, and the run started with this `recipe`.
-    ValueError if it started with another one, or with "last" from other first weights.
+    ValueError if it started with another one, or with "last" from other first weights. `complete` gives the recipe of a
+    run by an earlier version the settings that it did not have.
     """
     last, folder = last_checkpoint(trainer), Path(trainer.default_root_dir)
     named = None if ckpt_path in (None, LAST) else Path(str(ckpt_path))
@@ -76,9 +83,9 @@ def find_checkpoint(
         return None, 0
     step = checkpoints.steps(last)
     if ckpt_path is None:
-        check_same_recipe(folder, recipe)
+        check_same_recipe(folder, recipe, complete)
     elif trainer.is_global_zero:
-        keep_old_recipe(folder, recipe, step, moved=named is not None)
+        keep_old_recipe(folder, recipe, complete, step, moved=named is not None)
     return str(last), step
 
 
@@ -97,11 +104,11 @@ def checkpoint_to_validate(trainer: L.Trainer, ckpt_path: str | Path | None, sta
     return None
 
 
-def check_same_recipe(folder: Path, recipe: Mapping[str, Any]) -> None:
+def check_same_recipe(folder: Path, recipe: Recipe, complete: Complete) -> None:
     """Make sure that the run in a directory started with this recipe; ValueError names the first changed setting."""
     advice = f"train into another directory, or pass --ckpt_path {LAST} to resume the run with this recipe"
     try:
-        changed = changes(class_paths.read_recipe(folder / RECIPE), recipe)
+        changed = changes(complete(class_paths.read_recipe(folder / RECIPE)), recipe)
     except (OSError, ValueError):
         raise ValueError(f"{folder} has a checkpoint but no {RECIPE} with its recipe; {advice}") from None
     if changed:
@@ -110,28 +117,32 @@ def check_same_recipe(folder: Path, recipe: Mapping[str, Any]) -> None:
         raise ValueError(f"{folder} has a run with {key} {old}, this recipe has {new}{more}; {advice}")
 
 
-def keep_old_recipe(folder: Path, recipe: Mapping[str, Any], step: int, moved: bool) -> None:
+def keep_old_recipe(folder: Path, recipe: Recipe, complete: Complete, step: int, moved: bool) -> None:
     """Before a run goes on with another recipe, keep that of its steps so far beside it, and log what changes.
 
-    ValueError if the first weights change, which are those of step 0, unless only their file has `moved`.
+    ValueError if what is settled at step 0 changes, unless only the file of the first weights has `moved`.
     """
     place = folder / RECIPE
-    if not place.is_file() or not (changed := changes(class_paths.read_recipe(place), recipe)):
+    if not place.is_file() or not (changed := changes(complete(class_paths.read_recipe(place)), recipe)):
         return
     for key, (old, new) in changed.items():
-        if key.startswith("start.") and not moved:
+        if key.startswith(FIRST) and not (moved and key.startswith("start.")):
             raise ValueError(f"{folder} has a run that began with {key} {old}, not {new}: train into another directory")
         logger.info("from step %d on, %s is %s; it was %s", step, key, new, old)
     files.replace(place.with_stem(f"{place.stem}-to-step-{step}"), place.read_text(encoding="utf-8"))
 
 
-def changes(started: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """By dotted name, what a run started with and what the recipe has now, of the settings that both have."""
+def changes(started: Recipe, recipe: Recipe) -> dict[str, tuple[Any, Any]]:
+    """By dotted name, what a run started with and what the recipe has now: None for what one of them does not have."""
     old, new = dict(settings(started)), dict(settings(recipe))
-    return {key: (value, new[key]) for key, value in old.items() if key in new and new[key] != value}
+    pairs = {key: (old.get(key), new.get(key)) for key in (*old, *new)}
+    if (END in old) != (END in new):
+        del pairs[END]  # the schedule has another length, which is told already
+    groups = {key[:end] for key in pairs for end in range(len(key)) if key[end] == "."}
+    return {key: (one, two) for key, (one, two) in pairs.items() if one != two and key not in groups}
 
 
-def settings(recipe: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def settings(recipe: Recipe) -> Iterator[tuple[str, Any]]:
     """The settings that the weights depend on, by dotted name."""
     trainer = recipe.get("trainer") or {}
     callbacks = trainer.get("callbacks") or []
@@ -141,7 +152,7 @@ def settings(recipe: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         if key.startswith(FIXED) and key not in FREE:
             yield key, value
             if key in TOTAL_STEPS and value is None:
-                yield "trainer.max_steps", trainer.get("max_steps")
+                yield END, trainer.get("max_steps")
 
 
 def _flat(prefix: str, content: Mapping[str, Any], lists: bool = False) -> Iterator[tuple[str, Any]]:

@@ -144,6 +144,7 @@ def _load_whole(strategy: ModelParallelStrategy, path: str | Path, weights_only:
     content = strategy.checkpoint_io.load_checkpoint(path, weights_only=weights_only)
     model, options = strategy.model, StateDictOptions(full_state_dict=True)
     assert model is not None
+    checkpoints.check_network(content["state_dict"], model.state_dict())
     set_model_state_dict(model, tree_map_only(Tensor, Tensor.contiguous, content.pop("state_dict")), options=options)
     for optimizer, saved in zip(strategy.optimizers, content.get("optimizer_states", []), strict=False):
         whole = tree_map_only(Tensor, Tensor.contiguous, saved)

@@ -25,17 +25,18 @@ TORCHRUN = {
 SRUN = {"SLURM_JOB_NAME": "train", "SLURM_NODEID": "0", "SLURM_NNODES": "1"}
 
 
-def start(argv: list[str], ranks: int = 1, by: str = "torchrun") -> int:
+def start(argv: list[str], ranks: int = 1, by: str = "torchrun", fork: bool = True) -> int:
     """Run a command in a process group of its own, a growth schedule with its nodes in it; its process id.
 
-    With several `ranks`, as torchrun or srun starts them.
+    With several `ranks`, as torchrun or srun starts them. Without `fork`, nodes are processes as grow itself starts
+    them.
     """
     pid = os.fork()
     if pid:
         return pid
     os.setsid()
     if ranks == 1:
-        _run(argv, main)
+        _run(argv, main if fork else grow._process)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -51,7 +52,7 @@ def start(argv: list[str], ranks: int = 1, by: str = "torchrun") -> int:
     for rank in range(ranks):
         if not (child := os.fork()):
             os.environ |= dict.fromkeys(numbers, str(rank))
-            _run(argv, _node)
+            _run(argv, _node if fork else grow._process)
         started.append(child)
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in started]
     os._exit(max(map(abs, codes)))

@@ -226,6 +226,50 @@ def test_four_processes_train_a_schedule(by: str, times: int, recipe: Recipe, tm
         print(f"{attempt + 1} of {times} by {by}")
 
 
+BESIDE = """
+import lightning as L
+
+class Shout(L.Callback):
+    def on_train_end(self, trainer, pl_module):
+        print(f"from beside the {self.what}, in process {trainer.global_rank}")
+"""
+
+
+@pytest.mark.filterwarnings("ignore")  # of Lightning and torch, that come with several processes
+@pytest.mark.parametrize(
+    ("by", "words"),
+    [("one", ["--node", "1,0"]), *(pytest.param(by, [], marks=SLOW) for by in ("one", "ddp", *BY))],
+)
+def test_nodes_import_what_stands_beside_schedule_and_recipe(
+    by: str, words: list[str], recipe: Recipe, tmp_path: Path, capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """In processes of their own, which look in their run directory."""
+    place, output = many(recipe, tmp_path, steps=1 if words else 2)
+    base = tmp_path / "base.yaml"
+    config, schedule = yaml.safe_load(base.read_text()), yaml.safe_load(place.read_text())
+    config["trainer"] |= {"devices": 1, "strategy": "auto"} if by == "one" else {"devices": 2}
+    config["data"]["batch_size"] = 1
+    for name in ("recipe", "schedule"):
+        (folder := tmp_path / name).mkdir()
+        (folder / f"beside_{name}.py").write_text(BESIDE.replace("{self.what}", name))
+        config["trainer"]["callbacks"].append({"class_path": f"beside_{name}.Shout"})
+    config["trainer"]["callbacks"][1]["init_args"]["every_n_train_steps"] = 1
+    (tmp_path / "recipe" / "base.yaml").write_text(yaml.safe_dump(config))
+    schedule["recipe"] = str(tmp_path / "recipe" / "base.yaml")
+    (tmp_path / "schedule" / "grow.yaml").write_text(yaml.safe_dump(schedule))
+    monkeypatch.setenv("EDIFFI_IMPORTS", "beside_recipe,beside_schedule")
+    monkeypatch.setenv("EDIFFI_BESIDE", "")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    argv = ["grow", "--config", str(tmp_path / "schedule" / "grow.yaml"), *words]
+    forked.wait(forked.start(argv, 2, by, fork=False) if by in BY else forked.start(argv, fork=False))
+    said = capfd.readouterr().out
+    for name in ("recipe", "schedule"):
+        for rank in range(1 if by == "one" else 2):
+            assert said.count(f"from beside the {name}, in process {rank}") == (1 if words else 2)
+    assert (output / "stage").exists() != bool(words)
+
+
 def test_of_several_machines_the_first_composes(
     grown: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,9 @@ import yaml
 from ediffi.cli import main
 from ediffi.cli.fit import QUIET
 from ediffi.data.stream import Batch
+from ediffi.diffusion.noise import ROOT, LogNormal
+from ediffi.registry import denoisers
+from ediffi.training import resume
 from ediffi.training.callbacks import preemption
 from ediffi.training.lightning_module import DiffusionStage
 from tests.training.test_survival import assert_equal, content, error, fault, last, write
@@ -108,6 +111,105 @@ def test_a_resumed_run_has_the_rate_and_decay_of_its_recipe(
     assert [one["model"]["optimizer"]["init_args"]["lr"] for one in (kept, now)] == [0.002, 2e-5]
     assert fit(path, *new, "--ckpt_path", "last", "--start.checkpoint", str(last(whole))) == 1
     assert f"a run that began with start.checkpoint None, not {last(whole)}" in error(capsys)
+
+
+SCHEDULE = {"class_path": "Cosine", "init_args": {"total_steps": 9}}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ({"lr_scheduler": SCHEDULE}, {"lr_scheduler": None}, ("lr_scheduler.class_path", "Cosine", None)),
+        ({"lr_scheduler": None}, {"lr_scheduler": SCHEDULE}, ("lr_scheduler.class_path", None, "Cosine")),
+        ({"optimizer": SCHEDULE}, {}, ("optimizer.class_path", "Cosine", None)),
+        ({"dropout": None}, {"dropout": {"t5": 0.5}}, ("dropout.t5", None, 0.5)),
+        ({"dropout": {}}, {"dropout": {"t5": 0.5}}, ("dropout.t5", None, 0.5)),
+        ({"dropout": {}}, {"dropout": None}, ("dropout", {}, None)),
+        ({"dropout": {"t5": 0.5}}, {"dropout": {"clip": 0.5}}, ("dropout.t5", 0.5, None)),
+        ({"low_res": None}, {}, None),
+    ],
+)
+def test_a_setting_that_only_one_recipe_has_is_a_change(
+    old: dict[str, Any], new: dict[str, Any], told: tuple[str, Any, Any] | None
+) -> None:
+    changed = resume.changes({"model": old}, {"model": new})
+    assert next(iter(changed.items()), None) == (told and (f"model.{told[0]}", told[1:]))
+
+
+@pytest.fixture(scope="module")
+def done(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two steps; only read it."""
+    path = write(recipe, tmp_path_factory.mktemp("done"), 2)
+    assert fit(path) == 0
+    return path
+
+
+def copied(done: Path, folder: Path) -> Path:
+    shutil.copytree(done.parent, folder, dirs_exist_ok=True)
+    for path in (folder / done.name, folder / "base" / "config.yaml"):
+        path.write_text(path.read_text().replace(str(done.parent), str(folder)))
+    return folder / done.name
+
+
+def changed(recipe: Path, **model: Any) -> Path:
+    config = yaml.safe_load(recipe.read_text())
+    config["model"] |= model
+    (place := recipe.with_name("changed.yaml")).write_text(yaml.safe_dump(config))
+    return place
+
+
+def test_a_run_goes_on_without_a_schedule_that_its_recipe_lacks_now(
+    done: Path, tmp_path: Path, steps: list[Step], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = copied(done, tmp_path)
+    without, more = changed(path, lr_scheduler=None), ["--trainer.max_steps", "4"]
+    assert fit(without, *more) == 1
+    schedule = "ediffi.training.one_cycle.OneCycle"
+    assert f"a run with model.lr_scheduler.class_path {schedule}, this recipe has None and " in error(capsys)
+    assert fit(without, *more, "--ckpt_path", "last") == 0
+    assert [step["lr"] for step in steps] == [2e-3, 2e-3]
+    assert f"from step 2 on, model.lr_scheduler.class_path is None; it was {schedule}" in capsys.readouterr().out
+
+
+def test_the_recipe_of_an_earlier_version_is_read_with_the_defaults_of_this_one(
+    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = copied(done, tmp_path)
+    place = path.parent / "base" / "config.yaml"
+    config = yaml.safe_load(place.read_text())
+    for group, name in ((config["model"]["denoiser"]["init_args"], "normalize_pooled"), (config["start"], "lora")):
+        del group[name]
+    place.write_text(yaml.safe_dump(config))
+    assert fit(path) == 0
+    assert fit(path, "--model.denoiser.init_args.normalize_pooled", "true") == 1
+    assert "a run with model.denoiser.init_args.normalize_pooled False, this recipe has True" in error(capsys)
+    place.write_text(yaml.safe_dump(config | {"data": {**config["data"], "gone": 5}}))
+    assert fit(path) == 1
+    assert "a run with data.gone 5, this recipe has None" in error(capsys)
+
+
+def test_a_checkpoint_of_another_network_is_one_line(
+    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = copied(done, tmp_path)
+    settings = yaml.safe_load(path.read_text())["model"]["denoiser"]
+    narrow = changed(path, denoiser={**settings, "init_args": {**settings["init_args"], "channels": 8}})
+    for words in (["validate"], ["fit", "--ckpt_path", "last", "--trainer.max_steps", "4"]):
+        assert main([*words[:1], "--config", str(narrow), *words[1:]]) == 1
+        assert "the checkpoint is of another network than the recipe's: its denoiser.network." in error(capsys)
+    with pytest.raises(ValueError, match=r"its network\..* is \(.*\), the recipe's is \("):
+        DiffusionStage.load_from_checkpoint(last(path), denoiser=denoisers.create("unet_toybox", channels=32))
+
+
+def test_a_stage_is_loaded_from_its_checkpoint(done: Path) -> None:
+    """By the call that every LightningModule has: network, averaged weights, noise and interval."""
+    stage = DiffusionStage.load_from_checkpoint(last(done), map_location="cpu", dropout={"t5": 0.5})
+    assert (stage.noise, stage.interval, stage.parent, stage.dropout) == (LogNormal(-0.2, 1.2), ROOT, None, {"t5": 0.5})
+    averaged = content(done)["state_dict"]
+    assert stage.state_dict().keys() == averaged.keys()
+    assert all(torch.equal(value, averaged[name]) for name, value in stage.state_dict().items())
+    with pytest.raises(FileNotFoundError, match=r"no\.ckpt"):
+        DiffusionStage.load_from_checkpoint(done.parent / "no.ckpt")
 
 
 def test_a_run_whose_schedule_is_as_long_as_itself_is_extended(

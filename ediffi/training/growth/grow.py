@@ -24,6 +24,7 @@ import yaml
 from ediffi.hub.finding import CONFIG
 from ediffi.io import locks
 from ediffi.io.distributed import global_rank, rendezvous
+from ediffi.io.recipes import import_beside
 from ediffi.pipeline.trained_stage import is_saved, save_cascade
 from ediffi.training import resume
 from ediffi.training.class_paths import read_recipe
@@ -34,6 +35,8 @@ from ediffi.training.growth.schedule import GrowthNode, GrowthSchedule, TrunkSta
 logger = logging.getLogger(__name__)
 FIT = {"model", "data", "trainer"}
 """Keys of a recipe of `ediffi fit`."""
+NODE = "node.yaml"
+"""The recipe of a node as the schedule gives it; beside it the run writes `RECIPE`, with all defaults."""
 SCHEDULE_BAR = "ediffi.training.callbacks.schedule_bar.ScheduleBar"
 PLACES = ("start.", "model.interval")
 """Settings of a node that its checkpoint is compared by."""
@@ -82,6 +85,7 @@ def grow(
         ChildProcessError: a node failed; the same command resumes it from its last checkpoint.
     """
     schedule, shared = GrowthSchedule(output, nodes, trunk), read_node_recipe(recipe)
+    import_beside(recipe)
     runs = [node_settings(shared, schedule, node, overrides) for node in nodes]
     check_seeds(nodes, runs)
     reached = [schedule.steps_done(node) for node in nodes]
@@ -186,11 +190,13 @@ def node_settings(
 
 
 def tell_changes(run: Path, settings: Mapping[str, Any]) -> None:
-    """Warn of a finished node that was trained with other settings than the schedule has now."""
+    """Warn of a finished node that was trained with other settings than the schedule has now, or had before."""
     if not (run / RECIPE).is_file():
         return
     plain = yaml.safe_load(yaml.safe_dump(dict(settings)))
-    changed = resume.changes(read_recipe(run / RECIPE), plain)
+    before = read_recipe(run / NODE) if (run / NODE).is_file() else {}
+    said = {key for recipe in (plain, before) for key, _ in resume.settings(recipe)}  # the others are defaults
+    changed = {k: pair for k, pair in resume.changes(read_recipe(run / RECIPE), plain).items() if k in said}
     told = [f"{k} {old}, not {new}" for k, (old, new) in changed.items() if not k.startswith(PLACES)]
     if told:
         more = f" and {len(told) - 1} more" if len(told) > 1 else ""
@@ -236,9 +242,9 @@ def read_node_recipe(path: Path) -> dict[str, Any]:
 
 
 def _write_recipe(run: Path, settings: Mapping[str, Any]) -> Path:
-    """Write `node.yaml` under a name of this process, then rename it: several machines write and read it."""
+    """Write `NODE` under a name of this process, then rename it: several machines write and read it."""
     run.mkdir(parents=True, exist_ok=True)
-    path, scratch = run / "node.yaml", run / f"node-{socket.gethostname()}-{os.getpid()}.tmp"
+    path, scratch = run / NODE, run / f"node-{socket.gethostname()}-{os.getpid()}.tmp"
     scratch.write_text(yaml.safe_dump(settings, sort_keys=False))
     scratch.replace(path)
     return path
