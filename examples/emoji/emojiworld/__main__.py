@@ -7,6 +7,7 @@ from pathlib import Path
 
 from emojiworld.artists import SETS
 from emojiworld.caption import LENGTHS
+from emojiworld.curve import draw_curve
 from emojiworld.judge import train_judge
 from emojiworld.references import write_references
 from emojiworld.shards import write_scenes
@@ -70,6 +71,12 @@ def sheets(options: argparse.Namespace) -> None:
     print(*write_sheets(options.evaluation, options.suite, options.output, options.count), sep="\n")
 
 
+def curve(options: argparse.Namespace) -> None:
+    """Draw what the judge read of a model at several times of its training."""
+    draw_curve(options.results, options.output)
+    print(options.output)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m emojiworld", description=sys.modules[__name__].__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -117,6 +124,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("output", type=Path, help="the folder to write to")
     command.add_argument("--suite", type=Path, required=True, help="the folder of the suite")
     command.add_argument("--count", type=int, default=64, help="images of each kind")
+    command = commands.add_parser("curve", help=curve.__doc__)
+    command.set_defaults(run=curve)
+    command.add_argument("results", type=Path, help="JSON as benchmarks/results/emoji_model.json")
+    command.add_argument("output", type=Path, help="the PNG to write")
     return parser
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from emojiworld import suite, world
+from emojiworld.curve import SHOWN, draw_curve
 from emojiworld.judge import train_judge
 from emojiworld.shards import write_scenes
 from emojiworld.sheets import GAP, SIDE, WORDS, write_sheets
@@ -14,6 +15,7 @@ from PIL import Image
 from ediffi.evaluation.datasets.captioned import ControlledDataset, select
 from ediffi.evaluation.datasets.catalogue import open_dataset
 from ediffi.evaluation.datasets.emoji.dataset import FILE, KINDS
+from tests.examples.shapes import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -132,3 +134,16 @@ def test_contact_sheets_show_the_first_images_of_each_kind(written: Path, tmp_pa
             assert abs(corner - expected[10:22, 10:22]).mean() < 12
     with pytest.raises(FileNotFoundError, match=r"has no folder guidance-\.\.\. of images"):
         write_sheets(tmp_path, written, tmp_path / "none")
+
+
+def test_the_curve_of_a_model_is_drawn(tmp_path: Path) -> None:
+    results = json.loads((ROOT / "benchmarks/results/emoji_model.json").read_text())
+    assert set(results["aims"]) <= set(SHOWN)
+    images = [point["images"] for point in results["points"]]
+    assert images == sorted(images)
+    for point in results["points"]:
+        for metric, (low, high) in point["intervals"].items():
+            assert low <= point["metrics"][metric] <= high or metric not in SHOWN
+    draw_curve(ROOT / "benchmarks/results/emoji_model.json", tmp_path / "new" / "curve.png")
+    with Image.open(tmp_path / "new" / "curve.png") as figure:
+        assert figure.width > 1000
