@@ -12,7 +12,7 @@ from ediffi.registry.samplers.presets import PRESETS
 from ediffi.studio.backend import Backend
 from ediffi.studio.canvas import PHRASES, script
 from ediffi.studio.gallery import SOURCES, STYLES, Gallery
-from ediffi.studio.request import MAX_SEED, GenerationRequest
+from ediffi.studio.request import COUNTED, LABELS, MAX_SEED, GenerationRequest
 from ediffi.studio.views import file_url
 
 MODEL_SAMPLER, FITTING_STAGE = "the model's own", "the one that fits the image"
@@ -39,8 +39,6 @@ HELP = {
 """What unusual words mean, shown where Help is on."""
 EVENT: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 """Options of all events: the page shows progress itself, and is no API."""
-COUNTED = ("first_index", "variation_of")
-"""Fields that the page counts from 1, and a request from 0."""
 Updates = dict[Any, Any]
 """New values of components; the other components keep theirs."""
 
@@ -125,9 +123,7 @@ def prompt_fields(backend: Backend, request: GenerationRequest) -> tuple[dict[st
     html_part(PHRASES, elem_id="phrases")
     placeholder = "what it should not show"
     negative_prompt = gr.Textbox(label="Negative prompt", placeholder=placeholder, elem_id="negative")
-    strength = _slider(
-        "Strength of the change", request.strength, 1.0, step=0.05, elem_id="strength", info=HELP["strength"]
-    )
+    strength = _slider("strength", request.strength, 1.0, step=0.05, elem_id="strength")
     stages = [FITTING_STAGE, *(stage.name for stage in backend.cascade.stages[1:])]
     first_stage = gr.Dropdown(
         stages, value=FITTING_STAGE, label="First stage", elem_id="first-stage", info=HELP["first_stage"]
@@ -144,15 +140,13 @@ def seed_fields(request: GenerationRequest) -> tuple[dict[str, Any], Any]:
     import gradio as gr
 
     with gr.Row(elem_id="seed"):
-        seed = gr.Number(request.seed, label="Seed", precision=0, min_width=60, info=HELP["seed"])
+        seed = _number("seed", request.seed, min_width=60)
         dice = gr.Button("New", size="sm", min_width=40, elem_id="dice")
     random = gr.Checkbox(False, label="A new seed each time", elem_id="random", container=False)
     with gr.Row():
-        num_images = gr.Number(1, label="Images", precision=0, min_width=40, info=HELP["num_images"])
-        first_index = gr.Number(1, label="First number", precision=0, min_width=40, info=HELP["first_index"])
+        num_images, first_index = _number("num_images", 1), _number("first_index", 1)
     with gr.Row():
-        variation = _slider("Variation", 0.0, 1.0, step=0.05, info=HELP["variation"])
-        variation_of = gr.Number(1, label="of number", precision=0, min_width=40, info=HELP["variation_of"])
+        variation, variation_of = _slider("variation", 0.0, 1.0, step=0.05), _number("variation_of", 1)
     dice.click(None, None, seed, js=RANDOM_SEED, **EVENT)
     varied = {"variation": variation, "variation_of": variation_of}
     return {"seed": seed, "num_images": num_images, "first_index": first_index, **varied}, random
@@ -167,11 +161,11 @@ def sampling_fields(backend: Backend, request: GenerationRequest) -> tuple[dict[
         return [sampling.num_inference_steps for sampling in backend.cascade.plan(options)]
 
     with gr.Row():
-        guidance_scale = _slider("Guidance", request.guidance_scale, 10.0, info=HELP["guidance_scale"])
-        paint_weight = _slider("Paint weight", request.paint_weight, 10.0, info=HELP["paint_weight"])
+        guidance_scale = _slider("guidance_scale", request.guidance_scale, 10.0)
+        paint_weight = _slider("paint_weight", request.paint_weight, 10.0)
     with gr.Row(elem_id="steps"):
         steps = tuple(
-            gr.Number(count, label=f"{stage.name} steps", precision=0, min_width=40)
+            gr.Number(count, label=f"{stage.name} steps", min_width=40)
             for stage, count in zip(backend.cascade.stages, request.num_inference_steps, strict=True)
         )
     html_part(f"<p>{HELP['steps']}</p>", elem_classes="help-text")
@@ -198,13 +192,20 @@ def style_fields(backend: Backend, request: GenerationRequest) -> dict[str, Any]
         with gr.Column(min_width=60):
             options: dict[str, Any] = {"size": "sm", "interactive": bool(backend.cascade.image_encoders)}
             upload = gr.UploadButton("Style image …", file_types=["image"], elem_id="upload", **options)
-            style_scale = _slider("Style scale", request.style_scale, 3.0, info=HELP["style_scale"])
+            style_scale = _slider("style_scale", request.style_scale, 3.0)
     upload.upload(store, upload, style, **EVENT)
     return {"style": style, "style_scale": style_scale}
 
 
-def _slider(label: str, value: float, maximum: float, step: float = 0.1, **options: Any) -> Any:
+def _slider(name: str, value: float, maximum: float, step: float = 0.1, **options: Any) -> Any:
     import gradio as gr
 
-    most = max(maximum, value)
-    return gr.Slider(0.0, most, value=value, step=step, label=label, min_width=100, buttons=[], **options)
+    words = {"label": LABELS[name], "info": HELP[name]}
+    return gr.Slider(0.0, max(maximum, value), value=value, step=step, min_width=100, buttons=[], **words, **options)
+
+
+def _number(name: str, value: int, min_width: int = 40) -> Any:
+    """A field for a whole number. It sends what was typed, since Gradio would round 2.5 to 2 in silence."""
+    import gradio as gr
+
+    return gr.Number(value, label=LABELS[name], min_width=min_width, info=HELP[name])

@@ -85,7 +85,9 @@ def _table(page: Page, rows: Sequence[Sequence[GenerationRequest]], made: Mappin
             label = f"guidance {request.guidance_scale:g}, paint weight {request.paint_weight:g}"
             name = made.get((i, k))
             image = f'<img src="{escape(file_url(gallery, name))}" alt="{label}">' if name else ""
-            card = f'<button type="button" class="card" data-name="{escape(name)}">{image}</button>' if name else ""
+            card = '<div class="card"></div>'
+            if name:
+                card = f'<button type="button" class="card" data-name="{escape(name)}">{image}</button>'
             body += f"<td>{card}</td>"
         body += "</tr>"
     return f"<table><thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table>"

@@ -69,7 +69,7 @@ class NoiseChart:
         label = next((band.label for band in self.bands if band.index == running), "")
         count = len({band.index for band in self.bands})
         expert = f"expert {label}" if label and count > 1 else f"{count} expert{'s' * (count > 1)}"
-        text = f"{self.num_steps} steps" if self.num_steps else "does not run"
+        text = f"{self.num_steps} step{'s' * (self.num_steps > 1)}" if self.num_steps else "does not run"
         text = text if step is None else f"step {step.step} of {step.num_steps}"
         thumb = f'<img src="{data_url(step.images[0])}" alt="">' if step is not None else ""
         return (

@@ -32,6 +32,22 @@ PAINT_WEIGHT = 1.0
 """Paint weight of the page for models that define none."""
 
 
+LABELS = {
+    "seed": "Seed",
+    "num_images": "Images",
+    "first_index": "First number",
+    "variation": "Variation",
+    "variation_of": "of number",
+    "guidance_scale": "Guidance",
+    "paint_weight": "Paint weight",
+    "style_scale": "Style scale",
+    "strength": "Strength of the change",
+}
+"""What the page calls the numbers of a request, in its fields and in messages."""
+COUNTED = ("first_index", "variation_of")
+"""Numbers that the page counts from 1, and a request from 0."""
+
+
 @dataclass(frozen=True)
 class GenerationRequest:
     """Images to generate."""
@@ -77,7 +93,7 @@ class GenerationRequest:
 
     @classmethod
     def _read(cls, content: Mapping[str, Any]) -> "GenerationRequest":
-        steps = {f"num_inference_steps of stage {k}": n for k, n in enumerate(content["num_inference_steps"], start=1)}
+        steps = {f"steps of stage {k}": n for k, n in enumerate(content["num_inference_steps"], start=1)}
         return cls(
             prompt=str(content.get("prompt") or "").strip(),
             negative_prompt=str(content.get("negative_prompt") or "").strip(),
@@ -174,8 +190,10 @@ def _task(value: Any) -> Task:
 
 def _integer(content: Mapping[str, Any], name: str, low: int, high: int) -> int:
     value = content.get(name)
-    if not isinstance(value, int | float) or value != int(value) or not low <= value <= high:
-        raise ValueError(f"{name} must be a whole number from {low} to {high}, got {value!r}")
+    if not isinstance(value, int | float) or not low <= value <= high or value != int(value):
+        first = int(name in COUNTED)
+        got = _got(value + first if isinstance(value, int | float) else value)
+        raise ValueError(f"{_label(name)} must be a whole number from {low + first} to {high + first}, {got}")
     return int(value)
 
 
@@ -183,5 +201,15 @@ def _number(content: Mapping[str, Any], name: str, most: float = float("inf")) -
     value = content.get(name)
     if not isinstance(value, int | float) or not 0 <= value <= most or value == float("inf"):
         allowed = "of at least 0" if most == float("inf") else f"from 0 to {most:g}"
-        raise ValueError(f"{name} must be a number {allowed}, got {value!r}")
+        raise ValueError(f"{_label(name)} must be a number {allowed}, {_got(value)}")
     return float(value)
+
+
+def _label(name: str) -> str:
+    return repr(LABELS.get(name, name))
+
+
+def _got(value: Any) -> str:
+    if value is None:
+        return "and it is empty"
+    return f"got {value:g}" if isinstance(value, float) else f"got {value!r}"

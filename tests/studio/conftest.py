@@ -113,7 +113,7 @@ def open_tab(browser: Any, studio: Studio) -> Iterator[Any]:
         context = browser.new_context(viewport=viewport, accept_downloads=True, **options)
         contexts.append(context)
         tab = context.new_page()
-        tab.set_default_timeout(20_000)
+        tab.set_default_timeout(120_000)  # on a machine that other work shares, a page may take a minute
         tab.on("request", lambda request: requests.append(request.url))
         tab.on("pageerror", lambda error: errors.append(str(error)))
         tab.goto(studio.url)

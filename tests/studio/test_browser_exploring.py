@@ -61,6 +61,11 @@ def test_a_grid_of_guidance_and_paint_weight(studio: Studio, open_tab: Any) -> N
         for order in (settings_of(path)["order"] for path in studio.images - before)
     }
     assert pairs == {(1, 0), (4, 0), (1, 1), (4, 1)}
+    tab.set_viewport_size({"width": 390, "height": 844})
+    assert tab.evaluate(
+        "document.querySelector('#sheet table').offsetWidth <= document.querySelector('#sheet').clientWidth"
+    )
+    tab.set_viewport_size({"width": 1280, "height": 900})
     tab.locator("#sheet .card").last.click()
     tab.wait_for_selector("#panel img")
     assert "guidance" in tab.inner_text("#details")

@@ -97,7 +97,7 @@ def test_a_job_ends_with_its_image_in_the_gallery(page: Page, values: dict[str, 
     ("change", "message"),
     [
         ({"prompt": ""}, "prompt is empty"),
-        ({"seed": None}, "seed must be a whole number"),
+        ({"seed": None}, "Seed&#x27; must be a whole number"),
         ({"canvas": {"brushes": [{"phrase": "star", "colour": "#e5484d"}]}}, "star&#x27; is not in"),
         ({"style": {"name": "0" * 16}}, "0000.png"),
         ({"style": {"name": "../secret"}}, "16 hexadecimal digits"),

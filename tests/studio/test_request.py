@@ -32,14 +32,16 @@ def test_a_request_survives_json(wanted: GenerationRequest, drawn: Callable[...,
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("seed", None, "seed must be a whole number from 0 to 4294967295, got None"),
+        ("seed", None, "'Seed' must be a whole number from 0 to 4294967295, and it is empty"),
         ("seed", -1, "got -1"),
         ("seed", 1.5, r"got 1\.5"),
-        ("num_images", 5, "num_images .* from 1 to 4, got 5"),
-        ("num_inference_steps", [3, None, 1], "stage 2 .* from 1 to 500"),
-        ("guidance_scale", -0.5, "guidance_scale .* at least 0, got -0.5"),
-        ("paint_weight", float("nan"), "paint_weight .* got nan"),
-        ("style_scale", "much", "style_scale .* got 'much'"),
+        ("seed", float("inf"), "got inf"),
+        ("first_index", -1, "'First number' must be a whole number from 1 to 4294967296, got 0"),
+        ("num_images", 5, "'Images' .* from 1 to 4, got 5"),
+        ("num_inference_steps", [3, None, 1], "'steps of stage 2' .* from 1 to 500, and it is empty"),
+        ("guidance_scale", -0.5, "'Guidance' .* at least 0, got -0.5"),
+        ("paint_weight", float("nan"), "'Paint weight' .* got nan"),
+        ("style_scale", "much", "'Style scale' .* got 'much'"),
     ],
 )
 def test_a_wrong_number_is_named(wanted: GenerationRequest, field: str, value: Any, message: str) -> None:

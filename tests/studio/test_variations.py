@@ -16,7 +16,7 @@ from ediffi.studio.backend import Backend
 from ediffi.studio.canvas import CanvasLayout
 from ediffi.studio.grid import grid_requests
 from ediffi.studio.jobs import Finished
-from ediffi.studio.request import GenerationRequest
+from ediffi.studio.request import LABELS, GenerationRequest
 from ediffi.studio.variations import varied_noise
 
 
@@ -95,5 +95,5 @@ def test_a_wrong_axis_is_told(wanted: GenerationRequest, guidance: str, paint: s
 
 @pytest.mark.parametrize(("field", "value"), [("variation", 1.5), ("strength", 2.0), ("variation", float("nan"))])
 def test_a_share_is_at_most_1(wanted: GenerationRequest, field: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=f"{field} must be a number from 0 to 1"):
+    with pytest.raises(ValueError, match=f"'{LABELS[field]}' must be a number from 0 to 1"):
         GenerationRequest.from_json({**wanted.to_json(), field: value})
