@@ -15,7 +15,7 @@ test: $(VENV)/.installed-test  ## the tests CI runs
 	$(VENV)/bin/python -m pytest -n auto --maxprocesses 8
 
 faults: $(VENV)/.installed-test  ## injected faults of all families; goes on where it was interrupted
-	for seed in 1 2 3; do $(VENV)/bin/python tests/faults --count 52 --seed $$seed --output build/faults/$$seed.jsonl || exit 1; done
+	for seed in 1 2 3; do $(VENV)/bin/python tests/faults --count 60 --seed $$seed --output build/faults/$$seed.jsonl || exit 1; done
 
 check: $(VENV)/.installed-dev  ## format, lint, types, tests
 	$(VENV)/bin/ruff format --check .

@@ -14,6 +14,8 @@ from ediffi.io.files import replace
 
 FORMAT = "ediffi-evaluation-1"
 FILE = "results.json"
+MAX_POINTS, MAX_METRICS = 100, 1000
+"""Guidance scales of an evaluation, and numbers of each: a comparison's page has each pair of points."""
 
 COMPARED = (
     *("dataset", "selection", "images", "feature_extractor", "more_features", "clip", "scorers", "reference"),
@@ -112,6 +114,8 @@ class Results:
             model, suite, protocol = content["model"], content["suite"], content["protocol"]
             if not (isinstance(model, str) and isinstance(suite, dict) and isinstance(protocol, dict)):
                 raise ValueError("model must be a text, and suite and protocol objects")
+            if len(content["points"]) > MAX_POINTS:
+                raise ValueError(f"it has {len(content['points'])} points; at most {MAX_POINTS} are allowed")
             return cls(model, suite, protocol, [_point(point) for point in content["points"]])
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{path} holds no results: {error}") from None
@@ -125,6 +129,8 @@ def _content_hash(content: Mapping[str, Any]) -> str:
 
 def _point(content: Mapping[str, Any]) -> Point:
     """A point of a file, with the types of its values checked."""
+    if len(content["metrics"]) > MAX_METRICS:
+        raise ValueError(f"a point has {len(content['metrics'])} metrics; at most {MAX_METRICS} are allowed")
     metrics = {name: math.nan if value is None else value for name, value in content["metrics"].items()}
     settings, notices = content.get("settings", {}), tuple(content.get("notices", ()))
     known = [settings[name] for name in ("guidance_scale", "nfe") if settings.get(name) is not None]

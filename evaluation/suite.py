@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from ediffi.evaluation.results import MAX_POINTS
 from ediffi.io.recipes import one_sentence, recipe_parser
 
 SHIPPED = Path(__file__).parent / "suites"
@@ -54,6 +55,8 @@ class Suite:
         scales = list(self.guidance_scales)
         if any(scale < 0 for scale in scales) or len(set(scales)) != len(scales):
             raise ValueError(f"guidance_scales must be different and at least 0, got {scales}")
+        if len(scales) > MAX_POINTS:
+            raise ValueError(f"guidance_scales must be at most {MAX_POINTS}, got {len(scales)}")
         if self.feature_extractor in self.more_features or "clip" in self.more_features:
             raise ValueError(f"more_features must be others than {self.feature_extractor!r} and 'clip'")
 

@@ -9,7 +9,6 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import nn
 from torch.utils.data import DataLoader
 
 from ediffi.data.degradation.degrade import Degradation
@@ -21,7 +20,7 @@ from ediffi.data.stream import Batch, ImageTransform, Resize, ShardStream
 from ediffi.data.tar import Tally, read_samples
 from ediffi.io.images import color
 from ediffi.io.urls import redact
-from ediffi.registry.denoisers.conditioning import ConditionEmbedding
+from ediffi.registry.denoisers.conditioning import widths
 
 logger = logging.getLogger(__name__)
 
@@ -267,14 +266,3 @@ class ShardData(L.LightningDataModule):
             read_ahead=self.read_ahead and part == "train",
             earlier=self._earlier_lanes if part == "train" else (),
         )  # fmt: skip
-
-
-def widths(stage: nn.Module) -> dict[str, dict[str, int]]:
-    """By source, "width" of the tokens and "pooled_width" that a stage's network reads."""
-    found: dict[str, dict[str, int]] = {}
-    for module in stage.modules():
-        if isinstance(module, ConditionEmbedding):
-            for what, sizes in (("width", module.token_widths), ("pooled_width", module.pooled_widths)):
-                for source, size in sizes.items():
-                    found.setdefault(source, {})[what] = size
-    return found

@@ -30,6 +30,9 @@ from ediffi.io import files, images, plain_json, urls
 from ediffi.io.image_input import read_image
 from ediffi.registry.types import Embedding
 
+MAX_CAPTION = 100_000
+"""Longest caption in characters. Encoders read some hundred tokens, and a tokenizer would take minutes for 10 MB."""
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -147,13 +150,15 @@ def image_of(raw: Mapping[str, Any], background: images.Color = images.WHITE) ->
 
 def caption_of(raw: Mapping[str, Any]) -> str:
     """The caption of a sample, from its text or else its metadata; empty if there is none. Raises as `decode`."""
-    if "txt" not in raw:
-        caption = metadata_of(raw).get("caption")
-        return caption if isinstance(caption, str) else ""
+    name = f"the caption of sample {raw['__key__']!r}"
     try:
-        return raw["txt"].decode()
+        caption = raw["txt"].decode() if "txt" in raw else metadata_of(raw).get("caption")
     except UnicodeDecodeError:
-        raise ValueError(f"the caption of sample {raw['__key__']!r} is not UTF-8") from None
+        raise ValueError(f"{name} is not UTF-8") from None
+    caption = caption if isinstance(caption, str) else ""
+    if len(caption) > MAX_CAPTION:
+        raise ValueError(f"{name} has {len(caption):,} characters; at most {MAX_CAPTION:,} are allowed")
+    return caption
 
 
 def embeddings_of(
@@ -217,7 +222,7 @@ def reject_for_embedding(raw: RawSample) -> str | None:
     try:
         return None if caption_of(raw).strip() else "no caption"
     except ValueError:
-        return "caption not UTF-8"
+        return "caption not UTF-8, or too long"
 
 
 def _reject(raw: RawSample) -> str | None:

@@ -32,7 +32,7 @@ from ediffi.pipeline.call import (
     styles,
 )
 from ediffi.pipeline.checkpoint import Residency, load_cascade
-from ediffi.pipeline.conditioning import encode_each, image_encoders, prompt_notices, rows
+from ediffi.pipeline.conditioning import check_sources, encode_each, image_encoders, prompt_notices, rows
 from ediffi.pipeline.generation import Generation, read_prompts
 from ediffi.pipeline.options import SamplingOptions
 from ediffi.pipeline.result import Images, OutputType, check_output_type, in_form
@@ -328,7 +328,8 @@ class Cascade:
         regions: Sequence[Region] | Sequence[Sequence[Region]] = (),
     ) -> Conditioning:
         """The conditioning of prompts, of a style image and of painted regions, for all prompts or one for each; raises
-        as `encode_prompts`."""
+        as `encode_prompts` and `check_sources`."""
+        check_sources(self.encoders, self.stages, bool(any(style) if isinstance(style, Sequence) else style))
         return encode_each(self.encoders, self.device, prompts, style, regions)
 
     def _warn_once(self, texts: Sequence[str]) -> None:

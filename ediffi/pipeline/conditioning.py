@@ -11,7 +11,9 @@ from ediffi.diffusion.layout import Region
 from ediffi.diffusion.paint import paint
 from ediffi.io.devices import out_of_memory
 from ediffi.pipeline.prompt import Prompt, parse
+from ediffi.pipeline.stage import Stage
 from ediffi.pipeline.style import Style
+from ediffi.registry.denoisers.conditioning import widths
 from ediffi.registry.encoders import reads_text, spec_of_source
 from ediffi.registry.types import Conditioning, Embedding, Encoder, TextEncoder
 
@@ -27,6 +29,15 @@ def text_encoders(encoders: Encoders) -> dict[str, Encoder]:
 def image_encoders(encoders: Encoders) -> dict[str, Encoder]:
     """The encoders that read a style image, by source."""
     return {name: encoder for name, encoder in encoders.items() if spec_of_source(name).reads == "image"}
+
+
+def check_sources(encoders: Encoders, stages: Sequence[Stage], styled: bool) -> None:
+    """ValueError: a stage reads a source of prompts, or of style images if `styled`, that no encoder makes. A network
+    takes a source that is missing for a dropped one, so each prompt would be the same image."""
+    for stage in stages:
+        for source in widths(stage.denoiser):
+            if source not in encoders and (styled or spec_of_source(source).reads == "text"):
+                raise ValueError(f"stage {stage.name!r} reads {source}, and the model has no encoder of it")
 
 
 def unknown_words(encoders: Encoders, text: str) -> list[str]:

@@ -14,7 +14,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from ediffi.data.module import ShardData, widths
+from ediffi.data.module import ShardData
 from ediffi.data.stream import Batch
 from ediffi.diffusion.low_res import LowResolution
 from ediffi.diffusion.noise import ROOT, Complement, Interval, LogNormal, NoiseInterval
@@ -22,6 +22,7 @@ from ediffi.hub.config import Part
 from ediffi.io.recipes import building
 from ediffi.pipeline.checkpoint import build_denoiser
 from ediffi.pipeline.stage import Sampling
+from ediffi.registry.denoisers.conditioning import widths
 from ediffi.registry.denoisers.precondition import Preconditioned
 from ediffi.registry.random import Philox, randn
 from ediffi.registry.types import Conditioning

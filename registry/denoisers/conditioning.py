@@ -125,3 +125,14 @@ def _bias(source: Embedding) -> Float[Tensor, "b n"]:
     """
     weight = source.mask if source.weight is None else source.weight * source.mask
     return weight.to(source.tokens.dtype).log()
+
+
+def widths(network: nn.Module) -> dict[str, dict[str, int]]:
+    """By source, "width" of the tokens and "pooled_width" that a network, or a module around it, reads."""
+    found: dict[str, dict[str, int]] = {}
+    for module in network.modules():
+        if isinstance(module, ConditionEmbedding):
+            for what, sizes in (("width", module.token_widths), ("pooled_width", module.pooled_widths)):
+                for source, size in sizes.items():
+                    found.setdefault(source, {})[what] = size
+    return found

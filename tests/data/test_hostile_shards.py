@@ -16,7 +16,7 @@ from safetensors.torch import save
 
 from ediffi import cli
 from ediffi.data.index import Index, Shard
-from ediffi.data.shards import Sample, decode, load_shard, read_shard, reject_for_embedding, write_shards
+from ediffi.data.shards import MAX_CAPTION, Sample, decode, load_shard, read_shard, reject_for_embedding, write_shards
 from ediffi.data.tar import MAX_HEADER, MAX_MEMBER, Tally, read_samples
 from ediffi.data.verify import array_of, check_shard
 from ediffi.io import urls
@@ -304,7 +304,8 @@ def test_what_follows_the_end(tmp_path: Path) -> None:
         ("json", b"[]", "metadata broken"),
         ("json", b'{"status": "failed_to_download"}', "status failed_to_download"),
         ("json", b"9" * 10_000, "metadata broken"),
-        ("txt", b"\xff\xfe", "caption not UTF-8"),
+        ("txt", b"\xff\xfe", "caption not UTF-8, or too long"),
+        ("txt", b"x" * (MAX_CAPTION + 1), "caption not UTF-8, or too long"),
         ("txt", b" \n", "no caption"),
     ],
 )

@@ -93,13 +93,17 @@ def test_texts_beside_images(folder: Path, run: Callable[..., Path], capsys: pyt
     (folder / "._a.png").write_bytes(b"of a Mac")
     os.mkfifo(folder / "pipe.png")
     (folder / "folder.png").mkdir()
+    (folder / "long.png").write_bytes(content())
+    (folder / "long.txt").write_text("a word " * 20_000)
     shards = run()
     expected = {"a": "a red circle", "b_v2": "a cross", "dogs/rex": "a dog", "dogs/tag": "a tag", "json": "of JSON"}
     assert captions(shards) == expected
     about = metadata_of(samples(shards)["json"])
     assert (about["author"], about["key"], about["status"], about["name"]) == ("Ann", "json", "success", "json.png")
     told = capsys.readouterr().out
-    assert "5 images (a text beside each image); left out: 2 without a caption, 1 other files (.heic)" in told
+    assert "5 images (a text beside each image); left out: 2 without a caption, " in told
+    assert "1 with a caption of more than 100,000 characters" in told
+    assert "1 other files (.heic)" in told
 
 
 def test_a_table_of_any_kind(folder: Path, run: Callable[..., Path], tmp_path: Path) -> None:

@@ -15,12 +15,11 @@ from PIL import Image
 from ediffi.data import stream
 from ediffi.data.degradation.degrade import Degradation, random_source
 from ediffi.data.index import Shard
-from ediffi.data.module import ShardData, widths
+from ediffi.data.module import ShardData
 from ediffi.data.order import Order
 from ediffi.data.shards import Sample, decode, read_shard
 from ediffi.data.stream import Batch, ImageTransform, ShardStream
 from ediffi.io.images import to_tensor
-from ediffi.registry import denoisers
 
 
 def batches(shards: list[Shard], count: int, batch_size: int, start: int = 0, **options) -> list[Batch]:
@@ -319,12 +318,3 @@ def test_embeddings_of_other_encoders_are_refused(shard_folder: Path, tmp_path: 
     ShardData(one, one, 16).load_state_dict(state)
     with pytest.raises(ValueError, match=r"are of another encoder: "):
         ShardData(two, two, 16).load_state_dict(state)
-
-
-def test_what_a_network_reads_is_known() -> None:
-    network = denoisers.create("unet_toybox", channels=16, head_channels=8, norm_groups=4)
-    assert widths(network) == {
-        "t5": {"width": 128},
-        "clip_text": {"width": 128, "pooled_width": 128},
-        "clip_image": {"width": 128, "pooled_width": 128},
-    }

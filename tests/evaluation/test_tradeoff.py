@@ -322,3 +322,12 @@ def test_broken_results_are_one_sentence(tmp_path, old, new):
 def test_a_folder_without_results_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no results\.json in"):
         Results.read(tmp_path)
+
+
+@pytest.mark.parametrize(("points", "metrics", "told"), [(101, 1, "it has 101 points"), (1, 1001, "a point has 1001")])
+def test_results_are_bounded(tmp_path, points, metrics, told):
+    """A comparison has each pair of points: 100,000 of them would never end."""
+    numbers = {f"oracle/{k}": 0.5 for k in range(metrics)}
+    evaluation(points=[Point(f"guidance-{k}", 9, numbers) for k in range(points)]).write(tmp_path)
+    with pytest.raises(ValueError, match=f"{told}.*at most .* are allowed"):
+        Results.read(tmp_path)

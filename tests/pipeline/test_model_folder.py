@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from ediffi.cli import main
@@ -18,6 +19,7 @@ from ediffi.pipeline import checkpoint
 from ediffi.pipeline.cascade import Cascade
 from ediffi.pipeline.checkpoint import load_cascade
 from ediffi.pipeline.stage import Sampling
+from ediffi.pipeline.style import Style
 from ediffi.pipeline.trained_stage import TrainedExpert, TrainedStage, save_cascade
 from ediffi.registry import denoisers
 from ediffi.registry.random import Philox
@@ -146,6 +148,29 @@ def test_a_file_beside_an_encoder_that_is_not_listed_is_refused(model_folder: Pa
     (model / "encoders" / "t5" / name).write_text("{}")
     with pytest.raises(ValueError, match=rf"encoders/t5/{name} is not listed in config\.json, .*: remove it"):
         Cascade.from_pretrained(model)
+
+
+@pytest.mark.parametrize("residency", ["resident", "stream"])
+def test_an_encoder_that_a_stage_reads_and_the_model_lacks_is_named(
+    model_folder: Path, tmp_path: Path, residency: str
+) -> None:
+    """The network would take it for a dropped one: any prompt would be the same image."""
+    model = Path(shutil.copytree(model_folder, tmp_path / "model"))
+    config = json.loads((model / "config.json").read_text())
+    whole = Cascade.from_pretrained(model)
+    del config["encoders"]["clip_image"]
+    (model / "config.json").write_text(json.dumps(config))
+    without = Cascade.from_pretrained(model, expert_residency=residency)
+    options = {"seed": 1, "num_inference_steps": 1}
+    assert without("a circle", **options).images == whole("a circle", **options).images  # it has no style image
+    with pytest.raises(ValueError, match="the model has no encoder"):
+        without("a circle", style=Style(Image.new("RGB", (8, 8))), **options)
+    config["encoders"] = {}
+    (model / "config.json").write_text(json.dumps(config))
+    none = Cascade.from_pretrained(model, expert_residency=residency)
+    with pytest.raises(ValueError, match=r"stage 'base' reads clip_text, and the model has no encoder of it"):
+        none("a circle", **options)
+    assert none(cond=whole.encode(["a circle"]), **options).images == whole("a circle", **options).images
 
 
 def test_encoders_of_a_cascade_share_a_clip_and_two_cascades_do_not(model_folder: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 
 from ediffi.registry import denoisers
 from ediffi.registry.denoisers.attention import attend
-from ediffi.registry.denoisers.conditioning import ConditionEmbedding
+from ediffi.registry.denoisers.conditioning import ConditionEmbedding, widths
 from ediffi.registry.denoisers.layers import ResidualBlock
 from ediffi.registry.denoisers.precondition import Preconditioned, upsample
 from ediffi.registry.types import Conditioning, Embedding
@@ -326,3 +326,12 @@ def test_attention_has_whole_heads() -> None:
 def test_a_network_that_no_machine_holds_is_not_begun(name: str, change: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(change))} must"):
         denoisers.create(name, **change)
+
+
+def test_what_a_network_reads_is_known() -> None:
+    network = denoisers.create("unet_toybox", channels=16, head_channels=8, norm_groups=4)
+    assert widths(network) == {
+        "t5": {"width": 128},
+        "clip_text": {"width": 128, "pooled_width": 128},
+        "clip_image": {"width": 128, "pooled_width": 128},
+    }

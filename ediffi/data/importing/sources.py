@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from ediffi.data.importing import parquet
 from ediffi.data.importing.parquet import StoredImage
+from ediffi.data.shards import MAX_CAPTION
 from ediffi.evaluation.datasets.annotations import tidy
 from ediffi.evaluation.images.members import is_image
 from ediffi.io.prompt_files import parse_json, read_text
@@ -57,8 +58,10 @@ class Found:
     def add(self, name: str, captions: Sequence[str], place: Path | StoredImage, metadata: Mapping[str, Any]) -> None:
         """Add an entry for each caption of an image that is not blank."""
         name = name.encode(errors="surrogateescape").decode(errors="backslashreplace")  # a name that is no UTF-8
-        written = [caption for caption in captions if caption]
-        if not written:
+        written = [caption for caption in captions if caption and len(caption) <= MAX_CAPTION]
+        if too_long := sum(len(caption) > MAX_CAPTION for caption in captions):
+            self.left_out[f"with a caption of more than {MAX_CAPTION:,} characters"] += too_long
+        elif not written:
             self.left_out["without a caption"] += 1
         for caption in written:
             self._times[name] += 1

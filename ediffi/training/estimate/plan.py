@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from ediffi.registry.denoisers.conditioning import widths
 from ediffi.registry.encoders import spec_of_source
 from ediffi.training.class_paths import AVERAGES
 from ediffi.training.estimate import params
 from ediffi.training.estimate.devices import Accelerator
-from ediffi.training.estimate.workload import Workload, count, embedding_widths, loss_of
+from ediffi.training.estimate.workload import Workload, count, loss_of
 
 FLOAT, HALF = 4, 2
 """Bytes of float32 and bfloat16."""
@@ -126,9 +127,9 @@ def network_cost(path: Path, plan: TrainingPlan) -> NetworkCost:
 
 def embedding_bytes(denoiser: nn.Module) -> float:
     """Bytes of the embeddings of a sample that a denoiser reads, in bfloat16, at captions of common length."""
-    tokens, pooled = embedding_widths(denoiser)
-    numbers = sum(spec_of_source(name).caption_tokens * width for name, width in tokens.items())
-    return float(HALF * (numbers + sum(pooled.values())))
+    read = widths(denoiser)
+    tokens = sum(spec_of_source(name).caption_tokens * sizes.get("width", 0) for name, sizes in read.items())
+    return float(HALF * (tokens + sum(sizes.get("pooled_width", 0) for sizes in read.values())))
 
 
 def memory(

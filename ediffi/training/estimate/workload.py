@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
-from ediffi.registry.denoisers.conditioning import ConditionEmbedding
+from ediffi.registry.denoisers.conditioning import widths
 from ediffi.registry.encoders import spec_of_source
 from ediffi.registry.types import Conditioning, Embedding
 
@@ -78,25 +78,18 @@ def loss_of(denoiser: nn.Module, batch: int, size: int, low_res: int | None, dev
 
 
 def _conditioning(denoiser: nn.Module, batch: int, low_res: int | None, device: str) -> Conditioning:
-    tokens, pooled = embedding_widths(denoiser)
     sources = {}
-    for name in {**tokens, **pooled}:
+    for name, read in widths(denoiser).items():
         length = spec_of_source(name).max_tokens
         sources[name] = Embedding(
-            torch.zeros(batch, length, tokens.get(name, 1), device=device),
+            torch.zeros(batch, length, read.get("width", 1), device=device),
             torch.ones(batch, length, dtype=torch.bool, device=device),
-            torch.zeros(batch, pooled[name], device=device) if name in pooled else None,
+            torch.zeros(batch, read["pooled_width"], device=device) if "pooled_width" in read else None,
         )
     if low_res is None:
         return Conditioning(sources)
     images, aug_level = torch.zeros(batch, 3, low_res, low_res, device=device), torch.full((batch,), 0.1, device=device)
     return Conditioning(sources).with_low_res(images, aug_level)
-
-
-def embedding_widths(denoiser: nn.Module) -> tuple[dict[str, int], dict[str, int]]:
-    """Widths of the tokens and of the pooled embeddings that a denoiser reads, by source."""
-    found = next((module for module in denoiser.modules() if isinstance(module, ConditionEmbedding)), None)
-    return ({}, {}) if found is None else (found.token_widths, found.pooled_widths)
 
 
 def _drop_gradient(parameter: Tensor) -> None:
