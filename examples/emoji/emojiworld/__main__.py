@@ -14,7 +14,7 @@ from emojiworld.shards import write_scenes
 from emojiworld.sheets import write_sheets
 from emojiworld.sprites import make_sprites
 from emojiworld.suite import write_suite
-from emojiworld.world import ALL_STYLES, SIX_STYLES, STYLES, open_world, read_concepts
+from emojiworld.world import ALL_STYLES, SIX_STYLES, STYLES, World, open_world, read_concepts
 
 
 def main() -> int:
@@ -31,7 +31,9 @@ def main() -> int:
 
 def sprites(options: argparse.Namespace) -> None:
     """Fetch the artists' sets by npm, and render the drawings."""
-    styles = options.styles.split(",") if options.styles else ALL_STYLES if options.all else SIX_STYLES
+    styles = ALL_STYLES if options.all else SIX_STYLES
+    if options.styles is not None:
+        styles = options.styles.split(",")
     wanted = None if options.all else {concept.hexcode for concept in read_concepts()}
     counts = make_sprites(options.output, styles, options.packages, wanted, options.share_alike)
     print(", ".join(f"{style} {count}" for style, count in counts.items()), f"in {options.output}; see its NOTICE")
@@ -39,7 +41,7 @@ def sprites(options: argparse.Namespace) -> None:
 
 def scenes(options: argparse.Namespace) -> None:
     """Write scenes as shards."""
-    world = open_world(options.sprites, options.concepts, options.styles and options.styles.split(","), options.all)
+    world = _world(options)
     drawings = sum(map(len, world.drawn.values()))
     print(f"{len(world.concepts)} concepts, {len(world.styles)} styles, {drawings} drawings")
     index = write_scenes(
@@ -56,7 +58,7 @@ def references(options: argparse.Namespace) -> None:
 
 def suite(options: argparse.Namespace) -> None:
     """Write the prompts of the suite `emoji` of `ediffi evaluate`."""
-    world = open_world(options.sprites, options.concepts, options.styles and options.styles.split(","), options.all)
+    world = _world(options)
     print(write_suite(world, options.output, options.size, options.per_kind, options.length, options.seed))
 
 
@@ -64,6 +66,11 @@ def judge(options: argparse.Namespace) -> None:
     """Train the judge of the suite on scenes of --size 64."""
     accuracy = train_judge(options.output, options.train, options.test, options.epochs, options.width, options.seed)
     print(", ".join(f"{name} {value:.3f}" for name, value in accuracy.items()))
+
+
+def _world(options: argparse.Namespace) -> World:
+    styles = None if options.styles is None else options.styles.split(",")
+    return open_world(options.sprites, options.concepts, styles, options.all)
 
 
 def sheets(options: argparse.Namespace) -> None:

@@ -138,6 +138,8 @@ def test_the_shards_are_those_that_the_commands_read(
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
+        (["--styles", ""], "no style ''; there are fluent-3d,"),
+        (["--concepts", ""], "no concept ''; see concepts.csv"),
         (["--styles", "manga"], "no style 'manga'; there are fluent-3d,"),
         (["--styles", "blob"], "no drawings in .*blob"),
         (["--concepts", "fox,accountant"], "no concept 'accountant'; see concepts.csv"),
