@@ -256,10 +256,12 @@ class DiffusionStage(L.LightningModule):
         return sigma, weighted_losses(self.denoiser, images, noise, on_device, cond)
 
     def _log(self, part: str, means: MeanLosses) -> None:
-        """As tensors on the CPU: the progress bar reads what it shows at every step."""
-        self.log(f"{part}/loss", torch.tensor(means.loss), prog_bar=True)
+        """As tensors on the CPU: the progress bar reads what it shows at every step. Losses of a validation are of all
+        processes already, and Lightning warns unless it averages them again."""
+        synchronised = part == "val"
+        self.log(f"{part}/loss", torch.tensor(means.loss), prog_bar=True, sync_dist=synchronised)
         for band, loss in means.bands.items():
-            self.log(f"{part}/loss_band{band}", torch.tensor(loss))
+            self.log(f"{part}/loss_band{band}", torch.tensor(loss), sync_dist=synchronised)
 
     def _randomness(self, batch: Batch, purpose: str) -> Philox:
         """The random numbers of a batch, from the seed and the positions of its samples in the run."""

@@ -67,8 +67,9 @@ def folders(recipe: Path) -> list[Path]:
     return sorted(last(recipe).parent.glob(f"*{SUFFIX}"))
 
 
-def test_two_processes_end_as_one_and_go_on_as_two_or_one(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
-    """To rounding; and a run of two that goes on as two ends in the same bits. All of them validate alike."""
+def test_two_processes_end_as_one_and_go_on_as_two_or_one(stage: Stage, capfd: pytest.CaptureFixture[str]) -> None:
+    """To rounding; and a run of two that goes on as two ends in the same bits. All of them validate alike: one process
+    a checkpoint that is named, and two processes the run's own."""
     whole, both = stage("whole", 4, sharded=False), stage("both", 4, 2)
     assert main(["fit", "--config", str(whole)]) == 0
     fit(both, 2)
@@ -86,13 +87,14 @@ def test_two_processes_end_as_one_and_go_on_as_two_or_one(stage: Stage, capsys: 
     losses = []
     for recipe in (whole, both):
         assert main(["validate", "--config", str(whole), "--ckpt_path", str(last(recipe)), *ONE_BATCH]) == 0
-        losses.append(loss(capsys))
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+        losses.append(loss(capfd, last(recipe)))
+    losses.append(loss_of_two(both, capfd))
+    assert losses[1:] == pytest.approx([losses[0]] * 2, rel=1e-4)
 
 
 @pytest.mark.slow
 def test_other_numbers_of_processes_go_on(stage: Stage, capfd: pytest.CaptureFixture[str]) -> None:
-    """One that is sharded, four, four of which two have copies; and two validate."""
+    """One that is sharded, four, four of which two have copies; and two validate the whole file of one."""
     both = stage("both", 4, 2)
     fit(both, 2)
     two = stage("two", 2, 2)
@@ -106,27 +108,24 @@ def test_other_numbers_of_processes_go_on(stage: Stage, capfd: pytest.CaptureFix
         again = stage(name, 5, 2)
         fit(again, 2)
         assert content(again)["global_step"] == 5
-    assert (
-        main(
-            [
-                "validate",
-                "--config",
-                str(stage("both", 4, 1, sharded=False)),
-                "--ckpt_path",
-                str(last(both)),
-                *ONE_BATCH,
-            ]
-        )
-        == 0
-    )
-    alone = loss(capfd)
-    forked.wait(forked.start(["validate", "--config", str(stage("both", 4, 2)), *ONE_BATCH], 2))
-    assert loss(capfd) == pytest.approx(alone, rel=1e-4)
+    whole = stage("whole", 2, sharded=False)
+    assert main(["fit", "--config", str(whole)]) == 0
+    assert main(["validate", "--config", str(whole), *ONE_BATCH]) == 0
+    alone = loss(capfd, last(whole))
+    assert loss_of_two(stage("whole", 2, 2), capfd) == pytest.approx(alone, rel=1e-4)
 
 
-def loss(captured: pytest.CaptureFixture[str]) -> float:
-    """The last one printed."""
-    line = next(line for line in reversed(captured.readouterr().out.splitlines()) if "val/loss " in line)
+def loss_of_two(recipe: Path, captured: pytest.CaptureFixture[str]) -> float:
+    """By two processes, of the run's own checkpoint."""
+    forked.wait(forked.start(["validate", "--config", str(recipe), *ONE_BATCH], 2))
+    return loss(captured, last(recipe))
+
+
+def loss(captured: pytest.CaptureFixture[str], of: Path) -> float:
+    """The last one printed, of a checkpoint."""
+    printed = captured.readouterr()
+    assert str(of) in printed.out + printed.err
+    line = next(line for line in reversed(printed.out.splitlines()) if "val/loss " in line)
     return float(line.replace("\u2502", " ").split()[-1])
 
 
@@ -151,11 +150,10 @@ def kill_often(recipe: Path, kills: int, rng: random.Random, window: float) -> l
 
 
 def test_killed_at_any_moment_the_last_whole_one_stays(stage: Stage) -> None:
-    whole, killed = stage("whole", 12, 2), stage("killed", 12, 2, every=1)
+    whole, killed = stage("whole", 8, 2, every=8), stage("killed", 8, 2, every=1)
     fit(whole, 2)
-    steps = kill_often(killed, 2, random.Random(0), 0.5)
-    assert steps == sorted(steps)
-    assert steps[0] > 0
+    (step,) = kill_often(killed, 1, random.Random(0), 0.1)
+    assert 0 < step <= 8
     fit(killed, 2)
     assert apart(whole, killed) == 0
     assert len(folders(killed)) == 1
