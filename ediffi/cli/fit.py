@@ -9,7 +9,7 @@ import warnings
 from itertools import pairwise
 from pathlib import Path
 
-from ediffi.cli import recipe_check
+from ediffi.cli import recipe_check, registry
 from ediffi.cli.parser import UsageError, run_recipe
 from ediffi.io.recipes import one_sentence
 from ediffi.training import class_paths
@@ -53,9 +53,14 @@ def validate(argv: list[str]) -> None:
     _lightning("validate", [*_recipe_beside(argv), *argv])
 
 
+def _options(argv: list[str]) -> dict[str, str]:
+    """What stands behind the words of a command line, or in them behind a `=`."""
+    return dict(pairwise(argv)) | dict(word.split("=", 1) for word in argv if "=" in word)
+
+
 def _recipe_beside(argv: list[str]) -> list[str]:
     """The recipe of the run whose checkpoint is named, where the command line names no recipe."""
-    options = dict(pairwise(argv)) | dict(word.split("=", 1) for word in argv if "=" in word)
+    options = _options(argv)
     recipe = Path(options.get("--ckpt_path", "")).parent.parent / "config.yaml"
     named = any(word in options for word in ("--config", "-c", "--model", "--help", "-h"))
     return [] if named or "--ckpt_path" not in options or not recipe.is_file() else ["--config", str(recipe)]
@@ -109,6 +114,10 @@ def compose(argv: list[str]) -> None:
 
 
 def _lightning(subcommand: str, argv: list[str]) -> None:
+    module, _, name = class_paths.current(_options(argv).get("--model.denoiser.help", "")).rpartition(".")
+    if module in ("", recipe_check.DENOISERS) and name.isidentifier():
+        registry.registry(name)  # denoisers are functions, and jsonargparse describes classes only
+        return
     argv = recipe_check.resolved(argv)
     own_module = recipe_check.check(argv)
     for message in QUIET:

@@ -4,7 +4,7 @@ from functools import partial
 from typing import Any
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 
 class OneCycle(OneCycleLR):
@@ -49,6 +49,8 @@ def over(schedule: Any, optimizer: Optimizer, max_steps: int) -> LRScheduler:
             raise ValueError("trainer.max_steps must be given, since the learning rate ends with it")
         schedule = partial(schedule, total_steps=max_steps)
     made: LRScheduler = schedule(optimizer)
+    if isinstance(made, ReduceLROnPlateau):
+        raise ValueError("ReduceLROnPlateau waits for a validation, and model.lr_scheduler goes by steps: take another")
     if isinstance(made, OneCycleLR) and made.total_steps < max_steps:
         raise ValueError(
             f"the schedule of the learning rate ends after total_steps {made.total_steps}, the run after "

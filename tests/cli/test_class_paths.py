@@ -79,10 +79,10 @@ def test_an_old_run_is_resumed_by_a_new_recipe(old: Path, capsys: pytest.Capture
     (old.parent / "config.yaml").write_text(
         text.replace(*reversed(moved("SampleGrid"))).replace(*reversed(moved("OneCycle")))
     )
-    check_same_recipe(old.parent, found)
+    check_same_recipe(old.parent, found, dict)
     found["model"]["denoiser"]["class_path"] = "ediffi.registry.denoisers.unet_base64"
     with pytest.raises(ValueError, match=r"model\.denoiser\.class_path"):
-        check_same_recipe(old.parent, found)
+        check_same_recipe(old.parent, found, dict)
 
 
 def moved(name: str) -> tuple[str, str]:

@@ -249,6 +249,19 @@ def test_a_schedule_that_is_no_run_s(steps: int | None, max_steps: int, message:
         over(partial(OneCycle, total_steps=steps), adamw(1e-3), max_steps)
 
 
+def test_a_schedule_that_waits_for_a_validation_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"ReduceLROnPlateau waits for a validation.*goes by steps"):
+        over(partial(torch.optim.lr_scheduler.ReduceLROnPlateau), adamw(1e-3), 50)
+
+
+def test_the_help_of_a_denoiser_lists_its_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("registry.denoisers.unet_toybox", "ediffi.registry.denoisers.unet_toybox", "unet_toybox"):
+        assert main(["fit", "--config", "toybox/base", "--model.denoiser.help", name]) == 0
+        assert "head_channels" in capsys.readouterr().out
+    assert main(["fit", "--model.denoiser.help", "ediffi.registry.denoisers.unet_toybux"]) == 1
+    assert "unet_toybox" in error(capsys)
+
+
 def test_a_rate_and_a_length_on_the_command_line_move_the_schedule(recipe: Recipe, tmp_path: Path) -> None:
     words = ["--model.optimizer.init_args.lr", "3e-3", "--trainer.max_steps", "4"]
     assert main(["fit", "--config", str(tiny(recipe, tmp_path)), *words]) == 0

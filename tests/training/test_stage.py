@@ -23,7 +23,7 @@ from ediffi.registry.random import Philox
 from ediffi.registry.types import Conditioning, Embedding
 from ediffi.training.callbacks.sample_grid import SampleGrid
 from ediffi.training.lightning_module import TOKENS, DiffusionStage
-from ediffi.training.loss import drop_sources, low_resolution, sum_by_band, weighted_losses
+from ediffi.training.loss import drop_sources, dropout_of, low_resolution, sum_by_band, weighted_losses
 
 QUIET = [
     "ignore:.*does not have many workers.*",
@@ -188,6 +188,11 @@ def test_sources_are_dropped_each_on_its_own() -> None:
     assert not gone.tokens.any()
     assert not gone.mask.any()
     assert not gone.pooled.any()
+
+
+def test_a_source_of_any_encoder_is_dropped_by_default() -> None:
+    sources = ("t5", "clip_text", "clip_image", "my_text")
+    assert dropout_of(sources, ["my_text"], None) == {"t5": 0.25, "clip_text": 0.2, "clip_image": 0.9, "my_text": 0.25}
 
 
 def test_sources_are_dropped_in_training_and_kept_in_validation(shards: list[Shard]) -> None:
