@@ -109,7 +109,7 @@ def in_dtype(denoiser: nn.Module, dtype: torch.dtype) -> nn.Module:
     """
     inner = denoiser.denoiser if isinstance(denoiser, AutocastDenoiser) else denoiser
     for layer in inner.modules():
-        if isinstance(layer, nn.Linear | nn.Conv2d):
+        if isinstance(layer, nn.Linear | nn.Conv2d) and layer.weight.dtype != dtype:
             layer.to(dtype)
     if (tree := expert_tree(inner)) is not None and isinstance(tree.denoisers, StreamedDenoisers):
         tree.denoisers.forget()

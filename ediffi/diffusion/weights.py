@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import torch
@@ -21,6 +22,15 @@ LARGEST = 1e6
 Extremes = tuple[Tensor, Tensor]
 
 
+class _Unfilled(nn.Parameter):
+    """A parameter on the meta device; `torch.nn.init`, slower there than for real numbers, leaves it alone."""
+
+    def _leave(self, *_: Any, **__: Any) -> Tensor:
+        return self
+
+    uniform_ = normal_ = fill_ = zero_ = _leave
+
+
 @contextmanager
 def without_weights() -> Iterator[None]:
     """Build modules in this block whose parameters are on the meta device, until `load_weights` makes them.
@@ -33,7 +43,7 @@ def without_weights() -> Iterator[None]:
     def to_meta(_: nn.Module, __: str, parameter: nn.Parameter) -> nn.Parameter | None:
         if threading.get_ident() != builder:  # the hook is of all threads
             return None
-        return nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
+        return _Unfilled(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
 
     hook = register_module_parameter_registration_hook(to_meta)  # type: ignore[arg-type]  # annotated as None
     try:
@@ -57,14 +67,26 @@ def load_weights(network: nn.Module, path: Path, device: str | torch.device = "c
     for key, value in read_weights(path, state):  # which has compared all shapes before memory is taken for one
         target = state[key]
         if target.is_meta:
-            target = made[key] = torch.empty_like(target, device=device)
+            # faster than `empty_like`, which for tensors of the meta device is Python
+            target = made[key] = torch.empty_strided(target.shape, target.stride(), dtype=target.dtype, device=device)
         moved = value.to(target.device)  # first to its device, which casts and reorders faster
         ends[key] = extremes(moved)
         target.copy_(moved)
     check_extremes(ends, path)
     if made:
-        network.load_state_dict(made, strict=False, assign=True)
-        network.to(device)
+        _place(network, made, device)
+
+
+def _place(network: nn.Module, made: Mapping[str, Tensor], device: str | torch.device) -> None:
+    """Put weights in the place of those on the meta device, and move buffers; `load_state_dict` takes far longer."""
+    for prefix, layer in network.named_modules():
+        for name, parameter in layer._parameters.items():
+            if parameter is not None:
+                key = f"{prefix}.{name}" if prefix else name
+                value = made[key] if key in made else parameter.to(device)
+                layer._parameters[name] = nn.Parameter(value, parameter.requires_grad)
+        for name, buffer in layer._buffers.items():
+            layer._buffers[name] = buffer if buffer is None else buffer.to(device)
 
 
 def load_checked(network: nn.Module, file: CheckedFile, device: str | torch.device = "cpu") -> None:

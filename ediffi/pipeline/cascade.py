@@ -110,7 +110,8 @@ class Cascade:
             check_compile(place)
         with out_of_memory(f"loading {str(model)!r}", "less is needed with dtype bfloat16 and expert_residency stream"):
             parts = load_cascade(model, place, expert_residency, revision, stages, number, local_files_only)
-            return cls(*parts).to(place, compile=compile)
+            cascade = cls(*parts)
+            return cascade.compile() if compile else cascade
 
     def to(
         self,

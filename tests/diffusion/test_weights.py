@@ -81,6 +81,7 @@ def test_built_without_weights_and_loaded_it_is_the_same_network(
     network.requires_grad_(False)
     load_weights(network, written(wanted, tmp_path / "w.safetensors"))
     assert not any(parameter.requires_grad for parameter in network.parameters())
+    assert all(type(parameter) is nn.Parameter for parameter in network.parameters()), "it can be trained as any other"
     x = torch.randn(3, generator=torch.Generator().manual_seed(0)) if name == "plug-in" else torch.ones(1, 3, 8, 8)
     with torch.no_grad():
         made, expected = (one(x, torch.tensor([2.0]), cond()) for one in (network, wanted))
@@ -104,6 +105,16 @@ def test_the_parameter_s_dtype_and_layout_stay_whatever_the_file_s(
         assert made.dtype == (torch.float16 if isinstance(layer, nn.Conv2d) else torch.float32), key
         assert torch.equal(made, value.bfloat16().to(made.dtype)), key
         assert made.ndim != 4 or made.is_contiguous(memory_format=torch.channels_last), key
+
+
+def test_initialising_a_parameter_that_is_not_there_costs_no_random_numbers() -> None:
+    state = torch.get_rng_state()
+    with without_weights():
+        layer = nn.Conv2d(3, 3, 3)
+        for fill in (nn.init.uniform_, nn.init.normal_, nn.init.zeros_, nn.init.trunc_normal_, nn.init.xavier_normal_):
+            fill(layer.weight)
+    assert layer.weight.is_meta
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_other_threads_build_with_weights() -> None:
