@@ -54,18 +54,29 @@ def find_captions(root: Path) -> Path | None:
 
 def photographs(images: list[dict[str, Any]], path: Path) -> tuple[dict[int, str], dict[str, tuple[int, int]]]:
     """Of the "images" of an annotations file: file names by id, and (width, height) by file name."""
+    names, shapes = file_names(images, path), {}
+    for (key, name), image in zip(names.items(), images, strict=True):
+        what = f"image {key} of {path}"
+        if "/" in name:
+            raise ValueError(f"{what} has the file_name {name!r:.60}; the name of a file without folders is needed")
+        shapes[name] = integer(image, "width", what, 1), integer(image, "height", what, 1)
+    return names, shapes
+
+
+def file_names(images: list[dict[str, Any]], path: Path) -> dict[int, str]:
+    """Of the "images" of an annotations file: file names, which may have folders, by id."""
     names: dict[int, str] = {}
-    shapes: dict[str, tuple[int, int]] = {}
+    seen = set[str]()
     for index, image in enumerate(images):
         key = integer(image, "id", f"image {index} of {path}")
         what, name = f"image {key} of {path}", image.get("file_name")
-        if not isinstance(name, str) or name in {"", ".", ".."} or "/" in name or "\\" in name or "\0" in name:
-            raise ValueError(f"{what} has the file_name {name!r:.60}; the name of a file without folders is needed")
-        if key in names or name in shapes:
+        if not isinstance(name, str) or name in {"", ".", ".."} or "\\" in name or "\0" in name:
+            raise ValueError(f"{what} has the file_name {name!r:.60}; the name of a file is needed")
+        if key in names or name in seen:
             raise ValueError(f"{what}, {name}, is listed twice")
         names[key] = name
-        shapes[name] = integer(image, "width", what, 1), integer(image, "height", what, 1)
-    return names, shapes
+        seen.add(name)
+    return names
 
 
 def captioned(annotations: list[dict[str, Any]], names: Mapping[int, str], path: Path) -> list[CaptionedImage]:

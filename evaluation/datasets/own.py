@@ -16,7 +16,7 @@ from PIL import Image
 
 from ediffi.evaluation.datasets.annotations import entries, read_json, tidy
 from ediffi.evaluation.datasets.captioned import CaptionedImage
-from ediffi.evaluation.datasets.coco import captioned, photographs
+from ediffi.evaluation.datasets.coco import captioned, file_names
 from ediffi.evaluation.images.members import Member, is_image, members_of, samples
 from ediffi.io import files, plain_json, prompt_files
 from ediffi.io.images import open_image, rgb, square
@@ -159,7 +159,7 @@ def _of_coco(root: Path, path: Path, folder: Path) -> OwnImages:
     content = read_json(path)
     if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
         raise ValueError(f"{path} has no images and annotations, as COCO's layout has")
-    names, _ = photographs(entries(content["images"], f"images of {path}"), path)
+    names = file_names(entries(content["images"], f"images of {path}"), path)
     annotations = entries(content["annotations"], f"annotations of {path}")
     items = captioned(annotations, names, path)
     blank = {"blank_captions_left_out": len(annotations) - len(items)} if len(annotations) > len(items) else {}

@@ -61,9 +61,10 @@ def fill(root: Path, kind: str) -> dict[str, Any]:
     elif kind == "jsonl":
         (root / "c.jsonl").write_text("\n".join(map(json.dumps, rows)))
     else:
-        images = [{"id": k, "file_name": row["file_name"], "width": 30, "height": 20} for k, row in enumerate(rows)]
+        images = [{"id": k, "file_name": f"pictures/{row['file_name']}"} for k, row in enumerate(rows)]
         captions = [{"id": name, "image_id": k, "caption": rows[k]["caption"]} for k, name in enumerate((5, 6, 7))]
         (root / "c.json").write_text(json.dumps({"images": images, "annotations": captions}))
+        return {"captions": "c.json"}
     return {"captions": f"c.{kind}", "images": "pictures"}
 
 
