@@ -86,7 +86,8 @@ def dataset_name(results: Results) -> str:
         about = results.protocol["dataset"]
         return f"{about['source']}, {about['pictures']} of them"
     if name == "own":  # the suite has its name
-        return str(results.suite.get("name", name))
+        own = str(results.suite.get("name", name))
+        return own if "selection" in results.protocol else f"reference: {own}"  # of a pair without captions
     return _DATASETS.get(name, name)
 
 

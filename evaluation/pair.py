@@ -55,7 +55,7 @@ def compare_pair(
         "images": {"size": image_size or list(layout.size if layout else ()), "sha256": made.fingerprint()},
         "reference": dict(real.protocol),
         "feature_extractor": dict(extractor.protocol),
-        "intervals": {"level": LEVEL, "method": METHOD},
+        "intervals": {"level": LEVEL, "method": METHOD.replace("captions", "images")},
         "versions": versions(),
         **made_by(command),
     }

@@ -171,7 +171,9 @@ def _sections(one: Results, other: Results) -> Iterable[tuple[dict[str, Any], di
         hashed = "reference.pictures" in found or "reference.file_sha256" in found
         if "reference.pictures" in found:
             found.setdefault("reference.which", "chosen")  # there was no other when results did not say it
-        ignored = ".library", "reference.sha256" if hashed else ".library"
+        ignored: tuple[str, ...] = (".library", "reference.sha256") if hashed else (".library",)
+        # A CLIP in a folder has the folder's name; its weights and the resize say which one it is.
+        ignored += ("clip.name",) if part == "clip" and "clip.weights" in found else ()
         return {name: value for name, value in found.items() if not name.endswith(ignored)}
 
     pair = one, other

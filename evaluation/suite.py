@@ -63,18 +63,26 @@ class Suite:
     def described(self) -> dict[str, Any]:
         """The suite as plain JSON values; paths are cut to their last part, which is the same on every machine."""
         values = {**asdict(self), "guidance_scales": list(self.guidance_scales)}
-        if self.clip is not None:
-            values["clip"]["path"] = self.clip.path and Path(self.clip.path).name
+        if self.clip is not None and self.clip.path is not None:
+            values["clip"]["path"] = _last(self.clip.path)
+            if Path(self.clip.path, "open_clip_config.json").is_file():  # which names the network instead
+                values["clip"] = {"path": values["clip"]["path"]}
         values["feature_weights"] = self.feature_weights and Path(self.feature_weights).name
         values["more_features"] = {name: file and Path(file).name for name, file in self.more_features.items()}
-        values["scorers"] = {name: {**(given or {})} for name, given in self.scorers.items()}
-        for given in (one for one in values["scorers"].values() if isinstance(one.get("path"), str)):
-            given["path"] = Path(given["path"]).name if Path(given["path"]).is_dir() else given["path"]
+        values["scorers"] = {
+            name: {key: _last(value) if isinstance(value, str) else value for key, value in (given or {}).items()}
+            for name, given in self.scorers.items()
+        }
         return values
 
     def with_clip(self, path: str) -> "Suite":
         """The suite with another CLIP: a folder, or a repository on the Hub."""
         return replace(self, clip=replace(self.clip or ClipChoice(), path=path))
+
+
+def _last(path: str) -> str:
+    """The last part of a path that is there; another text, such as a repository of the Hub, as it is."""
+    return Path(path).name if Path(path).exists() else path
 
 
 def shipped() -> list[str]:

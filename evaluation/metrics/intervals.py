@@ -22,6 +22,7 @@ SEED: Final = 2020
 FEW: Final = 100
 """Intervals of fewer captions are rough, which a notice says."""
 METHOD: Final = f"bootstrap of the images' influences over captions, {DRAWS} draws, seed {SEED}; the reference is fixed"
+"""Of images without captions, "captions" is "images"."""
 
 
 class Measure(NamedTuple):

@@ -12,7 +12,8 @@ from ediffi.evaluation.report.stored import StoredEvaluation
 class DifferenceCell(NamedTuple):
     """A difference of one metric."""
 
-    title: str  # of the metric, with an arrow to the better side
+    name: str  # of the metric, "kid_mean"
+    title: str  # with an arrow to the better side
     text: str  # with its sign
     value: str  # all digits
     spread: str  # its interval
@@ -44,7 +45,7 @@ def difference_table(several: Sequence[StoredEvaluation]) -> DifferenceTable | s
                 arrow = "↓" if less_is_better(name) else "↑"
                 ends = " to ".join(_signed(name, end) for end in (apart.low, apart.high))
                 p_value = "p < 0.001" if apart.p_value < 0.001 else f"p = {apart.p_value:.3f}"
-                text = (f"{title} {arrow}", _signed(name, apart.value), repr(apart.value), ends, p_value)
+                text = (name, f"{title} {arrow}", _signed(name, apart.value), repr(apart.value), ends, p_value)
                 cells.append(DifferenceCell(*text, apart.clear))
             rows.append((one.results.title(point), cells))
     except (OSError, ValueError) as error:

@@ -17,6 +17,7 @@ from ediffi.io.files import replace
 LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 LATEX |= {"↓": r"$\downarrow$", "↑": r"$\uparrow$", "–": "--", "±": r"$\pm$"}
 LATEX |= {letter: f"\\{letter}" for letter in "&%$#_{}"}
+MINUS = re.compile(r"(?<!\w)-(?=\d)")
 
 Rows = Sequence[tuple[str, Point, Sequence[Cell]]]
 """Model, point and numbers of each row."""
@@ -41,7 +42,7 @@ def write_table(several: Sequence[Results], file: Path) -> None:
     for number, (model, settings) in enumerate(tables[0].groups):
         for k, (point, _) in enumerate(settings):
             rows.append((model, point, [cell for table in tables for cell in table.groups[number][1][k][1]]))
-    replace(file, WRITERS[file.suffix](columns, rows))
+    replace(file, WRITERS[file.suffix](columns, rows, _note(several)))
 
 
 def write_scores(one: StoredEvaluation, file: Path) -> int:
@@ -60,7 +61,18 @@ def write_scores(one: StoredEvaluation, file: Path) -> int:
     return len(rows)
 
 
-def _as_csv(columns: Sequence[tuple[str, Column]], rows: Rows) -> str:
+def _note(several: Sequence[Results]) -> str:
+    """What stands in brackets and in bold, in a sentence; empty if there are no intervals."""
+    known = several[0].protocol.get("intervals") or {}
+    if not known or not any(point.intervals for results in several for point in results.points):
+        return ""
+    return (
+        f"In brackets: {known['level']:.0%} intervals ({known['method']}). Bold: the best, and what their intervals "
+        "do not tell from it."
+    )
+
+
+def _as_csv(columns: Sequence[tuple[str, Column]], rows: Rows, note: str) -> str:
     ends = [f"{column.name}{end}" for _, column in columns for end in ("", " low", " high")]
     lines = []
     for model, point, _ in rows:
@@ -79,22 +91,30 @@ def _csv(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return file.getvalue()
 
 
-def _as_markdown(columns: Sequence[tuple[str, Column]], rows: Rows) -> str:
+def _as_markdown(columns: Sequence[tuple[str, Column]], rows: Rows, note: str) -> str:
     def escaped(text: str) -> str:
         return re.sub(r"([\\`*_{}\[\]<>|])", r"\\\1", text)
 
     head, lines = _texts(columns, rows, escaped, "**{}**", " [{}]")
-    rule = ["---", "---", *["---:"] * (len(head) - 2)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in (head, rule, *lines))
+    names = _named(rows)
+    rule = [*["---"] * names, *["---:"] * (len(head) - names)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in (head, rule, *lines)) + (f"\n{note}\n" if note else "")
 
 
-def _as_latex(columns: Sequence[tuple[str, Column]], rows: Rows) -> str:
+def _as_latex(columns: Sequence[tuple[str, Column]], rows: Rows, note: str) -> str:
     def escaped(text: str) -> str:
-        return "".join(LATEX.get(letter, letter) for letter in text)
+        return MINUS.sub("$-$", "".join(LATEX.get(letter, letter) for letter in text))
 
     head, lines = _texts(columns, rows, escaped, r"\textbf{{{}}}", r" {{\scriptsize [{}]}}")
     body = [f"{' & '.join(line)} \\\\" for line in lines]
-    start = [rf"\begin{{tabular}}{{ll{'r' * (len(head) - 2)}}}", r"\hline", f"{' & '.join(head)} \\\\", r"\hline"]
+    names = _named(rows)
+    start = [f"% {note}"] if note else []
+    start += [
+        rf"\begin{{tabular}}{{{'l' * names}{'r' * (len(head) - names)}}}",
+        r"\hline",
+        f"{' & '.join(head)} \\\\",
+        r"\hline",
+    ]
     return "\n".join([*start, *body, r"\hline", r"\end{tabular}", ""])
 
 
@@ -103,9 +123,9 @@ def _texts(
 ) -> tuple[list[str], list[list[str]]]:
     """The head and the lines of a table for people."""
     counted = any(point.nfe is not None for _, point, _ in rows)  # nobody knows it of other systems' images
+    names = _named(rows)
     head = [
-        "Model",
-        "Setting",
+        *("Model", "Setting")[:names],
         "Images",
         *(["NFE"] * counted),
         *(f"{title} {column.arrow}" for title, column in columns),
@@ -116,13 +136,18 @@ def _texts(
         for cell in cells:
             text = bold.format(escaped(cell.text)) if cell.best else escaped(cell.text)
             numbers.append(text + (beside.format(escaped(cell.spread)) if cell.spread else ""))
-        known = [model, point.title, f"{point.count:,}"]
+        known = [*(model, point.title)[:names], f"{point.count:,}"]
         known += ["–" if point.nfe is None else f"{point.nfe:g}"] * counted
         lines.append([*map(escaped, known), *numbers])
     return list(map(escaped, head)), lines
 
 
-WRITERS: Final[Mapping[str, Callable[[Sequence[tuple[str, Column]], Rows], str]]] = {
+def _named(rows: Rows) -> int:
+    """How many columns name a row: model and setting, or one where all settings have their model's name."""
+    return 1 + any(point.title != model for model, point, _ in rows)
+
+
+WRITERS: Final[Mapping[str, Callable[[Sequence[tuple[str, Column]], Rows, str], str]]] = {
     ".csv": _as_csv,
     ".md": _as_markdown,
     ".tex": _as_latex,

@@ -12,7 +12,7 @@ for (const gallery of document.querySelectorAll(".gallery")) {
       row.hidden = !words.every((word) => caption.includes(word));
       count += !row.hidden;
     }
-    gallery.querySelector("[data-count]").textContent = `${count} of ${rows.length} captions`;
+    gallery.querySelector("[data-count]").textContent = `${count} of ${rows.length} captions on this page`;
     const scale = slider ? scales[slider.value] : null;
     if (slider) gallery.querySelector("output").textContent = all.checked ? "all" : scale;
     for (const system of gallery.querySelectorAll(".system")) {

@@ -55,6 +55,7 @@ class Gallery:
     several: bool  # systems
     start: int = 0  # the guidance scale that is shown first
     differ: str = ""  # by what the systems differ, in words; empty if they are not compared
+    which: str = ""  # which captions of how many, in a sentence; empty of all
 
 
 def gallery(

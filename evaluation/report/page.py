@@ -10,7 +10,15 @@ from typing import Any
 import yaml
 from PIL import Image
 
-from ediffi.evaluation.naming import comparable_to_paper, convention, dataset_name, distance_name
+from ediffi.evaluation.meaning import meaning
+from ediffi.evaluation.naming import (
+    clip_name,
+    comparable_to_paper,
+    convention,
+    dataset_name,
+    distance_name,
+    measured_name,
+)
 from ediffi.evaluation.report.differences import difference_table
 from ediffi.evaluation.report.gallery import SCRIPT, Gallery, ReportSample, gallery
 from ediffi.evaluation.report.stored import StoredEvaluation, spreads
@@ -25,6 +33,10 @@ CAPTIONS = 48
 """Captions whose images a comparison shows."""
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 _PARTS = {"dataset": "Dataset", "selection": "Captions", "reference": "Reference images"}
+_REFERENCE = {"pictures": "list of images, SHA-256", "sha256": "reference, SHA-256", "preparation.which": ""}
+_REFERENCE |= {"preparation.images_sha256": "images, SHA-256", "preparation.rule": "made square"}
+_REFERENCE |= {"preparation.size": "size", "preparation.from": "from", "foreign": "made elsewhere"}
+"""Names of the leaves of a reference for people; empty of what another leaf says."""
 _PARTS |= {"feature_extractor": "Feature extractor", "clip": "CLIP", "guidance": "Guidance", "versions": "Versions"}
 
 
@@ -42,7 +54,10 @@ def write(
     if unknown := [name for name in samples if name not in titles]:
         raise ValueError(f"there are samples of {unknown[0]!r}, and the results have only {', '.join(titles)}")
     lead = results.suite.get("about") or f"Suite {results.suite.get('name', '')}"
-    more = {"images": gallery([(results, samples)]), "differences": None}
+    images, count = gallery([(results, samples)]), (results.protocol.get("selection") or {}).get("count") or 0
+    if images and count > len(images.rows):
+        images = replace(images, which=f"The first {len(images.rows)} of {count:,} captions.")
+    more = {"images": images, "differences": None}
     return _write(folder / FILE, [[results]], results.model, lead, command, [more])
 
 
@@ -85,7 +100,11 @@ def compared_images(several: Sequence[StoredEvaluation], captions: int) -> Galle
         shown = [(one.results, dict(one.samples(numbers))) for one in several]
     except (OSError, ValueError, KeyError) as error:
         return f"The images cannot be shown: {error}."
-    return gallery(shown, known, differ)
+    images, count = gallery(shown, known, differ), len(several[0].captions)
+    if images and count > len(images.rows):
+        order = f" where {differ} differs most" if differ else ""
+        images = replace(images, which=f"{len(images.rows)} of {count:,} captions{order}; --captions sets how many.")
+    return images
 
 
 def _distinct(group: Sequence[tuple[Path, Results]]) -> list[Results]:
@@ -119,7 +138,8 @@ def _write(
         sections=[{**_section(group, number), **more[number]} for number, group in enumerate(groups)],
         script=SCRIPT.read_text(encoding="utf-8"),
         commands=list(dict.fromkeys(text for text in commands if text)),
-        suites=list(dict.fromkeys(_suite_text(results) for results in several)),
+        suites=list(dict.fromkeys(_suite_text(results) for results in several if "selection" in results.protocol)),
+        meanings=_meanings(several),
         protocols=[(dataset_name(group[0]), _protocol(group[0])) for group in groups],
         code=[(results.model, _code(results)) for results in several if _code(results)],
         settings=[(results.model, *settings_tables(results)) for results in several],
@@ -138,6 +158,8 @@ def _section(group: Sequence[Results], number: int) -> dict[str, Any]:
     section = {"title": dataset_name(group[0]), "distance": distance_name(group[0]), "several": len(group) > 1}
     section |= {"headlines": headlines(group), "tables": parts(table), "measures": measures, "level": _level(group)}
     section |= {"nfe": any(point.nfe is not None for results in group for point in results.points)}
+    section |= {"settings": any(p.title != results.model for results in group for p in results.points)}
+    section |= {"models": section["several"] or not section["settings"], "clip": _clip(group)}
     section |= {"anchor": f"protocol-{number}", "marks": any_marked([table, *measures])}
     try:
         figures = [svg(group, f"figure-{number}"), svg(group, f"narrow-{number}", narrow=True)]
@@ -151,7 +173,25 @@ def _level(group: Sequence[Results]) -> str:
     if not any(point.interval(name) for results in group for point in results.points for name in point.metrics):
         return ""
     level = (group[0].protocol.get("intervals") or {}).get("level")
-    return f"{level:.0%} intervals" if isinstance(level, float) else "intervals"
+    return f"{level:.0%} interval" if isinstance(level, float) else "interval"
+
+
+def _clip(group: Sequence[Results]) -> str:
+    """The CLIP that scored; empty if there are no scores."""
+    scored = any("clip_score" in point.metrics for results in group for point in results.points)
+    return clip_name(group[0]) if scored else ""
+
+
+def _meanings(several: Sequence[Results]) -> list[tuple[str, str, str]]:
+    """Of each metric on the page its name, its title and what it is."""
+    titles = {
+        name: f"{name.partition('/')[0]}: {title}" if "/" in name else title
+        for results in several
+        for point in results.points
+        for name in point.metrics
+        for title in [measured_name(results, name)]
+    }
+    return [(name, title[:1].upper() + title[1:], meaning(name)) for name, title in titles.items() if name != "kid_std"]
 
 
 def _notices(several: Sequence[Results]) -> list[tuple[str, str]]:
@@ -187,10 +227,15 @@ def _protocol(results: Results) -> list[tuple[str, list[tuple[str, str]]]]:
     for name in order:
         part = results.protocol[name]
         if name == "reference" and isinstance(part, Mapping):  # its extractor has a part of its own
-            part = {key: value for key, value in part.items() if key != "feature_extractor"}
-        leaves = [(leaf, "none" if value is None else str(value)) for leaf, value in flattened(part)]
+            part = {key: value for key, value in part.items() if key != "feature_extractor" and value is not False}
+        titles = _REFERENCE if name == "reference" else {}
+        leaves = [
+            (titles.get(leaf, leaf), "none" if value is None else str(value))
+            for leaf, value in flattened(part)
+            if titles.get(leaf, leaf)
+        ]
         parts.append((_PARTS.get(name, name.replace("_", " ").capitalize()), leaves))
-    if "guidance" not in results.protocol:
+    if "guidance" not in results.protocol and any(point.guidance_scale is not None for point in results.points):
         parts.append((_PARTS["guidance"], [("", convention(results))]))
     if comparable_to_paper(results):
         table = "Table 1 of eDiff-I has the same protocol: COCO 2014 validation, 30,000 captions, 256²."

@@ -39,8 +39,9 @@ class MetricTable(NamedTuple):
 
 
 class Headline(NamedTuple):
-    """The best number of a kind: "lowest FID", "7.35", all its digits, its interval, "guidance 3"."""
+    """The best number of a metric: "lowest FID", "7.35", all its digits, its interval, "guidance 3"."""
 
+    metric: str
     name: str
     text: str
     value: str
@@ -99,7 +100,7 @@ def headlines(several: Sequence[Results]) -> list[Headline]:
             title = "share with everything right" if name == "oracle/everything" else measured_name(several[0], name)
             most = f"{'lowest' if less_is_better(name) else 'highest'} " if len(measured) > 1 else ""
             where = results.title(point) if len(several) > 1 else point.title
-            found.append(Headline(most + title, shown(name, value), repr(value), _ends(point, name), where))
+            found.append(Headline(name, most + title, shown(name, value), repr(value), _ends(point, name), where))
     return found[:4]
 
 
@@ -172,10 +173,10 @@ def _ends(point: Point, name: str) -> str:
 
 def _track(point: Point, name: str, points: Sequence[Point], share: bool) -> tuple[float, float, float] | None:
     """Where the interval lies between the lowest and the highest end of its column, of a share between 0 and 1; in
-    percent."""
+    percent. None of an interval that has no other beside it."""
     ends, value = point.interval(name), point.metric(name)
     known = [one for other in points if (one := other.interval(name))]
-    if ends is None or value is None:
+    if ends is None or value is None or (len(known) == 1 and not share):
         return None
     low, high = (0.0, 1.0) if share else (min(one[0] for one in known), max(one[1] for one in known))
     if high <= low:

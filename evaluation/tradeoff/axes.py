@@ -117,9 +117,8 @@ def bars(axes: "Axes", several: Sequence[Results], planned: FigurePlan, narrow: 
     axes.grid(False, axis="y")
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    axes.set_xlabel(
-        f"{shortened(measured_name(several[0], metric), 26 if narrow else 44)}  {'← better' if lower else '→ better'}"
-    )
+    name, better = shortened(measured_name(several[0], metric), 48), "← better" if lower else "→ better"
+    axes.set_xlabel(f"{name}\n{better}" if narrow else f"{name}  {better}")
 
 
 def nfe(results: Results) -> str:

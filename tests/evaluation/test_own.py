@@ -223,3 +223,15 @@ def test_processes_measure_together_and_one_computes_the_numbers(
     assert one.metrics == other.metrics
     assert computed.count(tmp_path / "together") == 1
     np.testing.assert_allclose(list(one.metrics.values()), list(alone.metrics.values()), rtol=1e-5, equal_nan=True)
+
+
+def test_a_suite_is_told_without_the_paths_of_this_machine(tmp_path: Path) -> None:
+    (tmp_path / "net.pt").touch()
+    given = {"hpsv2": {"path": str(tmp_path / "net.pt")}, "pickscore": {"path": "yuvalkirstain/PickScore_v1"}}
+    suite = Suite("mine", "own", 4, clip=ClipChoice(path=str(tmp_path)), scorers=given)
+    known = suite.described()
+    assert known["scorers"] == {"hpsv2": {"path": "net.pt"}, "pickscore": {"path": "yuvalkirstain/PickScore_v1"}}
+    assert known["clip"] == {"model": "ViT-g-14", "pretrained": "laion2b_s12b_b42k", "path": tmp_path.name}
+    assert suite.with_clip("laion/some-clip").described()["clip"]["path"] == "laion/some-clip"
+    (tmp_path / "open_clip_config.json").touch()  # it says which network the folder has
+    assert suite.described()["clip"] == {"path": tmp_path.name}

@@ -19,11 +19,13 @@ from PIL import Image
 from ediffi.evaluation import report
 from ediffi.evaluation.datasets.captioned import CaptionedImage, write_selection
 from ediffi.evaluation.datasets.toybox.dataset import Toybox
+from ediffi.evaluation.meaning import MEANINGS, meaning
 from ediffi.evaluation.metrics import paired
 from ediffi.evaluation.metrics.intervals import mean
 from ediffi.evaluation.metrics.rows import PassLayout, open_rows
 from ediffi.evaluation.report import ReportSample, judged_sample
 from ediffi.evaluation.report.differences import DifferenceTable, _signed, difference_table
+from ediffi.evaluation.report.export import write_table
 from ediffi.evaluation.report.gallery import SCRIPT, gallery
 from ediffi.evaluation.report.stored import PLACES, SELECTION, StoredEvaluation, record_places
 from ediffi.evaluation.report.tables import headlines, main_table, marked, parts
@@ -32,6 +34,7 @@ from tests.evaluation.evaluations import CLIP, INCEPTION, SCALES, evaluation, fo
 
 pytest.importorskip("matplotlib")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+KNOWN = ("fid", "kid_mean", "clip_score")
 SPANS = ((16.125, 26.125), (6.125, 16.125), (11.125, 16.125), (6.125, 11.125))
 HOSTILE = '<script>alert("x")</script><img src="http://127.0.0.1:9/x.png" onerror=alert(1)> {{ 7*191 }} \' & "'
 
@@ -90,6 +93,39 @@ def test_every_number_stands_on_the_page(tmp_path):
     assert "not a number" in page.words
     for text in ("5,000", "guidance 7.5", "all of it", "ours/model"):
         assert text in page.words
+
+
+def test_every_number_says_what_it_is(tmp_path):
+    metrics = {"fid_infinity": [1.0] * 4, "vendi@clip": [2.0] * 4, "mine": [3.0] * 4, "oracle/all of it": [0.5] * 4}
+    page = Page(report.write(evaluation(points=read_points(metrics)), tmp_path))
+    places = {one["id"] for one in page.of("dt") if "id" in one}
+    terms = [one["href"].removeprefix("#") for one in page.of("a") if one.get("class") in ("plain term", "label")]
+    assert set(terms) == places == {"is-" + name.replace(" ", "-") for name in (*KNOWN, *metrics)}
+    for name in (*KNOWN, *metrics):
+        assert " ".join(meaning(name).split()) in page.words
+    assert meaning("frechet_clip_infinity") == meaning("fid_infinity") != meaning("fid") == meaning("frechet_clip")
+    assert meaning("mine").startswith("Mean of what the scorer mine says")
+
+
+def test_what_each_number_is_stands_in_the_docs():
+    text = " ".join((Path(__file__).parents[2] / "docs/evaluating.md").read_text().split())
+    assert [one for one in MEANINGS.values() if one not in text] == []
+
+
+def test_a_system_that_has_one_setting_is_named_once(tmp_path):
+    folders = [judged(tmp_path / "a", "a system", (None,), 0), judged(tmp_path / "b", "another one", (None,), 2)]
+    for folder in folders:
+        results = Results.read(folder)
+        replace(results, points=[replace(one, name=results.model) for one in results.points]).write(folder)
+    several = [Results.read(folder) for folder in folders]
+    page = Page(report.compare(folders, tmp_path / "page.html", captions=0))
+    assert "ModelImages" in page.words
+    assert "a system5,000" in page.words
+    write_table(several, tmp_path / "table.md")
+    head, rule, first, *_ = (tmp_path / "table.md").read_text().splitlines()
+    assert head.startswith("| Model | Images |")
+    assert rule.startswith("| --- | ---: |")
+    assert first.startswith("| a system | 5,000 |")
 
 
 def with_intervals(points: list[Point], half: float) -> list[Point]:

@@ -252,6 +252,7 @@ def test_other_protocols_are_refused_by_the_field_that_differs(other, field):
 def test_what_does_not_move_numbers_may_differ():
     newer = evaluation("b", versions={"torch": "3.0"}, feature_extractor={**INCEPTION, "library": "torch-fidelity 0.5"})
     check_comparable([evaluation(), newer, evaluation("c", scored=False), evaluation("d", points=[])])
+    check_comparable([evaluation(), evaluation("e", clip={**CLIP, "name": "a folder"})])
     keys = [{"pictures": "ab", "feature_extractor": {"name": "x", "library": text}, "sha256": text} for text in "12"]
     check_comparable([evaluation(reference=key) for key in keys])
     with pytest.raises(ValueError, match=r"reference\.pictures is ab and cd"):
