@@ -70,12 +70,18 @@ def find_checkpoint(
     """The checkpoint that a run resumes from, and its step; None and 0 to start.
 
     `ckpt_path` is a path; "last"; or None: the last checkpoint if there is one, and the run started with this `recipe`.
-    ValueError if it started with another one, or with "last" from other first weights. `complete` gives the recipe of a
-    run by an earlier version the settings that it did not have.
+    ValueError if it started with another one, or with "last" from other first weights; or if there is a run here, and
+    the path is that of another one. `complete` gives the recipe of a run by an earlier version the settings that it did
+    not have.
     """
     last, folder = last_checkpoint(trainer), Path(trainer.default_root_dir)
     named = None if ckpt_path in (None, LAST) else Path(str(ckpt_path))
     if named is not None and (last is None or named.resolve() != last.resolve()):
+        if last is not None and named.resolve().parent != last.resolve().parent:
+            advice = "train into another directory, or leave --ckpt_path out to resume that run"
+            raise ValueError(f"{folder} has a run of its own, at step {checkpoints.steps(last)}: {advice}")
+        if last is not None:
+            check_same_recipe(folder, recipe, complete)
         return str(ckpt_path), 0
     if last is None:
         if ckpt_path == LAST:

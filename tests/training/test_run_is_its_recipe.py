@@ -188,6 +188,21 @@ def test_the_recipe_of_an_earlier_version_is_read_with_the_defaults_of_this_one(
     assert "a run with data.gone 5, this recipe has None" in error(capsys)
 
 
+def test_a_checkpoint_that_is_named_does_not_take_the_place_of_another_run(
+    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, more = copied(done, tmp_path), ["--trainer.max_steps", "3", "--ckpt_path"]
+    before = last(path).read_bytes()
+    assert fit(path, *more, str(last(done))) == 1
+    assert f"{path.parent / 'base'} has a run of its own, at step 2: train into another directory" in error(capsys)
+    older = Path(shutil.copy(last(path), last(path).with_name("older.ckpt")))
+    assert fit(path, *more, str(older), "--model.optimizer.init_args.lr", "0.5") == 1
+    assert "a run with model.optimizer.init_args.lr 0.002, this recipe has 0.5" in error(capsys)
+    assert last(path).read_bytes() == before
+    assert fit(path, *more, str(older)) == 0
+    assert content(path)["global_step"] == 3
+
+
 def test_a_checkpoint_of_another_network_is_one_line(
     done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
