@@ -78,7 +78,7 @@ class Philox:
 
     def __post_init__(self) -> None:
         if isinstance(self.seed, tuple) and len(self.seed) != len(self.indices):
-            raise ValueError(f"seed has {len(self.seed)} values for {len(self.indices)} rows; give one for each")
+            raise ValueError(f"seed has {len(self.seed)} values for {len(self.indices)} images; give one for each")
         if min(self._seeds, default=0) < 0:
             raise ValueError(f"seed is {min(self._seeds)}; it must be at least 0")
         for index in (min(self.indices, default=0), max(self.indices, default=0)):

@@ -4,6 +4,7 @@ What a caller gives comes in by `ediffi.io.image_input`.
 """
 
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,7 +40,8 @@ def open_image(
     """
     name = name or (str(source) if isinstance(source, Path) else "the image")
     if isinstance(source, Path) and not source.is_file():
-        raise FileNotFoundError(f"no image {name}")
+        address = re.match(r"https?:/", str(source))  # of which a path keeps one slash
+        raise FileNotFoundError(f"no image {name}" + ("; it is an address: download it first" if address else ""))
     if not (len(source) if isinstance(source, bytes) else source.stat().st_size):
         raise BadImageError(f"{name} is empty")
     with _reading(name):

@@ -46,11 +46,21 @@ def styles(style: Any) -> Any:
 
 def layouts(paint: Any) -> Any:
     """Regions, or a list of them for each prompt, of layouts in files or in Python."""
+    if isinstance(paint, list | tuple):
+        return tuple(one if isinstance(one, Region) else _layout(one) for one in paint)
+    return _layout(paint)
+
+
+def _layout(paint: Any) -> tuple[Region, ...]:
     if isinstance(paint, str | Path):
         return tuple(read_layout(Path(paint)))
-    if isinstance(paint, Region):
-        return (paint,)
-    return tuple(one if isinstance(one, Region) else layouts(one or ()) for one in paint or ())
+    regions = (paint,) if isinstance(paint, Region) else () if paint is None else paint
+    if not isinstance(regions, list | tuple) or not all(isinstance(one, Region) for one in regions):
+        forms = (
+            'regions, such as Region("red circle", mask), or the path of a layout, or a list of them for each prompt'
+        )
+        raise ValueError(f"paint must be {forms}; got {type(paint).__name__}")
+    return tuple(regions)
 
 
 def edits(image: Any, mask_image: Any, strength: float | None, edit: Any) -> Any:

@@ -1,7 +1,7 @@
 """A call of a cascade: prompts and options, made into what the stages need, an image a row."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -25,6 +25,8 @@ def read_prompts(prompt: str | Sequence[str] | None, cond: Conditioning | None) 
         if cond is None:
             raise ValueError("give a prompt, or cond, its embeddings")
         return [""] * cond.batch_size
+    if not isinstance(prompt, str | Iterable):
+        raise ValueError(f"prompt must be a text, or a list of them, got {prompt!r}")
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     if not prompts:
         raise ValueError("prompt is an empty list; give at least one")

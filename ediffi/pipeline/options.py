@@ -108,6 +108,8 @@ class SamplingOptions:
             if not all(isinstance(region, Region) for region in layout):
                 raise ValueError(f"paint must be regions, or a list of them for each prompt, got {self.paint!r}")
         for prompt in _listed(self.negative_prompt):
+            if prompt is not None and not prompt.strip():
+                raise ValueError("the negative prompt is empty; leave it out, or give None")
             if prompt is not None:
                 parse(prompt)
         count = self.num_images_per_prompt

@@ -29,8 +29,10 @@ from ediffi.registry.samplers.presets import PRESETS, preset
 from ediffi.registry.samplers.schedules import GRIDS, Grid
 from ediffi.registry.types import Callback, Conditioning, Denoiser, Sampler, at_level
 
+MAX_STEPS = 10_000
+"""Steps of a stage: a grid of 10⁹ takes all memory before the first step."""
 RANGES: dict[str, tuple[type, Callable[[Any], bool], str]] = {
-    "num_inference_steps": (int, lambda steps: steps >= 1, "at least 1"),
+    "num_inference_steps": (int, lambda steps: 1 <= steps <= MAX_STEPS, f"from 1 to {MAX_STEPS}"),
     "guidance_scale": (float, lambda w: 0 <= w < float("inf"), "at least 0 and finite (1 is off)"),
     "guidance_interval": (tuple, lambda ends: 0 <= ends[0] < ends[1], "two rising noise levels, at least 0"),
     "dynamic_threshold": (float, lambda quantile: 0 < quantile <= 1, "above 0 and at most 1 (Imagen: 0.995)"),

@@ -33,6 +33,8 @@ def encoded(image: Image.Image, kind: str = "png", **options: object) -> bytes:
 
 @pytest.mark.parametrize("decode", [True, False])
 def test_files_that_are_no_image(tmp_path: Path, decode: bool) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no image https:/+example\.com/a\.png; it is an address: download it"):
+        open_image(Path("https://example.com/a.png"))
     with pytest.raises(FileNotFoundError, match=r"no image .*a\.png"):
         open_image(tmp_path / "a.png", decode=decode)
     for content, message in ((b"", "is empty"), (b"a text", "is not an image")):

@@ -67,6 +67,8 @@ def negative_prompt(cascade: Cascade) -> None:
     assert cond.sources["t5"].mask[:2, 0].tolist() == [True, False], "None is the null condition"
     with pytest.raises(ValueError, match="negative_prompt has 2 values for 1 prompts; give 1, or one for each"):
         cascade("a", negative_prompt=["b", "c"])
+    with pytest.raises(ValueError, match="the negative prompt is empty; leave it out, or give None"):
+        cascade("a", negative_prompt="")
 
 
 def num_images_per_prompt(cascade: Cascade) -> None:
@@ -156,7 +158,7 @@ def generator(cascade: Cascade) -> None:
     assert same(start(cascade, num_images_per_prompt=2, generator=[drawn(), drawn()])[1:], one)
     free = [cascade("a", seed=None).settings["seed"] for _ in range(2)]
     assert free[0] != free[1]
-    with pytest.raises(ValueError, match="seed has 2 values for 1 rows"):
+    with pytest.raises(ValueError, match="seed has 2 values for 1 images"):
         cascade("a", seed=[1, 2])
     with pytest.raises(ValueError, match="generator and seed say the same"):
         cascade("a", seed=1, generator=2)
@@ -324,6 +326,9 @@ def test_each_prompt_has_its_own_layout_and_second_prompt(cascade: Cascade, tmp_
     cascade("a bb", paint=tmp_path / "layout.json", paint_weight=1.0)
     with pytest.raises(ValueError, match="paint_weight is 0 in every stage"):
         cascade("a bb", paint=region)
+    for wrong in ({"bb": region.mask}, [("bb", region.mask)], [5]):
+        with pytest.raises(ValueError, match="paint must be regions, such as Region"):
+            cascade("a bb", paint=wrong)
 
 
 def test_images_are_a_sequence_that_shows_and_saves_itself(cascade: Cascade, tmp_path: Path, capsys) -> None:

@@ -60,7 +60,7 @@ def test_words_outside_the_vocabulary_are_told(
         (["sample", "a" * 10_000], "10000 characters"),
         (["sample", PROMPT, "--model", "toyboks"], "no model 'toyboks'"),
         (["sample", PROMPT, "--sampler", "hoin"], "hoin"),
-        (["sample", PROMPT, "--num-inference-steps", "0"], "num_inference_steps must be at least 1, got 0"),
+        (["sample", PROMPT, "--num-inference-steps", "0"], "num_inference_steps must be from 1 to 10000, got 0"),
         (["sample", PROMPT, "--num-inference-steps", "-3"], "num_inference_steps must be at least 1, got -3"),
         (["sample", PROMPT, "--num-images", "0"], "images must be at least 1, got 0"),
         (["sample", PROMPT, "--num-images", "many"], "many"),
