@@ -46,6 +46,7 @@ class Candidate:
     name: str  # of the setting they were made with: "guidance-3"
     images: NumberedImages
     settings: Mapping[str, Any] = field(default_factory=dict)  # plain JSON; empty if they are not known
+    notices: Sequence[str] = ()  # sentences for the reader of its numbers
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ class Judge:
             found.measures[scorer.name] = self._score(scorer, Rows.read(_beside(folder, scorer.name), wanted), rows)
         units = units_of([self.items[index].caption for index in rows.indices])
         paired.write(folder, found.measures, units, fingerprint([self.items[index] for index in rows.indices]))
-        notices, captioned = list(found.notices), int(units.max()) + 1
+        notices, captioned = [*candidate.notices, *found.notices], int(units.max()) + 1
         if captioned < FEW:
             notices.append(f"intervals by {captioned} captions are rough (fewer than {FEW})")
         return Point(candidate.name, len(rows), found.metrics, candidate.settings, notices, found.intervals(units))

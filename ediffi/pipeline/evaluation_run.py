@@ -18,7 +18,7 @@ from ediffi.evaluation.datasets.captioned import (
 )
 from ediffi.evaluation.datasets.catalogue import open_dataset
 from ediffi.evaluation.images.claim import lock
-from ediffi.evaluation.images.found import Match, find_images
+from ediffi.evaluation.images.found import Match, all_images, find_images
 from ediffi.evaluation.images.generate import generate, open_store
 from ediffi.evaluation.judge import Candidate, Judge
 from ediffi.evaluation.metrics.reference import ReferenceStatistics
@@ -98,7 +98,12 @@ class Evaluation:
         """Judge images of any origin, a folder or shards; `match` as in `find_images`; raises as `judge_model`."""
 
         def found(_: CaptionDataset, items: Sequence[CaptionedImage]) -> list[Candidate]:
-            return [Candidate(images.name, find_images(images, [item.key for item in items], match))]
+            chosen, there = find_images(images, [item.key for item in items], match), len(all_images(images))
+            left = there - len(items)
+            unused = (
+                [f"{left} of {there} images in {images.name} have no caption here and are not judged"] if left else []
+            )
+            return [Candidate(images.name, chosen, notices=unused)]
 
         return self._judge(images.name, found, images, match)
 
@@ -128,7 +133,6 @@ class Evaluation:
                 if self.context.rank == 0:
                     self.folder.mkdir(parents=True, exist_ok=True)
                     stack.enter_context(lock(self.folder))
-                    write_selection(items, self.folder / SELECTION)
 
             self.context.together(begin)
             return self._results(model, judge, references, candidates(dataset, items), images, match)
@@ -154,6 +158,7 @@ class Evaluation:
         protocol = judge.protocol(references[0]) | made_by(self.command)
         results = Results(model, self.suite.described(), protocol, points)
         if self.context.rank == 0:
+            write_selection(judge.items, self.folder / SELECTION)  # not before: a refused run changes nothing
             results.write(self.folder)
             record_places(self.folder, {point.name: images or self.folder / point.name for point in points}, match)
             model_index.write(results, self.folder)

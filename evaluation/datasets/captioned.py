@@ -103,7 +103,8 @@ def select(items: Sequence[CaptionedImage], count: int, seed: int = 0) -> list[C
         raise ValueError(f"count must be at least 1, got {count}")
     times = Counter(item.key for item in items)
     if twice := sorted(key for key, number in times.items() if number > 1):
-        raise ValueError(f"{len(twice)} annotation ids stand for several captions, the first is {twice[0]!r}")
+        more = f", and so do {len(twice) - 1} other ids" if len(twice) > 1 else ""
+        raise ValueError(f"the id {twice[0]!r} stands for several captions{more}")
     first: dict[str, CaptionedImage] = {}
     for item in sorted(items, key=lambda item: hashlib.sha256(f"{seed}:{item.key}".encode()).digest()):
         first.setdefault(item.image_id, item)

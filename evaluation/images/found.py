@@ -25,8 +25,8 @@ def find_images(place: Path, keys: Sequence[str], match: Match = "name") -> Numb
     if _has_own_shards(place):
         return ImageShards.read(place, first=len(keys))
     images = all_images(place)
-    if len(images) < len(keys):
-        raise ValueError(f"{place} has {len(images)} images, and {len(keys)} are needed")
+    if len(images) < len(keys) and match == "order":
+        raise ValueError(f"{place} has {_count(len(images))}, and {len(keys)} are needed")
     names = [images.name(index) for index in range(len(images))]
     chosen = range(len(keys)) if match == "order" else _matched(place, names, keys, match)
     if isinstance(images, TarImages):
@@ -51,6 +51,10 @@ def all_images(place: Path) -> ImageFolder | ImageShards | TarImages:
     if not names and not members:
         raise ValueError(f"{place} holds no images")
     return TarImages(members) if tars else ImageFolder(place, names)
+
+
+def _count(number: int) -> str:
+    return f"{number} image{'s' if number != 1 else ''}"
 
 
 def _has_own_shards(place: Path) -> bool:
@@ -93,7 +97,7 @@ def _matched(place: Path, names: Sequence[str], keys: Sequence[str], match: Matc
         index = [bool(several) for several in found].index(False)
         fitting = f"{sum(map(bool, found))} of {len(keys)} are named by {rule}, as in 00000.png or {keys[0]}.png"
         missing = f"none for caption {index} (annotation {keys[index]})"
-        raise ValueError(f"{place} has {len(names)} images, but {missing}; {fitting}")
+        raise ValueError(f"{place} has {_count(len(names))}, but {missing}; {fitting}")
     for found in complete:
         for index, several in enumerate(found):
             if len(several) > 1:

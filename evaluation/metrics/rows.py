@@ -150,8 +150,8 @@ def open_rows(folder: Path, layout: PassLayout) -> RowFiles:
         _create(folder, layout)
         found = read_layout(folder) or layout
     if differing := [name for name in sorted({*found.key, *layout.key}) if found.key.get(name) != layout.key.get(name)]:
-        other = ", ".join(differing)
-        raise ValueError(f"{folder} holds measurements with another {other}; delete it or choose another folder")
+        other = " and other ".join(differing)
+        raise ValueError(f"{folder} holds measurements with other {other}; delete it or choose another folder")
     return RowFiles(folder, found)
 
 

@@ -234,12 +234,12 @@ def test_a_killed_pass_goes_on(tmp_path: Path, pictures: InMemory) -> None:
 
 def test_a_folder_for_something_else_is_refused(tmp_path: Path, pictures: InMemory, clip: ClipScorer) -> None:
     measure(pictures, tmp_path, MetricNetworks(Columns()))
-    with pytest.raises(ValueError, match="holds measurements with another pictures;"):
+    with pytest.raises(ValueError, match="holds measurements with other pictures;"):
         measure(InMemory(pictures.files[::-1]), tmp_path, MetricNetworks(Columns()))
     with pytest.raises(ValueError, match="another captions, clip, feature_extractor"):
         everything(tmp_path, pictures, clip)
     everything(tmp_path / "scored", pictures, clip)
-    with pytest.raises(ValueError, match="with another captions;"):
+    with pytest.raises(ValueError, match="with other captions;"):
         measure(pictures, tmp_path / "scored", MetricNetworks(ClipFeatures(clip), clip), captions=CAPTIONS[::-1])
     with pytest.raises(ValueError, match="another feature_extractor;"):
         measure(pictures, tmp_path, MetricNetworks(), strict=False)

@@ -107,7 +107,7 @@ def test_pairs_are_measured_in_a_pass_of_their_own(squeezenet: Path, tmp_path: P
     wide = torch.cat([scorer.prepare(images[2]), scorer.prepare(images[order[2]])], 2)[None]
     np.testing.assert_allclose(found[2], scorer(wide, [""]), rtol=1e-5)
     other = ImagePairs(ImageDecoder(images, True), order[::-1])
-    with pytest.raises(ValueError, match="holds measurements with another pictures"):
+    with pytest.raises(ValueError, match="holds measurements with other pictures"):
         measure(other, tmp_path / "rows", MetricNetworks(scorer=scorer), captions=[""] * 9)
 
 

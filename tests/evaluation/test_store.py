@@ -320,7 +320,7 @@ def test_files_find_their_captions(names: list[str], match: str, expected: list[
     ("names", "match", "sentence"),
     [
         ([], "name", "holds no images"),
-        (["0.png", "1.png"], "name", "has 2 images, and 3 are needed"),
+        (["0.png"], "name", r"has 1 image, but none for caption 1 \(annotation 57\); 1 of 3 are named by number"),
         (["0.png", "1.png"], "order", "has 2 images, and 3 are needed"),
         (["0.png", "1.png", "3.png"], "name", r"none for caption 2 \(annotation 9\); 2 of 3 are named by number"),
         (["a.png", "b.png", "c.png"], "name", r"none for caption 0 \(annotation 318\); 0 of 3"),

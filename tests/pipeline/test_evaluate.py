@@ -1,12 +1,13 @@
 """`ediffi evaluate`: from captions to a report, on data in its own file format, with the real classes at tiny size."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -587,3 +588,78 @@ def test_a_set_of_ones_own_and_another_systems_shards(
     assert results.points[0].metrics["frechet_clip"] >= 0
     assert dataset_name(results) == "kitchens"
     assert (results.protocol["dataset"]["pictures"], results.protocol["selection"]["count"]) == (8, 6)
+
+
+def test_what_does_not_fit_is_one_sentence_and_loses_nothing(
+    evaluate: Evaluate, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], scored: dict[str, Any]
+) -> None:
+    """After every refused run, the same command as before measures nothing again and says the same."""
+
+    def pictures(name: str, numbers: Iterable[int], words: bool = False) -> Path:
+        (tmp_path / name).mkdir()
+        for k in numbers:
+            Image.new("RGB", (32, 32), (30 * k, 90, 90)).save(tmp_path / name / f"{k:05d}.png")
+            if words:
+                (tmp_path / name / f"{k:05d}.txt").write_text(f"number {k}")
+        return tmp_path / name
+
+    def refused(said: str, *argv: object) -> None:
+        assert main([str(word) for word in ("evaluate", *argv)]) == 1
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith("ediffi: error: ")
+        assert re.search(said, error), error
+
+    clip = str(model_folder / "encoders" / "clip")
+    known = {"name": "mine", "dataset": "own", "count": 6, "image_size": 32, "feature_extractor": "clip"}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(known | {"clip": {"path": clip}}))
+    (tmp_path / "newer.yaml").write_text(yaml.safe_dump(known | {"version": 2}))
+    own = ("--root", pictures("own", range(6), words=True), "--cache", tmp_path / "reference", "-o", tmp_path / "out")
+    images = ("--images", pictures("theirs", range(8)))
+    command = ("--suite", tmp_path / "mine.yaml", *own)
+    results = evaluate(*command, *images, "--match", "index", model=False)
+    assert "2 of 8 images in theirs have no caption here and are not judged" in results.points[0].notices
+    rows, before = tmp_path / "out" / "rows" / "theirs" / "features.npy", files_of(tmp_path / "out")
+    fits = (*command, *images, "--match", "index")
+    scored["answer"] = lambda images: 1 / 0
+    refused("the scorer mine failed: ZeroDivisionError: division by zero", *fits, "--scorers", "mine")
+    scored["answer"] = lambda images: [1.0]
+    refused(r"must return 6 numbers, and returned an array of shape \[1\]", *fits, "--scorers", "mine")
+    scored["answer"] = lambda images: [float("nan")] * len(images)
+    refused("the score by mine of 00000.png is not finite", *fits, "--scorers", "mine")
+    refused("newer.yaml is not a suite: .*version", "--suite", tmp_path / "newer.yaml", *own, *images)
+    refused("holds measurements with other captions and other pictures", *fits, "--count", 5)
+    few, none = pictures("few", range(5)), pictures("none", ())
+    refused(r"few has 5 images, but none for caption 5", *command, "--images", few, "--match", "index")
+    refused("none holds no images", *command, "--images", none)
+    refused("count must be at least 2, got 1", *fits, "--count", 1)
+    np.savez(tmp_path / "other.npz", mu=np.zeros(2048), sigma=np.eye(2048))
+    refused(r"has mu \[2048\] .* clip image_embedding needs", *fits, "--reference", tmp_path / "other.npz")
+    assert {name: content for name, content in files_of(tmp_path / "out").items() if name in before} == before
+    written, calls = rows.stat().st_mtime_ns, scored["calls"]
+    scored["answer"] = lambda images: [float(k) for k in range(len(images))]
+    again = [evaluate(*fits, "--scorers", "mine", model=False) for _ in range(2)]
+    assert scored["calls"] == calls + 1
+    assert rows.stat().st_mtime_ns == written
+    assert again[0].points[0].metrics == again[1].points[0].metrics
+    assert results.points[0].metrics["clip_score"] == again[0].points[0].metrics["clip_score"]
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """The bytes of all files below a folder, by their path in it."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def scored(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A registered scorer "mine", that returns what "answer" does, and counts its "calls"."""
+    known: dict[str, Any] = {"calls": 0}
+
+    def mine() -> scorers.Scorer:
+        def score(images: Sequence[Image.Image], captions: Sequence[str]) -> Any:
+            known["calls"] += 1
+            return known["answer"](images)
+
+        return score
+
+    monkeypatch.setitem(scorers.scorers._factories, "mine", mine)
+    return known
