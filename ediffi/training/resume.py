@@ -150,9 +150,11 @@ def changes(started: Recipe, recipe: Recipe) -> dict[str, tuple[Any, Any]]:
 
 def settings(recipe: Recipe) -> Iterator[tuple[str, Any]]:
     """The settings that the weights depend on, by dotted name."""
-    trainer = recipe.get("trainer") or {}
-    callbacks = trainer.get("callbacks") or []
-    averages = [c for c in callbacks if c.get("class_path", "").endswith(class_paths.AVERAGES)]
+    group = recipe.get("trainer")
+    trainer = group if isinstance(group, Mapping) else {}  # the file may be damaged
+    listed = trainer.get("callbacks")
+    callbacks = [one for one in listed if isinstance(one, Mapping)] if isinstance(listed, list) else []
+    averages = [one for one in callbacks if str(one.get("class_path")).endswith(class_paths.AVERAGES)]
     for key, given in _flat("", {**recipe, "averages": len(averages), "average": averages}, lists=True):
         value = recipe.get("seed_everything", 0) if given is None and key.endswith(".seed") else given
         if key.startswith(FIXED) and key not in FREE:

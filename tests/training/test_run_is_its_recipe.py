@@ -136,6 +136,12 @@ def test_a_setting_that_only_one_recipe_has_is_a_change(
     assert next(iter(changed.items()), None) == (told and (f"model.{told[0]}", told[1:]))
 
 
+@pytest.mark.parametrize("trainer", [5, {"callbacks": 5}, {"callbacks": [5, {"class_path": 5}]}])
+def test_a_damaged_recipe_of_a_run_is_another_one(trainer: Any) -> None:
+    changed = resume.changes({"trainer": trainer}, {"trainer": {"gradient_clip_val": 1.0}})
+    assert changed == {"trainer.gradient_clip_val": (None, 1.0)}
+
+
 @pytest.fixture(scope="module")
 def done(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two steps; only read it."""
