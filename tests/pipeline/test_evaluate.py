@@ -473,7 +473,7 @@ def spoilt(folder: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("fewer", "images, and 6 are needed"),
+        ("fewer", "images, but none for caption"),
         ("cmyk", "00002.jpg is not a plain 8-bit RGB image, but CMYK"),
         ("truncated", "00002.png is a broken image"),
         ("empty", "00002.png is empty"),
