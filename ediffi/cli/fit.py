@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from ediffi.cli import recipe_check, registry
-from ediffi.cli.parser import UsageError, run_recipe
+from ediffi.cli.parser import UsageError, run_recipe, with_advice
 from ediffi.io.recipes import one_sentence
 from ediffi.training import class_paths
 
@@ -137,7 +137,7 @@ def _explained(error: Exception) -> Exception | None:
     """The error as one sentence for the user; None if it is not about the recipe, its files or other processes."""
     text = str(error)
     if type(error).__name__ == "ArgumentError":
-        return UsageError(one_sentence(error))
+        return UsageError(with_advice(one_sentence(error)))
     if type(error).__name__ == "MisconfigurationException":  # Lightning: settings that exclude each other
         return ValueError(text)
     if isinstance(error, pickle.UnpicklingError):  # the checkpoint of --ckpt_path

@@ -72,6 +72,11 @@ def sample(
         raise UsageError("give a prompt, or a file of them with --prompts (see ediffi sample --help)")
     if guidance_interval is not None and len(guidance_interval) != 2:
         raise UsageError(f"--guidance-interval takes [low, high], got {guidance_interval}")
+    _check_belonging(
+        ("--style-scale", style_scale != 1.0, "--style-image", style_image),
+        ("--switch-at", switch_at != 0.5, "--switch-prompt", switch_prompt),
+        ("--paint-weight", paint_weight is not None, "--paint", paint),
+    )
     check_positive(num_images=num_images, batch_size=batch_size, threads=threads, devices=devices, num_nodes=num_nodes)
     if prompts is None and (devices * num_nodes > 1 or shard_size is not None):
         raise UsageError("--devices, --num-nodes and --shard-size are for many prompts; give a file with --prompts")
@@ -118,6 +123,13 @@ def sample(
         if inputs := options.inputs():
             png.save_inputs(store.folder, inputs)
         print(f"{made}: {store.folder.resolve()}")
+
+
+def _check_belonging(*pairs: tuple[str, bool, str, Any]) -> None:
+    """Refuse options that have no effect without another one: (option, whether it was given, the other, its value)."""
+    for option, given, other, value in pairs:
+        if given and value is None:
+            raise UsageError(f"{option} has no effect without {other}")
 
 
 def edit(

@@ -116,11 +116,17 @@ def run_recipe(
         if wrong := _REFUSED.search(str(error)):
             name = next(filter(None, wrong.groups()))
             raise unknown("setting", name, _settings(function) - (skip or set()) | {"config", "help"}) from None
-        raise UsageError(one_sentence(error)) from None
+        raise UsageError(with_advice(one_sentence(error))) from None
     with building():
         arguments = parser.instantiate(values).as_dict()
     arguments.pop("config")
     return function(**arguments)
+
+
+def with_advice(sentence: str) -> str:
+    """A sentence about settings; of missing ones, with what gives them."""
+    advice = "; a recipe has them (--config RECIPE, ediffi recipes ls), or each is given as --NAME VALUE"
+    return sentence + advice if sentence.startswith("missing: ") else sentence
 
 
 _REFUSED = re.compile(r"unrecognized arguments: --([\w-]+)|Option '(\w+)' is not accepted|not accept option '([\w.]+)'")
@@ -207,18 +213,27 @@ def _item(hint: Any) -> Any:
 
 def _one_sentence(message: str, command: Command) -> str:
     """The parser's message, which has several lines and its own words, as one sentence about the command line."""
+    from ediffi.io.recipes import LACKING
+
     parameters = inspect.signature(command).parameters
     wrong = re.match(r'Parser key "(\w+)":.*(?:Got|Given) value: (.*)', message, re.DOTALL)
     if wrong and wrong[1] in parameters:
         parameter = parameters[wrong[1]]
         kinds = [_expected(kind) for kind in _kinds(typing.get_type_hints(command)[wrong[1]])]
-        subject = parameter.name.upper() if _is_positional(parameter) else _option(parameter)
-        return f"{subject} expects {' or '.join(kinds)}, got {wrong[2]!r}"
+        return f"{_named(parameter)} expects {' or '.join(kinds)}, got {wrong[2]!r}"
+    if lacking := LACKING.fullmatch(message):
+        names = ", ".join(_named(parameters[name]) if name in parameters else name for name in lacking[1].split(", "))
+        return f"missing: {names}"
     extra = re.match(r"unrecognized arguments: (?P<all>(?P<option>--[^\s=]+)?.*)", message)
     if extra and extra["option"]:
         options = [_option(parameter) for parameter in parameters.values() if not _is_positional(parameter)]
         return str(unknown("option", extra["option"], options))
     return f"unexpected argument {extra['all']!r}; quote a text of several words" if extra else message
+
+
+def _named(parameter: inspect.Parameter) -> str:
+    """A parameter as the help of its command names it."""
+    return parameter.name.upper() if _is_positional(parameter) else _option(parameter)
 
 
 def _expected(kind: Any) -> str:

@@ -67,8 +67,15 @@ def import_beside(*recipes: Path) -> None:
     os.environ[BESIDE] = os.pathsep.join(folders)
 
 
+LACKING = re.compile(r"the following arguments are required: (.*)")
+SUBCOMMAND = re.compile(r"\b(fit|validate|test|predict)\.")
+"""What the parser says of settings that neither a recipe nor an option gives, and its prefix of their names."""
+
+
 def one_sentence(error: Exception) -> str:
     """The parser's message, which has several lines and hints for programmers, as one sentence for the user."""
+    if lacking := LACKING.fullmatch(str(error).strip()):
+        return f"missing: {SUBCOMMAND.sub('', lacking[1])}"
     allowed = f"allowed are ediffi, {', '.join(LIBRARIES)}, plug-ins, and the packages that {IMPORTS} lists"
     return " ".join(DENIED.sub(rf"a recipe may not import '\1': {allowed}", " ".join(str(error).split())).split())
 

@@ -278,10 +278,8 @@ class Cascade:
         self._warn_once(call.texts(with_prompts=cond is None))
         cond = call.cond() if cond is None else rows(cond, len(call.prompts), call.number).to(device)
         steering, randomness = call.steering(negative_cond), options.randomness(call.indices)
-        entry = options.entry(self.stages, len(call.prompts), device)
-        stages = self.sample(
-            cond, randomness, plan, steering=steering, edit=call.edits(), entry=entry, progress=progress
-        )
+        entry, edit = call.entry(), call.edits()
+        stages = self.sample(cond, randomness, plan, steering=steering, edit=edit, entry=entry, progress=progress)
         known = {"model": self.name, **self.identity}
         settings = {**known, **call.settings(plan, steering, isinstance(prompt, str), self.precision)}
         images = in_form(list(stages.values())[-1], output_type)

@@ -97,6 +97,15 @@ class Generation:
             negative = negative.drop(source, without.to(self._device))
         return negative
 
+    def entry(self) -> tuple[int, Tensor | None]:
+        """The first stage to run, and the images that it enlarges; an image that is made smaller for it is told."""
+        index, low_res = self.options.entry(self.stages, len(self.prompts), self._device)
+        largest = max((image.width for image in self.each("low_res") if image is not None), default=0)
+        if low_res is not None and largest > low_res.shape[-1]:
+            text = "the image is %dx%d; %s enlarges images of %dx%d, so it is made smaller first"
+            logger.warning(text, largest, largest, self.stages[index].name, *low_res.shape[-2:])
+        return index, low_res
+
     def edits(self) -> Edit | Sequence[Edit] | None:
         """The image that all start from, or one for each; an image that comes back smaller is told in the log."""
         largest = self.stages[-1].resolution

@@ -199,7 +199,7 @@ def test_after_two_dashes_nothing_is_an_option() -> None:
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        ([], "the following arguments are required: prompt"),
+        ([], "missing: PROMPT"),
         (["x", "--num-images", "three"], "--num-images expects int, got 'three'"),
         (["x", "--num-images", "2.5"], "--num-images expects int, got '2.5'"),
         (["x", "--num-images"], "argument --num-images: expected one argument"),

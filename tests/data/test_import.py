@@ -359,7 +359,7 @@ def test_other_images_need_another_folder(folder: Path, run: Callable[..., Path]
         ({"a.json": '{"caption": "x", "title": "y"}'}, (), "--caption-column says which"),
         ({"a.txt": "x"}, ("--caption-column", "tags"), "has the field 'tags'"),
         ({"a.txt": "x"}, ("--image-column", "file"), "--image-column is of a table"),
-        ({"a.txt": "x"}, (), "cannot be parted for training and validation; --val 0 would"),
+        ({"a.txt": "x"}, (), "cannot be divided into training and validation; --val 0 uses all"),
         ({"a.txt": "x"}, ("--val", "1"), "val must be a share from 0 to below 1"),
         ({"a.txt": "x"}, ("--val", "0", "--background", "no"), "is no colour"),
         ({"a.txt": "x"}, ("--captions", "no.csv"), "no table no.csv"),

@@ -310,6 +310,13 @@ def test_an_image_to_start_from(cascade: Cascade, tmp_path: Path) -> None:
 def test_an_image_that_comes_back_smaller_is_told(cascade: Cascade, caplog: pytest.LogCaptureFixture) -> None:
     cascade("a", image=gray(32, 9), strength=0.5)
     assert caplog.messages == ["the image is 32x32; the model makes images of 16x16"]
+    caplog.clear()
+    side = cascade.stages[0].resolution
+    cascade("a", low_res=gray(side, 9))
+    assert caplog.messages == []
+    cascade("a", low_res=gray(2 * side, 9), first_stage="sr16")
+    told = f"the image is {2 * side}x{2 * side}; sr16 enlarges images of {side}x{side}, so it is made smaller first"
+    assert caplog.messages == [told]
 
 
 def test_each_prompt_has_its_own_layout_and_second_prompt(cascade: Cascade, tmp_path: Path) -> None:

@@ -268,7 +268,7 @@ def error_line(words: list[str], code: int, capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "arguments are required: recipe"),
+        ([], "missing: RECIPE"),
         (["--fast"], "--fast"),
         (["toybox/base", "toybox/base"], "twice"),
         (["toybox/base", "recipes/toybox/base.yaml"], "twice"),
@@ -294,7 +294,7 @@ def test_an_unknown_recipe_is_answered_with_the_near_ones(capsys: pytest.Capture
         ("- 1", "r.yaml is no recipe: it is a list"),
         ("seed: 1", "r.yaml is no recipe: one of ediffi fit has model with a denoiser"),
         ("model: 3", "r.yaml is no recipe: one of ediffi fit"),
-        ("model: {denoiser: null}", "r.yaml: the following arguments are required: denoiser"),
+        ("model: {denoiser: null}", "r.yaml: missing: denoiser"),
         ("model: {denoiser: ediffi.registry.denoisers.unet_tuybox}", "unet_tuybox"),
         ("model: {denoiser: os.system}", "a recipe may not import 'os.system'"),
         (

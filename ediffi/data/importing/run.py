@@ -79,7 +79,8 @@ class ImportRun:
             chosen = {min(places, key=places.__getitem__)}
         if len(chosen) == len(places):
             raise ValueError(
-                f"{plural(len(places), 'image')} cannot be parted for training and validation; --val 0 would"
+                f"{plural(len(places), 'image')} cannot be divided into training and validation; "
+                "--val 0 uses all of them for training"
             )
         by_part: dict[str, list[Keyed]] = {part: [] for part in (PARTS if chosen else PARTS[:1])}
         for key, entry in _keyed(self.entries):
