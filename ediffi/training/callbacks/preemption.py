@@ -121,6 +121,7 @@ class PreemptionCheckpoint(L.Callback):
             logger.info("stopped by %s at step %d; the same command resumes the run", by, trainer.global_step)
             if self._requeue:
                 requeue()
+        trainer.strategy.barrier()  # `srun --kill-on-bad-exit` kills the others when one has ended
         raise SystemExit(128 + self._number)
 
 
