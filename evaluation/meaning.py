@@ -19,7 +19,7 @@ MEANINGS: Mapping[str, str] = {
         "random subsets of 1,000 images, or of all if there are fewer (Bińkowski et al., arXiv 1801.01401). "
         "Not times 1,000."
     ),
-    "kid_std": "Standard deviation of KID over its subsets.",
+    "kid_std": "Standard deviation of KID over its subsets, beside it as ± where it has no interval.",
     "cmmd": (
         "1,000 times the squared maximum mean discrepancy of a CLIP's embeddings with a Gaussian kernel, σ = "
         "10 (Jayasumana et al., arXiv 2401.09603). Of CLIP ViT-L/14 at 336 pixels it is the paper's CMMD."

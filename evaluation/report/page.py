@@ -189,9 +189,10 @@ def _meanings(several: Sequence[Results]) -> list[tuple[str, str, str]]:
         for results in several
         for point in results.points
         for name in point.metrics
+        if name != "kid_std" or point.interval("kid_mean") is None  # else nothing on the page shows it
         for title in [measured_name(results, name)]
     }
-    return [(name, title[:1].upper() + title[1:], meaning(name)) for name, title in titles.items() if name != "kid_std"]
+    return [(name, title[:1].upper() + title[1:], meaning(name)) for name, title in titles.items()]
 
 
 def _notices(several: Sequence[Results]) -> list[tuple[str, str]]:
