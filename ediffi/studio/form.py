@@ -118,7 +118,7 @@ def prompt_fields(backend: Backend, request: GenerationRequest) -> tuple[dict[st
     """The fields of the prompts and of what is done to an image, and the buttons that start and stop a job."""
     import gradio as gr
 
-    options: dict[str, Any] = {"lines": 3, "max_lines": 6, "placeholder": "a red circle"}
+    options: dict[str, Any] = {"lines": 3, "max_lines": 6, "placeholder": "describe the image"}
     prompt = gr.Textbox(request.prompt, label="Prompt", elem_id="prompt", **options)
     html_part(PHRASES, elem_id="phrases")
     placeholder = "what it should not show"
@@ -190,8 +190,10 @@ def style_fields(backend: Backend, request: GenerationRequest) -> dict[str, Any]
     with gr.Row(elem_id="style"):
         style = html_part({}, html_template=STYLE_THUMB, js_on_load=script("style"), min_width=56)
         with gr.Column(min_width=60):
-            options: dict[str, Any] = {"size": "sm", "interactive": bool(backend.cascade.image_encoders)}
-            upload = gr.UploadButton("Style image …", file_types=["image"], elem_id="upload", **options)
+            takes = bool(backend.cascade.image_encoders)
+            options: dict[str, Any] = {"size": "sm", "interactive": takes}
+            text = "Style image …" if takes else "This model takes no style image"
+            upload = gr.UploadButton(text, file_types=["image"], elem_id="upload", **options)
             style_scale = _slider("style_scale", request.style_scale, 3.0)
     upload.upload(store, upload, style, **EVENT)
     return {"style": style, "style_scale": style_scale}

@@ -37,6 +37,7 @@ from ediffi.pipeline.trained_stage import TrainedExpert, TrainedStage, save_casc
 from ediffi.registry import denoisers
 from ediffi.training.checkpoint import describe
 from ediffi.training.finished_run import model_folder as model_folder_of
+from ediffi.training.growth.compose import StageRecipe, compose
 from tests.evaluation.evaluations import evaluation
 from tests.hub.conftest import REPO
 from tests.hub.loopback import Hub, Request
@@ -459,6 +460,16 @@ def test_a_training_run_is_a_model_of_one_stage(run: Callable[..., Path], hub: H
     assert f"trunk: {{model: {REPO}, stage: first}}" in card.text
     (stage,) = Cascade.from_pretrained(REPO).stages
     assert (stage.name, stage.resolution, stage.sampling.guidance_scale) == ("first", 16, 3.0)
+
+
+def test_a_run_that_is_not_over_is_composed_with_a_warning(
+    run: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for steps in (8, 5):
+        caplog.clear()
+        compose(tmp_path / f"model-{steps}", "mine", [StageRecipe("base", 16, run=run(steps))], {})
+        unfinished = f"{tmp_path / 'first'} is at step 5 of 8: the same `ediffi fit` command continues it"
+        assert caplog.messages == ([unfinished] if steps == 5 else [])
 
 
 def test_a_run_that_is_not_over_is_refused(run: Callable[..., Path]) -> None:

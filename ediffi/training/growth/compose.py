@@ -1,5 +1,6 @@
 """From finished training runs to a model folder."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,8 @@ from ediffi.pipeline.stage import Sampling
 from ediffi.pipeline.trained_stage import TrainedExpert, TrainedStage, read_trained_stage, save_cascade
 from ediffi.registry import denoisers, encoders
 from ediffi.training.finished_run import read_run
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -67,6 +70,9 @@ def trained_stage(stage: StageRecipe, kept: Sequence[TrainedExpert] = ()) -> Tra
                 raise ValueError(f"{run} trained another network than {runs[0]}; the experts of a stage share one")
             if other.noise != noise:
                 raise ValueError(f"{run} has training noise {other.noise}, {runs[0]} has {noise}; experts share it")
+            if (steps := other.expert.expert.steps) < other.stage.max_steps:
+                again = "the same `ediffi fit` command continues it"
+                logger.warning("%s is at step %d of %d: %s", run, steps, other.stage.max_steps, again)
         experts = [*(run.expert for run in trained), *kept]
     return TrainedStage(stage.name, stage.resolution, part, noise, experts, stage.sampling, stage.aug_level)
 
