@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 MOST = 100_000_000
 """Images of a run over a file of prompts."""
+MOST_AGAIN = 1000
+"""Images of a batch that one of them may have sampled once more: its file may be from elsewhere."""
 Residency = Literal["resident", "stream"]
 
 
@@ -234,7 +236,8 @@ def inspect(
         image: a PNG that ediffi made.
         again: sample it once more.
         output: of --again, a PNG file; IMAGE-again.png by default.
-        model: of --again, where the model of the image is, if its name does not tell. Another one is refused.
+        model: of --again, where the model of the image is, if its name does not tell; one of the Hub is downloaded only
+            if it is given here. Another model is refused.
     """
     from ediffi.io.png import settings_of
 
@@ -259,20 +262,21 @@ def _repeat(image: Path, settings: dict[str, Any], output: Path, model: str | No
     known = inputs.found(png.inputs_of(image)) | layout_inputs(settings)
     alone = Repetition(settings, known)
     (path,) = png.numbered(output, 1)
-    place = model or str(settings.get("model"))
+    place, here = model or str(settings.get("model")), model is None  # a file from elsewhere starts no download
     try:
-        finding.find(place)
+        finding.find(place, local_files_only=here)
     except FileNotFoundError as error:
         if model is not None:
             raise
         raise FileNotFoundError(f"{image} is of the model {place!r}: --model says where that is ({error})") from None
-    cascade = Cascade.from_pretrained(
-        place, device, dtype=settings.get("dtype", "float32"), compile=bool(settings.get("compile", False))
-    )
+    precision = {"dtype": settings.get("dtype", "float32"), "compile": settings.get("compile", False)}
+    if not (isinstance(precision["dtype"], str) and isinstance(precision["compile"], bool)):
+        raise ValueError(f"the settings of {image} are broken: {precision}")
+    cascade = Cascade.from_pretrained(place, device, local_files_only=here, **precision)
     done, before = alone(cascade), open_image(image)
     (made,), again = done.pil(), done.settings
     differs = difference(before, made)
-    if differs and alone.batch > 1:
+    if differs and 1 < alone.batch <= MOST_AGAIN:
         print(f"alone, {differs}: once more with the {alone.batch} images of its batch")
         done = replace(alone, alone=False)(cascade)
         made, again = done.pil()[alone.index], {**done.settings, "index": alone.index}

@@ -162,14 +162,23 @@ def read_json(path: Path) -> Any:
 
 def check(content: dict[str, Any], where: str) -> None:
     """ValueError unless a config is complete and typed; it names the first value that is not."""
+    _check(Manifest, content, f"{where} is not a complete {FORMAT}")
+
+
+def check_sampling(content: dict[str, Any], where: str) -> None:
+    """As `check`, of the sampling settings of a stage."""
+    _check(SamplingEntry, content, f"{where} are broken")
+
+
+def _check(schema: type[BaseModel], content: dict[str, Any], said: str) -> None:
     try:
-        Manifest.model_validate(content)
+        schema.model_validate(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(one) for one in first["loc"] if one not in ("Node", "Rest"))
         shown = "" if first["type"] in ("missing", "value_error") else f", got {str(first.get('input'))[:60]!r}"
         message = first["msg"].removeprefix("Value error, ")
-        raise ValueError(f"{where} is not a complete {FORMAT}: {place or 'it'}: {message}{shown}") from None
+        raise ValueError(f"{said}: {place or 'it'}: {message}{shown}") from None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ediffi.diffusion.editing import Edit
 from ediffi.diffusion.layout import Region
+from ediffi.hub.manifest import check_sampling
 from ediffi.pipeline.cascade import Cascade
 from ediffi.pipeline.options import SamplingOptions
 from ediffi.pipeline.result import Images
@@ -42,6 +43,8 @@ class Repetition:
             raise ValueError(f"the settings of the image are broken: {error!r}") from None
         if prompt is None:
             raise ValueError("the image was made from embeddings, without a prompt, and its file does not hold those")
+        if not all(isinstance(text, str) for text in (prompt if isinstance(prompt, list) else [prompt])):
+            raise ValueError("the settings of the image are broken: prompt must be a text, or texts")
         return Cascade(cascade.name, cascade.encoders, stages, cascade.source).generate(prompt, options)
 
     @property
@@ -153,13 +156,17 @@ class Repetition:
 
 
 def sampling_of(settings: Mapping[str, Any]) -> Sampling:
-    """The settings of a stage, as `Images.settings` has them; ValueError: it was a sampler without a name."""
+    """The settings of a stage, as `Images.settings` has them; ValueError: they are broken, or of a sampler without a
+    name."""
     fields = {field.name for field in dataclasses.fields(Sampling)}
     plain = {name: value for name, value in settings.items() if name in fields}
     if isinstance(plain["guidance_scale"], list):  # a schedule, which the options have
         plain["guidance_scale"] = 1.0
-    if plain.get("guidance_interval") is not None:
-        plain["guidance_interval"] = tuple(plain["guidance_interval"])
     if str(plain["sampler"]).startswith("<"):
         raise ValueError(f"the image was made by a sampler without a name, {plain['sampler']}")
+    interval = plain.get("guidance_interval")
+    plain["guidance_interval"] = list(interval) if isinstance(interval, tuple) else interval
+    check_sampling(plain, "the settings of the image")
+    if plain["guidance_interval"] is not None:
+        plain["guidance_interval"] = tuple(plain["guidance_interval"])
     return Sampling(**plain)

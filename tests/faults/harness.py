@@ -135,11 +135,12 @@ class Worker:
             self.ours.close()  # so that it ends with its parent
             os.setpgid(0, 0)
             tempfile.tempdir = self.place
-            with suppress(EOFError):
+            try:
                 while True:
                     name, seed = theirs.recv()
                     theirs.send(verdict(FAMILIES[name], seed))
-            os._exit(0)
+            finally:
+                os._exit(0)
         theirs.close()
 
     def ask(self, name: str, seed: str) -> tuple[str, str]:

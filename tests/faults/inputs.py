@@ -1,6 +1,8 @@
 """What can be wrong in what a user gives: layouts, images, lists of prompts, special files, words of a command."""
 
+import csv
 import importlib
+import importlib.util
 import inspect
 import io
 import json
@@ -23,13 +25,15 @@ from PIL import Image
 
 from ediffi.cli import COMMANDS
 from ediffi.cli.recipes import path_of
+from ediffi.data.importing.sources import find
 from ediffi.diffusion.layout import read_layout
+from ediffi.io import png
 from ediffi.io.images import open_image, rgb
 from ediffi.pipeline.prompt import read_prompts
 from tests.faults import evaluations, runs
 from tests.faults.harness import FAMILIES, Attempt, Family, command, family
 from tests.faults.models import PROMPT, model
-from tests.faults.mutations import changed, damage
+from tests.faults.mutations import ODD, changed, damage, places
 
 MASK = "mask.png"
 POLYGON = [[0.1, 0.1], [0.9, 0.1], [0.5, 0.9]]
@@ -91,6 +95,82 @@ def encoded(rng: random.Random) -> tuple[bytes, str]:
     file = io.BytesIO()
     image.save(file, kind, **({"exif": exif} if kind in ("png", "jpeg", "webp") else {}))
     return file.getvalue(), kind
+
+
+@family
+def masks_in_a_layout(rng: random.Random, scratch: Path) -> Attempt:
+    """A mask as a data URL that is broken or of another kind, or a path that leads elsewhere."""
+    images(scratch)
+    url = png.data_url(Image.open(scratch / MASK))
+    start = rng.randrange(len(png.DATA_URL), len(url))
+    head, tail = url[:start], url[start + 1 :]
+    wrong = [head + "!" + tail, head, head + "A" + tail, url.replace("png", "svg+xml"), url + url, "data:,x", ""]
+    wrong += ["file:///etc/passwd", "http://127.0.0.1:9/mask.png", "/dev/zero", "/etc/passwd", "../../mask.png", "~"]
+    text = rng.choice(wrong)
+    (scratch / "layout.json").write_text(json.dumps([{"phrase": "red circle", "mask": text}]))
+
+    def attempt() -> None:  # a bit of base64 may be no bit of the mask
+        if not read_layout(scratch / "layout.json")[0].mask.isfinite().all():
+            raise TypeError("a mask that is not finite")
+
+    return attempt
+
+
+@family
+def settings_in_an_image(rng: random.Random, scratch: Path) -> Attempt:
+    """An image that says something else of how it was made is sampled once more."""
+    place = _place()
+    settings = png.settings_of(place / "sampled.png")
+    *path, last = rng.choice(list(places(settings)))
+    inside = settings
+    for key in path:
+        inside = inside[key]
+    value = inside[last]
+    far = [10**9, 10**6, -1, "some-org/some-model", "/etc", "../model", "<x>"]
+    inside[last] = rng.choice([*far, *(odd for odd in ODD if type(odd) is not type(value))])
+    if rng.random() < 0.2:
+        del inside[last]
+    png.save(open_image(place / "sampled.png"), scratch / "image.png", json.loads(json.dumps(settings, default=str)))
+    named = ["--model", place / "model"] if rng.random() < 0.8 else []
+    return lambda: command("inspect", scratch / "image.png", "--again", "-o", scratch / "again.png", *named)
+
+
+PARQUET = [".parquet"] if importlib.util.find_spec("pyarrow") else []
+
+
+@family
+def tables_of_captions(rng: random.Random, scratch: Path) -> Attempt:
+    """A table beside images, of each kind that `ediffi data import` reads, is damaged or has other values."""
+    folder = scratch / "images"
+    folder.mkdir()
+    rows: list[dict[str, Any]] = [{"file_name": f"{number}.png", "caption": f"a {number}"} for number in range(4)]
+    for row in rows:
+        Image.new("RGB", (8, 8)).save(folder / row["file_name"])
+    suffix, kind = rng.choice([".csv", ".tsv", ".jsonl", *PARQUET]), rng.choice(["bits", "cut", "zeros", "value"])
+    path = folder / f"metadata{suffix}"
+    if kind == "value":
+        names = ["../../secret.png", "/etc/passwd", "", "\0", "0.png/..", "x" * 5000]
+        change = {"file_name": rng.choice(names)} if rng.random() < 0.5 else {"caption": "x" * 10**7}
+        rows[rng.randrange(4)] |= change
+    if suffix == ".parquet":
+        table = importlib.import_module("pyarrow").Table.from_pylist(rows)
+        importlib.import_module("pyarrow.parquet").write_table(table, path)
+    elif suffix == ".jsonl":
+        path.write_text("\n".join(map(json.dumps, rows)))
+    else:
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["file_name", "caption"], delimiter={".csv": ",", ".tsv": "\t"}[suffix])
+            writer.writeheader()
+            writer.writerows(rows)
+    if kind != "value":
+        damage(rng, path, kind)
+
+    def attempt() -> None:  # another caption is no fault, another folder is
+        for entry in find(folder).entries:
+            if not Path(str(entry.place)).resolve().is_relative_to(folder) and suffix != ".parquet":
+                raise TypeError(f"{entry.place} is outside of the folder")
+
+    return attempt
 
 
 @family

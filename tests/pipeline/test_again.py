@@ -15,6 +15,7 @@ from PIL import Image
 from ediffi.cli import main
 from ediffi.diffusion.editing import Edit
 from ediffi.diffusion.layout import Region
+from ediffi.hub import finding
 from ediffi.io import png
 from ediffi.io.images import difference, open_image
 from ediffi.pipeline import inputs
@@ -188,6 +189,24 @@ def test_another_model_is_told(painted: Path, model_folder: Path, tmp_path: Path
     config["stages"][0]["sampling"]["guidance_scale"] = 9.0
     (other / "config.json").write_text(json.dumps(config))
     assert "and this one is 'tiny'" in error(capsys, str(painted), "--again", "--model", str(other))
+
+
+def test_a_model_that_only_an_image_names_is_not_downloaded(painted: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    """An image from elsewhere would make requests otherwise, and fill the disk."""
+    asked: list[Any] = []
+
+    def snapshot(address: Any, offline: bool) -> Path:
+        asked.append(offline)
+        raise FileNotFoundError(f"{address} is not in the cache of the Hub")
+
+    monkeypatch.setattr(finding, "snapshot", snapshot)
+    png.save(open_image(painted), tmp_path / "image.png", png.settings_of(painted) | {"model": "some-org/some-model"})
+    capsys.readouterr()
+    told = error(capsys, str(tmp_path / "image.png"), "--again")
+    assert "--model says where that is" in told
+    assert asked == [True]
+    error(capsys, str(tmp_path / "image.png"), "--again", "--model", "some-org/some-model")
+    assert asked == [True, False], "the user names it"
 
 
 def test_images_that_cannot_be_made_again(painted: Path, model_folder: Path, tmp_path: Path, capsys) -> None:
