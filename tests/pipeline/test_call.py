@@ -397,7 +397,7 @@ def test_progress_is_called_with_the_stage(cascade: Cascade) -> None:
 WRONG = {
     "num_images_per_prompt='2'": "num_images_per_prompt must be an integer, from 1 to 100000, got '2'",
     "num_images_per_prompt=True": "num_images_per_prompt must be an integer",
-    "num_inference_steps=2.5": "num_inference_steps must be an integer, from 1 to 10,000, got 2.5",
+    "num_inference_steps=2.5": "num_inference_steps must be an integer, from 1 to 10000, got 2.5",
     "guidance_scale='3'": "guidance_scale must be a number, at least 0 and finite (1 is off), got '3'",
     "guidance_interval=3": "guidance_interval must be two rising noise levels, at least 0, got 3",
     "seed='a'": "seed must be an integer, at least 0, got 'a'",
