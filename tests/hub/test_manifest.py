@@ -80,6 +80,20 @@ def test_a_missing_value_is_named(path: tuple[Any, ...]) -> None:
     assert refused(config) == (not (path[-1] in optional or several or named or sampling))
 
 
+OBJECTS = [(), ("stages", 0)]
+OBJECTS += [("stages", 0, name) for name in ("denoiser", "noise", "sampling")] + [("stages", 0, "experts", 0)]
+
+
+@pytest.mark.parametrize("path", OBJECTS, ids=lambda path: ".".join(map(str, path)))
+def test_a_key_that_is_not_known_is_refused(path: tuple[Any, ...]) -> None:
+    config = copy.deepcopy(CONFIG)
+    inside = config
+    for key in path:
+        inside = inside[key]
+    inside["more"] = 1
+    assert refused(config)
+
+
 @pytest.mark.parametrize("odd", [float("nan"), 10**19, "x" * 100_000, [[[[[[[[1]]]]]]]], list(range(5000))])
 def test_arguments_are_bounded(odd: Any) -> None:
     assert refused(replaced(("stages", 0, "denoiser", "arguments", "channels"), odd))
