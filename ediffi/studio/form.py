@@ -202,8 +202,8 @@ def style_fields(backend: Backend, request: GenerationRequest) -> dict[str, Any]
 def _slider(name: str, value: float, maximum: float, step: float = 0.1, **options: Any) -> Any:
     import gradio as gr
 
-    words = {"label": LABELS[name], "info": HELP[name]}
-    return gr.Slider(0.0, max(maximum, value), value=value, step=step, min_width=100, buttons=[], **words, **options)
+    options = {"label": LABELS[name], "info": HELP[name], "min_width": 100, "buttons": [], **options}
+    return gr.Slider(0.0, max(maximum, value), value=value, step=step, **options)
 
 
 def _number(name: str, value: int, min_width: int = 40) -> Any:
