@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from ediffi.diffusion.layout import Region, layout_json, read_layout
 from ediffi.io.images import open_image
 from ediffi.io.png import settings_of
 from tests.studio.tab import STEPS, Studio, drop, generate, inked, number, select_words, stroke
@@ -45,6 +47,30 @@ def test_a_saved_layout_paints_the_same_image_on_the_command_line(
     drop(tab, layout)
     tab.wait_for_function("document.querySelector('#canvas .hint').classList.contains('gone')")
     assert inked(tab) == painted
+
+
+def test_a_soft_layout_stays_soft(open_tab: Any, tmp_path: Path) -> None:
+    soft = torch.zeros(128, 128)
+    soft[:, :60] = torch.linspace(1, 0.1, 60)
+    regions = [Region("red circle", soft, 1.5), Region("blue square", soft.flip(1).round())]
+    layout, saved = tmp_path / "layout.json", tmp_path / "saved.json"
+    layout.write_text(layout_json(regions), "utf-8")
+    tab = open_tab("a red circle and a blue square")
+    drop(tab, layout)
+    tab.wait_for_selector("#phrases .chip:has-text('blue square')")
+    tab.wait_for_function("document.querySelector('#canvas .hint').classList.contains('gone')")
+    whole = inked(tab)[0]
+    stroke(tab, (0.5, 0.5), (0.5, 0.52))  # what is sent now was read back from the canvas
+    tab.click("[data-tool=undo]")
+    with tab.expect_download() as download:
+        tab.click("#save-layout")
+    download.value.save_as(saved)
+    for one, other in zip(read_layout(saved), read_layout(layout), strict=True):
+        assert (one.phrase, one.weight) == (other.phrase, other.weight)
+        shrunk = one.mask.reshape(128, 4, 128, 4).mean((1, 3))  # the page draws at 512
+        assert torch.allclose(shrunk, other.mask, atol=1 / 255)
+    tab.click("#phrases .chip .remove >> nth=0")
+    assert 0 < inked(tab)[0] < whole * 0.6
 
 
 def test_a_dropped_image_of_ours_restores_the_form(studio: Studio, open_tab: Any, tmp_path: Path) -> None:
