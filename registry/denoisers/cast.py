@@ -1,8 +1,11 @@
 """Weights in autocast's dtype, cast together; autocast launches two kernels a step for the cast of every single one."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -15,18 +18,37 @@ def call(module: nn.Module, weights: dict[str, Tensor], *arguments: Any) -> Any:
     return functional_call(module, weights, arguments) if weights else module(*arguments)
 
 
-def autocast_weights(module: nn.Module) -> dict[str, Tensor]:
+def autocast_weights(module: nn.Module, but: str | None = None) -> dict[str, Tensor]:
     """The float32 weights of a module's convolutions and linear layers in autocast's dtype, by name.
 
-    Empty without autocast, and on a CPU. Those that fsdp has sharded are left out: it gathers them in the call.
+    Empty without autocast, and on a CPU. Those that fsdp has sharded are left out: it gathers them in the call. So is
+    the layer `but`.
     """
-    device = next((weight.device.type for weight in module.parameters()), "")
+    layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)}
+    return _cast_layers({name: layer for name, layer in layers.items() if name != but})
+
+
+def projections(layers: Sequence[nn.Module], x: Float[Tensor, "b width"]) -> Sequence[Tensor | None]:
+    """What linear layers make of one input, by one matmul with the weights of all of them, cast together.
+
+    None for each, which then has to run on its own, where `autocast_weights` casts nothing (a matmul of few rows saves
+    launches only), where fsdp has sharded a weight, and with adapters.
+    """
+    weights = _cast_layers({str(i): layer for i, layer in enumerate(layers) if type(layer) is nn.Linear})
+    sides = [[weights.get(f"{i}.{side}") for i in range(len(layers))] for side in ("weight", "bias")]
+    known = [[weight for weight in side if weight is not None] for side in sides]
+    if any(len(side) < len(layers) for side in known):
+        return [None] * len(layers)
+    return F.linear(x, *(torch.cat(side) for side in known)).split([len(bias) for bias in known[1]], -1)
+
+
+def _cast_layers(layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    device = next((weight.device.type for layer in layers.values() for weight in layer.parameters()), "")
     if device not in GROUPED or not torch.is_autocast_enabled(device):
         return {}
     weights = {
         f"{name}.{kind}": weight
-        for name, layer in module.named_modules()
-        if isinstance(layer, nn.Linear | nn.Conv2d)
+        for name, layer in layers.items()
         for kind, weight in layer._parameters.items()
         if isinstance(weight, nn.Parameter) and weight.dtype == torch.float32 and not _sharded(weight)
     }

@@ -41,13 +41,13 @@ def _over_group(numbers, BUNDLE: tl.constexpr, LANES: tl.constexpr):
 
 @triton.jit
 @no_type_check
-def _affine(weight, bias, scale_shift, sample, channel, valid, channels, SHIFTED: tl.constexpr):
+def _affine(weight, bias, scale_shift, stride, sample, channel, valid, channels, SHIFTED: tl.constexpr):
     """`1 + scale`, and weight and bias of the normed numbers."""
     w = tl.load(weight + channel, mask=valid, other=0.0).to(tl.float32)
     b = tl.load(bias + channel, mask=valid, other=0.0).to(tl.float32)
     gain = tl.full(w.shape, 1.0, tl.float32)
     if SHIFTED:
-        row = scale_shift + sample * 2 * channels + channel
+        row = scale_shift + sample * stride + channel
         gain += tl.load(row, mask=valid, other=0.0).to(tl.float32)
         b = b * gain + tl.load(row + channels, mask=valid, other=0.0).to(tl.float32)
     return gain, w * gain, b
@@ -56,7 +56,7 @@ def _affine(weight, bias, scale_shift, sample, channel, valid, channels, SHIFTED
 @triton.jit
 @no_type_check
 def _forward(
-    x, y, weight, bias, scale_shift, means, rstds, pixels, channels, groups, eps,
+    x, y, weight, bias, scale_shift, stride, means, rstds, pixels, channels, groups, eps,
     SHIFTED: tl.constexpr, SILU: tl.constexpr, SIZE: tl.constexpr,
     ROWS: tl.constexpr, BUNDLE: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
@@ -79,7 +79,7 @@ def _forward(
     apart = tl.where(valid, own - mean, 0.0)
     deviations = squares - total * total / pixels + pixels * apart * apart
     rstd = tl.rsqrt(_over_group(deviations, BUNDLE, LANES) / (SIZE * pixels) + eps)
-    _, w, b = _affine(weight, bias, scale_shift, sample, channel, valid, channels, SHIFTED)
+    _, w, b = _affine(weight, bias, scale_shift, stride, sample, channel, valid, channels, SHIFTED)
     for first in range(0, pixels, ROWS):
         row = first + tl.arange(0, ROWS)[:, None]
         there = (row < pixels) & valid[None, :]
@@ -111,7 +111,7 @@ def _incoming(dy, x, place, there, mean, rstd, w, b, SILU: tl.constexpr):
 @triton.jit
 @no_type_check
 def _backward(
-    dy, x, weight, bias, scale_shift, means, rstds, dx, d_affine, d_scale_shift, pixels, channels, groups,
+    dy, x, weight, bias, scale_shift, stride, means, rstds, dx, d_affine, d_scale_shift, pixels, channels, groups,
     SHIFTED: tl.constexpr, SILU: tl.constexpr, SIZE: tl.constexpr,
     ROWS: tl.constexpr, BUNDLE: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
@@ -120,7 +120,7 @@ def _backward(
     start = sample * pixels * channels
     mean = tl.load(means + sample * groups + group, mask=valid, other=0.0)
     rstd = tl.load(rstds + sample * groups + group, mask=valid, other=0.0)
-    gain, w, b = _affine(weight, bias, scale_shift, sample, channel, valid, channels, SHIFTED)
+    gain, w, b = _affine(weight, bias, scale_shift, stride, sample, channel, valid, channels, SHIFTED)
     total = tl.zeros((LANES,), tl.float32)
     weighted = tl.zeros((LANES,), tl.float32)
     for first in range(0, pixels, ROWS):
@@ -165,6 +165,14 @@ def tiling(channels: int, groups: int, item: int, pixels: int) -> dict[str, int]
     return {"ROWS": max(1, 1024 * warps // lanes), "BUNDLE": bundle, "LANES": lanes, "num_warps": warps}
 
 
+def _rows(scale_shift: Tensor | None) -> tuple[Tensor | None, int]:
+    """The scale-shift, which may be some columns of a wider tensor, and how far apart its rows are in memory."""
+    if scale_shift is None:
+        return None, 0
+    rows = scale_shift if scale_shift.stride(1) == 1 else scale_shift.contiguous()
+    return rows, rows.stride(0)
+
+
 @torch.library.custom_op("ediffi::group_norm", mutates_args=())
 def group_norm(
     x: Tensor, groups: int, weight: Tensor, bias: Tensor, scale_shift: Tensor | None, eps: float, silu: bool
@@ -174,10 +182,10 @@ def group_norm(
     y, batch, channels, pixels = torch.empty_like(x), x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
     mean, rstd = (x.new_empty(batch, groups, dtype=torch.float32) for _ in range(2))
     tiles = tiling(channels, groups, x.element_size(), pixels)
-    shifts = None if scale_shift is None else scale_shift.contiguous()
+    shifts, stride = _rows(scale_shift)
     with torch.cuda.device_of(x):
         _forward[batch, triton.cdiv(groups, tiles["BUNDLE"])](
-            x, y, weight, bias, shifts, mean, rstd, pixels, channels, groups, eps,
+            x, y, weight, bias, shifts, stride, mean, rstd, pixels, channels, groups, eps,
             SHIFTED=shifts is not None, SILU=silu, SIZE=channels // groups, **tiles,
         )  # fmt: skip
     return y, mean, rstd
@@ -199,12 +207,12 @@ def group_norm_backward(
     dy, x = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (dy, x))
     dx, batch, channels, pixels = torch.empty_like(x), x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
     d_affine = x.new_empty(batch, 2, channels, dtype=torch.float32)
-    shifts = None if scale_shift is None else scale_shift.contiguous()
-    d_scale_shift = x.new_empty(0) if shifts is None else torch.empty_like(shifts)
+    shifts, stride = _rows(scale_shift)
+    d_scale_shift = x.new_empty(0) if shifts is None else shifts.new_empty(shifts.shape)
     tiles = tiling(channels, groups, x.element_size(), pixels)
     with torch.cuda.device_of(x):
         _backward[batch, triton.cdiv(groups, tiles["BUNDLE"])](
-            dy, x, weight, bias, shifts, mean, rstd, dx, d_affine, d_scale_shift, pixels, channels, groups,
+            dy, x, weight, bias, shifts, stride, mean, rstd, dx, d_affine, d_scale_shift, pixels, channels, groups,
             SHIFTED=shifts is not None, SILU=silu, SIZE=channels // groups, **tiles,
         )  # fmt: skip
     return dx, d_affine, d_scale_shift
@@ -220,7 +228,8 @@ def _(x: Tensor, groups: int, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
 def _(dy: Tensor, x: Tensor, groups: int, weight: Tensor, bias: Tensor, scale_shift: Tensor | None, *_: Any) -> Any:
     d_affine = x.new_empty(x.shape[0], 2, x.shape[1], dtype=torch.float32)
     dx = torch.empty_like(x, memory_format=torch.channels_last)
-    return dx, d_affine, x.new_empty(0) if scale_shift is None else torch.empty_like(scale_shift)
+    d_scale_shift = x.new_empty(0) if scale_shift is None else scale_shift.new_empty(scale_shift.shape)
+    return dx, d_affine, d_scale_shift
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -1,8 +1,8 @@
 """The block of both U-Nets: a residual block, then self-attention, cross-attention and feed-forward if they are on."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ediffi.registry.denoisers.attention import Context, CrossAttention, FeedForward, Pointwise, SelfAttention, zeroed
-from ediffi.registry.denoisers.cast import autocast_weights, call
+from ediffi.registry.denoisers.cast import autocast_weights, call, projections
 from ediffi.registry.denoisers.conditioning import ConditionEmbedding
 from ediffi.registry.denoisers.norm import GroupNorm
 
@@ -58,10 +58,15 @@ class ResidualBlock(nn.Module):
         self.conv2 = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         self.skip = nn.Identity() if in_channels == out_channels else Pointwise(in_channels, out_channels)
 
-    def forward(self, x: Float[Tensor, "b c h w"], embedding: Float[Tensor, "b width"]) -> Float[Tensor, "b out H W"]:
-        """Features [b, out_channels, H, W]."""
+    def forward(
+        self,
+        x: Float[Tensor, "b c h w"],
+        embedding: Float[Tensor, "b width"],
+        scale_shift: Float[Tensor, "b shifts"] | None = None,
+    ) -> Float[Tensor, "b out H W"]:
+        """Features [b, out_channels, H, W]; `scale_shift` is that of the embedding, if it is known already."""
         h = self.conv1(resample(self.norm1(x, silu=True), self.how))
-        h = self.norm2(h, self.scale_shift(embedding), silu=True)
+        h = self.norm2(h, self.scale_shift(embedding) if scale_shift is None else scale_shift, silu=True)
         return self.skip(resample(x, self.how)) + self.conv2(self.dropout(h))
 
 
@@ -102,10 +107,14 @@ class Block(nn.Module):
         self.takes_skip = takes_skip
 
     def forward(
-        self, x: Float[Tensor, "b c h w"], embedding: Float[Tensor, "b width"], context: Context
+        self,
+        x: Float[Tensor, "b c h w"],
+        embedding: Float[Tensor, "b width"],
+        context: Context,
+        scale_shift: Float[Tensor, "b shifts"] | None = None,
     ) -> Float[Tensor, "b out H W"]:
-        """Features [b, out_channels, H, W]."""
-        x = self.residual(x, embedding)
+        """Features [b, out_channels, H, W]; `scale_shift` as in `ResidualBlock`."""
+        x = self.residual(x, embedding, scale_shift)
         if self.self_attention is not None:
             x = self.self_attention(x)
         if self.cross_attention is not None:
@@ -113,12 +122,25 @@ class Block(nn.Module):
         return x if self.feed_forward is None else self.feed_forward(x)
 
 
-def run(block: nn.Module, x: Tensor, embedding: Tensor, context: Context, checkpointing: bool) -> Tensor:
+def scale_shifts(blocks: Sequence[nn.Module], embedding: Float[Tensor, "b width"]) -> Iterator[Tensor | None]:
+    """What scales and shifts each block's norm, for `run`."""
+    residuals: Sequence[Any] = [block.residual for block in blocks]
+    return iter(projections([residual.scale_shift for residual in residuals], embedding))
+
+
+def run(
+    block: nn.Module,
+    x: Tensor,
+    scale_shift: Tensor | None,
+    embedding: Tensor,
+    context: Context,
+    checkpointing: bool,
+) -> Tensor:
     """The block's output; with `checkpointing` its activations are recomputed in the backward pass, not stored."""
-    weights = autocast_weights(block)
+    weights = autocast_weights(block, but=None if scale_shift is None else "residual.scale_shift")
     if checkpointing and torch.is_grad_enabled():
-        return checkpoint(call, block, weights, x, embedding, context, use_reentrant=False)
-    return call(block, weights, x, embedding, context)
+        return checkpoint(call, block, weights, x, embedding, context, scale_shift, use_reentrant=False)
+    return call(block, weights, x, embedding, context, scale_shift)
 
 
 def check_sizes(channels: int, channel_mults: Sequence[int], num_res_blocks: int | Sequence[int]) -> None:

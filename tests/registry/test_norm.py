@@ -33,7 +33,10 @@ def check(norm: Callable[..., Tensor], case: str, dtype: torch.dtype) -> None:
         leaves: list[Any] = [
             None if t is None else (t.double() if exact else t).detach().clone().requires_grad_() for t in given
         ]
-        out = norm(leaves[0], groups, *leaves[1:], 1e-5, silu)
+        x, weight, bias, shifts = leaves
+        if shifts is not None:  # some columns of a wider tensor, as in a network
+            shifts = torch.cat([shifts, shifts], dim=1)[:, : shifts.shape[1]]
+        out = norm(x, groups, weight, bias, shifts, 1e-5, silu)
         out.backward(gradient.to(out.dtype))
         return [out.detach(), *(leaf.grad for leaf in leaves if leaf is not None)]
 
@@ -74,7 +77,7 @@ def test_the_kernels_compile_for_a_gpu(channels: int, pixels: int) -> None:
     options = {"num_warps": tiles.pop("num_warps")}
     constants = {"SHIFTED": True, "SILU": True, "SIZE": channels // 32, **tiles}
     images = dict.fromkeys(("x", "y", "dx", "dy", "scale_shift", "d_scale_shift"), "*bf16")
-    sizes = dict.fromkeys(("pixels", "channels", "groups"), "i32") | {"eps": "fp32"}
+    sizes = dict.fromkeys(("stride", "pixels", "channels", "groups"), "i32") | {"eps": "fp32"}
     for kernel in (kernels._forward, kernels._backward):
         types = {n: "constexpr" if n in constants else (images | sizes).get(n, "*fp32") for n in kernel.arg_names}
         known = {(kernel.arg_names.index(name),): value for name, value in constants.items()}

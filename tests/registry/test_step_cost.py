@@ -45,7 +45,7 @@ def test_a_step_keeps_dtype_and_layout_and_never_waits_for_the_gpu(name: str, st
     assert not any("softmax" in operator for operator in cost.operators), "no fused kernel takes this attention"
     assert cost.bytes["copy, cast, layout"] < 0.05 * cost.bytes.total()
     if name == "unet_base64":
-        assert cost.launches.total() <= 0.5 * BEFORE[step]
+        assert cost.launches.total() <= {"training": 0.42, "sampling": 0.5}[step] * BEFORE[step]
 
 
 def test_contiguous_weights_keep_fused_attention_and_channels_last(monkeypatch: pytest.MonkeyPatch) -> None:
