@@ -103,6 +103,8 @@ def step_end(callback: StepEnd, cascade: Any) -> Callable[[str, SamplerState], T
     def progress(stage: str, state: SamplerState) -> Tensor | None:
         given = {"stage": stage, "num_steps": state.num_steps, "x": state.x, "denoised": state.denoised}
         returned = callback(cascade, state.step, state.sigma, given)
+        if returned is not None and not isinstance(returned, Mapping):
+            raise ValueError(f"callback_on_step_end must return a mapping with x or stop, or None; got {returned!r}")
         changed = dict(returned or {})
         if strange := changed.keys() - given.keys() - {"stop"}:
             raise ValueError(f"callback_on_step_end returned {sorted(strange)}; it may return x and stop")

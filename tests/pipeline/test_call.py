@@ -240,7 +240,11 @@ def callback_on_step_end(cascade: Cascade) -> None:
     assert list(stopped.stages) == ["base"]
     assert stopped[0].size == (8, 8)
     assert (stopped.stages["base"] == 0.5).all(), "the estimate of the step"
-    for wrong, message in (({"latents": 1}, "may return x and stop"), ({"x": 1}, "return x as a tensor of shape")):
+    for wrong, message in (
+        ({"latents": 1}, "may return x and stop"),
+        ({"x": 1}, "return x as a tensor of shape"),
+        ([1], r"must return a mapping with x or stop, or None; got \[1\]"),
+    ):
         with pytest.raises(ValueError, match=message):
             cascade("a", callback_on_step_end=lambda *_, returned=wrong: returned)
 
