@@ -85,7 +85,7 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
         finally:
             process.kill()
     assert (process.returncode, out.strip()) == (0, "closed")
-    notices = ("ignored, not in the vocabulary of toybox: ", "too long for clip_text, ")  # of the prompts of the tests
+    notices = ("ignored, not in the vocabulary of toybox: ", "too long for clip_text, ", "the image is 256x256; sr256 ")
     assert all(line.startswith(notices) for line in err.splitlines()), err
 
 
