@@ -68,9 +68,13 @@ def test_the_verdicts_are_told_apart() -> None:
     assert "| leak | 0 | 0 | 0 | 0 | 0 | 1 |" in table(rows)
 
 
+def endless() -> None:
+    while True:  # a loop of C alone, such as all(repeat(1)), would never hear a signal
+        time.process_time()
+
+
 def test_an_attempt_that_does_not_end_is_ended() -> None:
     with pytest.raises(HangError), alarm(30, 1):
         time.sleep(10)
     with pytest.raises(HangError), alarm(1, 30):
-        while True:  # a loop of C alone, such as all(repeat(1)), would never hear a signal
-            time.process_time()
+        endless()
