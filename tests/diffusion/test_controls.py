@@ -333,7 +333,7 @@ def test_a_style_image_as_long_as_it_is_thin_is_refused() -> None:
 
 def test_a_model_without_a_picture_encoder_says_so(cascade: Cascade) -> None:
     blind = Cascade("blind", text_encoders(cascade.encoders), cascade.stages)
-    with pytest.raises(ValueError, match="no encoder that reads images"):
+    with pytest.raises(ValueError, match="stage 'base' reads clip_image, and the model has no encoder of it"):
         blind(PROMPT, style=Style(picture()))
 
 

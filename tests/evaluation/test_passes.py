@@ -236,12 +236,12 @@ def test_a_folder_for_something_else_is_refused(tmp_path: Path, pictures: InMemo
     measure(pictures, tmp_path, MetricNetworks(Columns()))
     with pytest.raises(ValueError, match="holds measurements with other pictures;"):
         measure(InMemory(pictures.files[::-1]), tmp_path, MetricNetworks(Columns()))
-    with pytest.raises(ValueError, match="another captions, clip, feature_extractor"):
+    with pytest.raises(ValueError, match="with other captions and other clip and other feature_extractor;"):
         everything(tmp_path, pictures, clip)
     everything(tmp_path / "scored", pictures, clip)
     with pytest.raises(ValueError, match="with other captions;"):
         measure(pictures, tmp_path / "scored", MetricNetworks(ClipFeatures(clip), clip), captions=CAPTIONS[::-1])
-    with pytest.raises(ValueError, match="another feature_extractor;"):
+    with pytest.raises(ValueError, match="with other feature_extractor;"):
         measure(pictures, tmp_path, MetricNetworks(), strict=False)
     (tmp_path / "pass.json").write_text("{}")
     with pytest.raises(ValueError, match=r"pass.json is broken .*; delete the folder and start again"):
@@ -416,7 +416,7 @@ def test_images_of_another_size_than_the_suite_s_are_refused_or_made_square(tmp_
     measure(made, tmp_path / "made", MetricNetworks(Small()), size=16)
     found, wanted = (Rows.read(tmp_path / name).features() for name in ("rule", "made"))
     assert torch.equal(found, wanted)
-    with pytest.raises(ValueError, match="another resize"):
+    with pytest.raises(ValueError, match="holds measurements with other resize;"):
         measure(pictures, tmp_path / "rule", MetricNetworks(Small()), size=16, resize="another")
     with pytest.raises(ValueError, match="holds measurements of images of 16x16, and 64x64 are judged; delete it"):
         measure(pictures, tmp_path / "rule", MetricNetworks(Small()), size=64, resize="the rule")
