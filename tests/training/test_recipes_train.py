@@ -197,8 +197,8 @@ def world(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump(recipe, sort_keys=False))
     (top / "ediffi").symlink_to(TOP / "ediffi")
-    for runs in ("emoji", "emoji-gpu"):
-        clip = top / "runs" / runs / "clip/encoder"  # what the recipe of a CLIP leaves
+    for run in ("emoji/clip", "emoji/clip_style", "emoji-gpu/clip", "emoji-gpu/clip_style"):
+        clip = top / "runs" / run / "encoder"  # what the recipe of a CLIP leaves
         clip.parent.mkdir(parents=True)
         clip.symlink_to(TOP / "ediffi/weights/toybox/encoders/clip")
     return top

@@ -1,6 +1,7 @@
 """Encoders trained on shards by `ediffi fit`: from captions and images to the folder that the registry loads."""
 
 import json
+import shutil
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +13,8 @@ import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
+from transformers import AutoTokenizer
 
 from ediffi.cli import main
 from ediffi.cli.fit import QUIET
@@ -19,6 +22,7 @@ from ediffi.cli.recipes import folder as recipe_folder
 from ediffi.data.shards import read_shard, write_tar
 from ediffi.data.verify import write_folder_index
 from ediffi.registry import encoders
+from ediffi.registry.encoders.clip_files import CONFIG, WEIGHTS
 from ediffi.training.encoders.clip import ClipTraining, contrast, same
 from ediffi.training.encoders.t5 import corrupt
 from ediffi.training.encoders.vocabulary import END, SPECIAL, UNKNOWN, byte_pairs
@@ -105,6 +109,53 @@ def test_the_registry_loads_what_a_clip_run_leaves(recipe: Recipe, tmp_path: Pat
     for name, value in text.model.state_dict().items():
         wanted = state[f"model.{name}"]
         torch.testing.assert_close(value, wanted.bfloat16().to(value) if wanted.is_floating_point() else wanted)
+
+
+def test_a_clip_trains_on_from_another_s_folder(recipe: Recipe, tmp_path: Path) -> None:
+    """Its weights, settings and tokenizer, whatever the new captions are; a preprocessing of its own is kept."""
+    assert main(["fit", "--config", str(recipe("clip"))]) == 0
+    first = tmp_path / "first"
+    shutil.copytree(tmp_path / "clip" / "encoder", first)
+    config = json.loads((first / CONFIG).read_text())
+    config["preprocess_cfg"] |= {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3]}
+    (first / CONFIG).write_text(json.dumps(config))
+    module = ClipTraining(start=first)
+    stored = load_file(first / WEIGHTS)
+    held = module.model.state_dict()
+    assert all(torch.equal(held[key].to(value.dtype), value) for key, value in stored.items())
+    assert all(weight.requires_grad for weight in module.model.parameters())
+    assert module.model.training
+    assert module.learn_tokenizer(["other captions"]).get_vocab() == byte_pairs_of(first)
+    white = torch.ones(2, 3, 32, 32)
+    module.tokenizer = module.learn_tokenizer([])
+    module.eval()
+    encoder = encoders.create("clip_image", path=str(first))
+    expected = encoder(white).pooled
+    torch.testing.assert_close(module.encode_images(white), expected, atol=2e-2, rtol=0)
+
+    again = yaml.safe_load((recipe_folder() / "emoji" / "clip_style.yaml").read_text())
+    mine = yaml.safe_load(recipe("clip").read_text())
+    again["data"], again["trainer"] = mine["data"], {**mine["trainer"], "default_root_dir": str(tmp_path / "on")}
+    again["model"]["init_args"]["start"] = str(first)
+    path = tmp_path / "on.yaml"
+    path.write_text(yaml.safe_dump(again))
+    assert main(["fit", "--config", str(path)]) == 0
+    written = json.loads((tmp_path / "on" / "encoder" / CONFIG).read_text())
+    assert written == config
+    assert not torch.equal(
+        load_file(tmp_path / "on" / "encoder" / WEIGHTS)["visual.conv1.weight"], stored["visual.conv1.weight"]
+    )
+
+
+def byte_pairs_of(folder: Path) -> dict[str, int]:
+    """The tokens of an encoder's folder."""
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True).get_vocab()
+
+
+@pytest.mark.parametrize("wrong", [{}, {"vision": {}}, {"start": Path("x"), "text": {}}])
+def test_a_clip_is_from_scratch_or_from_another(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="either vision and text, from scratch, or start"):
+        ClipTraining(**wrong)
 
 
 def test_the_registry_loads_what_a_t5_run_leaves(recipe: Recipe, tmp_path: Path) -> None:

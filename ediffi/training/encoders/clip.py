@@ -1,5 +1,6 @@
 """Train a CLIP on the images and captions of shards (Radford et al., arXiv 2103.00020): open_clip's own class."""
 
+import copy
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -17,7 +18,8 @@ from torch.nn import functional
 from ediffi.data.stream import Batch
 from ediffi.io.recipes import building
 from ediffi.registry.encoders.clip import pool_text, text_states
-from ediffi.registry.encoders.clip_files import CONFIG, WEIGHTS
+from ediffi.registry.encoders.clip_files import CONFIG, WEIGHTS, load_clip
+from ediffi.registry.encoders.folder import read_json
 from ediffi.training.callbacks.optimizer_settings import OptimizerSettings
 from ediffi.training.encoders.folder import EncoderFolder
 from ediffi.training.encoders.vocabulary import END, PAD, SPECIAL, byte_pairs
@@ -31,7 +33,7 @@ PARTS = 4
 
 
 class ClipTraining(L.LightningModule):
-    """Trains a CLIP: each caption of a batch has to find its image among the others, and each image its caption.
+    """Trains a CLIP, from scratch or on: each caption has to find its image in a batch, and each image its caption.
 
     The end of the run writes `encoder/` into its directory: the `path` of `clip_text` and `clip_image`.
 
@@ -39,6 +41,8 @@ class ClipTraining(L.LightningModule):
         vision: `vision_cfg` of open_clip, such as `{image_size: 64, patch_size: 8, width: 192, layers: 4}`, or a list
             of `layers` for a ResNet. `image_size` is the data's.
         text: `text_cfg` of open_clip, such as `{width: 192, heads: 4, layers: 4}`.
+        start: instead of vision and text, the folder of a CLIP to train on from: its weights, settings and tokenizer,
+            as another run's `encoder/`.
         embed_dim: width of the space that images and texts share.
         vocabulary: tokens at most; they are learned from the captions.
         context_length: tokens of a text at most, the begin and the end token included.
@@ -47,35 +51,42 @@ class ClipTraining(L.LightningModule):
     """
 
     tokenizer: Any  # of transformers; `EncoderFolder` sets it
+    model: Any  # open_clip's
+    _factor: Tensor  # of images in [-1, 1], for what this CLIP reads
+    _offset: Tensor
 
     def __init__(
         self,
-        vision: dict[str, Any],
-        text: dict[str, Any],
+        vision: dict[str, Any] | None = None,
+        text: dict[str, Any] | None = None,
+        start: Path | None = None,
         embed_dim: int = 128,
         vocabulary: int = 4096,
         context_length: int = 77,
         optimizer: OptimizerCallable = paper_adamw,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
-        import open_clip
-
         super().__init__()
         if vocabulary < 100:
             raise ValueError(f"vocabulary must be at least 100 tokens, got {vocabulary}")
-        read = {"context_length": context_length, "vocab_size": vocabulary, "hf_tokenizer_name": "tokenizer"}
-        ids = {"pool_type": "eos", "eos_id": SPECIAL.index(END), "pad_id": SPECIAL.index(PAD)}
-        self.settings: dict[str, Any] = {
-            "embed_dim": embed_dim,
-            "vision_cfg": vision,
-            "text_cfg": {**text, **read, **ids},
-        }
+        if start is not None and vision is None and text is None:
+            self.settings, self.model, self._known_tokenizer = _read_clip(start)
+            context_length = self.settings["model_cfg"]["text_cfg"].get("context_length", context_length)
+        elif start is None and vision is not None and text is not None:
+            read = {"context_length": context_length, "vocab_size": vocabulary, "hf_tokenizer_name": "tokenizer"}
+            ids = {"pool_type": "eos", "eos_id": SPECIAL.index(END), "pad_id": SPECIAL.index(PAD)}
+            model = {"embed_dim": embed_dim, "vision_cfg": vision, "text_cfg": {**text, **read, **ids}}
+            half = [0.5, 0.5, 0.5]  # the data's images are in [-1, 1]
+            prepared = {"size": vision.get("image_size"), "mean": half, "std": half, "interpolation": "bicubic"}
+            self.settings, self._known_tokenizer = {"model_cfg": model, "preprocess_cfg": prepared}, None
+            self.model = _built(model)
+        else:
+            raise ValueError("a CLIP has either vision and text, from scratch, or start, the folder of another CLIP")
+        self.model.to(memory_format=torch.channels_last)  # the fast layout of a ResNet's convolutions
+        mean, std = (torch.tensor(self.settings["preprocess_cfg"][name]) for name in ("mean", "std"))
+        self.register_buffer("_factor", (0.5 / std).view(3, 1, 1), persistent=False)
+        self.register_buffer("_offset", ((0.5 - mean) / std).view(3, 1, 1), persistent=False)
         self.vocabulary, self.context_length = vocabulary, context_length
-        try:
-            model = open_clip.CLIP(**self.settings)
-        except (TypeError, KeyError, AssertionError, RuntimeError) as error:  # what open_clip has for a wrong config
-            raise ValueError(f"open_clip cannot build this CLIP: {type(error).__name__}: {error}") from None
-        self.model = model.to(memory_format=torch.channels_last)  # the fast layout of a ResNet's convolutions
         self._optimizer, self._lr_scheduler = optimizer, lr_scheduler
 
     def configure_callbacks(self) -> list[L.Callback]:
@@ -83,7 +94,9 @@ class ClipTraining(L.LightningModule):
         return [EncoderFolder(), OptimizerSettings()]
 
     def learn_tokenizer(self, captions: Iterable[str]) -> Any:
-        """A tokenizer with at most `vocabulary` tokens."""
+        """A tokenizer with at most `vocabulary` tokens; that of `start`, if there is one."""
+        if self._known_tokenizer is not None:
+            return self._known_tokenizer
         return byte_pairs(captions, self.vocabulary, self.context_length)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -110,8 +123,12 @@ class ClipTraining(L.LightningModule):
 
     def similarity(self, batch: Batch) -> Float[Tensor, "b b"]:
         """The cosine of each caption, by row, with each image."""
-        images = self.model.encode_image(batch.images.to(memory_format=torch.channels_last), normalize=True)
-        return self.encode_texts(batch.captions) @ images.T
+        return self.encode_texts(batch.captions) @ self.encode_images(batch.images).T
+
+    def encode_images(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b p"]:
+        """The pooled vectors of images in [-1, 1], of length 1."""
+        prepared = (images * self._factor + self._offset).to(memory_format=torch.channels_last)
+        return self.model.encode_image(prepared, normalize=True)
 
     def encode_texts(self, captions: Sequence[str]) -> Float[Tensor, "b p"]:
         """The pooled vectors of captions, in parts of nearly equal length: padding costs as much as words."""
@@ -132,9 +149,29 @@ class ClipTraining(L.LightningModule):
 
     def write(self, folder: Path) -> None:
         """Write config, bfloat16 weights and tokenizer, as the encoders `clip_text` and `clip_image` load them."""
-        size, half = self.settings["vision_cfg"]["image_size"], [0.5, 0.5, 0.5]  # the data's images are in [-1, 1]
-        prepared = {"size": size, "mean": half, "std": half, "interpolation": "bicubic"}
-        write_clip(folder, self.model, self.tokenizer, {"model_cfg": self.settings, "preprocess_cfg": prepared})
+        write_clip(folder, self.model, self.tokenizer, self.settings)
+
+
+def _built(settings: dict[str, Any]) -> Any:
+    """open_clip's CLIP with random weights; ValueError for a wrong config."""
+    import open_clip
+
+    try:
+        return open_clip.CLIP(**settings)
+    except (TypeError, KeyError, AssertionError, RuntimeError) as error:  # what open_clip has for one
+        raise ValueError(f"open_clip cannot build this CLIP: {type(error).__name__}: {error}") from None
+
+
+def _read_clip(folder: Path) -> tuple[dict[str, Any], Any, Any]:
+    """Settings, model and tokenizer of a CLIP's folder. ValueError: it has no tokenizer of transformers."""
+    model: Any
+    model, tokenizer = load_clip(folder)
+    if not hasattr(tokenizer, "tokenizer"):
+        raise ValueError(f"start: the CLIP {str(folder)!r} has no tokenizer of its own, which further training needs")
+    settings: dict[str, Any] = read_json(folder / CONFIG)
+    usual = {"mean": model.visual.image_mean, "std": model.visual.image_std}  # open_clip's, where the file has none
+    settings["preprocess_cfg"] = {**usual, **settings.get("preprocess_cfg", {})}
+    return settings, copy.deepcopy(model).requires_grad_(True).train(), tokenizer.tokenizer
 
 
 def write_clip(folder: Path, model: torch.nn.Module, tokenizer: Any, settings: dict[str, Any]) -> None:

@@ -23,9 +23,9 @@ KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "two things": ("both", "relation", "style"),
     "unseen synonyms": ("concept", "style"),
     "style image": ("style", "concept"),
-    "painted areas": ("inside", "both"),
+    "painted areas": ("inside", "each", "both"),
 }
-"""What is measured of the prompts of each kind, each 0 or 1."""
+"""What is measured of the prompts of each kind, 0 or 1; of "each", the share of the painted things."""
 
 
 class EmojiScenes:
@@ -54,7 +54,7 @@ class EmojiScenes:
             "kinds": list(kinds),
             "scenes": sha256(path),
             "judge": dict(self.judge.protocol),
-            "inside_means": f"at least {INSIDE} of a thing in its area",
+            "inside_means": f"at least {INSIDE} of a thing in its area; of both things, or of each by itself",
             "references": "the drawings themselves, of the captioned scenes",
         }
 
@@ -84,18 +84,20 @@ class EmojiScenes:
             values[f"{scene['kind']}/{measure}"] = float(right[measure])
         return values
 
-    def _right(self, scene: Mapping[str, Any], reading: Reading) -> dict[str, bool]:
+    def _right(self, scene: Mapping[str, Any], reading: Reading) -> dict[str, float]:
         wanted = [self.judge.concepts.index(thing["hexcode"]) for thing in scene["things"]]
-        found = set(seen(reading, len(wanted))) == set(wanted)
+        largest = seen(reading, len(wanted))
+        found = set(largest) == set(wanted)
         style = self.judge.styles[int(np.argmax(reading.styles))] == scene["style"]
-        right = {"concept": found, "both": found, "style": style}
+        right: dict[str, float] = {"concept": found, "both": found, "style": style}
         if scene["kind"] == "two things":
             (x1, y1), (x2, y2) = (centre(reading, concept) for concept in wanted)
             apart = {"left of": x2 - x1, "right of": x1 - x2, "above": y2 - y1, "below": y1 - y2}
             right["relation"] = found and apart[scene["relation"]] > 0
         if areas := scene.get("areas"):
             shares = [share_inside(reading, concept, area["box"]) for concept, area in zip(wanted, areas, strict=True)]
-            right["inside"] = found and min(shares) >= INSIDE
+            inside = [one in largest and share >= INSIDE for one, share in zip(wanted, shares, strict=True)]
+            right |= {"inside": all(inside), "each": sum(inside) / len(inside)}
         return right
 
     def _nothing(self) -> dict[str, float]:

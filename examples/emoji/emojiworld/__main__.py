@@ -46,7 +46,7 @@ def scenes(options: argparse.Namespace) -> None:
     print(f"{len(world.concepts)} concepts, {len(world.styles)} styles, {drawings} drawings")
     index = write_scenes(
         world, options.output, options.size, options.count, options.split, options.seed, options.per_shard,
-        options.workers,
+        options.workers, options.style_captions,
     )  # fmt: skip
     print(index)
 
@@ -109,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--split", choices=("train", "test"), default="train")
             command.add_argument("--per-shard", type=int, default=2000)
             command.add_argument("--workers", type=int, default=1, help="processes; the result is the same")
+            command.add_argument("--style-captions", type=float, default=0.0, help="share that tells the style alone")
         else:
             command.add_argument("--per-kind", type=int, default=500, help="prompts of each kind")
             command.add_argument("--length", choices=LENGTHS, default="short", help="of the captions")

@@ -56,6 +56,13 @@ def describe(
     return Caption(write(scene, words, style, background, rng), words, length, style, background is not None)
 
 
+def describe_style(scene: Scene, rng: np.random.Generator) -> Caption:
+    """A caption that tells the style alone, such as "a drawing in noto style"."""
+    style = STYLES[scene.style][int(rng.random() < OTHER_STYLE_NAME)]
+    names = tuple(concept.name for concept in scene.concepts)
+    return Caption(f"{_pick(rng, 'a picture', 'a drawing', 'an emoji')} in {style} style", names, "short", style, False)
+
+
 def facts(scene: Scene, caption: Caption) -> dict[str, Any]:
     """The ground truth of a picture and its caption, as plain JSON; boxes are fractions of the side."""
     things = [

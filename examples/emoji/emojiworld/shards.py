@@ -15,18 +15,21 @@ from tqdm import tqdm
 from ediffi.data.index import INDEX, write_index
 from ediffi.data.shards import write_tar
 from ediffi.io.files import replace
-from emojiworld.caption import Caption, describe, facts
+from emojiworld.caption import Caption, describe, describe_style, facts
 from emojiworld.scene import Scene, Split, render, sample_scene
 from emojiworld.world import World
 
 JPEG_FROM = 128  # smaller pictures are PNG: every pixel of them counts
 
 
-def scene_and_caption(world: World, seed: int, split: Split, index: int) -> tuple[Scene, Caption]:
-    """Scene `index` of a split, and its caption."""
+def scene_and_caption(
+    world: World, seed: int, split: Split, index: int, style_share: float = 0.0
+) -> tuple[Scene, Caption]:
+    """Scene `index` of a split, and its caption, which tells the style alone in a share of the scenes."""
     rng = np.random.default_rng([seed, split == "test", index])
     scene = sample_scene(world, rng, split)
-    return scene, describe(scene, rng)
+    caption = describe(scene, rng)
+    return scene, describe_style(scene, rng) if rng.random() < style_share else caption
 
 
 def write_scenes(
@@ -38,23 +41,28 @@ def write_scenes(
     seed: int = 0,
     per_shard: int = 2000,
     workers: int = 1,
+    style_share: float = 0.0,
 ) -> Path:
     """Write `count` scenes as shards of `per_shard`, `held_out.json`, and an index; returns the index's path.
 
-    The scenes do not depend on `size`, nor anything on the number of processes, `workers`. FileExistsError: the folder
-    has an index already.
+    The scenes do not depend on `size` or `style_share`, the share of captions that tell the style alone, nor anything
+    on the number of processes, `workers`. FileExistsError: the folder has an index already.
     """
     least = {"size": 16, "count": 1, "per_shard": 1, "seed": 0, "workers": 1}
     given = {"size": size, "count": count, "per_shard": per_shard, "seed": seed, "workers": workers}
     for name, value in given.items():
         if value < least[name]:
             raise ValueError(f"{name} must be at least {least[name]}, got {value}")
+    if not 0 <= style_share <= 1:
+        raise ValueError(f"the share of style captions must be from 0 to 1, got {style_share}")
     begin_shards(output)
     replace(output / "held_out.json", json.dumps(world.held_out(), indent=1))
     parts = [range(first, min(first + per_shard, count)) for first in range(0, count, per_shard)]
-    write = partial(_write_shard, world, output, size, split, seed)
+    write = partial(_write_shard, world, output, size, split, seed, style_share)
     shards = in_processes(write, list(enumerate(parts)), workers, f"{split} scenes")
     description = {"dataset": "emoji", "split": split, "seed": seed, "image_size": size, "styles": world.styles}
+    if style_share:
+        description["style_captions"] = style_share
     return write_index(output / INDEX, shards, {**description, "concepts": len(world.concepts)})
 
 
@@ -77,16 +85,16 @@ def in_processes(
 
 
 def _write_shard(
-    world: World, output: Path, size: int, split: Split, seed: int, shard: tuple[int, range]
+    world: World, output: Path, size: int, split: Split, seed: int, style_share: float, shard: tuple[int, range]
 ) -> dict[str, Any]:
     number, scenes = shard
     name = f"{number:05d}.tar"
-    samples = (_sample(world, size, split, seed, index) for index in scenes)
+    samples = (_sample(world, size, split, seed, style_share, index) for index in scenes)
     return {"file": name, **write_tar(output / name, samples)}
 
 
-def _sample(world: World, size: int, split: Split, seed: int, index: int) -> dict[str, Any]:
-    scene, caption = scene_and_caption(world, seed, split, index)
+def _sample(world: World, size: int, split: Split, seed: int, style_share: float, index: int) -> dict[str, Any]:
+    scene, caption = scene_and_caption(world, seed, split, index, style_share)
     key = f"{index:09d}"
     about = {"key": key, "status": "success", "width": size, "height": size, "seed": seed, "split": split}
     suffix, picture = _encoded(render(world, scene, size))

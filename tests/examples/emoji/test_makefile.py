@@ -24,12 +24,17 @@ def dry_run(*words: str) -> list[list[str]]:
 
 @pytest.mark.parametrize(
     ("words", "folder", "runs"),
-    [((), "emoji", ["base", "sr64", "base_style", "base_more"]), (("GPU=1",), "emoji/gpu", ["base", "sr64"])],
+    [
+        ((), "emoji", ["base", "sr64", "base_style", "base_more", "base_detail"]),
+        (("GPU=1",), "emoji/gpu", ["base", "sr64"]),
+    ],
 )
 def test_every_step_of_the_road_is_there(words: tuple[str, ...], folder: str, runs: list[str]) -> None:
     commands = dry_run("picture", "judge", *words)
     named = [line[line.index("--config") + 1] for line in commands if "--config" in line]
-    assert sorted(named) == sorted(f"recipes/{folder}/{name}.yaml" for name in ("clip", *runs, "sr256", "cascade"))
+    assert sorted(named) == sorted(
+        f"recipes/{folder}/{name}.yaml" for name in ("clip", "clip_style", *runs, "sr256", "cascade")
+    )
     written = {line[line.index("--out") + 1] for line in commands if line[1] == "embed"}
     written |= {line[3] for line in commands if line[1] == "references"}
     read = {place for name in (*runs, "sr256") for place in data_of(f"recipes/{folder}/{name}.yaml")}
