@@ -1,18 +1,21 @@
 """Kernels that a compiled training step launches on CUDA, read from inductor's schedule without a GPU.
 
-    python benchmarks/compiled_launches.py [--small] [--norm formula|kernels] [--names 20]
+    python benchmarks/compiled_launches.py [--small] [--by parts|network] [--norm formula|kernels] [--names 20]
 
 The base network of the paper on fake tensors, under autocast, goes through AOTAutograd and inductor as in
-`torch.compile`, down to the schedule: one node is one kernel. The tensors are on the CPU; inductor is told that this is
-an H100, so that it splits sums and fuses for Triton as it would there. This reaches into inductor of torch 2.14.
-The optimiser is not compiled; step_cost.py counts it.
+`torch.compile`, down to the schedule: one node is one kernel. Its parts are compiled, as in training, each kind once,
+and what runs between them is counted as step_cost.py does; or all of it is one graph. The tensors are on the CPU;
+inductor is told that this is an H100, so that it splits sums and fuses for Triton as it would there. This reaches into
+inductor of torch 2.14. The optimiser is not compiled; step_cost.py counts it.
 """
 
 import argparse
+import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
+from typing import Any, Literal
 from unittest.mock import patch
 
 import step_cost
@@ -30,8 +33,12 @@ from torch._inductor.runtime.hints import DeviceProperties
 from torch._inductor.virtualized import V
 from torch._subclasses import FakeTensor, FakeTensorMode
 from torch.func import functional_call
+from torch.nn.utils.stateless import _reparametrize_module
+from torch.utils._python_dispatch import _get_current_dispatch_mode, _pop_mode_temporarily
+from torch.utils._pytree import register_dataclass, tree_flatten, tree_unflatten
 
 from ediffi.registry.denoisers import attention, cast, norm
+from ediffi.registry.denoisers.layers import PARTS
 from ediffi.registry.types import Conditioning, Embedding
 
 H100 = DeviceProperties(
@@ -56,38 +63,79 @@ def kernels(*arguments: Any) -> Tensor:
     return group_norm(*arguments)[0]
 
 
+@contextmanager
+def uncounted() -> Iterator[None]:
+    """Within it, a count of what runs between the graphs pauses."""
+    counts = isinstance(_get_current_dispatch_mode(), step_cost.Cost)
+    with _pop_mode_temporarily() if counts else nullcontext():
+        yield
+
+
 class Kernels:
-    """Counts the kernels of each graph by what they compute; stands where inductor's compiler does."""
+    """Counts the kernels of each graph that runs, by what they compute; stands where inductor's compiler does."""
 
     def __init__(self) -> None:
         self.own: Counter[str] = Counter()
         self.libraries: Counter[str] = Counter()
+        self.between: Counter[str] = Counter()
+        self.regions: dict[Any, Callable[..., Tensor]] = {}
+        self.graphs, self.seconds = 0, 0.0
 
-    def compiler(self, is_backward: bool) -> Callable[..., Any]:
-        """A compiler for AOTAutograd that schedules a graph, counts, and runs the graph as it is."""
+    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function as AOTAutograd and inductor compile it, whose kernels count at each call."""
+        return aot_function(
+            function,
+            partial(self._compile, is_backward=False),
+            partial(self._compile, is_backward=True),
+            partition_fn=min_cut_rematerialization_partition,
+            decompositions=select_decomp_table(),
+        )
 
-        def compile_graph(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
-            with V.set_fake_mode(detect_fake_mode(inputs)):
-                post_grad_passes(graph, is_inference=False)
-                lowered = GraphLowering(graph, example_inputs=inputs, is_backward=is_backward)
-                context = (
-                    V.set_graph_handler(lowered),
-                    V.set_extern_kernel_nodes([]),
-                    V.set_debug_handler(DebugContext()),
-                )
-                with ExitStack() as stack:
-                    for each in context:
-                        stack.enter_context(each)
-                    # of attention's inputs inductor asks for other strides where they are not on CUDA
-                    with patch.object(FakeTensor, "is_cuda", True, create=True):
-                        lowered.run(*inputs)
-                    lowered.init_wrapper_code()
-                    lowered._update_scheduler()
-                    for node in lowered.scheduler.nodes:
-                        self._count(node)
-            return make_boxed_func(graph)
+    def part(self, module: nn.Module, *inputs: Any) -> Tensor:
+        """The output of a part; parts of equal settings and shapes are compiled once."""
+        weights, (tensors, form) = dict(module.named_parameters()), tree_flatten(inputs)
+        given = [leaf for leaf in tensors if isinstance(leaf, Tensor)]
+        shapes = tuple((leaf.shape, leaf.dtype) for leaf in (*weights.values(), *given))
+        kind = repr(module), getattr(module, "how", None), form, shapes
+        if kind not in self.regions:
 
-        return compile_graph
+            def run(weights: list[Tensor], given: list[Tensor]) -> Tensor:
+                left = iter(given)
+                leaves = [next(left) if isinstance(leaf, Tensor) else leaf for leaf in tensors]
+                with _reparametrize_module(module, dict(zip(names, weights, strict=True))):
+                    output: Tensor = module._call_impl(*tree_unflatten(leaves, form))
+                return output
+
+            names = list(weights)
+            self.regions[kind] = self.compiled(run)
+        with uncounted():
+            return self.regions[kind](list(weights.values()), given)
+
+    def _compile(self, graph: torch.fx.GraphModule, inputs: list[Tensor], is_backward: bool) -> Any:
+        begun, kernels = time.process_time(), Kernels()
+        with uncounted(), V.set_fake_mode(detect_fake_mode(inputs)):
+            post_grad_passes(graph, is_inference=False)
+            lowered = GraphLowering(graph, example_inputs=inputs, is_backward=is_backward)
+            with ExitStack() as stack:
+                stack.enter_context(V.set_graph_handler(lowered))
+                stack.enter_context(V.set_extern_kernel_nodes([]))
+                stack.enter_context(V.set_debug_handler(DebugContext()))
+                # of attention's inputs inductor asks for other strides where they are not on CUDA
+                with patch.object(FakeTensor, "is_cuda", True, create=True):
+                    lowered.run(*inputs)
+                lowered.init_wrapper_code()
+                lowered._update_scheduler()
+                for node in lowered.scheduler.nodes:
+                    kernels._count(node)
+        self.graphs, self.seconds = self.graphs + 1, self.seconds + time.process_time() - begun
+
+        def run(*inputs: Tensor) -> Any:
+            self.own += kernels.own
+            self.libraries += kernels.libraries
+            with uncounted():
+                return graph(*inputs)
+
+        return make_boxed_func(run)
 
     def _count(self, node: Any) -> None:
         kind, operation = type(node).__name__, node.node
@@ -116,7 +164,7 @@ def as_cast_on_cuda(layers: Mapping[str, nn.Module], cast_layers: Any = cast._ca
         return cast_layers(layers)
 
 
-def count(arguments: dict[str, Any], of_the_norm: str) -> Kernels:
+def count(arguments: dict[str, Any], of_the_norm: str, by: Literal["parts", "network"]) -> Kernels:
     """The kernels of a forward and a backward pass of `unet_base64(**arguments)`."""
     counted = Kernels()
     batch, size, _ = step_cost.PAPER["unet_base64"]
@@ -139,7 +187,7 @@ def count(arguments: dict[str, Any], of_the_norm: str) -> Kernels:
         images, sigma, cond = step_cost.inputs(batch, size, None, all_tokens=False)
         names, weights = zip(*network.named_parameters(), strict=True)
 
-        def step(weights: list[Tensor], images: Tensor, c_noise: Tensor, *tensors: Tensor) -> Tensor:
+        def call(weights: list[Tensor], images: Tensor, c_noise: Tensor, *tensors: Tensor) -> Tensor:
             given = iter(tensors)
             sources = {
                 name: Embedding(next(given), next(given), None if source.pooled is None else next(given))
@@ -150,16 +198,21 @@ def count(arguments: dict[str, Any], of_the_norm: str) -> Kernels:
                     network, dict(zip(names, weights, strict=True)), (images, c_noise, Conditioning(sources))
                 )
 
-        compiled = aot_function(
-            step,
-            counted.compiler(is_backward=False),
-            counted.compiler(is_backward=True),
-            partition_fn=min_cut_rematerialization_partition,
-            decompositions=select_decomp_table(),
-        )
-        parts = [part for source in cond.sources.values() for part in (source.tokens, source.mask, source.pooled)]
-        out = compiled(list(weights), images, sigma, *(part for part in parts if part is not None))
-        out.float().square().mean().backward()
+        if by == "parts":
+            register_dataclass(attention.Context)
+            for module in network.modules():
+                if isinstance(module, PARTS):
+                    module._compiled_call_impl = partial(counted.part, module)
+        given = [part for source in cond.sources.values() for part in (source.tokens, source.mask, source.pooled)]
+        tensors = [part for part in given if part is not None]
+        with (cost := step_cost.Cost(batch, images.numel())):
+            if by == "parts":
+                out = call(list(weights), images, sigma, *tensors)
+            else:
+                with uncounted():
+                    out = counted.compiled(call)(list(weights), images, sigma, *tensors)
+            out.backward(torch.empty_like(out))
+    counted.between = cost.launches
     return counted
 
 
@@ -167,13 +220,16 @@ def main() -> None:
     """Count and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="a network of 7 blocks")
+    parser.add_argument("--by", choices=("parts", "network"), default="parts", help="what is one graph")
     parser.add_argument("--norm", choices=("formula", "kernels"), default="kernels", help="of a network in training")
     parser.add_argument("--names", type=int, default=20, help="kernels to list")
     args = parser.parse_args()
-    counted = count(SMALL if args.small else {}, args.norm)
-    own, libraries = counted.own.total(), counted.libraries.total()
-    print(f"{own + libraries} launches: {own} kernels of inductor, {libraries} of libraries")
-    for name, times in (counted.own + counted.libraries).most_common(args.names):
+    counted = count(SMALL if args.small else {}, args.norm, args.by)
+    own, libraries, between = counted.own.total(), counted.libraries.total(), counted.between.total()
+    total = own + libraries + between
+    print(f"{total} launches: {own} kernels of inductor, {libraries} of libraries, {between} between the graphs")
+    print(f"{counted.graphs} graphs, forward and backward, scheduled in {counted.seconds:.0f} s of the processor")
+    for name, times in (counted.own + counted.libraries + counted.between).most_common(args.names):
         print(f"{times:5}  {name}")
 
 

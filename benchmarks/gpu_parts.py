@@ -123,6 +123,15 @@ class Peer(nn.Module):
         pooled = sum(project(cond.sources[name].pooled) for name, project in self.pooled.items())
         return self.unet(x, c_noise, tokens, class_labels=pooled).sample
 
+    def compile(self, **options: Any) -> None:  # type: ignore[override]
+        """Compile its blocks, as those of our networks are, instead of all of it."""
+        from diffusers.models.resnet import ResnetBlock2D
+        from diffusers.models.transformers.transformer_2d import Transformer2DModel
+
+        for module in self.unet.modules():
+            if isinstance(module, ResnetBlock2D | Transformer2DModel):
+                module.compile(fullgraph=True, **options)
+
 
 def peer(network: Network, device: torch.device) -> Preconditioned:
     """The peer as a denoiser."""

@@ -23,6 +23,7 @@ from ediffi.io.recipes import building
 from ediffi.pipeline.checkpoint import build_denoiser
 from ediffi.pipeline.stage import Sampling
 from ediffi.registry.denoisers.conditioning import widths
+from ediffi.registry.denoisers.layers import compile_parts
 from ediffi.registry.denoisers.precondition import Preconditioned
 from ediffi.registry.random import Philox, randn
 from ediffi.registry.types import Conditioning
@@ -38,7 +39,7 @@ from ediffi.training.sharded_checkpoint import finish_saving
 from ediffi.training.sharding import match_memory, prepare, prepare_fsdp2
 
 TOKENS = 32
-"""Compiled networks see captions of multiples of this many tokens: each length is compiled for, once."""
+"""Compiled networks see captions of multiples of this many tokens; cross-attention is compiled once for each."""
 SHOW_EVERY = 5.0
 """Seconds after which the progress bar gets a loss between two steps that are logged."""
 BANDS = 4
@@ -70,7 +71,8 @@ class DiffusionStage(L.LightningModule):
         lr_scheduler: from the optimiser to its schedule, stepped after each step; None for a constant rate.
         seed: of noise, dropout and degradation in training; None for the run's `seed_everything`, in Python for 0.
             Validation has the same noise with every seed, so that losses can be compared.
-        compile: run the network and the draws of noise through `torch.compile`; the names in its checkpoints stay.
+        compile: run the parts of the network (`compile_parts`) and the draws of noise through `torch.compile`; the
+            names in its checkpoints stay.
     """
 
     def __init__(
@@ -185,7 +187,7 @@ class DiffusionStage(L.LightningModule):
         match_memory(self.trainer.optimizers)
         self._step = self.trainer.global_step
         if self._compile:
-            self.denoiser.network.compile(dynamic=False)
+            compile_parts(self.denoiser.network)
 
     def on_fit_end(self) -> None:
         """Wait for a checkpoint that is being written."""
