@@ -11,7 +11,7 @@ SHOWN = {
     "style image/style": "style image: the style",
     "two things/both": "two things: both",
     "unseen synonyms/concept": "unseen synonyms: the thing",
-    "painted areas/inside": "painted areas: both inside",
+    "painted areas/each": "painted areas: each thing inside",
 }
 """Metrics of the suite `emoji`, a panel each."""
 
