@@ -1,5 +1,6 @@
 """Suites: which captions a model is judged on, at which size and settings, and by which networks; YAML files."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -38,6 +39,7 @@ class Suite:
     reference: Literal["all", "chosen"] = "all"  # real images: all of the dataset, or those of the captions
     guidance_scales: Sequence[float] = ()  # one point for each; the model's own if empty
     paint_weight: float | None = None  # w' of prompts with painted areas; the model's own if None
+    style_scale: float = 1.0  # strength of the style images of prompts, at least 0; 1 as in training
     feature_extractor: str = "inception-v3-compat"  # of torch-fidelity, "efficientnet-lite0", or "clip", which scores
     feature_weights: str | None = None  # a file; the library's own by default
     more_features: Mapping[str, str | None] = field(default_factory=dict)  # further extractors, each with its weights
@@ -52,6 +54,8 @@ class Suite:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
         if self.image_size > LARGEST:
             raise ValueError(f"image_size must be at most {LARGEST}, got {self.image_size}")
+        if not 0 <= self.style_scale < math.inf:
+            raise ValueError(f"style_scale must be at least 0, got {self.style_scale}")
         scales = list(self.guidance_scales)
         if any(scale < 0 for scale in scales) or len(set(scales)) != len(scales):
             raise ValueError(f"guidance_scales must be different and at least 0, got {scales}")
@@ -63,6 +67,8 @@ class Suite:
     def described(self) -> dict[str, Any]:
         """The suite as plain JSON values; paths are cut to their last part, which is the same on every machine."""
         values = {**asdict(self), "guidance_scales": list(self.guidance_scales)}
+        if self.style_scale == 1:  # as in the results of before there was another
+            del values["style_scale"]
         if self.clip is not None and self.clip.path is not None:
             values["clip"]["path"] = _last(self.clip.path)
             if Path(self.clip.path, "open_clip_config.json").is_file():  # which names the network instead

@@ -16,6 +16,7 @@ from ediffi.io.images import to_images
 from ediffi.pipeline.cascade import Cascade
 from ediffi.pipeline.checkpoint import locate
 from ediffi.pipeline.options import SamplingOptions
+from ediffi.pipeline.stage import Steering
 from ediffi.pipeline.style import Style
 from ediffi.registry.types import Conditioning
 
@@ -46,7 +47,7 @@ class CascadeGenerator:
     `settings` are all that the images depend on; its "guidance_scale" is the base stage's, "nfe" the sum of all stages.
     The number of CPU threads is one of them: it changes the last bits, since sums are split among threads. So it does
     not depend on how many processes share the machine: one by default, and more processes for more cores. `controls`
-    are those of each prompt of the run, if they have any.
+    are those of each prompt of the run, if they have any; `style_scale` is of all of their style images.
     """
 
     def __init__(
@@ -57,17 +58,19 @@ class CascadeGenerator:
         threads: int = 1,
         encoded: EncodedPrompts | None = None,
         controls: Sequence[Controls] = (),
+        style_scale: float = 1.0,
     ) -> None:
         if threads < 1:
             raise ValueError(f"threads must be at least 1, got {threads}")
         self.cascade, self.options, self.threads, self.encoded = cascade, options, threads, encoded
-        self.controls = controls
+        self.controls, self.style_scale = controls, style_scale
         plan = cascade.plan(options)
         self.settings: Mapping[str, Any] = {
             "model": cascade.name,
             "stages": {stage.name: asdict(s) for stage, s in zip(cascade.stages, plan, strict=True)},
             "seed": options.seed,
             **({} if options.negative_prompt is None else {"negative_prompt": options.negative_prompt}),
+            **({} if style_scale == 1 else {"style_scale": style_scale}),
             **options.described(),
             **cascade.precision,
             **(identity or {}),
@@ -99,7 +102,8 @@ class CascadeGenerator:
             numbers = [n for n in range(first_index, first_index + len(prompts)) if self._has_style(n) == with_style]
             if numbers:
                 conds = [self._encoded(prompts[number - first_index], self.controls[number]) for number in numbers]
-                stages = self.cascade.sample(Conditioning.cat(conds), self.options.randomness(numbers), plan)
+                cond, randomness = Conditioning.cat(conds), self.options.randomness(numbers)
+                stages = self.cascade.sample(cond, randomness, plan, steering=Steering(style_scale=self.style_scale))
                 images |= dict(zip(numbers, to_images(stages[self.cascade.stages[-1].name]), strict=True))
         known = {**self.settings, "index": 0}
         return [

@@ -82,7 +82,7 @@ class Evaluation:
             weight = options.paint_weight if self.suite.paint_weight is None else self.suite.paint_weight
             for scale in scales:
                 chosen = replace(options, seed=self.suite.seed, guidance_scale=scale, paint_weight=weight)
-                generator = CascadeGenerator(cascade, chosen, known, threads, encoded, controls)
+                generator = CascadeGenerator(cascade, chosen, known, threads, encoded, controls, self.suite.style_scale)
                 name = f"guidance-{generator.settings['guidance_scale']:g}"
                 store = open_store(self.folder / name, len(items), shard_size)
                 if self.context.rank == 0:

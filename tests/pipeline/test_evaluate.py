@@ -529,7 +529,8 @@ def test_wrong_input_is_one_sentence(
     assert printed.err.splitlines()[-1].startswith("ediffi: error: ")
 
 
-def test_each_prompt_is_painted_with_its_own_controls(model_folder: Path) -> None:
+@pytest.mark.parametrize("scale", [1.0, 2.5])
+def test_each_prompt_is_painted_with_its_own_controls(scale: float, model_folder: Path) -> None:
     """As each would be alone; the areas and the style image change what is painted."""
     cascade = Cascade.from_pretrained(model_folder)
     cascade = cascade.up_to(cascade.stages[0].name)
@@ -537,9 +538,11 @@ def test_each_prompt_is_painted_with_its_own_controls(model_folder: Path) -> Non
     style, box = Image.new("RGB", (64, 64), "red"), (0.0, 0.0, 0.5, 1.0)
     controls = [Controls(), Controls(), Controls(style=style), Controls(areas=(("red circle", box),))]
     options = SamplingOptions(seed=3, paint_weight=2.0)
-    made = CascadeGenerator(cascade, options, controls=controls)(prompts, first_index=1)
+    generator = CascadeGenerator(cascade, options, controls=controls, style_scale=scale)
+    made = generator(prompts, first_index=1)
+    assert generator.settings.get("style_scale", 1.0) == scale
     region = Region("red circle", polygon([[0.0, 0.0], [0.5, 0.0], [0.5, 1.0], [0.0, 1.0]]))
-    alone = [{}, {"style": Style(style)}, {"paint": [region]}]
+    alone = [{}, {"style": Style(style, scale)}, {"paint": [region]}]
     for number, (image, one) in enumerate(zip(made, alone, strict=True), start=1):
         chosen = replace(options, first_index=number)
         expected = cascade.generate(prompts[0], replace(chosen, **one)).images[0]
