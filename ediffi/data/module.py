@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import BatchSizeFinder, GradientAccumulationScheduler
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
@@ -167,7 +168,13 @@ class ShardData(L.LightningDataModule):
             raise ValueError(f"trainer.overfit_batches {overfit}: a run never shows a batch again, so {ways}")
         if self.trainer.check_val_every_n_epoch == 0:
             raise ValueError("trainer.check_val_every_n_epoch must be at least 1, or null, got 0")
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, BatchSizeFinder | GradientAccumulationScheduler):
+                rest = "would change how many samples a step has, which is the recipe's: leave it out"
+                raise ValueError(f"the callback {type(callback).__name__} {rest}")
         limit, accumulated = self.trainer.limit_train_batches, self.trainer.accumulate_grad_batches
+        if limit == 0:
+            raise ValueError("trainer.limit_train_batches must be at least 1, or 1.0 for all, got 0")
         if isinstance(limit, int) and limit % accumulated:
             made = f"accumulate_grad_batches {accumulated} batches make a step"
             raise ValueError(f"trainer.limit_train_batches {limit} must be whole steps, and trainer.{made}")

@@ -5,7 +5,7 @@ for finite values, everything else by its `DIGEST`.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from ediffi.diffusion.weights import extremes
 from ediffi.hub.config import Part
 from ediffi.io import pickles
 from ediffi.pipeline.stage import Sampling
+from ediffi.registry import denoisers
 from ediffi.training.lora import Lora
 from ediffi.training.shard_reader import SHARDS, filled
 
@@ -104,6 +105,20 @@ def check_network(saved: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Non
         if theirs != ours:
             have = f"its {name} is {theirs}, the recipe's is {ours}"
             raise ValueError(f"the checkpoint is of another network than the recipe's: {have}")
+
+
+def check_meaning(
+    saved: StageRecord | None, made_by: tuple[str, Mapping[str, Any]] | None, may_differ: Collection[str] = ()
+) -> None:
+    """ValueError if the weights of a checkpoint fit the network of a recipe, but mean something else there; earlier
+    versions do not record their network. `made_by` are the name and arguments of the recipe's."""
+    part = None if saved is None else saved.denoiser
+    if part is None or made_by is None or part.name not in denoisers.REGISTRY:
+        return
+    theirs, ours = denoisers.architecture(part.name, part.arguments), denoisers.architecture(*made_by)
+    for key, value in ours[1].items():
+        if theirs[0] == ours[0] and theirs[1].get(key) != value and key not in may_differ:
+            raise ValueError(f"its {key} is {theirs[1].get(key)}, the recipe's {value}")
 
 
 def steps(path: Path) -> int:

@@ -1,8 +1,7 @@
 """The LightningCLI of `ediffi fit` and `ediffi validate`: the callbacks and the resuming that every run has."""
 
 import logging
-from argparse import ArgumentError
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -79,7 +78,7 @@ class ModuleCLI(LightningCLI):
         """Train, from the run's last checkpoint if it has one."""
         trainer, parser = self.trainer, self._parser("fit")
         recipe = yaml.safe_load(parser.dump(self.config.fit, skip_none=False))
-        path, step = resume.find_checkpoint(trainer, recipe, ckpt_path, self._complete)
+        path, step = resume.find_checkpoint(trainer, recipe, ckpt_path, parser)
         done = path is not None and step >= trainer.max_steps > 0
         if step and trainer.is_global_zero:
             then = "this run is done" if done else "resuming"
@@ -87,17 +86,6 @@ class ModuleCLI(LightningCLI):
         if not done:
             with _interruptible():
                 trainer.fit(ckpt_path=path, **options)
-
-    def _complete(self, recipe: Mapping[str, Any]) -> dict[str, Any]:
-        """The recipe of a run with what module, data and first weights take, at the defaults where it does not say; as
-        it is if it has what they do not take any more."""
-        parser, known = self._parser("fit"), ("seed_everything", "model", "data", "start")
-        try:
-            parsed = parser.parse_object({key: recipe[key] for key in known if key in recipe})
-        except ArgumentError:
-            return dict(recipe)
-        whole = yaml.safe_load(parser.dump(parsed, skip_none=False))
-        return {**recipe, **{key: whole[key] for key in known if key in whole}}
 
     def validate(self, ckpt_path: Any = None, **options: Any) -> None:
         """Measure a checkpoint: the run's own, unless another is named."""

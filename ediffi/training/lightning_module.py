@@ -1,6 +1,7 @@
 """The LightningModule that trains the denoiser of one stage, base or super-resolution."""
 
 import copy
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from jaxtyping import Float
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
@@ -38,6 +40,7 @@ from ediffi.training.one_cycle import in_steps
 from ediffi.training.sharded_checkpoint import finish_saving
 from ediffi.training.sharding import match_memory, prepare, prepare_fsdp2
 
+logger = logging.getLogger(__name__)
 TOKENS = 32
 """Compiled networks see captions of multiples of this many tokens; cross-attention is compiled once for each."""
 SHOW_EVERY = 5.0
@@ -164,10 +167,23 @@ class DiffusionStage(L.LightningModule):
         )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take interval and parent from the checkpoint; ValueError if the recipe has another interval or network."""
+        """Take interval and parent from the checkpoint; ValueError if the recipe has another interval or network, or a
+        run is to go on from weights alone. Validation is on the noise of the recipe, and tells if that is another."""
         trained = checkpoints.parse({"state_dict": {}, **checkpoint})  # fsdp removes the weights first
         if "state_dict" in checkpoint:
             checkpoints.check_network(checkpoint["state_dict"], self.state_dict())
+        try:
+            checkpoints.check_meaning(trained.stage, self.denoiser.made_by)
+        except ValueError as error:
+            raise ValueError(f"the checkpoint is of another network than the recipe's: {error}") from None
+        fits = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
+        if fits and "optimizer_states" not in checkpoint:
+            advice = "begin another run with it, by --start.checkpoint"
+            raise ValueError(
+                f"the checkpoint has weights only (save_weights_only), so no run goes on from it: {advice}"
+            )
+        if not fits and trained.noise != self.noise:
+            logger.warning("the loss is on noise %s, and the checkpoint was trained on %s", self.noise, trained.noise)
         if self.interval not in (None, trained.expert.interval):
             raise ValueError(f"the checkpoint is of noise {trained.expert.interval}, this run of {self.interval}")
         self.interval, self.parent = trained.expert.interval, trained.expert.parent

@@ -2,14 +2,16 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from argparse import ArgumentError
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from ediffi.io import files
 from ediffi.training import checkpoint as checkpoints
@@ -30,23 +32,64 @@ FIXED = ("model.", "data.", "start.", "seed_everything", "trainer.precision", "t
 FIRST = ("start.", "model.interval")
 """Beginnings of those that are settled when a run begins: its first weights, and the noise that its expert is of."""
 Recipe = Mapping[str, Any]
-Complete = Callable[[Recipe], Recipe]
-"""From a recipe to one with all settings, at their defaults where it does not have them."""
 
 
 class SaveRecipe(SaveConfigCallback):
     """Writes the recipe of a run, with all defaults, into the run directory as `config.yaml`, and gives it to the
-    loggers as hyper-parameters by dotted name."""
+    loggers as hyper-parameters by dotted name.
+
+    That is done after the first step: a recipe that is refused, even at the first batch, leaves a run as it is. The one
+    that a run began with is kept beside it, where a setting has changed.
+    """
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Nothing yet: the checkpoint is not read, nor is the directory locked."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log what changes from here on."""
+        self._text = self.parser.dump(self.config, skip_none=False)
+        self._step, place = trainer.global_step, Path(trainer.default_root_dir) / RECIPE
+        self._changed: dict[str, tuple[Any, Any]] = {}
+        if self._step and place.is_file() and trainer.is_global_zero:
+            started = completed(self.parser, class_paths.read_recipe(place))
+            self._changed = changes(started, yaml.safe_load(self._text))
+        for key, (old, new) in self._changed.items():
+            logger.info("from step %s on, %s is %s; it was %s", self._step, key, new, old)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        """Write it, once."""
+        if trainer.is_global_zero and not self.already_saved:
+            self.already_saved = True
+            self.save_config(trainer, pl_module, "fit")
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Write it before the first checkpoint, which a signal may ask for in the first step."""
+        self.on_train_batch_end(trainer, pl_module)
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Write it before training; validation leaves it as it is."""
-        if stage == "fit":
-            place = Path(trainer.default_root_dir) / RECIPE
-            place.parent.mkdir(parents=True, exist_ok=True)
-            text = self.parser.dump(self.config, skip_none=False)
-            files.replace(place, text)
-            for one in trainer.loggers:
-                one.log_hyperparams(dict(_flat("", yaml.safe_load(text), lists=True)))
+        """Write it, beside the one before it if a setting has changed."""
+        place = Path(trainer.default_root_dir) / RECIPE
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if self._changed:
+            files.replace(place.with_stem(f"{place.stem}-to-step-{self._step}"), place.read_text(encoding="utf-8"))
+        files.replace(place, self._text)
+        for one in trainer.loggers:
+            one.log_hyperparams(dict(_flat("", yaml.safe_load(self._text), lists=True)))
+            if isinstance(one, TensorBoardLogger):  # it writes its file once, and has done so before training
+                Path(one.log_dir, one.NAME_HPARAMS_FILE).unlink(missing_ok=True)
+                one.save()
+
+
+def completed(parser: LightningArgumentParser, recipe: Recipe) -> Recipe:
+    """The recipe of a run with what module, data and first weights take, at the defaults where it does not say; as it
+    is if it has what they do not take any more."""
+    known = ("seed_everything", "model", "data", "start")
+    try:
+        parsed = parser.parse_object({key: recipe[key] for key in known if key in recipe})
+    except ArgumentError:
+        return recipe
+    whole = yaml.safe_load(parser.dump(parsed, skip_none=False))
+    return {**recipe, **{key: whole[key] for key in known if key in whole}}
 
 
 def last_checkpoint(trainer: L.Trainer) -> Path | None:
@@ -65,14 +108,14 @@ def last_checkpoint(trainer: L.Trainer) -> Path | None:
 
 
 def find_checkpoint(
-    trainer: L.Trainer, recipe: Recipe, ckpt_path: str | Path | None, complete: Complete
+    trainer: L.Trainer, recipe: Recipe, ckpt_path: str | Path | None, parser: LightningArgumentParser
 ) -> tuple[str | None, int]:
     """The checkpoint that a run resumes from, and its step; None and 0 to start.
 
     `ckpt_path` is a path; "last"; or None: the last checkpoint if there is one, and the run started with this `recipe`.
     ValueError if it started with another one, or with "last" from other first weights; or if there is a run here, and
-    the path is that of another one. `complete` gives the recipe of a run by an earlier version the settings that it did
-    not have.
+    the path is that of another one. The `parser` gives the recipe of a run by an earlier version the settings that it
+    did not have.
     """
     last, folder = last_checkpoint(trainer), Path(trainer.default_root_dir)
     named = None if ckpt_path in (None, LAST) else Path(str(ckpt_path))
@@ -81,7 +124,7 @@ def find_checkpoint(
             advice = "train into another directory, or leave --ckpt_path out to resume that run"
             raise ValueError(f"{folder} has a run of its own, at step {checkpoints.steps(last)}: {advice}")
         if last is not None:
-            check_same_recipe(folder, recipe, complete)
+            check_same_recipe(folder, recipe, parser)
         return str(ckpt_path), 0
     if last is None:
         if ckpt_path == LAST:
@@ -89,9 +132,9 @@ def find_checkpoint(
         return None, 0
     step = checkpoints.steps(last)
     if ckpt_path is None:
-        check_same_recipe(folder, recipe, complete)
-    elif trainer.is_global_zero:
-        keep_old_recipe(folder, recipe, complete, step, moved=named is not None)
+        check_same_recipe(folder, recipe, parser)
+    else:
+        check_same_start(folder, recipe, parser, moved=named is not None)
     return str(last), step
 
 
@@ -110,11 +153,11 @@ def checkpoint_to_validate(trainer: L.Trainer, ckpt_path: str | Path | None, sta
     return None
 
 
-def check_same_recipe(folder: Path, recipe: Recipe, complete: Complete) -> None:
+def check_same_recipe(folder: Path, recipe: Recipe, parser: LightningArgumentParser) -> None:
     """Make sure that the run in a directory started with this recipe; ValueError names the first changed setting."""
     advice = f"train into another directory, or pass --ckpt_path {LAST} to resume the run with this recipe"
     try:
-        changed = changes(complete(class_paths.read_recipe(folder / RECIPE)), recipe)
+        changed = changes(completed(parser, class_paths.read_recipe(folder / RECIPE)), recipe)
     except (OSError, ValueError):
         raise ValueError(f"{folder} has a checkpoint but no {RECIPE} with its recipe; {advice}") from None
     if changed:
@@ -123,19 +166,13 @@ def check_same_recipe(folder: Path, recipe: Recipe, complete: Complete) -> None:
         raise ValueError(f"{folder} has a run with {key} {old}, this recipe has {new}{more}; {advice}")
 
 
-def keep_old_recipe(folder: Path, recipe: Recipe, complete: Complete, step: int, moved: bool) -> None:
-    """Before a run goes on with another recipe, keep that of its steps so far beside it, and log what changes.
-
-    ValueError if what is settled at step 0 changes, unless only the file of the first weights has `moved`.
-    """
+def check_same_start(folder: Path, recipe: Recipe, parser: LightningArgumentParser, moved: bool) -> None:
+    """ValueError if what was settled at step 0 of a run changes, unless only its file of first weights has `moved`."""
     place = folder / RECIPE
-    if not place.is_file() or not (changed := changes(complete(class_paths.read_recipe(place)), recipe)):
-        return
+    changed = changes(completed(parser, class_paths.read_recipe(place)), recipe) if place.is_file() else {}
     for key, (old, new) in changed.items():
         if key.startswith(FIRST) and not (moved and key.startswith("start.")):
             raise ValueError(f"{folder} has a run that began with {key} {old}, not {new}: train into another directory")
-        logger.info("from step %d on, %s is %s; it was %s", step, key, new, old)
-    files.replace(place.with_stem(f"{place.stem}-to-step-{step}"), place.read_text(encoding="utf-8"))
 
 
 def changes(started: Recipe, recipe: Recipe) -> dict[str, tuple[Any, Any]]:

@@ -1,7 +1,7 @@
 """The first weights of a run: random, or those of a parent, trained whole or with an adapter."""
 
 import copy
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +13,6 @@ from ediffi.diffusion.noise import NoiseInterval, contains, interval_from
 from ediffi.diffusion.weights import load_weights
 from ediffi.io import plain_json
 from ediffi.pipeline.checkpoint import load_expert
-from ediffi.registry import denoisers
 from ediffi.registry.denoisers.precondition import Preconditioned
 from ediffi.training import checkpoint as checkpoints
 from ediffi.training import lora
@@ -83,7 +82,11 @@ def _load_checkpoint(path: Path, module: DiffusionStage, extend: bool) -> None:
     """Load the averaged weights of a checkpoint, an adapter merged into them, and record the parent."""
     trained = checkpoints.read(path)
     _check_noise(path, trained.expert.interval, module.region)
-    _check_network(path, trained, module.denoiser, EXTENDED if extend else frozenset())
+    other = f"{path} has the weights of another network than the recipe's denoiser"
+    try:
+        checkpoints.check_meaning(trained.stage, module.denoiser.made_by, EXTENDED if extend else ())
+    except ValueError as error:
+        raise ValueError(f"{other}: {error}") from None
     module.parent = trained.expert.interval
     weights = trained.weights
     try:
@@ -91,7 +94,7 @@ def _load_checkpoint(path: Path, module: DiffusionStage, extend: bool) -> None:
             weights = lora.merged(copy.deepcopy(module.denoiser), trained.lora, weights)
         module.denoiser.load_state_dict(_extended(module.denoiser, weights) if extend else weights)
     except RuntimeError:
-        raise ValueError(f"{path} has the weights of another network than the recipe's denoiser") from None
+        raise ValueError(other) from None
 
 
 def _extended(denoiser: Preconditioned, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -104,23 +107,6 @@ def _extended(denoiser: Preconditioned, weights: Mapping[str, Tensor]) -> dict[s
         elif not names & BRANCHES:
             raise RuntimeError(f"{key} is not in the checkpoint, and the network does not work without it")
     return {**weights, **new}
-
-
-def _check_network(
-    path: Path, trained: checkpoints.ExpertCheckpoint, denoiser: Preconditioned, may_differ: Collection[str]
-) -> None:
-    """ValueError if the weights fit, but mean something else; earlier versions do not record their network."""
-    part = None if trained.stage is None else trained.stage.denoiser
-    if part is None or denoiser.made_by is None or part.name not in denoisers.REGISTRY:
-        return
-    theirs, ours = denoisers.architecture(part.name, part.arguments), denoisers.architecture(*denoiser.made_by)
-    different = [key for key in ours[1] if theirs[1].get(key) != ours[1][key] and key not in may_differ]
-    if theirs[0] == ours[0] and different:
-        key = different[0]
-        raise ValueError(
-            f"{path} has the weights of another network than the recipe's denoiser: its {key} is "
-            f"{theirs[1].get(key)}, the recipe's {ours[1][key]}"
-        )
 
 
 def _check_noise(path: Path, parent: NoiseInterval | None, region: NoiseInterval) -> None:

@@ -82,6 +82,7 @@ def test_the_stream_goes_on_in_epochs_of_a_few_batches(recipe: Recipe, tmp_path:
             ["--trainer.limit_train_batches", "3", "--trainer.accumulate_grad_batches", "2"],
             "trainer.limit_train_batches 3 must be whole steps, and trainer.accumulate_grad_batches 2",
         ),
+        (["--trainer.limit_train_batches", "0"], "trainer.limit_train_batches must be at least 1, or 1.0 for all"),
     ],
 )
 def test_what_would_repeat_batches_or_cut_a_step_is_refused(
@@ -89,6 +90,23 @@ def test_what_would_repeat_batches_or_cut_a_step_is_refused(
 ) -> None:
     assert fit(write(recipe, tmp_path / "run"), *words) == 1
     assert message in error(capsys)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("LearningRateFinder", {}),
+        ("StochasticWeightAveraging", {"swa_lrs": 0.01, "device": "cpu"}),
+        ("BatchSizeFinder", {}),
+        ("GradientAccumulationScheduler", {"scheduling": {0: 1, 1: 2}}),
+    ],
+)
+def test_callbacks_that_set_another_rate_or_step_are_refused(
+    name: str, arguments: dict[str, Any], recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs = {"class_path": f"lightning.pytorch.callbacks.{name}", "init_args": arguments}
+    assert fit(write(recipe, tmp_path / "run", 2, [theirs])) == 1
+    assert f"the callback {name} " in error(capsys)
 
 
 def test_a_resumed_run_has_the_rate_and_decay_of_its_recipe(
@@ -108,9 +126,35 @@ def test_a_resumed_run_has_the_rate_and_decay_of_its_recipe(
     assert max(rate for rate, _ in wanted) <= 2e-5
     assert "from step 4 on, model.optimizer.init_args.lr is 2e-05; it was 0.002" in capsys.readouterr().out
     kept, now = (yaml.safe_load((path.parent / "base" / f"config{end}.yaml").read_text()) for end in ("-to-step-4", ""))
+    assert yaml.safe_load((path.parent / "base" / "hparams.yaml").read_text())["model.optimizer.init_args.lr"] == 2e-5
     assert [one["model"]["optimizer"]["init_args"]["lr"] for one in (kept, now)] == [0.002, 2e-5]
     assert fit(path, *new, "--ckpt_path", "last", "--start.checkpoint", str(last(whole))) == 1
     assert f"a run that began with start.checkpoint None, not {last(whole)}" in error(capsys)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data.batch_size", "2"], "the checkpoint is of a run with 4 samples a step, this one has 2"),
+        (["--model.dropout", "{my_text: 0.1}"], "model.dropout names 'my_text'"),
+        (["--data.train", "nowhere"], "nowhere"),
+        (["--trainer.max_steps", "1"], None),
+    ],
+)
+def test_what_trains_no_step_leaves_the_recipe_of_a_run(
+    words: list[str], message: str | None, done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Though another rate was to go on with it; refused at the checkpoint, the first batch, the shards, or done."""
+    path = copied(done, tmp_path)
+    before = {file.name: file.read_bytes() for file in (path.parent / "base").glob("*.yaml")}
+    rate = ["--trainer.max_steps", "4", "--model.optimizer.init_args.lr", "0.5", "--ckpt_path", "last"]
+    assert fit(path, *rate, *words) == (message is not None)
+    if message is None:
+        assert "from step" not in capsys.readouterr().out
+    else:
+        assert message in error(capsys)
+    assert {file.name: file.read_bytes() for file in (path.parent / "base").glob("*.yaml")} == before
+    assert fit(path) == 0, "it is the run of its recipe still"
 
 
 SCHEDULE = {"class_path": "Cosine", "init_args": {"total_steps": 9}}
@@ -220,6 +264,36 @@ def test_a_checkpoint_of_another_network_is_one_line(
         assert "the checkpoint is of another network than the recipe's: its denoiser.network." in error(capsys)
     with pytest.raises(ValueError, match=r"its network\..* is \(.*\), the recipe's is \("):
         DiffusionStage.load_from_checkpoint(last(path), denoiser=denoisers.create("unet_toybox", channels=32))
+
+
+def test_a_checkpoint_that_means_another_network_is_refused_and_other_noise_is_told(
+    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the weights fit, by shape."""
+    path = copied(done, tmp_path)
+    other = ["--config", str(path), "--model.denoiser.init_args.sigma_data", "0.4"]
+    for words in (["validate"], ["fit", "--ckpt_path", "last", "--trainer.max_steps", "4"]):
+        assert main([words[0], *other, *words[1:]]) == 1
+        told = "the checkpoint is of another network than the recipe's: its sigma_data is 0.6, the recipe's 0.4"
+        assert told in error(capsys)
+    words = ["validate", "--config", str(path), "--trainer.limit_val_batches", "1"]
+    assert main([*words, "--model.noise.mean", "0.5"]) == 0
+    warned = "the loss is on noise LogNormal(mean=0.5, std=1.2), and the checkpoint was trained on LogNormal(mean=-0.2"
+    assert warned in capsys.readouterr().err
+    assert main(words) == 0
+    assert "the loss is on noise" not in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_weights_alone_is_not_resumed(
+    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(recipe, tmp_path / "run", 2)
+    config = yaml.safe_load(path.read_text())
+    config["trainer"]["callbacks"][1]["init_args"]["save_weights_only"] = True
+    path.write_text(yaml.safe_dump(config))
+    assert fit(path) == 0
+    assert fit(path, "--trainer.max_steps", "4") == 1
+    assert "the checkpoint has weights only (save_weights_only), so no run goes on from it" in error(capsys)
 
 
 def test_a_stage_is_loaded_from_its_checkpoint(done: Path) -> None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.callbacks import LearningRateFinder, StochasticWeightAveraging
 from torch.optim import Optimizer
 
 
@@ -13,6 +14,13 @@ class OptimizerSettings(L.Callback):
     decay or length of the schedule had no effect on a resumed run. A new schedule is stepped to where the run is: with
     the same settings, the rates are those of the unbroken run, bit for bit.
     """
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """ValueError: a callback would set other rates."""
+        for callback in trainer.callbacks if stage == "fit" else ():  # type: ignore[attr-defined]
+            if isinstance(callback, LearningRateFinder | StochasticWeightAveraging):
+                rest = "has a rate of its own, and a run trains at that of model.optimizer and model.lr_scheduler"
+                raise ValueError(f"the callback {type(callback).__name__} {rest}: leave it out")
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The optimisers have the recipe's settings, and nothing is loaded into them yet."""
