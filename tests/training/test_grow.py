@@ -436,6 +436,66 @@ def test_the_plan_tells_seeds_and_refuses_what_a_later_node_would(recipe: Recipe
     assert ran == []
 
 
+WIDE, EXTEND = {"model.denoiser.init_args.channels": 32}, {"model.denoiser.init_args.attention_levels": [0, 1]}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([WIDE, WIDE], r"node \(1, 0\) has channels 32, and its parent \(0, 0\) has 16"),
+        ([{"model.noise.mean": 0.5}, {}], r"node \(1, 1\) has noise.mean -0.2, and node \(1, 0\) has 0.5"),
+        ([{"model.noise.mean": 0.5}] * 2, None),
+        ([EXTEND, EXTEND], r"node \(1, 0\) has attention_levels \[0, 1\], and its parent"),
+        ([EXTEND | {"start": {"extend": True}}] * 2, None),
+        (
+            [EXTEND | {"start": {"extend": True}}, {}],
+            r"node \(1, 1\) has attention_levels .*, and node \(1, 0\) has \[0, 1",
+        ),
+    ],
+)
+def test_nodes_that_make_no_stage_are_refused_before_the_first_step(
+    overrides: list[dict[str, Any]], message: str | None, recipe: Recipe, tmp_path: Path
+) -> None:
+    base = recipe("base", tmp_path)
+    config = yaml.safe_load(base.read_text())
+    config["model"]["denoiser"]["init_args"]["attention_levels"] = [1]
+    base.write_text(yaml.safe_dump(config | {"start": {}}))
+    nodes = [GrowthNode(ROOT, 4), *(GrowthNode(c, 2, ROOT, o) for c, o in zip(ROOT.children, overrides, strict=True))]
+    if message is None:
+        assert grow(tmp_path / "out", base, nodes, STAGE, overrides=OVERRIDES, dry_run=True) is None
+        return
+    with pytest.raises(ValueError, match=message):
+        grow(tmp_path / "out", base, nodes, STAGE, overrides=OVERRIDES, dry_run=True)
+
+
+def test_a_parent_that_goes_on_after_its_children_is_refused(grown: Path, recipe: Recipe, tmp_path: Path) -> None:
+    """They started from the weights that it had before; of a parent that is removed, too."""
+    output = Path(shutil.copytree(grown, tmp_path / "grown"))
+    base, longer = recipe("base", tmp_path), [GrowthNode(ROOT, 6), *NODES[1:]]
+    with pytest.raises(ValueError, match=r"node \(1, 0\) was grown from \(0, 0\), which is at step 4 of 6: remove "):
+        grow(output, base, longer, STAGE, overrides=OVERRIDES, dry_run=True)
+    for child in ("1-0", "1-1"):
+        shutil.rmtree(output / child)
+    assert grow(output, base, longer, STAGE, overrides=OVERRIDES, dry_run=True) is None
+
+
+def test_a_node_that_has_lost_its_parent_is_told(
+    grown: Path, recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    alone = [GrowthNode(Interval(1, 0), 2), GrowthNode(Interval(1, 1), 4)]
+    grow(grown, recipe("base", tmp_path), alone, STAGE, overrides=OVERRIDES, dry_run=True)
+    assert f"{grown / '1-0'} is done, with start.checkpoint {grown / '0-0'}" in caplog.text
+
+
+def test_a_trunk_and_what_is_grown_from_it_share_network_and_noise(grown: Path, recipe: Recipe, tmp_path: Path) -> None:
+    trunk, node = TrunkStage(str(grown / "stage"), "base"), [GrowthNode(Interval(1, 1), 4)]
+    base = recipe("base", tmp_path)
+    for change, message in ((WIDE, "has channels 32, and "), ({"model.noise.mean": 0.5}, "has noise.mean 0.5, and ")):
+        with pytest.raises(ValueError, match=message):
+            grow(tmp_path / "out", base, node, STAGE, trunk=trunk, overrides=OVERRIDES | change, dry_run=True)
+    assert grow(tmp_path / "out", base, node, STAGE, trunk=trunk, overrides=OVERRIDES, dry_run=True) is None
+
+
 def schedule(nodes: list[GrowthNode], output: Path, trunk: TrunkStage | None = None) -> GrowthSchedule:
     return GrowthSchedule(output, nodes, trunk)
 

@@ -30,6 +30,7 @@ from ediffi.training import resume
 from ediffi.training.class_paths import read_recipe
 from ediffi.training.finished_run import RECIPE
 from ediffi.training.growth.compose import StageRecipe, trained_stage
+from ediffi.training.growth.networks import check_networks
 from ediffi.training.growth.schedule import GrowthNode, GrowthSchedule, TrunkStage
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ NODE = "node.yaml"
 """The recipe of a node as the schedule gives it; beside it the run writes `RECIPE`, with all defaults."""
 SCHEDULE_BAR = "ediffi.training.callbacks.schedule_bar.ScheduleBar"
 PLACES = ("start.", "model.interval")
-"""Settings of a node that its checkpoint is compared by."""
+"""Settings of a node that its checkpoint is compared by; the file of first weights may have moved."""
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 """Exit codes of a node that has saved its step after a signal."""
 PASSED_ON = (signal.SIGTERM, signal.SIGUSR1)
@@ -81,14 +82,19 @@ def grow(
 
     Raises:
         ValueError: the schedule is no tree, its leaves overlap or leave a gap, a directory has another node's run,
-            there is no such `node`, or its parent is not done.
+            there is no such `node`, its parent is not done, or goes on after it has begun; or nodes have other networks
+            than their parents, or leaves than each other.
         ChildProcessError: a node failed; the same command resumes it from its last checkpoint.
     """
     schedule, shared = GrowthSchedule(output, nodes, trunk), read_node_recipe(recipe)
     import_beside(recipe)
     runs = [node_settings(shared, schedule, node, overrides) for node in nodes]
     check_seeds(nodes, runs)
-    reached = [schedule.steps_done(node) for node in nodes]
+    check_networks(schedule, runs)
+    reached = [schedule.steps_done(node) for node in reversed(nodes)][
+        ::-1
+    ]  # children first: a parent may end meanwhile
+    schedule.check_begun(reached)
     if dry_run == "json":
         return graph(schedule, runs, reached)
     chosen = nodes if node is None else [schedule.named(node)]
@@ -197,7 +203,10 @@ def tell_changes(run: Path, settings: Mapping[str, Any]) -> None:
     before = read_recipe(run / NODE) if (run / NODE).is_file() else {}
     said = {key for recipe in (plain, before) for key, _ in resume.settings(recipe)}  # the others are defaults
     changed = {k: pair for k, pair in resume.changes(read_recipe(run / RECIPE), plain).items() if k in said}
-    told = [f"{k} {old}, not {new}" for k, (old, new) in changed.items() if not k.startswith(PLACES)]
+    names = sorted(changed, key=lambda name: not name.startswith(PLACES))
+    told = [
+        f"{k} {changed[k][0]}, not {changed[k][1]}" for k in names if not k.startswith(PLACES) or None in changed[k]
+    ]
     if told:
         more = f" and {len(told) - 1} more" if len(told) > 1 else ""
         logger.warning("%s is done, with %s%s: remove the run to train it again", run, told[0], more)

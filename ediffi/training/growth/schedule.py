@@ -95,6 +95,16 @@ class GrowthSchedule:
             state = f"is at step {done} of {parent.steps}"
             raise ValueError(f"node {node.interval} starts from {parent.interval}, which {state}; run that first")
 
+    def check_begun(self, reached: Sequence[int]) -> None:
+        """ValueError if a node has begun, and its parent is not done (any more): it started from other weights than
+        those that the schedule would give it. `reached` are the steps of the nodes."""
+        done = {node.interval: (steps, node.steps) for node, steps in zip(self.nodes, reached, strict=True)}
+        for node in self.nodes:
+            if node.parent is not None and done[node.interval][0] and done[node.parent][0] != done[node.parent][1]:
+                at, end = done[node.parent]
+                began = f"node {node.interval} was grown from {node.parent}, which is at step {at} of {end}"
+                raise ValueError(f"{began}: remove {self.run(node)} to grow it again, or give {node.parent} {at} steps")
+
     def run(self, node: GrowthNode) -> Path:
         """The run directory of a node."""
         return node.run or self.output / node.interval.label
