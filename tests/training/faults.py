@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -64,3 +65,15 @@ class Terminate(L.Callback):
             time.sleep(0.5 * self.loaders)  # for a loader to die in
             for _ in range(self.times):
                 os.kill(os.getpid(), self.number)
+
+
+class Die(L.Callback):
+    """Kills the process of a rank in a step, unless the file `once` is there, which it leaves."""
+
+    def __init__(self, step: int, rank: int, once: str) -> None:
+        self.step, self.rank, self.once = step, rank, Path(once)
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == self.step and trainer.global_rank == self.rank and not self.once.exists():
+            self.once.touch()
+            os.kill(os.getpid(), signal.SIGKILL)

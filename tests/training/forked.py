@@ -4,8 +4,10 @@ import os
 import signal
 import socket
 import sys
+import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -25,11 +27,14 @@ TORCHRUN = {
 SRUN = {"SLURM_JOB_NAME": "train", "SLURM_NODEID": "0", "SLURM_NNODES": "1"}
 
 
-def start(argv: list[str], ranks: int = 1, by: str = "torchrun", fork: bool = True) -> int:
+def start(
+    argv: list[str], ranks: int = 1, by: str = "torchrun", fork: bool = True, kill_on_bad_exit: bool = False
+) -> int:
     """Run a command in a process group of its own, a growth schedule with its nodes in it; its process id.
 
     With several `ranks`, as torchrun or srun starts them. Without `fork`, nodes are processes as grow itself starts
-    them.
+    them. With `kill_on_bad_exit`, the whole group is killed as soon as one of them fails, as `srun --kill-on-bad-exit`
+    does.
     """
     pid = os.fork()
     if pid:
@@ -54,7 +59,11 @@ def start(argv: list[str], ranks: int = 1, by: str = "torchrun", fork: bool = Tr
             os.environ |= dict.fromkeys(numbers, str(rank))
             _run(argv, _node if fork else grow._process)
         started.append(child)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in started]
+    codes = []
+    for _ in started:
+        codes.append(os.waitstatus_to_exitcode(os.wait()[1]))
+        if kill_on_bad_exit and codes[-1]:
+            os.killpg(0, signal.SIGKILL)
     os._exit(max(map(abs, codes)))
 
 
@@ -92,5 +101,31 @@ def kill(pid: int) -> None:
 
 def wait(pid: int) -> None:
     """Wait for the end of a command that should succeed."""
-    if code := os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]):
+    if code := end(pid):
         pytest.fail(f"it ended with code {code}")
+
+
+def end(pid: int) -> int:
+    """The exit code of a command, when it ends."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def left(group: int, patience: float = 20.0) -> list[str]:
+    """The processes of a group, by name and state, that still run after some seconds."""
+    until = time.monotonic() + patience
+    while found := list(_running(group)):
+        if time.monotonic() > until:
+            break
+        time.sleep(0.05)
+    return found
+
+
+def _running(group: int) -> Iterator[str]:
+    for place in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            name, _, fields = place.read_text().rpartition(")")
+        except OSError:  # it has ended
+            continue
+        state, _, of, *_ = fields.split()
+        if int(of) == group and state != "Z":
+            yield f"{name}) {state}"

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -224,6 +225,28 @@ def test_four_processes_train_a_schedule(by: str, times: int, recipe: Recipe, tm
         forked.wait(forked.start(["grow", "--config", str(place)], 4, by))
         assert regions(output / "stage") == list(ROOT.children)
         print(f"{attempt + 1} of {times} by {by}")
+
+
+@pytest.mark.filterwarnings("ignore")  # of Lightning and torch, that come with several processes
+@pytest.mark.parametrize("kill", [True, pytest.param(False, marks=SLOW)], ids=["kill-on-bad-exit", "left alone"])
+def test_a_node_that_dies_under_srun_ends_all_tasks_and_is_resumed(kill: bool, recipe: Recipe, tmp_path: Path) -> None:
+    """Of two tasks, the node of the second is killed: the first must not wait for it, nor anything go on running."""
+    place, output = many(recipe, tmp_path, steps=4)
+    base = tmp_path / "base.yaml"
+    config = yaml.safe_load(base.read_text())
+    config["trainer"]["devices"] = 2
+    die = {"class_path": "tests.training.faults.Die", "init_args": {"step": 3, "rank": 1, "once": f"{tmp_path}/died"}}
+    config["trainer"]["callbacks"].append(die)
+    base.write_text(yaml.safe_dump(config))
+    step = forked.start(["grow", "--config", str(place)], 2, "srun", kill_on_bad_exit=kill)
+    assert forked.end(step) == (-signal.SIGKILL if kill else 1)
+    assert forked.left(step) == []
+    assert (tmp_path / "died").exists()
+    assert not (output / "stage").exists()
+    first = checkpoints.steps(output / "1-0" / "checkpoints" / "last.ckpt")
+    assert first == 2, "the last that was whole"
+    forked.wait(forked.start(["grow", "--config", str(place)], 2, "srun", kill_on_bad_exit=kill))
+    assert regions(output / "stage") == list(ROOT.children)
 
 
 BESIDE = """

@@ -421,6 +421,21 @@ def test_a_callback_beside_the_recipe_is_found_and_loggers_get_the_recipe(
     assert logged["trainer.callbacks.0.init_args.decay"] == 0.999
 
 
+@pytest.mark.filterwarnings("ignore")  # of wandb
+def test_weights_and_biases_gets_the_recipe_offline(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    words = ["--trainer.logger", "WandbLogger", "--trainer.logger.save_dir", str(tmp_path)]
+    assert fit(write(recipe, tmp_path / "run", 2), *words) == 0
+    assert wandb.run.config["model.optimizer.init_args.lr"] == 0.002
+    wandb.finish()
+    (written,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
+    for name in ("model.denoiser.class_path", "model.optimizer.init_args.lr", "trainer.callbacks.0.init_args.decay"):
+        assert name.encode() in written.read_bytes()
+
+
 def test_lightning_s_own_groups_do_not_replace_ours(
     recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
