@@ -76,15 +76,14 @@ class Index:
     @classmethod
     def read(cls, folder: Path | str, complete: bool = True) -> "Index":
         """The index of a folder or URL; if it must be `complete`, a missing local shard raises FileNotFoundError.
-        ValueError: another format, no samples, a file outside of the folder, or content that is not that of its
-        "sha256"; where that is missing, in old indexes, also a local shard beside it that it does not list. A URL is
-        not asked for its shards."""
+        ValueError: another format, no samples, a file outside of the folder, content that is not that of its "sha256",
+        or, if complete, a local shard beside it that it does not list. A URL is not asked for its shards."""
         url = urls.join(str(folder), INDEX)
         if not urls.exists(url):
             ways = "write the shards first (ediffi embed, ediffi toybox shards), or their index (ediffi data index)"
             raise FileNotFoundError(f"no {INDEX} in {urls.redact(str(folder))}: {ways}")
-        index, has_digest = _parsed(urls.read_bytes(url), str(folder), url)
-        if complete and not has_digest:
+        index = _parsed(urls.read_bytes(url), str(folder), url)
+        if complete:
             _check_listed(index, str(folder))
         for shard in index.shards:
             if complete and not urls.is_remote(shard.url) and not shard.path.is_file():
@@ -247,8 +246,7 @@ def _check_listed(index: Index, folder: str) -> None:
         raise ValueError(f"{there}: move it, or remove {INDEX} and write it again (ediffi data index)")
 
 
-def _parsed(data: bytes, folder: str, url: str) -> tuple[Index, bool]:
-    """The index, and whether its content has a digest."""
+def _parsed(data: bytes, folder: str, url: str) -> Index:
     try:
         read, content = _Content.model_validate_json(data), plain_json.loads(data)
         digest = content.pop("sha256", None)
@@ -263,7 +261,7 @@ def _parsed(data: bytes, folder: str, url: str) -> tuple[Index, bool]:
             Shard(urls.join(folder, _inside(one.file)), encoders=encoders, **one.model_dump(exclude={"file"}))
             for one in read.shards
         ]
-        return Index(url, shards, encoders, read.dtype, content), digest is not None
+        return Index(url, shards, encoders, read.dtype, content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))

@@ -67,6 +67,17 @@ class Terminate(L.Callback):
                 os.kill(os.getpid(), self.number)
 
 
+class EndLate(L.Callback):
+    """Keeps the process of a rank for some seconds after a signal, as a logger does that uploads what it has."""
+
+    def __init__(self, rank: int, seconds: float) -> None:
+        self.rank, self.seconds = rank, seconds
+
+    def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
+        if trainer.global_rank == self.rank:
+            time.sleep(self.seconds)
+
+
 class Die(L.Callback):
     """Kills the process of a rank in a step, unless the file `once` is there, which it leaves."""
 

@@ -94,11 +94,15 @@ def assert_equal(one: Path, two: Path) -> None:
     assert not [name for (name, a), (_, b) in pairs if not torch.equal(a, b)]
 
 
-def start(recipe: Path, *words: str) -> "subprocess.Popen[str]":
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+def start(recipe: Path, *words: str, by: str = "lightning") -> "subprocess.Popen[str]":
     """`ediffi fit` in a process group of its own, which finds the faults of the tests, with as many threads as here."""
+    launcher = TORCHRUN if by == "torchrun" else []
     threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     return subprocess.Popen(
-        [sys.executable, "-m", "ediffi", "fit", "--config", str(recipe), *words],
+        [sys.executable, *launcher, "-m", "ediffi", "fit", "--config", str(recipe), *words],
         start_new_session=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -287,7 +291,7 @@ def test_sigterm_saves_the_step_that_runs(tiny: Tiny, capsys) -> None:
     assert_equal(whole, path)
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGUSR1", 138)])
 def test_a_signal_to_the_whole_process_group_saves_the_step(tiny: Tiny, name: str, code: int, capsys) -> None:
     """As a cluster sends it: to the loader's processes too, which leave it to the trainer."""
     path = tiny("run", 10, [fault("Terminate", step=6, name=name, loaders=True)], data={"num_workers": 1})
@@ -350,6 +354,32 @@ def test_sigterm_of_one_process_stops_all_after_the_same_step(tiny: Tiny) -> Non
     finish(whole)
     finish(path)
     assert_equal(whole, path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
+@pytest.mark.parametrize("by", ["lightning", "torchrun"])
+def test_a_signal_to_two_processes_saves_and_leaves_nothing_running(by: str, name: str, tiny: Tiny) -> None:
+    """To all that run, as a terminal's Ctrl-C and a cluster do. The one that was started takes 7 s longer to end than
+    the other, for which Lightning would kill it."""
+    late = [fault("EndLate", rank=0, seconds=7.0)] if by == "lightning" else []
+    path = tiny("run", 400, late, trainer={"devices": 2, "strategy": "ddp"}, data={"num_workers": 1})
+    running = start(path, by=by)
+    while not last(path).exists():
+        assert running.poll() is None, running.communicate()[0]
+        time.sleep(0.05)
+    number = signal.Signals[name]
+    if by == "torchrun" and name == "SIGUSR1":  # torchrun has no handler of it, and goes at once
+        (workers,) = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().splitlines()
+        for worker in workers.split():
+            os.kill(int(worker), number)
+    else:
+        os.killpg(running.pid, number)
+    output = running.communicate()[0]
+    saved = content(path)["global_step"]
+    assert f"stopped by {'Ctrl-C' if name == 'SIGINT' else name} at step {saved}; the same command resumes" in output
+    assert running.returncode == (128 + number if by == "lightning" else 1), output
+    assert forked.left(running.pid) == []
 
 
 @pytest.mark.slow

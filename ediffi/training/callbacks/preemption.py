@@ -1,4 +1,4 @@
-"""SIGTERM and SLURM's SIGUSR1, which a cluster sends before it takes the machine away, and Ctrl-C (SIGINT)."""
+"""SIGTERM and SIGUSR1, which a cluster sends before it takes the machine away, and Ctrl-C (SIGINT)."""
 
 import logging
 import os
@@ -10,6 +10,8 @@ from types import FrameType
 from typing import Any
 
 import lightning as L
+import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.optim import Optimizer
@@ -17,18 +19,18 @@ from torch.optim import Optimizer
 from ediffi.training.sharded_checkpoint import finish_saving
 
 logger = logging.getLogger(__name__)
-NAMES = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
+NAMES = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C", signal.SIGUSR1: "SIGUSR1"}
 AGAIN_AFTER = 1.0
 """Seconds before a Ctrl-C counts as another one: torchrun sends each process the one that the terminal has sent it."""
 
 
 class PreemptionCheckpoint(L.Callback):
-    """Saves the step in progress at SIGTERM or Ctrl-C and ends the run with exit code 143 or 130; the same command
-    resumes it. A second Ctrl-C ends it at once.
+    """Saves the step in progress at SIGTERM, Ctrl-C or SIGUSR1 and ends the run with exit code 143, 130 or 138; the
+    same command resumes it. A second Ctrl-C ends it at once.
 
-    Under SLURM, SIGUSR1 (`sbatch --signal=SIGUSR1@90`) does the same and puts the job back into the queue, unless
-    `SLURMEnvironment(auto_requeue=False)` is a plug-in of the trainer. The state is always that of `last.ckpt`:
-    Lightning's own `hpc_ckpt_N.ckpt` pile up, and runs do not resume from them.
+    Under srun, SIGUSR1 (`sbatch --signal=SIGUSR1@90`) also puts the job back into the queue, unless
+    `SLURMEnvironment(auto_requeue=False)` is a plug-in of the trainer, and the exit code is 143. The state is always
+    that of `last.ckpt`: Lightning's own `hpc_ckpt_N.ckpt` pile up, and runs do not resume from them.
 
     All processes end after the same step. A validation is broken off only if its step is saved already. A run that
     reaches its last step saves it too, whatever `every_n_train_steps` says.
@@ -36,7 +38,7 @@ class PreemptionCheckpoint(L.Callback):
 
     def __init__(self) -> None:
         self._saved_at = -1
-        self._number: int = signal.SIGTERM
+        self._number = 0
         self._signalled_at = 0.0
         self.signalled = False
         """The signal has reached this process."""
@@ -48,13 +50,15 @@ class PreemptionCheckpoint(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Replace the handlers that would end the run in the middle of a step; Lightning gives them back at its end."""
-        self.signalled = self._requeue = False
+        self.signalled, self._requeue, self._number = False, False, 0
         if threading.current_thread() is threading.main_thread():
-            for number in NAMES:
-                signal.signal(number, self._on_signal)
             environment = trainer._accelerator_connector.cluster_environment
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self._on_signal)
             if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
                 signal.signal(environment.requeue_signal or signal.SIGUSR1, self._on_requeue)
+            elif signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL:  # which would end the process in the step
+                signal.signal(signal.SIGUSR1, self._on_signal)
             # Lightning asks all processes for its own handler's signal at each batch, and waits for the answer.
             trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
@@ -116,13 +120,19 @@ class PreemptionCheckpoint(L.Callback):
         saver._last_global_step_saved, saver._last_checkpoint_saved = trainer.global_step, path
 
     def _stop(self, trainer: L.Trainer) -> None:
+        strategy = trainer.strategy
+        own = torch.tensor(self._number, device=strategy.root_device)
+        number = int(strategy.reduce(own, reduce_op="max"))  # of the processes that have got it
         if trainer.is_global_zero:
-            by = "SLURM's signal" if self._requeue else NAMES[signal.Signals(self._number)]
+            by = "SLURM's signal" if self._requeue else NAMES[signal.Signals(number)]
             logger.info("stopped by %s at step %d; the same command resumes the run", by, trainer.global_step)
             if self._requeue:
                 requeue()
-        trainer.strategy.barrier()  # `srun --kill-on-bad-exit` kills the others when one has ended
-        raise SystemExit(128 + self._number)
+        strategy.barrier()  # `srun --kill-on-bad-exit` kills the others when one has ended
+        # Lightning kills the process that has started the others, if one of these ends with another code than 0.
+        environment = trainer._accelerator_connector.cluster_environment
+        started = isinstance(environment, LightningEnvironment) and trainer.local_rank > 0
+        raise SystemExit(0 if started else 128 + number)
 
 
 def requeue() -> None:

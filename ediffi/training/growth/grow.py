@@ -41,7 +41,7 @@ NODE = "node.yaml"
 SCHEDULE_BAR = "ediffi.training.callbacks.schedule_bar.ScheduleBar"
 PLACES = ("start.", "model.interval")
 """Settings of a node that its checkpoint is compared by; the file of first weights may have moved."""
-INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+STOPPED = tuple(128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1))
 """Exit codes of a node that has saved its step after a signal."""
 PASSED_ON = (signal.SIGTERM, signal.SIGUSR1)
 RunNode = Callable[[Sequence[str]], int]
@@ -115,7 +115,7 @@ def grow(
             words += ["--ckpt_path", str(schedule.checkpoint(one))] if done else []
             with rendezvous(number):
                 code = (run_node or _process)(words)
-            if code in (INTERRUPTED, TERMINATED):
+            if code in STOPPED:
                 raise SystemExit(code)  # the node has said it
             if code or schedule.steps_done(one) != one.steps:
                 raise ChildProcessError(f"{label} ended with code {code} (see above); the same command resumes it")
