@@ -117,6 +117,7 @@ class ShardData(L.LightningDataModule):
         self.embedded, self.horizontal_flip, self.max_skipped = embedded, horizontal_flip, max_skipped
         self.read_ahead = read_ahead
         self._skipped: dict[str, SkippedSamples] = {}
+        self._indexes: dict[str, Index] = {}
         self._earlier_lanes: list[tuple[int, int]] = []
 
     @property
@@ -140,7 +141,8 @@ class ShardData(L.LightningDataModule):
         runs. ValueError: batches do not make the step; too many images are too small or broken; the encoders of
         training and validation differ, or their embeddings have another width than the network reads, or are of images
         on another background."""
-        indexes = [Index.read(self.folders[part]) for part in (("train", "val") if stage == "fit" else ("val",))]
+        self._indexes = {}
+        indexes = [self._index(part) for part in (("train", "val") if stage == "fit" else ("val",))]
         for index in indexes:
             if self.embedded:
                 check_background(index, self.background)
@@ -158,6 +160,12 @@ class ShardData(L.LightningDataModule):
             read = widths(self.trainer.lightning_module)
             if train.encoders:  # an old index does not record them, and the first batch is asked
                 check_embeddings(train, read)
+
+    def _index(self, part: str) -> Index:
+        """Read once a run: what a checkpoint records must be the shards that are read, not those there are by then."""
+        if part not in self._indexes:
+            self._indexes[part] = Index.read(self.folders[part])
+        return self._indexes[part]
 
     def _check_limits(self) -> None:
         """ValueError: the trainer would show batches twice, or take a step of fewer samples than the others."""
@@ -181,7 +189,7 @@ class ShardData(L.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint records of the data; with the step, it gives the position in the stream."""
-        index = Index.read(self.folders["train"])
+        index = self._index("train")
         step = self.trainer.global_step if self.trainer else 0
         return {
             "samples_per_step": self.samples_per_step,
@@ -200,7 +208,7 @@ class ShardData(L.LightningDataModule):
         if (was := state_dict["samples_per_step"]) != (now := self.samples_per_step):
             advice = "keep the product of data.batch_size, processes and trainer.accumulate_grad_batches"
             raise ValueError(f"the checkpoint is of a run with {was} samples a step, this one has {now}: {advice}")
-        index = Index.read(self.folders["train"])
+        index = self._index("train")
         check_embeddings(index, state_dict.get("encoders", {}))
         same = state_dict.get("shards") in (None, index.digest(self.transform.least_side))  # None of earlier versions
         if not same and state_dict["folder"] == self.folders["train"]:
@@ -218,7 +226,7 @@ class ShardData(L.LightningDataModule):
         self._earlier_lanes = [(epoch, lanes) for epoch, lanes in earlier]
         if now == self.lanes:
             return
-        shards = Index.read(self.folders["train"]).shards
+        shards = self._index("train").shards
         epoch = -(-position // sum(shard.samples_from(self.transform.least_side) for shard in shards))
         self._earlier_lanes.append((epoch, now))
         logger.info("data.lanes were %d: this epoch goes on with them, and epoch %d has %d", now, epoch, self.lanes)
@@ -238,7 +246,7 @@ class ShardData(L.LightningDataModule):
         assert self.trainer is not None
         part = "train" if self.trainer.training else "val"
         if part not in self._skipped:
-            least, shards = self.transform.least_side, Index.read(self.folders[part]).shards
+            least, shards = self.transform.least_side, self._index(part).shards
             self._skipped[part] = SkippedSamples(self.max_skipped, sum(shard.samples_from(least) for shard in shards))
         self._skipped[part].add(batch, self.trainer.world_size, self._total)
         return batch
@@ -259,13 +267,13 @@ class ShardData(L.LightningDataModule):
 
     def captions(self) -> Iterator[str]:
         """All training captions, in the order of the shards."""
-        for shard in Index.read(self.folders["train"]).shards:
+        for shard in self._index("train").shards:
             yield from map(caption_of, read_samples(shard.url, Tally(), reject_for_embedding))
 
     def _stream(self, part: str, start: int) -> ShardStream:
         seed = (self.seed or 0) if part == "train" else 0
         rank, size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        shards, lanes = Index.read(self.folders[part]).shards, self.lanes if part == "train" else 1
+        shards, lanes = self._index(part).shards, self.lanes if part == "train" else 1
         return ShardStream(
             shards, self.transform, self.batch_size, seed, start, rank, size, lanes, self.chunk, self.degradation,
             least_side=self.transform.least_side, embedded=self.embedded,

@@ -13,7 +13,8 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from ediffi.data.index import Index, Shard
+from ediffi.data.index import Index, Shard, write_index
+from ediffi.data.module import ShardData
 from ediffi.data.shards import decode, embeddings_of, load_shard, read_shard
 from ediffi.evaluation.datasets.toybox import held_out, render
 from ediffi.evaluation.datasets.toybox.scene import Object, Scene
@@ -108,10 +109,30 @@ def test_an_index_is_what_was_written(shard_folder: Path, tmp_path: Path) -> Non
     assert read(old) == written
     with pytest.raises(ValueError, match=rf"{index['shards'][0]['file']} is in .*, and index.json does not list it"):
         read({**old, "shards": old["shards"][1:]})
+    shutil.copy(folder / index["shards"][0]["file"], folder / "99999.tar")
+    with pytest.raises(ValueError, match=r"99999.tar is in .*, and index.json does not list it"):
+        read(index)
+    (folder / "99999.tar").unlink()
     first, *others = old["shards"]
     (_, count), *sides = first["sides"].items()
     with pytest.raises(ValueError, match=f"its sides are those of {first['samples'] - count} samples, and it has"):
         read({**old, "shards": [{**first, "sides": dict(sides)}, *others]})
+
+
+def test_a_checkpoint_records_the_shards_that_are_read(shard_folder: Path, tmp_path: Path) -> None:
+    """Not those that the folder has by then, which a resumed run would take for its own."""
+    folder = Path(shutil.copytree(shard_folder, tmp_path / "shards"))
+    data = ShardData(folder, shard_folder, 16, batch_size=4)
+    data.setup("fit")
+    before = data.state_dict()["shards"]
+    index = json.loads((folder / "index.json").read_text())
+    shutil.copy(folder / index["shards"][0]["file"], folder / "99999.tar")
+    write_index(folder / "index.json", [*index["shards"], {**index["shards"][0], "file": "99999.tar"}], index)
+    assert data.state_dict()["shards"] == before
+    again = ShardData(folder, shard_folder, 16, batch_size=4)
+    again.setup("fit")
+    with pytest.raises(ValueError, match="are not those that this run was trained on"):
+        again.load_state_dict(data.state_dict())
 
 
 @pytest.mark.parametrize("name", ["t5.tokens", "other.tokens"])
