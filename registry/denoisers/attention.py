@@ -3,7 +3,7 @@
 Shapes: `b` batch, `m` heads, `q` queries (pixels), `k` keys (pixels or tokens), `d` channels a head.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ediffi.registry.denoisers.cast import projections
 from ediffi.registry.denoisers.norm import GroupNorm
 from ediffi.registry.types import Tensors
 
@@ -57,6 +58,8 @@ class Context(Tensors):
     """Added to the scores: log of a token's weight (0 for weight 1), -inf for padding. The null token is the first.
     None where it is known that no token is masked or weighted."""
     paint: PaintedKeys | None = None
+    projected: Float[Tensor, "b k out"] | Mapping[str, Float[Tensor, "b _ out"]] | None = None
+    """What the `to_kv` of one layer makes of `tokens`, where it is known already."""
 
 
 def attend(
@@ -176,7 +179,10 @@ class OwnWidths(nn.Module):
         like = next(iter(context.tokens.values()), context.bias)
         assert like is not None  # without tokens there is a bias, that of the null token
         null = self.null.to(like.dtype).expand(len(like), -1, -1)
-        return torch.cat([null, *(self.sources[name](tokens) for name, tokens in context.tokens.items())], dim=1)
+        known = context.projected
+        if not isinstance(known, Mapping):
+            known = {name: self.sources[name](tokens) for name, tokens in context.tokens.items()}
+        return torch.cat([null, *known.values()], dim=1)
 
 
 class CrossAttention(nn.Module):
@@ -215,9 +221,24 @@ class CrossAttention(nn.Module):
     def _project(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
         q = _pixels_to_heads(self.to_q(self.norm(x)), self.head_channels)
         # tokens are not normed here: `ConditionEmbedding` has normed those of each source
-        projected = self.to_kv(context if isinstance(self.to_kv, OwnWidths) else context.tokens)
+        if isinstance(self.to_kv, OwnWidths):
+            projected = self.to_kv(context)
+        else:
+            projected = self.to_kv(context.tokens) if context.projected is None else context.projected
         k, v = (part.unflatten(-1, (-1, self.head_channels)).transpose(1, 2) for part in projected.chunk(2, dim=-1))
         return q, k, v
+
+
+def keys_values(
+    layers: Sequence[CrossAttention], context: Context
+) -> Sequence[Float[Tensor, "b k _"] | Mapping[str, Tensor] | None]:
+    """`Context.projected` for each of these layers, by one matmul for the tokens of a source, as `projections` can."""
+    if not isinstance(context.tokens, Mapping):
+        return projections([layer.to_kv for layer in layers], context.tokens)
+    own: Sequence[Any] = [layer.to_kv for layer in layers]
+    found = {n: projections([each.sources[n] for each in own], tokens) for n, tokens in context.tokens.items()}
+    each_layer = [{name: each[i] for name, each in found.items()} for i in range(len(layers))]
+    return [None if any(known is None for known in each.values()) else each for each in each_layer]  # type: ignore[misc]
 
 
 class FeedForward(nn.Module):

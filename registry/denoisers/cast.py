@@ -18,26 +18,26 @@ def call(module: nn.Module, weights: dict[str, Tensor], *arguments: Any) -> Any:
     return functional_call(module, weights, arguments) if weights else module(*arguments)
 
 
-def autocast_weights(module: nn.Module, but: str | None = None) -> dict[str, Tensor]:
+def autocast_weights(module: nn.Module, but: Sequence[str] = ()) -> dict[str, Tensor]:
     """The float32 weights of a module's convolutions and linear layers in autocast's dtype, by name.
 
-    Empty without autocast, and on a CPU. Those that fsdp has sharded are left out: it gathers them in the call. So is
-    the layer `but`.
+    Empty without autocast, and on a CPU. Those that fsdp has sharded are left out: it gathers them in the call. So are
+    layers whose names begin with one of `but`.
     """
     layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)}
-    return _cast_layers({name: layer for name, layer in layers.items() if name != but})
+    return _cast_layers({name: layer for name, layer in layers.items() if not name.startswith(tuple(but))})
 
 
-def projections(layers: Sequence[nn.Module], x: Float[Tensor, "b width"]) -> Sequence[Tensor | None]:
+def projections(layers: Sequence[nn.Module], x: Float[Tensor, "*b width"]) -> Sequence[Tensor | None]:
     """What linear layers make of one input, by one matmul with the weights of all of them, cast together.
 
-    None for each, which then has to run on its own, where `autocast_weights` casts nothing (a matmul of few rows saves
-    launches only), where fsdp has sharded a weight, and with adapters.
+    None for each, which then has to run on its own, where `autocast_weights` casts nothing (one matmul saves launches
+    only), where fsdp has sharded a weight, and with adapters.
     """
     weights = _cast_layers({str(i): layer for i, layer in enumerate(layers) if type(layer) is nn.Linear})
     sides = [[weights.get(f"{i}.{side}") for i in range(len(layers))] for side in ("weight", "bias")]
     known = [[weight for weight in side if weight is not None] for side in sides]
-    if any(len(side) < len(layers) for side in known):
+    if not layers or any(len(side) < len(layers) for side in known):
         return [None] * len(layers)
     return F.linear(x, *(torch.cat(side) for side in known)).split([len(bias) for bias in known[1]], -1)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ediffi.registry.denoisers.attention import zeroed
 from ediffi.registry.denoisers.cast import autocast_weights, call
 from ediffi.registry.denoisers.conditioning import ConditionEmbedding
-from ediffi.registry.denoisers.layers import Block, doubled, run, scale_shifts
+from ediffi.registry.denoisers.layers import Block, block_inputs, doubled, run
 from ediffi.registry.denoisers.norm import GroupNorm
 from ediffi.registry.denoisers.precondition import upsample
 from ediffi.registry.types import Conditioning
@@ -78,20 +78,21 @@ class EfficientUNet(nn.Module):
             raise ValueError("a super-resolution denoiser needs cond.low_res, and it is None")
         low_res = upsample(cond.low_res, (x.shape[-2], x.shape[-1])).to(x.dtype)
         embedding, context = call(self.embedding, autocast_weights(self.embedding), c_noise, cond)
-        inputs = embedding, context, self.gradient_checkpointing
+        rest = embedding, self.gradient_checkpointing
         levels = [*self.down, *(self.up[i] for i in reversed(range(len(self.up))))]  # in the order of use
-        shifts = scale_shifts([block for level in levels for block in level.children()], embedding)
+        every = [block for level in levels for block in level.children()]
+        inputs = block_inputs(every, embedding, context, self.gradient_checkpointing)
         h = F.pixel_unshuffle(torch.cat([x, low_res], dim=1), self.patch_size)
         h = self.stem(h.contiguous(memory_format=torch.channels_last))
         skips = []
         for level, blocks in enumerate(self.down):
             h = h if level == 0 else self.halving[level - 1](h)
             for block in blocks.children():
-                h = run(block, h, next(shifts), *inputs)
+                h = run(block, h, *next(inputs), *rest)
             skips.append(h)
         for level in reversed(range(len(self.up))):
             h = torch.cat([h, skips.pop() / math.sqrt(2)], dim=1)  # Imagen scales its skips for faster convergence
             for block in self.up[level].children():
-                h = run(block, h, next(shifts), *inputs)
+                h = run(block, h, *next(inputs), *rest)
             h = h if level == 0 else doubled(self.doubling[level - 1](h))
         return F.pixel_shuffle(self.out(self.norm(h, silu=True)), self.patch_size)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -10,7 +11,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ediffi.registry.denoisers.attention import Context, CrossAttention, FeedForward, Pointwise, SelfAttention, zeroed
+from ediffi.registry.denoisers.attention import (
+    Context,
+    CrossAttention,
+    FeedForward,
+    Pointwise,
+    SelfAttention,
+    keys_values,
+    zeroed,
+)
 from ediffi.registry.denoisers.cast import autocast_weights, call, projections
 from ediffi.registry.denoisers.conditioning import ConditionEmbedding
 from ediffi.registry.denoisers.norm import GroupNorm
@@ -122,22 +131,31 @@ class Block(nn.Module):
         return x if self.feed_forward is None else self.feed_forward(x)
 
 
-def scale_shifts(blocks: Sequence[nn.Module], embedding: Float[Tensor, "b width"]) -> Iterator[Tensor | None]:
-    """What scales and shifts each block's norm, for `run`."""
-    residuals: Sequence[Any] = [block.residual for block in blocks]
-    return iter(projections([residual.scale_shift for residual in residuals], embedding))
+def block_inputs(
+    blocks: Sequence[Any], embedding: Float[Tensor, "b width"], context: Context, checkpointing: bool
+) -> Iterator[tuple[Tensor | None, Context]]:
+    """What scales and shifts each block's norm, and its context with its keys and values if they are known, for `run`.
+
+    With `checkpointing` they are not, since those of all blocks would stay in memory.
+    """
+    attending = [block.cross_attention for block in blocks if block.cross_attention is not None and not checkpointing]
+    known = dict(zip(attending, keys_values(attending, context), strict=True))
+    shifts = projections([block.residual.scale_shift for block in blocks], embedding)
+    contexts = (replace(context, projected=known.get(block.cross_attention)) for block in blocks)
+    return zip(shifts, contexts, strict=True)
 
 
 def run(
     block: nn.Module,
     x: Tensor,
     scale_shift: Tensor | None,
-    embedding: Tensor,
     context: Context,
+    embedding: Tensor,
     checkpointing: bool,
 ) -> Tensor:
     """The block's output; with `checkpointing` its activations are recomputed in the backward pass, not stored."""
-    weights = autocast_weights(block, but=None if scale_shift is None else "residual.scale_shift")
+    known = {"residual.scale_shift": scale_shift, "cross_attention.to_kv": context.projected}
+    weights = autocast_weights(block, but=[name for name, value in known.items() if value is not None])
     if checkpointing and torch.is_grad_enabled():
         return checkpoint(call, block, weights, x, embedding, context, scale_shift, use_reentrant=False)
     return call(block, weights, x, embedding, context, scale_shift)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ediffi.registry.denoisers.attention import zeroed
 from ediffi.registry.denoisers.cast import autocast_weights, call
 from ediffi.registry.denoisers.conditioning import ConditionEmbedding
-from ediffi.registry.denoisers.layers import Block, run, scale_shifts
+from ediffi.registry.denoisers.layers import Block, block_inputs, run
 from ediffi.registry.denoisers.norm import GroupNorm
 from ediffi.registry.types import Conditioning
 
@@ -79,17 +79,17 @@ class UNet(nn.Module):
     ) -> Float[Tensor, "b 3 h w"]:
         """The raw output [b, 3, h, w]; h and w are multiples of `patch_size·2^(levels-1)`."""
         embedding, context = call(self.embedding, autocast_weights(self.embedding), c_noise, cond)
-        inputs = embedding, context, self.gradient_checkpointing
-        shifts = scale_shifts([*self.down, *self.middle, *self.up], embedding)
+        rest = embedding, self.gradient_checkpointing
+        inputs = block_inputs([*self.down, *self.middle, *self.up], embedding, context, self.gradient_checkpointing)
         h = F.pixel_unshuffle(x, self.patch_size)
         h = self.stem(h.contiguous(memory_format=torch.channels_last))  # convolutions are faster in this layout
         skips = [h]
         for block in self.down:
-            h = run(block, h, next(shifts), *inputs)
+            h = run(block, h, *next(inputs), *rest)
             skips.append(h)
         for block in self.middle:
-            h = run(block, h, next(shifts), *inputs)
+            h = run(block, h, *next(inputs), *rest)
         for block in self.up:
             h = torch.cat([h, skips.pop()], dim=1) if block.takes_skip else h
-            h = run(block, h, next(shifts), *inputs)
+            h = run(block, h, *next(inputs), *rest)
         return F.pixel_shuffle(self.out(self.norm(h, silu=True)), self.patch_size)

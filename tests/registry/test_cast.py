@@ -4,34 +4,43 @@ import pytest
 import torch
 
 from ediffi.registry import denoisers
-from ediffi.registry.denoisers import attention, cast
+from ediffi.registry.denoisers import attention, cast, layers
 from ediffi.registry.denoisers.cast import autocast_weights, projections
-from ediffi.registry.types import Conditioning
+from ediffi.registry.types import Conditioning, Embedding
 
 
-def gradients(checkpointing: bool, frozen: bool = False, autocast: bool = True) -> dict[str, torch.Tensor]:
+def gradients(
+    width: int | None, checkpointing: bool, frozen: bool = False, autocast: bool = True
+) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
-    denoiser = denoisers.create("unet_toybox", channels=32, context_width=32, gradient_checkpointing=checkpointing)
+    denoiser = denoisers.create("unet_toybox", channels=32, context_width=width, gradient_checkpointing=checkpointing)
     for name, parameter in denoiser.named_parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.05)
         parameter.requires_grad_(not (frozen and "conv1" in name))
     x, sigma = torch.randn(2, 3, 16, 16), torch.tensor([0.5, 3.0])
+    mask = torch.tensor([[True, True, True], [True, False, False]])
+    sources = {name: Embedding(torch.randn(2, 3, 128), mask, torch.randn(2, 128)) for name in ("t5", "clip_text")}
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        out = denoiser(x, sigma, Conditioning())
+        out = denoiser(x, sigma, Conditioning(sources))
     out.square().mean().backward()
     return {"out": out.detach()} | {n: p.grad for n, p in denoiser.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("width", [32, None])
 def test_weights_cast_together_change_no_bit(
-    checkpointing: bool, frozen: bool, monkeypatch: pytest.MonkeyPatch
+    width: int | None, checkpointing: bool, frozen: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only the gradient of the embedding does: one matmul sums that of all blocks, in float32."""
-    alone, exact = gradients(checkpointing, frozen), gradients(checkpointing, frozen, autocast=False)
+    alone, exact = gradients(width, checkpointing, frozen), gradients(width, checkpointing, frozen, autocast=False)
     monkeypatch.setattr(cast, "GROUPED", {"cpu"})
-    together = gradients(checkpointing, frozen)
+    matmuls = attention.keys_values
+    known: list[object] = []
+    monkeypatch.setattr(layers, "keys_values", lambda *args: known.extend(matmuls(*args)) or matmuls(*args))
+    together = gradients(width, checkpointing, frozen)
+    assert [one is not None for one in known] == ([] if checkpointing else [True] * 4)
     assert list(together) == list(alone)
     others = {name for name in alone if not torch.equal(together[name], alone[name])}
     assert {name.split(".")[1] for name in others} == {"embedding"}
@@ -42,14 +51,14 @@ def test_weights_cast_together_change_no_bit(
 @pytest.mark.parametrize("adapter", ["weight", "layer"])
 def test_layers_that_cannot_be_cast_together_run_on_their_own(adapter: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cast, "GROUPED", {"cpu"})
-    layers, x = [torch.nn.Linear(8, 4), torch.nn.Linear(8, 6)], torch.randn(3, 8)
-    assert list(projections(layers, x)) == [None, None]
+    both, x = [torch.nn.Linear(8, 4), torch.nn.Linear(8, 6)], torch.randn(3, 8)
+    assert list(projections(both, x)) == [None, None]
     with torch.autocast("cpu", torch.bfloat16):
-        for one, layer in zip(projections(layers, x), layers, strict=True):
+        for one, layer in zip(projections(both, x), both, strict=True):
             torch.testing.assert_close(one, layer(x))
         if adapter == "weight":
-            layers[1].to(torch.bfloat16)
-        assert list(projections(layers if adapter == "weight" else [layers[0], torch.nn.Identity()], x)) == [None] * 2
+            both[1].to(torch.bfloat16)
+        assert list(projections(both if adapter == "weight" else [both[0], torch.nn.Identity()], x)) == [None] * 2
 
 
 def test_only_what_autocast_would_cast_is_cast(monkeypatch: pytest.MonkeyPatch) -> None:
