@@ -342,6 +342,22 @@ def test_a_stage_is_written_again_where_its_recipe_or_a_leaf_has_changed(
         assert json.loads(config.read_text())["stages"][0]["sampling"]["num_inference_steps"] == 3
 
 
+@pytest.mark.parametrize("own", [{"checkpoint": "before.ckpt", "extend": True}, {"model": "toybox", "stage": "base"}])
+def test_a_node_s_parent_or_trunk_stands_for_what_the_recipe_starts_from(
+    own: dict[str, Any], node_recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    """Of a recipe that goes on from another run, as a later phase does; the first node goes on from there."""
+    recipe = {**node_recipe, "start": {**own, "lora": {"rank": 2}}}
+    first, second, third = GrowthNode(ROOT, 4), *(GrowthNode(child, 4, parent=ROOT) for child in ROOT.children)
+    parent = schedule([first, second, third], tmp_path)
+    trunk = schedule([first], tmp_path, TrunkStage("toybox", "base"))
+    assert node_settings(recipe, parent, first, None)["start"] == recipe["start"]
+    of_parent = {"lora": {"rank": 2}, "checkpoint": str(tmp_path / "0-0/checkpoints/last.ckpt")}
+    assert node_settings(recipe, parent, second, None)["start"] == of_parent
+    of_trunk = {"lora": {"rank": 2}, "model": "toybox", "stage": "base"}
+    assert node_settings(recipe, trunk, first, None)["start"] == of_trunk
+
+
 def test_a_scheduler_gets_the_graph_and_runs_nodes(grown: Path, recipe: Recipe, tmp_path: Path, capsys) -> None:
     output = tmp_path / "out"
     config = growth_recipe(output, tmp_path / "grow.yaml", recipe("base", tmp_path))

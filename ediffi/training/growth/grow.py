@@ -175,7 +175,10 @@ def node_settings(
         _set(settings, name, schedule.seed(node, seed))
     for name, value in node.overrides.items():
         _set(settings, name, value)
-    settings["start"] = {**settings.get("start", {}), **schedule.start(node)}
+    own = settings.get("start", {})
+    if start := schedule.start(node):  # instead of the weights that the recipe starts from; an adapter stays
+        own = {name: value for name, value in own.items() if name == "lora"}
+    settings["start"] = {**own, **start}
     trainer = settings["trainer"]
     trainer |= {"max_steps": node.steps, "default_root_dir": str(run)}
     scheduler = (settings["model"].get("lr_scheduler") or {}).get("init_args", {})
