@@ -42,6 +42,8 @@ class SaveRecipe(SaveConfigCallback):
     that a run began with is kept beside it, where a setting has changed.
     """
 
+    _text = ""  # until the training starts: `save_on_exception` may save before
+
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Nothing yet: the checkpoint is not read, nor is the directory locked."""
 
@@ -58,7 +60,7 @@ class SaveRecipe(SaveConfigCallback):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         """Write it, once."""
-        if trainer.is_global_zero and not self.already_saved:
+        if trainer.is_global_zero and self._text and not self.already_saved:
             self.already_saved = True
             self.save_config(trainer, pl_module, "fit")
 
