@@ -29,6 +29,7 @@ IMPORTS = "EDIFFI_IMPORTS"
 BESIDE = "EDIFFI_BESIDE"
 """The environment variable by which processes that this one starts know the folders of `import_beside`."""
 MODE = "recipe"
+ABSENT = re.compile(r"given class_path '([\w.]+)':\s+No module named '([\w.]+)'")
 DENIED = re.compile(r"Importing '([^']*)' is not allowed, denied by the .*? to allow it\.")
 
 
@@ -76,6 +77,9 @@ def one_sentence(error: Exception) -> str:
     """The parser's message, which has several lines and hints for programmers, as one sentence for the user."""
     if lacking := LACKING.fullmatch(str(error).strip()):
         return f"missing: {SUBCOMMAND.sub('', lacking[1])}"
+    if absent := ABSENT.search(str(error)):
+        where = "it is looked for beside the recipe that is named, and where Python looks"
+        return f"{absent[1]} cannot be imported, no module {absent[2]}: {where}"
     allowed = f"allowed are ediffi, {', '.join(LIBRARIES)}, plug-ins, and the packages that {IMPORTS} lists"
     return " ".join(DENIED.sub(rf"a recipe may not import '\1': {allowed}", " ".join(str(error).split())).split())
 

@@ -415,6 +415,12 @@ def test_a_callback_beside_the_recipe_is_found_and_loggers_get_the_recipe(
     (path.parent / "callback_beside.py").write_text(BESIDE)
     assert fit(path) == 0
     assert "from beside the recipe" in capsys.readouterr().out
+    (path.parent / "callback_beside.py").rename(tmp_path / "callback_beside.away")
+    monkeypatch.delitem(sys.modules, "callback_beside")
+    assert main(["validate", "--ckpt_path", str(last(path))]) == 2
+    assert error(capsys).startswith(
+        "ediffi: error: callback_beside.Shout cannot be imported, no module callback_beside"
+    )
     logged = yaml.safe_load((path.parent / "base" / "hparams.yaml").read_text())
     assert logged["model.optimizer.init_args.lr"] == 0.002
     assert logged["model.denoiser.class_path"] == "ediffi.registry.denoisers.unet_toybox"
