@@ -67,7 +67,9 @@ def test_it_draws_what_the_prompt_names() -> None:
     middle = torch.tensor(images[:, 96:160, 96:160]).flatten(1, 2).mean(1)
     assert middle[0].argmax() == 0, "an apple is red"
     assert middle[1].argmax() == 1, "a frog is green"
-    assert middle[2].std() < 20, "ink has no colour"
+    dark = images[2][images[2].max(-1) < 100]  # the ink, without the background that shows through
+    assert len(dark) > 0.1 * 256 * 256
+    assert dark.mean(0).std() < 10, "ink has no colour"
 
 
 def test_the_list_of_things_is_the_one_it_was_trained_on() -> None:
