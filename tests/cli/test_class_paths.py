@@ -11,7 +11,7 @@ from ediffi.cli import main
 from ediffi.cli.fit import QUIET
 from ediffi.cli.recipes import path_of
 from ediffi.training import class_paths
-from ediffi.training.resume import check_same_recipe
+from ediffi.training.resume import changes
 
 pytestmark = [pytest.mark.filterwarnings(f"ignore:{message}") for message in QUIET]
 BASE = path_of("toybox/base")
@@ -79,10 +79,9 @@ def test_an_old_run_is_resumed_by_a_new_recipe(old: Path, capsys: pytest.Capture
     (old.parent / "config.yaml").write_text(
         text.replace(*reversed(moved("SampleGrid"))).replace(*reversed(moved("OneCycle")))
     )
-    check_same_recipe(old.parent, found, dict)
+    assert changes(class_paths.read_recipe(old.parent / "config.yaml"), found) == {}
     found["model"]["denoiser"]["class_path"] = "ediffi.registry.denoisers.unet_base64"
-    with pytest.raises(ValueError, match=r"model\.denoiser\.class_path"):
-        check_same_recipe(old.parent, found, dict)
+    assert "model.denoiser.class_path" in changes(class_paths.read_recipe(old.parent / "config.yaml"), found)
 
 
 def moved(name: str) -> tuple[str, str]:

@@ -173,12 +173,11 @@ def node_settings(
         if isinstance(seed, bool):
             raise ValueError(f"seed_everything of a growth schedule must be a number, got {seed}")
         _set(settings, name, schedule.seed(node, seed))
+    if start := schedule.start(node):  # instead of the weights that the recipe starts from; an adapter stays
+        settings["start"] = {name: value for name, value in settings.get("start", {}).items() if name == "lora"}
     for name, value in node.overrides.items():
         _set(settings, name, value)
-    own = settings.get("start", {})
-    if start := schedule.start(node):  # instead of the weights that the recipe starts from; an adapter stays
-        own = {name: value for name, value in own.items() if name == "lora"}
-    settings["start"] = {**own, **start}
+    settings["start"] = {**settings.get("start", {}), **start}
     trainer = settings["trainer"]
     trainer |= {"max_steps": node.steps, "default_root_dir": str(run)}
     scheduler = (settings["model"].get("lr_scheduler") or {}).get("init_args", {})
