@@ -6,6 +6,7 @@ import os
 import random
 import sys
 import termios
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from tqdm import tqdm
 
 from ediffi.evaluation.images import claim, stamp
 from ediffi.evaluation.images.generate import Generated, Store, generate, open_store
@@ -143,6 +145,12 @@ class Slow(Hashes):
         return super().__call__(prompts, first_index)
 
 
+def generate_alone(*arguments: Any) -> None:
+    """In a process with a lock of its own for the bars: one that is killed while it holds a shared one keeps it."""
+    tqdm.set_lock(threading.RLock())
+    generate(*arguments, **SIZE)
+
+
 @pytest.mark.parametrize("shard_size", [None, 16])
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_ten_kills_lose_nothing(shard_size: int | None, tmp_path: Path) -> None:
@@ -150,7 +158,7 @@ def test_ten_kills_lose_nothing(shard_size: int | None, tmp_path: Path) -> None:
 
     def start(folder: Path) -> Any:
         store = open_store(folder, 300, shard_size)
-        run = multiprocessing.get_context("fork").Process(target=generate, args=(Slow(), prompts, store), kwargs=SIZE)
+        run = multiprocessing.get_context("fork").Process(target=generate_alone, args=(Slow(), prompts, store))
         run.start()
         return run
 
