@@ -91,9 +91,8 @@ def grow(
     runs = [node_settings(shared, schedule, node, overrides) for node in nodes]
     check_seeds(nodes, runs)
     check_networks(schedule, runs)
-    reached = [schedule.steps_done(node) for node in reversed(nodes)][
-        ::-1
-    ]  # children first: a parent may end meanwhile
+    steps = {node.interval: schedule.steps_done(node) for node in reversed(nodes)}  # a parent may end meanwhile
+    reached = [steps[node.interval] for node in nodes]
     schedule.check_begun(reached)
     if dry_run == "json":
         return graph(schedule, runs, reached)
