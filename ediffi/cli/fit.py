@@ -138,6 +138,8 @@ def _explained(error: Exception) -> Exception | None:
     text = str(error)
     if type(error).__name__ == "ArgumentError":
         return UsageError(with_advice(one_sentence(error)))
+    if isinstance(error, ValueError) and text.startswith("Does not validate"):  # what a class of the recipe is given
+        return ValueError(one_sentence(error))
     if type(error).__name__ == "MisconfigurationException":  # Lightning: settings that exclude each other
         return ValueError(text)
     if isinstance(error, pickle.UnpicklingError):  # the checkpoint of --ckpt_path

@@ -30,6 +30,9 @@ BESIDE = "EDIFFI_BESIDE"
 """The environment variable by which processes that this one starts know the folders of `import_beside`."""
 MODE = "recipe"
 ABSENT = re.compile(r"given class_path '([\w.]+)':\s+No module named '([\w.]+)'")
+OPTIONAL = re.compile(
+    r"Does not validate against any of the Union subtypes .*? Errors: - (.*?) - Expected a <class 'NoneType'>.*"
+)
 DENIED = re.compile(r"Importing '([^']*)' is not allowed, denied by the .*? to allow it\.")
 
 
@@ -81,7 +84,8 @@ def one_sentence(error: Exception) -> str:
         where = "it is looked for beside the recipe that is named, and where Python looks"
         return f"{absent[1]} cannot be imported, no module {absent[2]}: {where}"
     allowed = f"allowed are ediffi, {', '.join(LIBRARIES)}, plug-ins, and the packages that {IMPORTS} lists"
-    return " ".join(DENIED.sub(rf"a recipe may not import '\1': {allowed}", " ".join(str(error).split())).split())
+    told = OPTIONAL.sub(r"\1", " ".join(str(error).split()))  # of a class that may also be left out
+    return " ".join(DENIED.sub(rf"a recipe may not import '\1': {allowed}", told).split())
 
 
 @contextmanager

@@ -152,10 +152,26 @@ def byte_pairs_of(folder: Path) -> dict[str, int]:
     return AutoTokenizer.from_pretrained(folder, local_files_only=True).get_vocab()
 
 
-@pytest.mark.parametrize("wrong", [{}, {"vision": {}}, {"start": Path("x"), "text": {}}])
+@pytest.mark.parametrize(
+    "wrong", [{}, {"vision": {}}, {"start": Path("x"), "text": {}}, {"start": Path("x"), "embed_dim": 64}]
+)
 def test_a_clip_is_from_scratch_or_from_another(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="either vision and text, from scratch, or start"):
         ClipTraining(**wrong)
+
+
+def test_images_of_another_size_and_a_missing_clip_are_one_sentence(recipe: Recipe, tmp_path: Path, capsys) -> None:
+    assert main(["fit", "--config", str(recipe("clip", image_size=16))]) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line == "ediffi: error: this CLIP reads images of 32 pixels, and those of data have 16"
+    path, gone = recipe("clip"), tmp_path / "gone"
+    config = yaml.safe_load(path.read_text())
+    config["model"]["init_args"] = {"start": str(gone)}
+    path.write_text(yaml.safe_dump(config))
+    assert main(["fit", "--config", str(path)]) in (1, 2)
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"ediffi: error: no folder '{gone}': expected a CLIP, a folder with open_clip_config.json")
+    assert "NoneType" not in line
 
 
 def test_the_registry_loads_what_a_t5_run_leaves(recipe: Recipe, tmp_path: Path) -> None:

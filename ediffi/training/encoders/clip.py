@@ -28,6 +28,7 @@ from ediffi.training.one_cycle import in_steps
 
 MAX_SCALE = math.log(100)
 """The logits' scale is at most 100: larger ones make training unstable (Radford et al. 2021, section 2.5)."""
+EMBED_DIM, VOCABULARY, CONTEXT_LENGTH = 128, 4096, 77
 PARTS = 4
 """Parts of a batch of captions."""
 
@@ -41,8 +42,8 @@ class ClipTraining(L.LightningModule):
         vision: `vision_cfg` of open_clip, such as `{image_size: 64, patch_size: 8, width: 192, layers: 4}`, or a list
             of `layers` for a ResNet. `image_size` is the data's.
         text: `text_cfg` of open_clip, such as `{width: 192, heads: 4, layers: 4}`.
-        start: instead of vision and text, the folder of a CLIP to train on from: its weights, settings and tokenizer,
-            as another run's `encoder/`.
+        start: instead of all settings of the network, the folder of a CLIP to train on from: its weights, settings and
+            tokenizer, as another run's `encoder/`.
         embed_dim: width of the space that images and texts share.
         vocabulary: tokens at most; they are learned from the captions.
         context_length: tokens of a text at most, the begin and the end token included.
@@ -60,16 +61,17 @@ class ClipTraining(L.LightningModule):
         vision: dict[str, Any] | None = None,
         text: dict[str, Any] | None = None,
         start: Path | None = None,
-        embed_dim: int = 128,
-        vocabulary: int = 4096,
-        context_length: int = 77,
+        embed_dim: int = EMBED_DIM,
+        vocabulary: int = VOCABULARY,
+        context_length: int = CONTEXT_LENGTH,
         optimizer: OptimizerCallable = paper_adamw,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__()
         if vocabulary < 100:
             raise ValueError(f"vocabulary must be at least 100 tokens, got {vocabulary}")
-        if start is not None and vision is None and text is None:
+        others = vision, text, embed_dim, vocabulary, context_length
+        if start is not None and others == (None, None, EMBED_DIM, VOCABULARY, CONTEXT_LENGTH):
             self.settings, self.model, self._known_tokenizer = _read_clip(start)
             context_length = self.settings["model_cfg"]["text_cfg"].get("context_length", context_length)
         elif start is None and vision is not None and text is not None:
@@ -81,7 +83,8 @@ class ClipTraining(L.LightningModule):
             self.settings, self._known_tokenizer = {"model_cfg": model, "preprocess_cfg": prepared}, None
             self.model = _built(model)
         else:
-            raise ValueError("a CLIP has either vision and text, from scratch, or start, the folder of another CLIP")
+            rest = "start alone, the folder of another CLIP with all of its sizes"
+            raise ValueError(f"a CLIP has either vision and text, from scratch, or {rest}")
         self.model.to(memory_format=torch.channels_last)  # the fast layout of a ResNet's convolutions
         mean, std = (torch.tensor(self.settings["preprocess_cfg"][name]) for name in ("mean", "std"))
         self.register_buffer("_factor", (0.5 / std).view(3, 1, 1), persistent=False)
@@ -92,6 +95,13 @@ class ClipTraining(L.LightningModule):
     def configure_callbacks(self) -> list[L.Callback]:
         """What makes the tokenizer and writes the encoder, and the recipe's settings of the optimiser."""
         return [EncoderFolder(), OptimizerSettings()]
+
+    def setup(self, stage: str) -> None:
+        """ValueError: the data's images are not of the CLIP's size."""
+        transform, size = self.trainer.datamodule.transform, self.model.visual.image_size  # type: ignore[attr-defined]
+        height = size if isinstance(size, int) else size[0]
+        if height != (given := transform.crop or transform.size):
+            raise ValueError(f"this CLIP reads images of {height} pixels, and those of data have {given}")
 
     def learn_tokenizer(self, captions: Iterable[str]) -> Any:
         """A tokenizer with at most `vocabulary` tokens; that of `start`, if there is one."""

@@ -146,6 +146,7 @@ def test_the_shards_are_those_that_the_commands_read(
         (["--concepts", "1"], "concepts must be from 2 to 171, got 1"),
         (["--size", "8"], "size must be at least 16, got 8"),
         (["--count", "0"], "count must be at least 1, got 0"),
+        (["--style-captions", "1.5"], "the share of style captions must be from 0 to 1, got 1.5"),
     ],
 )
 def test_wrong_input_is_one_sentence(
@@ -173,3 +174,16 @@ def test_any_number_of_processes_writes_the_same_shards(small: world.World, tmp_
     assert indexes[0].read_bytes() == indexes[1].read_bytes()
     with pytest.raises(ValueError, match="workers must be at least 1, got 0"):
         shards.write_scenes(small, tmp_path / "none", 32, 10, workers=0)
+
+
+def test_a_share_of_the_captions_tells_the_style_alone(small: world.World) -> None:
+    """Of the same scenes; the other captions are as they were."""
+    plain, mixed = ([shards.scene_and_caption(small, 0, "train", k, share) for k in range(200)] for share in (0.0, 0.5))
+    assert [scene for scene, _ in plain] == [scene for scene, _ in mixed]
+    pairs = [(one, two, scene) for (scene, one), (_, two) in zip(plain, mixed, strict=True)]
+    changed = [(caption, scene) for before, caption, scene in pairs if before != caption]
+    assert 70 <= len(changed) <= 130
+    for caption, scene in changed:
+        assert caption.style_name in world.STYLES[scene.style]
+        assert re.fullmatch(rf"a (picture|drawing) in {caption.style_name} style|an emoji in .* style", caption.text)
+        assert all(not thing["spans"] for thing in captions.facts(scene, caption)["things"])
