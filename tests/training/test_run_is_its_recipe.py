@@ -437,6 +437,7 @@ def test_weights_and_biases_gets_the_recipe_offline(
     assert fit(write(recipe, tmp_path / "run", 2), *words) == 0
     assert wandb.run.config["model.optimizer.init_args.lr"] == 0.002
     wandb.finish()
+    wandb.teardown()  # its process may still write
     (written,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
     for name in ("model.denoiser.class_path", "model.optimizer.init_args.lr", "trainer.callbacks.0.init_args.decay"):
         assert name.encode() in written.read_bytes()
