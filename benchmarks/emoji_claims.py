@@ -25,13 +25,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from ensemble_gain import ARMS, interval, share
 from PIL import Image
 from scipy import stats
 from tqdm import tqdm
 
-from ediffi.diffusion.noise import ROOT, Complement, Interval, NoiseInterval
+from ediffi.diffusion.noise import NoiseInterval
+from ediffi.evaluation.datasets.captioned import CaptionedImage
 from ediffi.evaluation.datasets.emoji.dataset import EmojiScenes
-from ediffi.evaluation.datasets.emoji.scene_judge import seen
 from ediffi.evaluation.metrics.features import load_extractor
 from ediffi.evaluation.metrics.frechet import Moments, frechet_distance
 from ediffi.hub.finding import CONFIG
@@ -49,12 +50,6 @@ from ediffi.training.growth.schedule import GrowthNode, TrunkStage
 from reproduction.drawing import bars, lines
 from reproduction.judging import BANDS, band_losses
 
-LOW, HIGH = Interval(2, 0), Interval(2, 3)
-ARMS: dict[str, Sequence[NoiseInterval]] = {
-    "single": (ROOT,),
-    "two experts": ROOT.children,
-    "three experts": (LOW, Complement((LOW, HIGH)), HIGH),
-}
 ENCODERS = {"MiniLM": ("clip_text",), "CLIP": ("t5",), "both": ()}
 """What is dropped."""
 FRACTIONS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0)
@@ -68,7 +63,6 @@ class Claims:
         self.options, self.output = options, options.output
         self.cascade = Cascade.from_pretrained(options.model)
         self.cascade = self.cascade.up_to(self.cascade.stages[0].name)
-        self.scenes = EmojiScenes(options.suite)
         self.output.mkdir(parents=True, exist_ok=True)
 
     def kept(self, name: str, measure: Callable[[], Any]) -> Any:
@@ -78,18 +72,18 @@ class Claims:
             replace(path, json.dumps(measure()))
         return json.loads(path.read_text())
 
-    def prompts(self, kind: str, suite: EmojiScenes | None = None) -> list[dict[str, Any]]:
-        """The truth of the first prompts of a kind."""
-        scenes = (suite or self.scenes)._scenes.values()
-        return [scene for scene in scenes if scene["kind"] == kind][: self.options.prompts]
+    def prompts(self, kind: str, root: Path | None = None) -> tuple[EmojiScenes, list[CaptionedImage]]:
+        """The first prompts of a kind, and the dataset that measures their images."""
+        dataset = EmojiScenes(root or self.options.suite, (kind,))
+        return dataset, dataset.items()[: self.options.prompts]
 
     def images(
-        self, cascade: Cascade, scenes: Sequence[dict[str, Any]], without: Sequence[str] = ()
+        self, cascade: Cascade, items: Sequence[CaptionedImage], without: Sequence[str] = ()
     ) -> list[Image.Image]:
         """An image for each caption, image k of (0, k); sources that are left out are dropped."""
         made: list[Image.Image] = []
-        for first in tqdm(range(0, len(scenes), BATCH), desc="images", unit="batch", mininterval=5):
-            captions = [scene["caption"] for scene in scenes[first : first + BATCH]]
+        for first in tqdm(range(0, len(items), BATCH), desc="images", unit="batch", mininterval=5):
+            captions = [item.caption for item in items[first : first + BATCH]]
             cond: Conditioning = self.cascade.encode(captions)
             for source in without:
                 cond = cond.drop(source, torch.ones(len(captions), dtype=torch.bool))
@@ -97,20 +91,14 @@ class Claims:
             made += list(shown)
         return made
 
-    def right(self, scene: dict[str, Any], image: Image.Image) -> dict[str, bool]:
-        """Whether the judge finds the thing and the style of a scene with one thing."""
-        judge = self.scenes.judge
-        reading = judge.look(image)
-        (thing,) = scene["things"]
-        return {
-            "thing": judge.concepts[seen(reading, 1)[0]] == thing["hexcode"],
-            "style": judge.styles[int(np.argmax(reading.styles))] == scene["style"],
-        }
-
-    def rates(self, scenes: Sequence[dict[str, Any]], images: Sequence[Image.Image]) -> dict[str, float]:
+    def rates(
+        self, dataset: EmojiScenes, items: Sequence[CaptionedImage], images: Sequence[Image.Image]
+    ) -> dict[str, float]:
         """The shares of the images with the right thing, and with the right style."""
-        found = [self.right(*pair) for pair in zip(scenes, images, strict=True)]
-        return {name: float(np.mean([one[name] for one in found])) for name in ("thing", "style")}
+        found = [dataset.measure(*pair) for pair in zip(items, images, strict=True)]
+        (kind,) = dataset.protocol["kinds"]
+        measures = {"thing": f"{kind}/concept", "style": f"{kind}/style"}
+        return {name: float(np.mean([one[key] for one in found])) for name, key in measures.items()}
 
 
 def experts(claims: Claims) -> dict[str, Any]:
@@ -127,10 +115,10 @@ def experts(claims: Claims) -> dict[str, Any]:
     for arm in list(ARMS)[1:]:
         pairs = [(of_seed[arm], of_seed["single"]) for of_seed in found.values()]
         bands = [[100 * (a["bands"][k] / b["bands"][k] - 1) for a, b in pairs] for k in range(BANDS)]
-        change[arm] = {"loss by band, %": [_over_seeds(values) for values in bands]}
-        change[arm]["loss, %"] = _over_seeds([100 * (sum(a["bands"]) / sum(b["bands"]) - 1) for a, b in pairs])
+        change[arm] = {"loss by band, %": [interval(values) for values in bands]}
+        change[arm]["loss, %"] = interval([100 * (sum(a["bands"]) / sum(b["bands"]) - 1) for a, b in pairs])
         for key in found_trunk.keys() - {"bands"}:
-            change[arm][key] = _over_seeds([a[key] - b[key] for a, b in pairs])
+            change[arm][key] = interval([a[key] - b[key] for a, b in pairs])
     series = {arm: change[arm]["loss by band, %"] for arm in change}
     axes = {
         "xlabel": "eighth of the training noise, the least noisy first",
@@ -143,7 +131,7 @@ def experts(claims: Claims) -> dict[str, Any]:
 def _arm(claims: Claims, name: str, arm: str, seed: int) -> dict[str, Any]:
     options, stage = claims.options, claims.cascade.stages[0]
     place = claims.output / "runs" / name
-    nodes = [_node(region, round(options.steps * _share(region))) for region in ARMS[arm]]
+    nodes = [_node(region, round(options.steps * share(region))) for region in ARMS[arm]]
     settings = {
         "seed_everything": 1000 + seed,
         "data.train": str(options.train),
@@ -166,10 +154,6 @@ def _node(region: NoiseInterval, steps: int) -> GrowthNode:
     return GrowthNode(region, steps, overrides=changes | {"trainer.callbacks.1.init_args.every_n_train_steps": steps})
 
 
-def _share(region: NoiseInterval) -> float:
-    return float(sum(high - low for low, high in region.spans))
-
-
 def _measured(claims: Claims, cascade: Cascade) -> dict[str, Any]:
     """Losses by band, rates, and the Fréchet distance to the drawings of the same captions."""
     (stage,) = cascade.stages
@@ -180,12 +164,11 @@ def _measured(claims: Claims, cascade: Cascade) -> dict[str, Any]:
     every: list[Image.Image] = []
     drawn: list[Image.Image] = []
     for kind in ("seen pairs", "held-out pairs"):
-        scenes = claims.prompts(kind)
-        images = claims.images(cascade, scenes)
-        found |= {f"{kind}, {name}": rate for name, rate in claims.rates(scenes, images).items()}
+        dataset, items = claims.prompts(kind)
+        images = claims.images(cascade, items)
+        found |= {f"{kind}, {name}": rate for name, rate in claims.rates(dataset, items, images).items()}
         every += images
-        pictures = claims.options.suite / "pictures"
-        drawn += [Image.open(pictures / f"{scene['key']}.png").resize(images[0].size) for scene in scenes]
+        drawn += [dataset.reference(item, images[0].width) for item in items]
     extractor = load_extractor("efficientnet-lite0", weights=claims.options.feature_weights)
     one, two = (_moments(extractor, images) for images in (every, drawn))
     return found | {"Fréchet distance": frechet_distance(one.mean, one.cov, two.mean, two.cov)}
@@ -201,12 +184,12 @@ def _moments(extractor: Any, images: Sequence[Image.Image]) -> Moments:
 
 def encoders(claims: Claims) -> dict[str, Any]:
     """Thing and style with each encoder alone and with both, short and long captions."""
-    suites = {"short": claims.scenes, "long": EmojiScenes(claims.options.long_suite)}
+    suites = {"short": claims.options.suite, "long": claims.options.long_suite}
     found: dict[str, Any] = {}
     for length, suite in suites.items():
-        scenes = claims.prompts("seen pairs", suite)
+        prompts = claims.prompts("seen pairs", suite)
         for name, without in ENCODERS.items():
-            measure = partial(_with_encoders, claims, scenes, without)
+            measure = partial(_with_encoders, claims, *prompts, without)
             found.setdefault(length, {})[name] = claims.kept(f"encoders-{length}-{name}", measure)
     shown = [(length, what) for length in found for what in ("thing", "style")]
     series = {name: [_centred(found[length][name][what]) for length, what in shown] for name in ENCODERS}
@@ -215,9 +198,11 @@ def encoders(claims: Claims) -> dict[str, Any]:
     return found
 
 
-def _with_encoders(claims: Claims, scenes: Sequence[dict[str, Any]], without: Sequence[str]) -> dict[str, Any]:
-    rates = claims.rates(scenes, claims.images(claims.cascade, scenes, without))
-    return {key: [rate, *_wilson(rate, len(scenes))] for key, rate in rates.items()}
+def _with_encoders(
+    claims: Claims, dataset: EmojiScenes, items: Sequence[CaptionedImage], without: Sequence[str]
+) -> dict[str, Any]:
+    rates = claims.rates(dataset, items, claims.images(claims.cascade, items, without))
+    return {key: [rate, *_wilson(rate, len(items))] for key, rate in rates.items()}
 
 
 def attention(claims: Claims) -> dict[str, Any]:
@@ -230,7 +215,7 @@ def attention(claims: Claims) -> dict[str, Any]:
 
 
 def _attention(claims: Claims) -> dict[str, Any]:
-    texts = [scene["caption"] for scene in claims.prompts("seen pairs")[: claims.options.watched]]
+    texts = [item.caption for item in claims.prompts("seen pairs")[1][: claims.options.watched]]
     watched = [attention_maps(claims.cascade, text, SamplingOptions(seed=seed)) for seed, text in enumerate(texts)]
     names = watched[0].shares()
     shares = {name: torch.stack([one.shares()[name] for one in watched]).mean(0).tolist() for name in names}
@@ -248,22 +233,16 @@ def switch(claims: Claims) -> dict[str, Any]:
 
 
 def _switch(claims: Claims) -> dict[str, Any]:
-    scenes = claims.prompts("seen pairs")
-    pairs = list(zip(scenes[::2], scenes[1::2], strict=False))[: claims.options.watched]
+    dataset, items = claims.prompts("seen pairs")
+    pairs = list(zip(items[::2], items[1::2], strict=False))[: claims.options.watched]
     found = np.zeros((2, len(pairs), len(FRACTIONS)))
     for row, pair in enumerate(tqdm(pairs, desc="switch", unit="pair", mininterval=5)):
         for column, fraction in enumerate(FRACTIONS):
-            then = Switch(pair[1]["caption"], 1 - fraction)
-            made: Any = claims.cascade(pair[0]["caption"], seed=row, switch=then, progress_bar=False)
-            found[:, row, column] = [claims.right(scene, made[0])["thing"] for scene in pair]
+            then = Switch(pair[1].caption, 1 - fraction)
+            made: Any = claims.cascade(pair[0].caption, seed=row, switch=then, progress_bar=False)
+            found[:, row, column] = [claims.rates(dataset, [item], [made[0]])["thing"] for item in pair]
     first, second = found.mean(1).tolist()
     return {"fractions": FRACTIONS, "pairs": len(pairs), "rates": {"first": first, "second": second}}
-
-
-def _over_seeds(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half the width of its 95 % interval, Student's t."""
-    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values) if len(values) > 1 else float("nan")
-    return float(np.mean(values)), float(half)
 
 
 def _wilson(rate: float, count: int) -> tuple[float, float]:
