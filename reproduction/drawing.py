@@ -55,7 +55,7 @@ def bars(
     for index, (name, values) in enumerate(series.items()):
         heights, halves = np.array(values, dtype=float).T
         at = np.arange(len(groups)) + width * (index - (len(series) - 1) / 2)
-        plot.bar(at, heights, 0.92 * width, yerr=np.nan_to_num(halves), capsize=2, label=name, color=COLOURS[index % 8])
+        plot.bar(at, heights, 0.92 * width, yerr=halves, capsize=2, label=name, color=COLOURS[index % 8])
     plot.axhline(0, color="black", linewidth=0.8)
     plot.set(**axes)
     plot.set_xticks(range(len(groups)), groups, fontsize=8)
