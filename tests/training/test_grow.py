@@ -302,11 +302,12 @@ def test_of_several_machines_the_first_composes(
     assert (grown / "stage" / "config.json").stat().st_mtime_ns == before
 
 
-def test_many_processes_end_whole_at_once(grown: Path, recipe: Recipe, tmp_path: Path) -> None:
-    """20 times 4 tasks of a finished schedule, told apart by srun, torchrun or nothing; half without a stage."""
+@pytest.mark.parametrize("attempts", [6, pytest.param(20, marks=pytest.mark.slow)])
+def test_many_processes_end_whole_at_once(grown: Path, recipe: Recipe, tmp_path: Path, attempts: int) -> None:
+    """4 tasks of a finished schedule, told apart by srun, torchrun or nothing; half of the times without a stage."""
     output = Path(shutil.copytree(grown, tmp_path / "grown"))
     base = recipe("base", tmp_path)
-    for attempt in range(20):
+    for attempt in range(attempts):
         if attempt % 2:
             shutil.rmtree(output / "stage")
         written = (output / "stage" / "config.json").stat().st_mtime_ns if attempt % 2 == 0 else None
