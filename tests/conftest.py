@@ -1,9 +1,12 @@
 """Every test runs with shapes and types checked, from a fixed seed, offline."""
 
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
+os.environ["TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS"] = "0"  # 150 MB for a few small kernels
 os.environ["EDIFFI_IMPORTS"] = "tests,faults"  # what the recipes of the tests name
 
 import pytest
@@ -20,6 +23,20 @@ from tests.world import model_folder, recipe, shard_folder, shards  # noqa: E402
 settings.register_profile("house", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("house")
 torch.set_num_threads(1)  # tests run in parallel (-n); threads of several processes would wait for each other
+
+
+@pytest.fixture(scope="module")
+def new_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Path]]:
+    """Makes folders that several tests of a module use, and that go with the last of them."""
+    made: list[Path] = []
+
+    def make(name: str) -> Path:
+        made.append(tmp_path_factory.mktemp(name))
+        return made[-1]
+
+    yield make
+    for folder in made:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

@@ -13,6 +13,7 @@ import tarfile
 import tomllib
 import venv
 import zipfile
+from collections.abc import Callable
 from email.message import Message
 from email.parser import Parser
 from pathlib import Path
@@ -34,13 +35,13 @@ def built(source: Path, folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return built(ROOT, tmp_path_factory.mktemp("wheel"))
+def wheel(new_folder: Callable[[str], Path]) -> Path:
+    return built(ROOT, new_folder("wheel"))
 
 
 @pytest.fixture(scope="module")
-def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sources")
+def sources(new_folder: Callable[[str], Path]) -> Path:
+    folder = new_folder("sources")
     command = [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", folder]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -48,10 +49,10 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def environment(wheel: Path, new_folder: Callable[[str], Path]) -> Path:
     """The wheel's own environment. It borrows the libraries of this one, but none of its editable installs: a path
     file inside a borrowed folder is not read."""
-    folder = tmp_path_factory.mktemp("environment")
+    folder = new_folder("environment")
     venv.create(folder, with_pip=False)
     python = folder / "bin" / "python"
     pip = [sys.executable, "-m", "pip", "--python", python]

@@ -1,6 +1,7 @@
 """The script of a shell completes what the commands take."""
 
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,8 @@ echo "${{COMPREPLY[@]}}"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("completion")
+def folder(new_folder: Callable[[str], Path]) -> Path:
+    folder = new_folder("completion")
     with pytest.MonkeyPatch.context() as patch:
         written: list[str] = []
         patch.setattr("builtins.print", lambda text, **_: written.append(text))

@@ -88,9 +88,9 @@ def error(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.fixture(scope="module")
-def done(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def done(recipe: Recipe, new_folder: Callable[[str], Path]) -> Path:
     """The folder of a finished run of two steps."""
-    folder = tmp_path_factory.mktemp("done")
+    folder = new_folder("done")
     assert main(["fit", "--config", str(tiny(recipe, folder))]) == 0
     return folder / "run"
 

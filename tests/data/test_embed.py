@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +43,15 @@ SHARDS, SAMPLES = 4, 12
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def source(new_folder: Callable[[str], Path]) -> list[str]:
     """Four shards in img2dataset's layout."""
-    return img2dataset.write(tmp_path_factory.mktemp("source"), SHARDS, SAMPLES)
+    return img2dataset.write(new_folder("source"), SHARDS, SAMPLES)
 
 
 @pytest.fixture(scope="module")
-def embedded(source: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def embedded(source: list[str], new_folder: Callable[[str], Path]) -> Path:
     """Their embeddings by the encoders of the shipped Toybox."""
-    folder = tmp_path_factory.mktemp("embedded") / "out"
+    folder = new_folder("embedded") / "out"
     EmbedRun(source, folder, named_encoders(["toybox"]))(ALONE)
     return folder
 

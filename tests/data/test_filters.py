@@ -311,9 +311,9 @@ def scenes() -> list[tuple[bytes, str]]:
 
 
 @pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def head(new_folder: Callable[[str], Path]) -> Path:
     width = encoders.create("clip_image", path=CLIP).width
-    path = tmp_path_factory.mktemp("head") / "linear.safetensors"
+    path = new_folder("head") / "linear.safetensors"
     save_file({"weight": torch.randn(1, width), "bias": torch.tensor([5.0])}, path)
     return path
 

@@ -45,15 +45,15 @@ def canary(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def foreign(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def foreign(new_folder: Callable[[str], Path]) -> bytes:
     """A shard of 20 samples as img2dataset writes it."""
-    return Path(img2dataset.write(tmp_path_factory.mktemp("foreign"), 1, SAMPLES, size=32)[0]).read_bytes()
+    return Path(img2dataset.write(new_folder("foreign"), 1, SAMPLES, size=32)[0]).read_bytes()
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def own(new_folder: Callable[[str], Path]) -> bytes:
     """A shard of 20 samples with embeddings."""
-    folder = tmp_path_factory.mktemp("own")
+    folder = new_folder("own")
     rng = np.random.default_rng(0)
     samples = (
         Sample(

@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,8 +21,8 @@ SHARDS, SAMPLES = 64, 2
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("source")
+def source(new_folder: Callable[[str], Path]) -> Path:
+    folder = new_folder("source")
     img2dataset.write(folder, SHARDS, SAMPLES, size=32)
     return folder
 

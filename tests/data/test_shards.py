@@ -2,7 +2,7 @@
 
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +38,17 @@ from tests.data import img2dataset
 
 
 @pytest.fixture(scope="module")
-def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def foreign(new_folder: Callable[[str], Path]) -> Path:
     """Three shards of five samples in img2dataset's layout, without an index."""
-    folder = tmp_path_factory.mktemp("foreign")
+    folder = new_folder("foreign")
     img2dataset.write(folder, 3, 5)
     return folder
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def own(new_folder: Callable[[str], Path]) -> Path:
     """Two shards of four samples with embeddings, and their index."""
-    folder = tmp_path_factory.mktemp("own")
+    folder = new_folder("own")
     embedding = {"t5.tokens": torch.ones(2, 8, dtype=torch.bfloat16), "clip_text.tokens": torch.ones(1, 4)}
     image = Image.new("RGB", (16, 16), "red")
     samples = (Sample(f"{row}", image, "a red square", embedding, {"similarity": 0.25}) for row in range(8))

@@ -1,6 +1,7 @@
 """CLIP score: open_clip's own computation, then torchmetrics with transformers' CLIP of the same weights."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,9 @@ def saved(folder: Path, kind: Any = open_clip.CLIP, **text: Any) -> Path:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(new_folder: Callable[[str], Path]) -> Path:
     torch.manual_seed(0)
-    return saved(tmp_path_factory.mktemp("tiny-clip"))
+    return saved(new_folder("tiny-clip"))
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import json
 import math
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +43,11 @@ def drawn(model: nn.Module) -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def inception(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def inception(new_folder: Callable[[str], Path]) -> Path:
     """Randomly initialised weights with the names and shapes of torch-fidelity's, in its own format."""
     torch.manual_seed(0)
     model = inception_v3(weights=None, aux_logits=False, num_classes=1008, init_weights=False)
-    path = tmp_path_factory.mktemp("inception") / "inception.pth"
+    path = new_folder("inception") / "inception.pth"
     torch.save(drawn(model), path)
     return path
 

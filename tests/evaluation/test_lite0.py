@@ -1,5 +1,6 @@
 """EfficientNet-Lite0's features: those of timm's network, with the weights in the order of the package's file."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,9 @@ def network() -> torch.nn.Module:
 
 
 @pytest.fixture(scope="module")
-def file(network: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def file(network: torch.nn.Module, new_folder: Callable[[str], Path]) -> Path:
     """A file as the package's: timm's tensors under other names, without the counters of batches."""
-    path = tmp_path_factory.mktemp("lite0") / "weights.pth"
+    path = new_folder("lite0") / "weights.pth"
     kept = [tensor for name, tensor in network.state_dict().items() if not name.endswith("num_batches_tracked")]
     torch.save({f"layer.{number}": tensor for number, tensor in enumerate(kept)}, path)
     return path

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,9 @@ from ediffi.evaluation.pair import compare_pair
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def weights(new_folder: Callable[[str], Path]) -> Path:
     torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("inception") / "inception.pth"
+    path = new_folder("inception") / "inception.pth"
     torch.save(inception_v3(weights=None, aux_logits=False, num_classes=1008, init_weights=False).state_dict(), path)
     return path
 

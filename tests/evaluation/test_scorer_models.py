@@ -1,6 +1,6 @@
 """The scorers that ship, each on a tiny saved model of the real class, against the library's own way."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,12 @@ def batch(scorer: scorers.NamedScorer) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def squeezenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def squeezenet(new_folder: Callable[[str], Path]) -> Path:
     """A file with random weights, as torchvision's have names."""
     from torchvision.models import squeezenet1_1
 
     torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("squeezenet") / "squeezenet1_1.pth"
+    path = new_folder("squeezenet") / "squeezenet1_1.pth"
     torch.save(squeezenet1_1(weights=None).state_dict(), path)
     return path
 
@@ -154,12 +154,12 @@ def test_hpsv2_is_the_cosine_of_its_network(tiny_clip: str, tmp_path: Path) -> N
 
 
 @pytest.fixture(scope="module")
-def blip2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def blip2(new_folder: Callable[[str], Path]) -> Path:
     """A tiny BLIP-2 with a T5, and its processor, as `save_pretrained` writes them."""
     from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2Processor, BlipImageProcessor
 
     torch.manual_seed(0)
-    folder, tokenizer = tmp_path_factory.mktemp("blip2"), word_tokenizer(False, 64)
+    folder, tokenizer = new_folder("blip2"), word_tokenizer(False, 64)
     tokenizer.add_tokens(["yes", "no", "<image>"])
     small = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
     text = {"model_type": "t5", "d_model": 16, "d_kv": 8, "num_heads": 2, "d_ff": 16, "num_layers": 1}

@@ -1,6 +1,6 @@
 """Scorers by name, several networks in one pass, and what is refused."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,12 @@ CAPTIONS = [f"a red circle and {k} crosses" for k in range(9)]
 
 
 @pytest.fixture(scope="module")
-def preference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def preference(new_folder: Callable[[str], Path]) -> Path:
     """A tiny CLIP of transformers with its tokenizer, as `save_pretrained` writes them."""
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
     torch.manual_seed(0)
-    folder, tokenizer = tmp_path_factory.mktemp("preference"), word_tokenizer(True, 16)
+    folder, tokenizer = new_folder("preference"), word_tokenizer(True, 16)
     small = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     text = {**small, **ends, "vocab_size": len(tokenizer), "max_position_embeddings": 16}

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -61,30 +61,30 @@ class Environment:
 
 
 @pytest.fixture(scope="module")
-def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def wheels(new_folder: Callable[[str], Path]) -> dict[str, Path]:
     """The wheel of ediffi and that of the plug-in."""
-    folder = tmp_path_factory.mktemp("wheels")
+    folder = new_folder("wheels")
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", folder]
     subprocess.run([*pip, ROOT, PLUGIN], check=True)
     return {path.name.partition("-")[0]: path for path in folder.glob("*.whl")}
 
 
 @pytest.fixture(scope="module")
-def plain(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Environment:
+def plain(wheels: dict[str, Path], new_folder: Callable[[str], Path]) -> Environment:
     """An environment with ediffi alone."""
-    return Environment(tmp_path_factory.mktemp("plain"), [wheels["ediffi"]])
+    return Environment(new_folder("plain"), [wheels["ediffi"]])
 
 
 @pytest.fixture(scope="module")
-def both(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Environment:
+def both(wheels: dict[str, Path], new_folder: Callable[[str], Path]) -> Environment:
     """An environment with ediffi and the plug-in."""
-    return Environment(tmp_path_factory.mktemp("both"), list(wheels.values()))
+    return Environment(new_folder("both"), list(wheels.values()))
 
 
 @pytest.fixture(scope="module")
-def trained(both: Environment, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(both: Environment, new_folder: Callable[[str], Path]) -> Path:
     """The folder in which the README's commands ran."""
-    folder = tmp_path_factory.mktemp("work")
+    folder = new_folder("work")
     write_recipes(folder)
     for line in commands():
         both.run(line, folder)

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import NamedTuple
@@ -71,9 +72,9 @@ WRONG = {
 
 
 @pytest.fixture(scope="module")
-def journey(site: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Done]]:
+def journey(site: Path, new_folder: Callable[[str], Path]) -> tuple[Path, dict[str, Done]]:
     """The README's commands at small size, and some others."""
-    folder = tmp_path_factory.mktemp("journey")
+    folder = new_folder("journey")
     write_recipes(folder)
     return folder, run([*commands(), LISTED, PRINTED, *WRONG], folder, site)
 

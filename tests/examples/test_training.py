@@ -2,6 +2,7 @@
 
 import ast
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,8 +31,8 @@ PAGE, FILE = ROOT / "docs" / "train.md", ROOT / "examples" / "training" / "train
 
 
 @pytest.fixture(scope="module")
-def data(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("data")
+def data(shard_folder: Path, new_folder: Callable[[str], Path]) -> Path:
+    place = new_folder("data")
     for part in ("train", "val"):
         shutil.copytree(shard_folder, place / part)
     return place

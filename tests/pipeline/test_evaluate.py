@@ -62,18 +62,18 @@ def evaluate(tmp_path: Path, model_folder: Path, capsys: pytest.CaptureFixture[s
 
 
 @pytest.fixture(scope="module")
-def inception(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def inception(new_folder: Callable[[str], Path]) -> Path:
     torch.manual_seed(0)
     model = inception_v3(weights=None, aux_logits=False, num_classes=1008, init_weights=False)
-    path = tmp_path_factory.mktemp("inception") / "inception.pth"
+    path = new_folder("inception") / "inception.pth"
     torch.save(model.state_dict(), path)
     return path
 
 
 @pytest.fixture(scope="module")
-def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def coco(new_folder: Callable[[str], Path]) -> Path:
     """Twelve rendered scenes as COCO's files, two captions each."""
-    root = tmp_path_factory.mktemp("coco")
+    root = new_folder("coco")
     (root / "val2014").mkdir()
     (root / "annotations").mkdir()
     content: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": []}

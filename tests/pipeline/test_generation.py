@@ -87,9 +87,9 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> N
 
 
 @pytest.fixture(scope="module")
-def unbroken(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def unbroken(model_folder: Path, new_folder: Callable[[str], Path]) -> Path:
     """A run of one process that nothing disturbed; its prompts are beside it."""
-    folder = tmp_path_factory.mktemp("generation")
+    folder = new_folder("generation")
     assert main(words(prompt_file(folder), folder / "unbroken", model_folder)) == 0
     return folder / "unbroken"
 

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -46,8 +47,8 @@ def ensemble(regions=(HIGH, LOW, MIDDLE)) -> TrainedStage:
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_cascade(tmp_path_factory.mktemp("stage") / "stage", "stage", {}, None, [ensemble()])
+def saved(new_folder: Callable[[str], Path]) -> Path:
+    return save_cascade(new_folder("stage") / "stage", "stage", {}, None, [ensemble()])
 
 
 @pytest.fixture

@@ -33,8 +33,8 @@ SHIPPED = Path(encoders.__file__).parents[2] / "weights" / "toybox" / "encoders"
 
 
 @pytest.fixture(scope="module")
-def t5_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("t5")
+def t5_folder(new_folder: Callable[[str], Path]) -> Path:
+    folder = new_folder("t5")
     tokenizer = word_tokenizer(begin=False, max_length=113)
     settings = t5_settings(len(tokenizer)) | {"d_model": 32, "num_layers": 2}
     T5EncoderModel(T5Config(**settings)).save_pretrained(folder)
@@ -43,8 +43,8 @@ def t5_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("clip")
+def clip_folder(new_folder: Callable[[str], Path]) -> Path:
+    folder = new_folder("clip")
     tokenizer = word_tokenizer(begin=True, max_length=77)
     settings = clip_settings(len(tokenizer))
     settings["model_cfg"]["embed_dim"] = 48
@@ -55,8 +55,8 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bert")
+def bert_folder(new_folder: Callable[[str], Path]) -> Path:
+    folder = new_folder("bert")
     tokenizer = word_tokenizer(begin=True, max_length=64)
     BertModel(bert_config(len(tokenizer))).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -178,11 +178,11 @@ def test_a_seam_is_where_cutting_changes_nothing() -> None:
 
 
 @pytest.fixture(scope="module")
-def t5_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def t5_folder(new_folder: Callable[[str], Path]) -> Path:
     """A tiny T5 as google publishes it: with a spiece.model, trained here by sentencepiece, that transformers reads."""
     import sentencepiece
 
-    folder = tmp_path_factory.mktemp("t5")
+    folder = new_folder("t5")
     config = T5Config(vocab_size=256, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
     T5EncoderModel(config).save_pretrained(folder)
     sentencepiece.SentencePieceTrainer.train(
@@ -265,14 +265,14 @@ def clip_bpe() -> ClipTextEncoder:
 
 
 @pytest.fixture(scope="module")
-def clip_hf(tmp_path_factory: pytest.TempPathFactory) -> ClipTextEncoder:
+def clip_hf(new_folder: Callable[[str], Path]) -> ClipTextEncoder:
     """The same vocabulary in a tokenizer of transformers', in open_clip's wrapping."""
     from transformers import CLIPTokenizer
 
     own = open_clip.tokenizer.SimpleTokenizer()
     names = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
     vocabulary = {names.get(piece, piece): index for piece, index in own.encoder.items()}
-    folder = tmp_path_factory.mktemp("clip")
+    folder = new_folder("clip")
     CLIPTokenizer(vocab=vocabulary, merges=list(own.bpe_ranks)).save_pretrained(folder)
     wrapped = open_clip.tokenizer.HFTokenizer(str(folder), local_files_only=True)
     return ClipTextEncoder(open_clip.CLIP(**TINY_CLIP), wrapped)

@@ -64,9 +64,9 @@ NODES = [GrowthNode(ROOT, 4), GrowthNode(Interval(1, 0), 2, ROOT), GrowthNode(In
 
 
 @pytest.fixture(scope="module")
-def grown(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def grown(recipe: Recipe, new_folder: Callable[[str], Path]) -> Path:
     """A root and its two children, trained without a break."""
-    output = tmp_path_factory.mktemp("grown")
+    output = new_folder("grown")
     drawn: dict[str, dict[str, list[tuple[int, int]]]] = {}
     train = DiffusionStage.training_step
 
@@ -431,8 +431,8 @@ def test_no_position_of_order_noise_and_dropout_repeats(
 
 
 @pytest.fixture(scope="module")
-def node_recipe(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return read_node_recipe(recipe("base", tmp_path_factory.mktemp("recipe")))
+def node_recipe(recipe: Recipe, new_folder: Callable[[str], Path]) -> dict[str, Any]:
+    return read_node_recipe(recipe("base", new_folder("recipe")))
 
 
 def test_nodes_train_on_what_no_other_has_seen(grown: Path) -> None:

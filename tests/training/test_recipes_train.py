@@ -176,9 +176,9 @@ def small_schedule(name: str) -> Content:
 
 
 @pytest.fixture(scope="module")
-def world(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def world(shard_folder: Path, new_folder: Callable[[str], Path]) -> Path:
     """A folder as a checkout of small recipes, with data where they look for it."""
-    top = tmp_path_factory.mktemp("world")
+    top = new_folder("world")
     shards = {"toybox": shard_folder} | {kind: top / f"{kind}-shards" for kind in EMBEDDINGS}
     for kind in EMBEDDINGS:
         write_shards(shards[kind], (grey_sample(kind, number) for number in range(8)), 4, {"dataset": "random"})

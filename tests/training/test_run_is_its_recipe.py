@@ -187,9 +187,9 @@ def test_a_damaged_recipe_of_a_run_is_another_one(trainer: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def done(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def done(recipe: Recipe, new_folder: Callable[[str], Path]) -> Path:
     """A run of two steps; only read it."""
-    path = write(recipe, tmp_path_factory.mktemp("done"), 2)
+    path = write(recipe, new_folder("done"), 2)
     assert fit(path) == 0
     return path
 
@@ -372,9 +372,9 @@ def test_ctrl_c_saves_the_step_and_a_second_one_ends_at_once(
 
 
 @pytest.fixture(scope="module")
-def own_text(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def own_text(shard_folder: Path, new_folder: Callable[[str], Path]) -> Path:
     """Shards whose index does not tell the encoders of their embeddings."""
-    place = Path(shutil.copytree(shard_folder, tmp_path_factory.mktemp("own") / "shards"))
+    place = Path(shutil.copytree(shard_folder, new_folder("own") / "shards"))
     index = json.loads((place / "index.json").read_text())
     del index["encoders"], index["sha256"]
     (place / "index.json").write_text(json.dumps(index))

@@ -166,9 +166,9 @@ def test_killed_twenty_times_the_last_whole_one_stays(stage: Stage) -> None:
 
 
 @pytest.fixture(scope="module")
-def saved(recipe: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def saved(recipe: Callable[..., Path], new_folder: Callable[[str], Path]) -> Path:
     """A run of two steps in bfloat16, each step kept; only read it."""
-    path = write(recipe, tmp_path_factory.mktemp("saved") / "run", 2, data={"batch_size": 8})
+    path = write(recipe, new_folder("saved") / "run", 2, data={"batch_size": 8})
     config = yaml.safe_load(path.read_text())
     config["trainer"] |= {"strategy": {"class_path": FSDP2}, "devices": 1, "precision": "bf16-mixed"}
     kept = {"every_n_train_steps": 1, "save_top_k": -1, "save_last": True, "filename": "{step}"}

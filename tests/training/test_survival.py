@@ -195,9 +195,9 @@ def distance(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> floa
 
 
 @pytest.fixture(scope="module")
-def done(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def done(recipe: Recipe, new_folder: Callable[[str], Path]) -> Path:
     """A run of two steps of 8 samples, done; and about how large its checkpoint was thought to be."""
-    path = write(recipe, tmp_path_factory.mktemp("done"), 2, data={"batch_size": 8})
+    path = write(recipe, new_folder("done"), 2, data={"batch_size": 8})
     expected: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
         ask = run_directory.checkpoint_bytes

@@ -46,9 +46,9 @@ Recipe = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
-def plain_shards(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def plain_shards(shard_folder: Path, new_folder: Callable[[str], Path]) -> Path:
     """The shards of the small world without embeddings, as img2dataset writes them."""
-    folder = tmp_path_factory.mktemp("plain")
+    folder = new_folder("plain")
     for path in sorted(shard_folder.glob("*.tar")):
         samples = [{k: v for k, v in raw.items() if k != "safetensors"} for raw in read_shard(path)]
         write_tar(folder / path.name, samples)

@@ -1,5 +1,6 @@
 """Scenes with the image embedding of another scene in their style."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from ediffi.data.shards import Sample, decode, load_shard
 
 
 @pytest.fixture(scope="module")
-def embedded(sprites: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("embedded")
+def embedded(sprites: Path, new_folder: Callable[[str], Path]) -> Path:
+    folder = new_folder("embedded")
     shards.write_scenes(world.open_world(sprites), folder / "scenes", 32, 40, "test")
     out = ["--out", str(folder / "data"), "--encoders", "toybox", "--allow-unknown"]
     assert main(["embed", "--shards", str(folder / "scenes"), *out]) == 0

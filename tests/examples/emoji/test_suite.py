@@ -1,6 +1,7 @@
 """The suite's prompts are of their kinds, and a judge that was trained on scenes reads their pictures rightly."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +25,13 @@ def small(sprites: Path) -> world.World:
 
 
 @pytest.fixture(scope="module")
-def written(small: world.World, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return suite.write_suite(small, tmp_path_factory.mktemp("suite") / "emoji", size=64, per_kind=10).parent
+def written(small: world.World, new_folder: Callable[[str], Path]) -> Path:
+    return suite.write_suite(small, new_folder("suite") / "emoji", size=64, per_kind=10).parent
 
 
 @pytest.fixture(scope="module")
-def judge(small: world.World, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("judge")
+def judge(small: world.World, new_folder: Callable[[str], Path]) -> Path:
+    folder = new_folder("judge")
     write_scenes(small, folder / "train", 64, 512, "test", seed=1)
     write_scenes(small, folder / "test", 64, 64, "test")
     accuracy = train_judge(folder / "judge", folder / "train", folder / "test", epochs=16, width=24)
