@@ -70,15 +70,17 @@ NETWORK = {
     "unet_toybox": {"channels": 16, "head_channels": 16},
     "efficient_toybox64": {"channels": 24, "head_channels": 16},
     "efficient_toybox256": {"channels": 16},
-    "unet_base64": {"channels": 32, "channel_mults": [1, 2, 2, 2], "num_res_blocks": 1},
+    "unet_base64": {"channels": 32, "head_channels": 32, "channel_mults": [1, 1, 1, 1], "num_res_blocks": 1},
     "efficient_sr256": {
         "channels": 32,
-        "channel_mults": [1, 2, 2, 2],
+        "head_channels": 32,
+        "channel_mults": [1, 1, 1, 1],
         "num_res_blocks": [1, 1, 1, 1],
     },
     "efficient_sr1024": {
         "channels": 32,
-        "channel_mults": [1, 2, 2, 2],
+        "head_channels": 32,
+        "channel_mults": [1, 1, 1, 1],
         "num_res_blocks": [1, 1, 1, 1],
     },
 }
