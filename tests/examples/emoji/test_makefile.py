@@ -53,5 +53,12 @@ def test_a_short_road_has_fewer_steps_and_scenes() -> None:
     assert any(line[line.index("--count") + 1] == "90" for line in commands if "--count" in line)
 
 
+def test_a_short_road_is_judged_by_a_few_prompts() -> None:
+    (judged,) = [line for line in dry_run("STEPS=7", "judge") if line[1] == "evaluate"]
+    assert int(judged[judged.index("--count") + 1]) < 100
+    (whole,) = [line for line in dry_run("judge") if line[1] == "evaluate"]
+    assert "--count" not in whole
+
+
 def test_the_recipes_for_a_gpu_are_found_by_name() -> None:
     assert {"emoji/gpu/base", "emoji/gpu/sr64", "emoji/gpu/sr256", "emoji/gpu/cascade"} <= set(recipes.names())
