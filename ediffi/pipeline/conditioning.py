@@ -20,6 +20,9 @@ from ediffi.registry.types import Conditioning, Embedding, Encoder, TextEncoder
 Encoders = Mapping[str, Encoder]
 """The encoders of a model, by source."""
 
+_SHOWN = 80
+"""Characters of a prompt's end that a message shows."""
+
 
 def text_encoders(encoders: Encoders) -> dict[str, Encoder]:
     """The encoders that read the prompt, by source."""
@@ -54,8 +57,13 @@ def prompt_notices(model: str, encoders: Encoders, prompts: Sequence[str]) -> li
     for name, encoder in text_encoders(encoders).items():
         if isinstance(encoder, TextEncoder):
             ends = filter(None, map(encoder.truncated_text, texts))
-            notices += [f"too long for {name}, which does not read: {end!r}" for end in ends]
+            notices += [f"too long for {name}, which does not read: {_beginning(end)}" for end in ends]
     return notices
+
+
+def _beginning(text: str) -> str:
+    """A text for a message, the beginning alone of a long one."""
+    return repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r} and so on, {len(text):,} characters"
 
 
 def encode_each(

@@ -2,9 +2,10 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ediffi.io import png
 from ediffi.pipeline.cascade import Cascade
@@ -22,10 +23,15 @@ def sample_to_files(cascade: Cascade, prompt: str, paths: Sequence[Path], option
     inputs = made.inputs()
     for index, (path, image) in enumerate(zip(paths, made.images, strict=True)):
         png.save(image, path, {**made.settings, "index": index}, inputs)
-    stages = ", ".join(
-        f"{name} {s['sampler']} {s['num_inference_steps']} steps ({s['nfe']} NFE) guidance {s['guidance_scale']:g}"
-        for name, s in made.settings["stages"].items()
-    )
-    logger.info("%r, seed %s: %s; %.1f s", prompt, options.seed, stages, time.perf_counter() - started)
+    stages = [_stage_line(name, made.settings["stages"][name], taken) for name, taken in bar.taken.items()]
+    ran = ", ".join(stages) or "no steps"
+    logger.info("%r, seed %s: %s; %.1f s", prompt, options.seed, ran, time.perf_counter() - started)
     for path in paths:
         logger.info("%s", path.resolve())
+
+
+def _stage_line(name: str, settings: Mapping[str, Any], taken: int) -> str:
+    """What a stage did; an edit with a strength below 1 takes a part of the steps."""
+    planned = settings["num_inference_steps"]
+    steps = f"{planned} steps ({settings['nfe']} NFE)" if taken == planned else f"{taken} of {planned} steps"
+    return f"{name} {settings['sampler']} {steps} guidance {settings['guidance_scale']:g}"

@@ -1,5 +1,6 @@
 """A progress bar over the steps of all stages."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ class StepBar:
 
     def __init__(self, stages: Sequence[Stage], plan: Sequence[Sampling], disable: bool = False) -> None:
         self.steps = {s.name: p.num_inference_steps for s, p in zip(stages, plan, strict=True)}
+        self.taken: Counter[str] = Counter()  # steps of each stage that ran
         self.bar = Progress(total=sum(self.steps.values()), unit="step", disable=disable)
 
     def __call__(self, stage: str, state: SamplerState) -> None:
@@ -20,6 +22,7 @@ class StepBar:
         if self.bar.n == 0:  # an upscaled image skips the stages before its own
             for skipped in list(self.steps)[: list(self.steps).index(stage)]:
                 del self.steps[skipped]
+        self.taken[stage] += 1
         self.steps[stage] = state.num_steps  # an edit with a strength below 1 does a part of the steps
         self.bar.total = sum(self.steps.values())
         self.bar.set_description_str(stage)

@@ -13,6 +13,7 @@ import ediffi
 from ediffi import cli
 from ediffi.cli import recipes
 from ediffi.cli.parser import UsageError, call, command_parser, run
+from ediffi.hub import models
 
 ROOT = Path(__file__).resolve().parents[2]
 ALL = {name: place for group in cli.COMMANDS.values() for name, place in group.items()}
@@ -111,6 +112,12 @@ def test_only_the_module_of_the_command_is_imported() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = [name for name in ast.literal_eval(done.stderr) if name.startswith("ediffi.cli")]
     assert loaded == ["ediffi.cli.parser", "ediffi.cli", "ediffi.cli.recipes"]
+
+
+def test_what_lists_say_of_recipes_and_models_are_whole_sentences() -> None:
+    said = {name: recipes.path_of(name).read_text(encoding="utf-8").partition("\n")[0] for name in recipes.names()}
+    said |= {name: model.description for name in models.names() if (model := models.find(name))}
+    assert {name for name, line in said.items() if not line.endswith(".")} == set()
 
 
 def test_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -363,6 +363,7 @@ def test_what_is_truncated_is_told(cascade: Cascade) -> None:
     t5, clip = sorted(cascade.prompt_notices("a red circle " * 40), key=len)
     assert t5.startswith("too long for t5")
     assert clip.startswith("too long for clip_text")
+    assert max(map(len, cascade.prompt_notices("a red circle " * 300))) < 200, "the beginning alone of a long end"
     late = "a red circle " * 40 + "and a blue square"
     with pytest.raises(ValueError, match="no encoder reads the phrase"):
         cascade(late, paint=[Region("blue square", polygon(LEFT))], paint_weight=1.0)

@@ -118,10 +118,16 @@ def test_edit_and_upscale_at_the_command_line(
     assert main(["edit", str(tmp_path / "in.png"), PROMPT, "--mask", str(tmp_path / "mask.png"), *common]) == 0
     with Image.open(tmp_path / "out.png") as out:
         assert np.array_equal(np.asarray(out)[:10], np.asarray(image)[:10])
+    capsys.readouterr()
     assert main(["upscale", str(tmp_path / "in.png"), PROMPT, *common]) == 0
+    assert ": sr64 euler" in capsys.readouterr().out, "the message names the stages that ran"
     with Image.open(tmp_path / "out.png") as out:
         assert out.size == (64, 64)
-    capsys.readouterr()
+    half = ["--strength", "0.5", "--num-inference-steps", "[4,2]"]
+    assert main(["edit", str(tmp_path / "in.png"), PROMPT, *half, *common]) == 0
+    assert "base euler 2 of 4 steps" in capsys.readouterr().out
+    assert main(["edit", str(tmp_path / "in.png"), PROMPT, "--strength", "0", *common]) == 0
+    assert "no steps" in capsys.readouterr().out
     assert main(["edit", str(tmp_path / "in.png"), PROMPT, "--strength", "2", *common]) == 1
     assert "strength must be in [0, 1], got 2.0" in capsys.readouterr().err
     assert main(["edit", str(tmp_path / "gone.png"), PROMPT, *common]) == 1

@@ -14,7 +14,7 @@ from emojiworld.shards import write_scenes
 from emojiworld.sheets import write_sheets
 from emojiworld.sprites import make_sprites
 from emojiworld.suite import write_suite
-from emojiworld.world import ALL_STYLES, SIX_STYLES, STYLES, World, open_world, read_concepts
+from emojiworld.world import ALL_STYLES, SIX_STYLES, STYLES, World, names_in, open_world, read_concepts
 
 
 def main() -> int:
@@ -23,17 +23,23 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         options.run(options)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    except OSError as error:
+        return _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
+    except ValueError as error:
+        return _fail(str(error))
     return 0
+
+
+def _fail(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 1
 
 
 def sprites(options: argparse.Namespace) -> None:
     """Fetch the artists' sets by npm, and render the drawings."""
     styles = ALL_STYLES if options.all else SIX_STYLES
     if options.styles is not None:
-        styles = options.styles.split(",")
+        styles = names_in(options.styles)
     wanted = None if options.all else {concept.hexcode for concept in read_concepts()}
     counts = make_sprites(options.output, styles, options.packages, wanted, options.share_alike)
     print(", ".join(f"{style} {count}" for style, count in counts.items()), f"in {options.output}; see its NOTICE")
@@ -69,7 +75,7 @@ def judge(options: argparse.Namespace) -> None:
 
 
 def _world(options: argparse.Namespace) -> World:
-    styles = None if options.styles is None else options.styles.split(",")
+    styles = None if options.styles is None else names_in(options.styles)
     return open_world(options.sprites, options.concepts, styles, options.all)
 
 

@@ -1,7 +1,9 @@
 """How a model comes on: what the judge reads, by the number of images it was trained on."""
 
-import json
 from pathlib import Path
+from typing import Any
+
+from ediffi.io import plain_json
 
 SHOWN = {
     "seen pairs/concept": "seen pairs: the thing",
@@ -17,10 +19,20 @@ SHOWN = {
 
 
 def draw_curve(results: Path, output: Path) -> None:
-    """A figure of `results`: `points`, each with `images`, `metrics` and `intervals`, and the `aims`."""
+    """A figure of `results`: `points`, each with `images`, `metrics` and `intervals`, and the `aims`. ValueError: it
+    has others, or the output is no PNG."""
+    if output.suffix != ".png":
+        raise ValueError(f"the figure is a PNG: give it a name with .png, got {output}")
+    try:
+        _draw(plain_json.read(results), output)
+    except (KeyError, TypeError, AttributeError, ValueError):
+        needed = "points with images, metrics and intervals, and aims"
+        raise ValueError(f"{results} has no {needed}, as benchmarks/results/emoji_model.json has") from None
+
+
+def _draw(content: dict[str, Any], output: Path) -> None:
     from matplotlib.figure import Figure
 
-    content = json.loads(results.read_text(encoding="utf-8"))
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     panels = figure.subplots(2, 4, sharex=True, sharey=True)
     for panel, (metric, title) in zip(panels.flat, SHOWN.items(), strict=True):

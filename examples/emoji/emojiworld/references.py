@@ -31,11 +31,13 @@ def write_references(embedded: Path, output: Path, workers: int = 1) -> Path:
         FileExistsError: `output` has an index already.
         ValueError: the shards have no `clip_image` embeddings, or are not scenes.
     """
-    description = json.loads((embedded / INDEX).read_text())
+    found = list(enumerate(Index.read(str(embedded)).shards))
+    description = json.loads((embedded / INDEX).read_text(encoding="utf-8"))
     if "clip_image" not in description.get("encoders", {}):
         raise ValueError(f"{embedded} has no embeddings of clip_image; embed it first (ediffi embed)")
-    begin_shards(output)
-    found = list(enumerate(Index.read(str(embedded)).shards))
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}")
+    begin_shards(output, len(found))
     shards = in_processes(partial(_write_shard, output), found, workers, "references")
     return write_index(output / INDEX, shards, {**description, "reference": "style"})
 

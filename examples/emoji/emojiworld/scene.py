@@ -11,6 +11,7 @@ from typing import Final, Literal
 import numpy as np
 from PIL import Image
 
+from ediffi.io.images import open_image
 from emojiworld.world import BACKGROUNDS, DARK, Concept, World, never_together, pair_held_out
 
 Split = Literal["train", "test"]
@@ -19,6 +20,7 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 COUNT_SHARES: Final = (0.5, 0.4, 0.1)  # of scenes of one, two and three things
 RELATIONS: Final[tuple[Relation, ...]] = ("left of", "right of", "above", "below", "and")
+SIDES: Final = (16, 1024)  # pixels: the least and the most of a picture; sprites have 256
 TRIES: Final = 1000  # to find a thing that may stand beside the others
 
 
@@ -60,6 +62,15 @@ def sample_scene(world: World, rng: np.random.Generator, split: Split = "train",
         if split == "test" or not scene.held_out:
             return scene
     raise ValueError(f"no {split} scene of {number} in {TRIES} tries: give more concepts or styles")
+
+
+def check_numbers(size: int, **at_least: tuple[int, int]) -> None:
+    """ValueError: the side of pictures is not in `SIDES`, or another number is below its least: name=(value, least)."""
+    if not SIDES[0] <= size <= SIDES[1]:
+        raise ValueError(f"size must be from {SIDES[0]} to {SIDES[1]}, got {size}")
+    for name, (value, least) in at_least.items():
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
 def render(world: World, scene: Scene, size: int) -> Image.Image:
@@ -119,9 +130,8 @@ def _middling(rng: np.random.Generator, narrow: bool) -> float:
 
 @lru_cache(maxsize=2048)
 def _drawing(path: Path) -> Image.Image:
-    """A sprite as RGBA, cut to its visible pixels."""
-    with Image.open(path) as file:
-        image = file.convert("RGBA")
+    """A sprite as RGBA, cut to its visible pixels. ValueError names one that cannot be read."""
+    image = open_image(path).convert("RGBA")
     box = image.getchannel("A").point(lambda value: 255 * (value > 8)).getbbox()
     if box is None:
         raise ValueError(f"{path} is empty: nothing in it is visible")

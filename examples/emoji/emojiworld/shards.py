@@ -16,9 +16,10 @@ from ediffi.data.index import INDEX, write_index
 from ediffi.data.shards import write_tar
 from ediffi.io.files import replace
 from emojiworld.caption import Caption, describe, describe_style, facts
-from emojiworld.scene import Scene, Split, render, sample_scene
+from emojiworld.scene import Scene, Split, check_numbers, render, sample_scene
 from emojiworld.world import World
 
+HELD_OUT = "held_out.json"
 JPEG_FROM = 128  # smaller pictures are PNG: every pixel of them counts
 
 
@@ -48,16 +49,12 @@ def write_scenes(
     The scenes do not depend on `size` or `style_share`, the share of captions that tell the style alone, nor anything
     on the number of processes, `workers`. FileExistsError: the folder has an index already.
     """
-    least = {"size": 16, "count": 1, "per_shard": 1, "seed": 0, "workers": 1}
-    given = {"size": size, "count": count, "per_shard": per_shard, "seed": seed, "workers": workers}
-    for name, value in given.items():
-        if value < least[name]:
-            raise ValueError(f"{name} must be at least {least[name]}, got {value}")
+    check_numbers(size, count=(count, 1), per_shard=(per_shard, 1), seed=(seed, 0), workers=(workers, 1))
     if not 0 <= style_share <= 1:
         raise ValueError(f"the share of style captions must be from 0 to 1, got {style_share}")
-    begin_shards(output)
-    replace(output / "held_out.json", json.dumps(world.held_out(), indent=1))
     parts = [range(first, min(first + per_shard, count)) for first in range(0, count, per_shard)]
+    begin_shards(output, len(parts))
+    replace(output / HELD_OUT, json.dumps(world.held_out(), indent=1))
     write = partial(_write_shard, world, output, size, split, seed, style_share)
     shards = in_processes(write, list(enumerate(parts)), workers, f"{split} scenes")
     description = {"dataset": "emoji", "split": split, "seed": seed, "image_size": size, "styles": world.styles}
@@ -66,11 +63,15 @@ def write_scenes(
     return write_index(output / INDEX, shards, {**description, "concepts": len(world.concepts)})
 
 
-def begin_shards(output: Path) -> None:
-    """Make a folder to write shards to; FileExistsError if it has an index already."""
+def begin_shards(output: Path, count: int) -> None:
+    """Make a folder to write `count` shards to, or take one in which that was interrupted; FileExistsError: it has an
+    index already, or something else."""
     if (output / INDEX).exists():
         raise FileExistsError(f"{output / INDEX} exists: these shards are complete; choose another folder or remove it")
     output.mkdir(parents=True, exist_ok=True)
+    ours = {HELD_OUT, *map(_file_name, range(count))}
+    if others := sorted(path.name for path in output.iterdir() if path.name.removesuffix(".tmp") not in ours):
+        raise FileExistsError(f"{output} holds {others[0]}, which is none of these shards; choose another folder")
 
 
 def in_processes(
@@ -88,9 +89,13 @@ def _write_shard(
     world: World, output: Path, size: int, split: Split, seed: int, style_share: float, shard: tuple[int, range]
 ) -> dict[str, Any]:
     number, scenes = shard
-    name = f"{number:05d}.tar"
+    name = _file_name(number)
     samples = (_sample(world, size, split, seed, style_share, index) for index in scenes)
     return {"file": name, **write_tar(output / name, samples)}
+
+
+def _file_name(number: int) -> str:
+    return f"{number:05d}.tar"
 
 
 def _sample(world: World, size: int, split: Split, seed: int, style_share: float, index: int) -> dict[str, Any]:

@@ -23,14 +23,19 @@ def write_sheets(evaluation: Path, suite: Path, output: Path, count: int = 64) -
 
     Raises:
         FileNotFoundError: `evaluation` has no images of a run, or `suite` no prompts.
+        ValueError: the prompts of `evaluation` are not those of `suite`.
     """
+    if count < 1:
+        raise ValueError(f"count must be at least 1, got {count}")
     scenes = {scene["key"]: scene for scene in _lines(suite / "scenes.jsonl")}
     folders = sorted(evaluation.glob("guidance-*"))
     if not folders:
         raise FileNotFoundError(f"{evaluation} has no folder guidance-... of images")
     kinds: dict[str, list[Image.Image]] = {}
     for row, chosen in enumerate(_lines(evaluation / "selection.jsonl")):
-        scene = scenes[chosen["key"]]
+        scene = scenes.get(chosen["key"])
+        if scene is None or scene["caption"] != chosen["caption"]:
+            raise ValueError(f"{evaluation} has prompts that are not in {suite}, such as {chosen['caption']!r}")
         shown = kinds.setdefault(scene["kind"], [])
         if len(shown) < count:
             shown.append(_cell(scene, folders[0] / f"{row:05}.png", suite / "styles" / f"{scene['key']}.png"))

@@ -84,7 +84,7 @@ def make_sprites(
             if not (folder / f"{one.hexcode}.webp").exists():
                 _write(folder, source, one, drawings[one.hexcode])
         counts[style] = len(chosen)
-    replace(output / "NOTICE", notice(styles))
+    replace(output / "NOTICE", notice([style for style in SETS if any((output / style).glob("*.webp"))]))
     return counts
 
 

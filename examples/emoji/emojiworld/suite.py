@@ -10,7 +10,7 @@ from tqdm import tqdm
 from ediffi.evaluation.datasets.emoji.dataset import FILE, KINDS
 from ediffi.io.files import replace, replacing_folder
 from emojiworld.caption import SIDE, Caption, Length, describe, facts
-from emojiworld.scene import Scene, render, sample_scene
+from emojiworld.scene import Scene, check_numbers, render, sample_scene
 from emojiworld.world import World, bare, pair_held_out
 
 HALVES: Final = ((0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0), (0.0, 0.0, 1.0, 0.5), (0.0, 0.5, 1.0, 1.0))
@@ -26,8 +26,7 @@ def write_suite(
     """
     if output.exists():
         raise FileExistsError(f"{output} exists; choose another folder or remove it")
-    if per_kind < 1 or size < 16:
-        raise ValueError(f"per_kind must be at least 1 and size at least 16, got {per_kind} and {size}")
+    check_numbers(size, per_kind=(per_kind, 1), seed=(seed, 0))
     lines = []
     with replacing_folder(output) as folder:
         for name in ("pictures", "styles"):

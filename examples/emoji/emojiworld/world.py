@@ -1,13 +1,17 @@
 """What there is: concepts with their names, artists' styles, backgrounds, and what training never sees."""
 
 import csv
+import difflib
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+log = logging.getLogger(__name__)
 
 CONCEPTS: Final = Path(__file__).with_name("concepts.csv")
 
@@ -112,9 +116,11 @@ def open_world(
     """The world of a folder of sprites (STYLE/HEXCODE.webp).
 
     `concepts` is a number, so many from the top of the list, or names with commas between. `everything` takes all
-    drawings of eight colour styles in place of the list. ValueError or FileNotFoundError: unknown name, no sprites.
+    drawings of eight colour styles in place of the list. What has no drawing is left out, and told. ValueError or
+    FileNotFoundError: unknown name, no sprites.
     """
     styles = tuple(styles or (ALL_STYLES if everything else SIX_STYLES))
+    _check_once(styles, "style")
     for style in styles:
         if style not in STYLES:
             raise ValueError(f"no style {style!r}; there are {', '.join(STYLES)}")
@@ -127,6 +133,11 @@ def open_world(
         one.hexcode: tuple(style for style in styles if (sprites / style / f"{one.hexcode}.webp").exists())
         for one in listed
     }
+    if missing := [bare(one.name) for one in listed if not drawn[one.hexcode]]:
+        names = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        log.warning("left out, no drawing in these styles: %d of %d things (%s)", len(missing), len(listed), names)
+    if not (sprites / "NOTICE").is_file():
+        log.warning("%s has no NOTICE, which `sprites` writes last: it may be incomplete", sprites)
     return World(sprites, tuple(one for one in listed if drawn[one.hexcode]), styles, drawn)
 
 
@@ -135,11 +146,28 @@ def _chosen(listed: tuple[Concept, ...], wanted: str) -> tuple[Concept, ...]:
         if not 2 <= int(wanted) <= len(listed):
             raise ValueError(f"concepts must be from 2 to {len(listed)}, got {wanted}")
         return listed[: int(wanted)]
-    by_name = {bare(one.name): one for one in listed}
-    names = [name.strip() for name in wanted.split(",")]
-    if unknown := [name for name in names if name not in by_name]:
-        raise ValueError(f"no concept {unknown[0]!r}; see {CONCEPTS.name}")
-    return tuple(by_name[name] for name in dict.fromkeys(names))
+    by_name = {bare(synonym): one for one in listed for synonym in one.synonyms}
+    by_name |= {bare(one.name): one for one in listed}
+    names = [bare(name) for name in names_in(wanted)]
+    for name in names:
+        if name not in by_name:
+            near = " or ".join(difflib.get_close_matches(name, by_name))
+            raise ValueError(f"no concept {name!r}; {f'did you mean {near}?' if near else f'see {CONCEPTS.name}'}")
+    chosen = [by_name[name] for name in names]
+    _check_once([bare(one.name) for one in chosen], "concept")
+    if len(chosen) < 2:
+        raise ValueError(f"at least 2 concepts are needed, got {wanted!r}")
+    return tuple(chosen)
+
+
+def names_in(text: str) -> list[str]:
+    """The names in a text, with commas between."""
+    return [name.strip() for name in text.split(",")]
+
+
+def _check_once(names: Sequence[str], what: str) -> None:
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"the {what} {twice[0]!r} is named twice")
 
 
 def _all_concepts(sprites: Path, styles: Sequence[str]) -> tuple[Concept, ...]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -144,7 +145,12 @@ def test_the_shards_are_those_that_the_commands_read(
         (["--styles", "blob"], "no drawings in .*blob"),
         (["--concepts", "fox,accountant"], "no concept 'accountant'; see concepts.csv"),
         (["--concepts", "1"], "concepts must be from 2 to 171, got 1"),
-        (["--size", "8"], "size must be at least 16, got 8"),
+        (["--concepts", "fxo,rocket"], r"no concept 'fxo'; did you mean fox.*\?"),
+        (["--concepts", "fox"], "at least 2 concepts are needed, got 'fox'"),
+        (["--concepts", "pizza, a slice of pizza"], "the concept 'slice of pizza' is named twice"),
+        (["--styles", "noto, noto"], "the style 'noto' is named twice"),
+        (["--size", "8"], "size must be from 16 to 1024, got 8"),
+        (["--size", "100000000"], "size must be from 16 to 1024, got 100000000"),
         (["--count", "0"], "count must be at least 1, got 0"),
         (["--style-captions", "1.5"], "the share of style captions must be from 0 to 1, got 1.5"),
     ],
@@ -165,6 +171,44 @@ def test_wrong_input_is_one_sentence(
     assert emojiworld() == 1
     error = capsys.readouterr().err
     assert re.fullmatch(rf"error: {sentence}[^\n]*\n", error), error
+
+
+def test_concepts_have_their_synonyms_and_articles(sprites: Path) -> None:
+    found = world.open_world(sprites, "a fox, pizza,rocket", ["noto", "firefox"])
+    assert [one.name for one in found.concepts] == ["a fox", "a slice of pizza", "a rocket"]
+
+
+def test_what_a_folder_of_sprites_lacks_is_told(sprites: Path, caplog: pytest.LogCaptureFixture) -> None:
+    world.open_world(sprites, "fox,pizza,dog")
+    assert "left out, no drawing in these styles: 1 of 3 things (dog)" in caplog.messages
+    assert any("has no NOTICE" in message for message in caplog.messages)
+
+
+def test_a_broken_sprite_is_named(sprites: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "sprites"
+    shutil.copytree(sprites, folder)
+    for path in folder.glob("*/1f98a.webp"):
+        path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(ValueError, match=r"1f98a\.webp"):
+        shards.write_scenes(world.open_world(folder), tmp_path / "out", 32, 40)
+
+
+def test_a_folder_with_something_else_is_refused_and_an_interrupted_one_is_taken(
+    small: world.World, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "letter.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"out holds letter\.txt, which is none of these shards"):
+        shards.write_scenes(small, output, 32, 10, per_shard=4)
+    assert [path.name for path in output.iterdir()] == ["letter.txt"]
+    (output / "letter.txt").unlink()
+    for name in ("held_out.json", "00000.tar", "00002.tar.tmp"):
+        (output / name).write_text("half of it")
+    with pytest.raises(FileExistsError, match=r"holds 00002\.tar\.tmp"):  # of a run with more shards
+        shards.write_scenes(small, output, 32, 8, per_shard=4)
+    shards.write_scenes(small, output, 32, 10, per_shard=4)
+    assert len(first_shard(output)) == 4
 
 
 def test_any_number_of_processes_writes_the_same_shards(small: world.World, tmp_path: Path) -> None:

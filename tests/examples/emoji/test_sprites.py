@@ -142,6 +142,15 @@ def test_another_package_is_refused(packages: Path, tmp_path: Path) -> None:
         sprites.make_sprites(tmp_path / "sprites", ["vector"], packages)
 
 
+def test_the_notice_names_all_drawings_of_the_folder(packages: Path, tmp_path: Path) -> None:
+    """Of an earlier call too: the folder goes on as a whole."""
+    sprites.make_sprites(tmp_path / "sprites", ["vector"], packages)
+    sprites.make_sprites(tmp_path / "sprites", ["picture"], packages)
+    notice = (tmp_path / "sprites" / "NOTICE").read_text()
+    assert "drawings (vector)" in notice
+    assert "drawings (picture)" in notice
+
+
 def test_share_alike_sets_are_used_only_when_asked_for(packages: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"alike is CC-BY-SA-4.0, .*; ask for it with --share-alike"):
         sprites.make_sprites(tmp_path / "sprites", ["alike"], packages)

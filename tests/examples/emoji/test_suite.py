@@ -59,6 +59,10 @@ def test_prompts_are_of_their_kinds(small: world.World, written: Path, tmp_path:
         assert len(scene.get("areas", ())) == (2 if kind == "painted areas" else 0)
     again = suite.write_suite(small, tmp_path / "again", size=64, per_kind=10)
     assert again.read_bytes() == (written / FILE).read_bytes()
+    with pytest.raises(ValueError, match="size must be from 16 to 1024, got 7"):
+        suite.write_suite(small, tmp_path / "none", size=7)
+    with pytest.raises(ValueError, match="seed must be at least 0, got -1"):
+        suite.write_suite(small, tmp_path / "none", seed=-1)
     with pytest.raises(FileExistsError, match="again exists; choose another folder or remove it"):
         suite.write_suite(small, tmp_path / "again")
 
@@ -115,7 +119,7 @@ def test_contact_sheets_show_the_first_images_of_each_kind(written: Path, tmp_pa
     scenes = [json.loads(line) for line in (written / FILE).read_text().splitlines()][::-1]  # a run has its own order
     run = tmp_path / "run"
     (run / "guidance-3").mkdir(parents=True)
-    (run / "selection.jsonl").write_text("".join(json.dumps({"key": scene["key"]}) + "\n" for scene in scenes))
+    (run / "selection.jsonl").write_text("".join(json.dumps(scene) + "\n" for scene in scenes))
     for row in range(len(scenes)):
         Image.new("RGB", (64, 64), (4 * row, 255 - 4 * row, 128)).save(run / "guidance-3" / f"{row:05}.png")
     places = write_sheets(run, written, tmp_path / "sheets", count=9)
@@ -135,6 +139,11 @@ def test_contact_sheets_show_the_first_images_of_each_kind(written: Path, tmp_pa
             assert abs(corner - expected[10:22, 10:22]).mean() < 12
     with pytest.raises(FileNotFoundError, match=r"has no folder guidance-\.\.\. of images"):
         write_sheets(tmp_path, written, tmp_path / "none")
+    with pytest.raises(ValueError, match="count must be at least 1, got 0"):
+        write_sheets(run, written, tmp_path / "none", count=0)
+    (run / "selection.jsonl").write_text(json.dumps({**scenes[0], "caption": "a fox"}) + "\n")
+    with pytest.raises(ValueError, match=r"has prompts that are not in .*, such as 'a fox'"):
+        write_sheets(run, written, tmp_path / "none")
 
 
 def test_the_curve_of_a_model_is_drawn(tmp_path: Path) -> None:
@@ -148,3 +157,9 @@ def test_the_curve_of_a_model_is_drawn(tmp_path: Path) -> None:
     draw_curve(ROOT / "benchmarks/results/emoji_model.json", tmp_path / "new" / "curve.png")
     with Image.open(tmp_path / "new" / "curve.png") as figure:
         assert figure.width > 1000
+    with pytest.raises(ValueError, match=r"give it a name with \.png, got .*curve"):
+        draw_curve(ROOT / "benchmarks/results/emoji_model.json", tmp_path / "curve")
+    for content in ("hello", "[]", "{}"):
+        (tmp_path / "other.json").write_text(content)
+        with pytest.raises(ValueError, match=r"other\.json has no points with images, metrics and intervals, and aims"):
+            draw_curve(tmp_path / "other.json", tmp_path / "curve.png")
