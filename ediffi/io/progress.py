@@ -27,8 +27,11 @@ class Progress(tqdm):
         """Show it now, also where a setter of tqdm calls it; in a log, only if a line is due."""
         if self.disable:
             return
-        if self.bar_format != LINE or self._time() - self.last_print_t >= EVERY:
+        if self.bar_format != LINE:
             super().refresh(*args, **options)
+        elif (now := self._time()) - self.last_print_t >= self.mininterval:
+            super().refresh(*args, **options)
+            self.last_print_t = now
 
 
 class _Lines:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
+from ediffi.io.progress import Progress
 
 
 def read_json(path: Path) -> Any:
@@ -27,8 +27,8 @@ def stream(path: Path) -> Iterator[Any]:
     except ModuleNotFoundError:
         raise ValueError(f"reading {path.name} needs ijson: pip install 'ediffi[eval]'") from None
 
-    size, bar = path.stat().st_size, {"unit": "B", "unit_scale": True, "disable": None, "leave": False}
-    with path.open("rb") as file, tqdm.wrapattr(file, "read", total=size, desc=path.name, **bar) as read:
+    size, bar = path.stat().st_size, {"unit": "B", "unit_scale": True, "leave": False}
+    with path.open("rb") as file, Progress.wrapattr(file, "read", total=size, desc=path.name, **bar) as read:
         if file.read(64).lstrip()[:1] not in {b"[", b""}:
             raise ValueError(f"{path} is not a list; is it another file of the dataset?")
         file.seek(0)

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
-from tqdm import tqdm
 
 from ediffi.evaluation.images import claim
 from ediffi.evaluation.images.numbered import ImageFolder, ImageShards
 from ediffi.io.distributed import DistributedContext
+from ediffi.io.progress import Progress
 
 Store = ImageFolder | ImageShards
 """Where images are written."""
@@ -98,8 +98,8 @@ def generate(
         def verify() -> list[tuple[list[int], int]]:
             if context.rank:
                 stack.enter_context(claim.lock(store.folder, context.rank))
-            hidden = None if context.rank == 0 and store.count() else True
-            with tqdm(units, desc="verifying", unit="block", leave=False, disable=hidden) as bar:
+            hidden = context.rank > 0 or not store.count()
+            with Progress(units, desc="verifying", unit="block", leave=False, disable=hidden) as bar:
                 return [store.verify(numbers, digest) for numbers in bar]
 
         def finish() -> None:
@@ -159,12 +159,12 @@ def _images(
                 yield index, image, prompts[index]
 
 
-class _Progress(tqdm):
-    """A bar over the images that all processes have written: files are counted, at most every second."""
+class _Progress(Progress):
+    """Over the images that all processes have written: files are counted, at most every second."""
 
     def __init__(self, store: Store, show: bool) -> None:
         initial = store.count() if show else 0
-        super().__init__(total=len(store), initial=initial, unit="image", disable=None if show else True)
+        super().__init__(total=len(store), initial=initial, desc="generating", unit="image", disable=not show)
         self._store, self._next = store, 0.0
 
     def watch(self, images: Iterator[tuple[int, Image.Image, str]]) -> Iterator[tuple[int, Image.Image, str]]:

@@ -349,3 +349,15 @@ def test_the_bar_counts_what_others_write(tmp_path: Path, monkeypatch: pytest.Mo
 def test_without_a_terminal_there_is_no_bar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(open_store(tmp_path / "run", COUNT))
     assert capsys.readouterr().err == ""
+
+
+def test_a_log_gets_a_line_when_it_is_due(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As under nohup; the last line is of the last image."""
+    monkeypatch.setattr("ediffi.io.progress.EVERY", 0.0)
+    caplog.set_level("INFO", "ediffi.io.progress")
+    run(open_store(tmp_path / "run", COUNT))
+    lines = [message.partition(" ")[2] for message in caplog.messages]
+    assert lines[-1].startswith(f"generating: image {COUNT} of {COUNT}, ")
+    assert len(lines) == len(set(lines)), "none comes twice"
