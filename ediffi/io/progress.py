@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 class Progress(tqdm):
     """tqdm's bar, with its arguments; where stderr is no terminal, a line in the log instead, every `EVERY` seconds."""
 
+    last_print_t: float  # tqdm's
+
     def __init__(self, *args: Any, disable: bool = False, **options: Any) -> None:
         if not sys.stderr.isatty():
             # No line at the very beginning (delay), and the clock alone decides when the next one is due (miniters).
