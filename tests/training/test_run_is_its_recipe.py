@@ -18,7 +18,7 @@ from ediffi.data.stream import Batch
 from ediffi.diffusion.noise import ROOT, LogNormal
 from ediffi.registry import denoisers
 from ediffi.training import resume
-from ediffi.training.callbacks import preemption
+from ediffi.training.callbacks import optimizer_settings, preemption
 from ediffi.training.lightning_module import DiffusionStage
 from tests.training.test_survival import assert_equal, content, error, fault, last, write
 
@@ -219,6 +219,63 @@ def test_a_run_goes_on_without_a_schedule_that_its_recipe_lacks_now(
     assert fit(without, *more, "--ckpt_path", "last") == 0
     assert [step["lr"] for step in steps] == [2e-3, 2e-3]
     assert f"from step 2 on, model.lr_scheduler.class_path is None; it was {schedule}" in capsys.readouterr().out
+
+
+ADAM = {"lr": 0.1, "betas": (0.5, 0.9)}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "own", "told"),
+    [
+        (("AdamW", ADAM), ("AdamW", {**ADAM, "lr": 0.2}), True, None),
+        (("AdamW", ADAM), ("Adam", ADAM), True, None),
+        (("SGD", {"momentum": 0.9}), ("SGD", {"momentum": 0.5}), True, None),
+        (("Adafactor", {}), ("Adafactor", {}), True, None),
+        (("LBFGS", {}), ("LBFGS", {}), True, None),
+        (("AdamW", ADAM), ("AdamW", {**ADAM, "amsgrad": True}), False, "keeps exp_avg, exp_avg_sq, max_exp_avg_sq"),
+        (("AdamW", ADAM), ("Adagrad", {}), False, "exp_avg_sq, step), and Adagrad keeps step, sum: they"),
+        (("AdamW", ADAM), ("SGD", {}), False, "SGD keeps none: they start anew"),
+        (("SGD", {"momentum": 0.9}), ("AdamW", ADAM), False, "(momentum_buffer), and AdamW keeps exp_avg"),
+    ],
+)
+def test_moments_of_another_optimiser_start_anew(
+    old: tuple[str, dict[str, Any]],
+    new: tuple[str, dict[str, Any]],
+    own: bool,
+    told: str | None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """They were a KeyError, in loading or in the first step."""
+    weights = [torch.nn.Parameter(torch.ones(2, 2)), torch.nn.Parameter(torch.ones(2))]
+
+    def made(name: str, settings: dict[str, Any]) -> torch.optim.Optimizer:
+        built: torch.optim.Optimizer = getattr(torch.optim, name)(weights, **settings)
+        return built
+
+    def step(optimizer: torch.optim.Optimizer) -> float:
+        for weight in weights:
+            weight.grad = torch.ones_like(weight)
+        optimizer.step(lambda: 1.0)
+        return float(weights[0].detach().sum())
+
+    first, second, fresh = made(*old), made(*new), made(*new)
+    step(first)
+    optimizer_settings.keep_settings(second)
+    second.load_state_dict(first.state_dict())
+    expected = first if own else fresh
+    assert str(second.state_dict()["state"]) == str(expected.state_dict()["state"])
+    assert all(second.param_groups[0][key] == value for key, value in new[1].items())
+    assert step(second) != 4, "it steps"
+    assert (told or "") in caplog.text
+    assert (told is not None) == bool(caplog.text)
+
+
+def test_a_run_goes_on_with_another_optimiser(done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = copied(done, tmp_path)
+    adagrad = changed(path, optimizer={"class_path": "torch.optim.Adagrad", "init_args": {"lr": 0.01}})
+    assert fit(adagrad, "--trainer.max_steps", "3", "--ckpt_path", "last") == 0
+    assert "Adagrad keeps step, sum: they start anew" in capsys.readouterr().err
+    assert set(content(path)["optimizer_states"][0]["state"][0]) == {"step", "sum"}
 
 
 def test_the_recipe_of_an_earlier_version_is_read_with_the_defaults_of_this_one(
