@@ -61,9 +61,13 @@ def _options(argv: list[str]) -> dict[str, str]:
 def _recipe_beside(argv: list[str]) -> list[str]:
     """The recipe of the run whose checkpoint is named, where the command line names no recipe."""
     options = _options(argv)
-    recipe = Path(options.get("--ckpt_path", "")).parent.parent / "config.yaml"
     named = any(word in options for word in ("--config", "-c", "--model", "--help", "-h"))
-    return [] if named or "--ckpt_path" not in options or not recipe.is_file() else ["--config", str(recipe)]
+    if named or (place := options.get("--ckpt_path", "last")) == "last":
+        return []
+    if Path(place).is_dir() or (place.endswith(".ckpt") and "://" not in place and not Path(place).is_file()):
+        raise FileNotFoundError(f"--ckpt_path must name a checkpoint, and {place} is no file")
+    recipe = Path(place).parent.parent / "config.yaml"
+    return ["--config", str(recipe)] if recipe.is_file() else []
 
 
 def grow(argv: list[str]) -> None:

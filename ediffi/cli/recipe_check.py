@@ -26,6 +26,8 @@ from ediffi.training import class_paths
 LIGHTNINGS = ("config", "seed_everything", "trainer", "model", "data", "optimizer", "lr_scheduler", "ckpt_path")
 TOP = (*LIGHTNINGS, "weights_only", "verbose", "start")
 """The settings of `ediffi fit` and `ediffi validate`; a test compares them with the parser's."""
+REPLACING = ("optimizer", "lr_scheduler")
+"""Those that LightningCLI adds, which would take the place of the model's."""
 GROUPS = {
     "model": ("ediffi.training.lightning_module", "DiffusionStage"),
     "data": ("ediffi.data.module", "ShardData"),
@@ -78,11 +80,16 @@ def check(argv: Sequence[str]) -> bool:
         if Path(place).is_file():
             whole = _merged(whole, _check_file(Path(place)))
     own_module = _own_module(whole)
-    options = [word.removeprefix("--").partition("=")[0] for word in argv if re.match(r"--\w", word)]
-    given = dict(zip(options, [""] * len(options), strict=True)) | {
-        word.removeprefix("--"): value for word, value in pairwise(argv) if re.match(r"--[^=]*$", word)
-    }
+    given = dict[str, str]()
+    for word, after in pairwise([*argv, "--"]):
+        name, equals, value = word.removeprefix("--").partition("=")
+        if re.match(r"--\w", word):
+            given[name] = value if equals or after.startswith("--") else after
     for name, value in given.items():
+        if "${" in value:
+            raise UsageError(f"--{name} is {value!r}, and a recipe has no variables; write the value")
+        if (group := name.partition(".")[0]) in REPLACING:
+            raise UsageError(f"--{name} would replace model.{group} and its schedule: set model.{group}")
         _check_option(name, whole, {key.removesuffix(".class_path"): text for key, text in given.items()})
         if name == "model.denoiser" and "." not in value and value.isidentifier():
             raise UsageError(_advised(value))

@@ -147,19 +147,17 @@ class ShardData(L.LightningDataModule):
             if self.embedded:
                 check_background(index, self.background)
             check_sizes(index, self.transform.least_side, self.skip_small, self.max_skipped)
+        read = widths(self.trainer.lightning_module) if self.trainer is not None and self.embedded else {}
+        for index in indexes:
+            if index.encoders:  # an old index does not record them, and the first batch is asked
+                check_embeddings(index, read)
         if stage != "fit":
             return
         assert self.samples_per_step
-        self._check_limits()
+        self.check_limits()
         train, val = indexes
-        if not self.embedded:
-            return
-        if val.encoders:
+        if self.embedded and val.encoders:
             check_embeddings(val, train.identities, train.dtype)
-        if self.trainer is not None:
-            read = widths(self.trainer.lightning_module)
-            if train.encoders:  # an old index does not record them, and the first batch is asked
-                check_embeddings(train, read)
 
     def _index(self, part: str) -> Index:
         """Read once a run: what a checkpoint records must be the shards that are read, not those there are by then."""
@@ -167,7 +165,7 @@ class ShardData(L.LightningDataModule):
             self._indexes[part] = Index.read(self.folders[part])
         return self._indexes[part]
 
-    def _check_limits(self) -> None:
+    def check_limits(self) -> None:
         """ValueError: the trainer would show batches twice, or take a step of fewer samples than the others."""
         if self.trainer is None:
             return

@@ -34,6 +34,13 @@ OPTIONAL = re.compile(
     r"Does not validate against any of the Union subtypes .*? Errors: - (.*?) - Expected a <class 'NoneType'>.*"
 )
 DENIED = re.compile(r"Importing '([^']*)' is not allowed, denied by the .*? to allow it\.")
+HINTS = (
+    (re.compile(r" - Not a valid subclass of \w+ Subclass types expect one of: .*"), ""),
+    (re.compile(r"(?:- )?Expected a path but \S+ either not accessible or invalid - "), ""),
+    (re.compile(r"Type typing\.Callable\[.*\] expects a function or a callable class: (.*?)\. Got value: .*"), r"\1"),
+    (re.compile(r"Does not validate against any of the Union subtypes Subtypes: \[.*?\] Errors: - "), ""),
+)
+"""What the parser says to programmers, of the types that it has tried, and what is left of it."""
 
 
 def recipe_parser(**settings: Any) -> "ArgumentParser":
@@ -83,9 +90,13 @@ def one_sentence(error: Exception) -> str:
     if absent := ABSENT.search(str(error)):
         where = "it is looked for beside the recipe that is named, and where Python looks"
         return f"{absent[1]} cannot be imported, no module {absent[2]}: {where}"
-    allowed = f"allowed are ediffi, {', '.join(LIBRARIES)}, plug-ins, and the packages that {IMPORTS} lists"
+    if denied := DENIED.search(str(error)):
+        allowed = f"allowed are ediffi, {', '.join(LIBRARIES)}, plug-ins, and the packages that {IMPORTS} lists"
+        return f"a recipe may not import {denied[1]!r}: {allowed}"
     told = OPTIONAL.sub(r"\1", " ".join(str(error).split()))  # of a class that may also be left out
-    return " ".join(DENIED.sub(rf"a recipe may not import '\1': {allowed}", told).split())
+    for pattern, left in HINTS:
+        told = pattern.sub(left, told)
+    return told
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The LightningCLI of `ediffi fit` and `ediffi validate`: the callbacks and the resuming that every run has."""
 
 import logging
+from argparse import ArgumentTypeError
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -27,8 +28,23 @@ logger = logging.getLogger(__name__)
 MODE = "training recipe"
 
 
+class NoSeedError(ArgumentTypeError, ValueError):
+    """No seed: the parser shows the message of the one where it is an option, and of the other in a recipe."""
+
+
+def seed(value: Any) -> int:
+    """Seed of weights, order, noise and dropout. Lightning's true would be chance, its false no seed of the weights."""
+    if isinstance(value, bool) or not str(value).isdecimal() or int(value) >= 2**32:
+        raise NoSeedError(f"it must be a whole number from 0 to {2**32 - 1}, got {value!r}")
+    return int(value)
+
+
 class ModuleCLI(LightningCLI):
     """Logs to the run directory, shows progress, and resumes a run that has started."""
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Take a number for `seed_everything`, as order, noise and dropout do."""
+        parser.add_argument("--seed_everything", type=seed, default=self.seed_everything_default, help="seed of a run")
 
     def before_instantiate_classes(self) -> None:
         """Refuse functions of libraries in the place of classes, the groups that LightningCLI adds to ours, and more
@@ -51,7 +67,7 @@ class ModuleCLI(LightningCLI):
             super().instantiate_classes()
         for part in (self.model, self.datamodule):
             if getattr(part, "seed", 0) is None:
-                part.seed = self.config[str(self.subcommand)].seed_everything or 0
+                part.seed = self.config[str(self.subcommand)].seed_everything
 
     def instantiate_trainer(self, **options: Any) -> L.Trainer:
         """Log to the run directory, unless the recipe names a logger."""
@@ -81,14 +97,16 @@ class ModuleCLI(LightningCLI):
         path, step = resume.find_checkpoint(trainer, recipe, ckpt_path, parser)
         done = path is not None and step >= trainer.max_steps > 0
         if step and trainer.is_global_zero:
-            then = "this run is done" if done else "resuming"
-            logger.info("%s is at step %d of %d: %s", path, step, trainer.max_steps, then)
+            end = f" of {trainer.max_steps}" if trainer.max_steps > 0 else ""
+            logger.info("%s is at step %d%s: %s", path, step, end, "this run is done" if done else "resuming")
         if not done:
             with _interruptible():
                 trainer.fit(ckpt_path=path, **options)
 
     def validate(self, ckpt_path: Any = None, **options: Any) -> None:
         """Measure a checkpoint: the run's own, unless another is named."""
+        if self.trainer.limit_val_batches == 0:
+            raise ValueError("trainer.limit_val_batches is 0, so that there is nothing to measure: leave it out")
         started = self._start()
         path = resume.checkpoint_to_validate(self.trainer, ckpt_path, started)
         with _interruptible():

@@ -35,7 +35,7 @@ from ediffi.training.callbacks.non_finite import SampleLosses, SkipNonFinite
 from ediffi.training.callbacks.optimizer_settings import OptimizerSettings
 from ediffi.training.finished_run import read_run
 from ediffi.training.lora import Lora
-from ediffi.training.loss import drop_sources, dropout_of, low_resolution, weighted_losses
+from ediffi.training.loss import check_sources, drop_sources, dropout_of, low_resolution, weighted_losses
 from ediffi.training.one_cycle import in_steps
 from ediffi.training.sharded_checkpoint import finish_saving
 from ediffi.training.sharding import match_memory, prepare, prepare_fsdp2
@@ -250,7 +250,9 @@ class DiffusionStage(L.LightningModule):
             torch.compiler.set_stance("default")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count the losses of a batch."""
+        """Count the losses of a batch; ValueError at the first if it lacks a source that the network reads."""
+        if batch_idx == 0:
+            check_sources(batch.cond.sources, widths(self))
         sigma, losses = self._losses(batch.images, batch.cond, self._randomness(batch, "validation"))
         self.val_losses.add(losses, sigma)
 

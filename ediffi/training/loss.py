@@ -1,7 +1,7 @@
 """What a training step computes: the conditioning of a batch, its weighted losses, and their means by noise level."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 
 import torch
@@ -59,9 +59,7 @@ def dropout_of(sources: Iterable[str], read: Iterable[str], given: Mapping[str, 
     Logged: no probability is given for one of them, so that it is never dropped.
     """
     present, wanted = set(sources), set(read)
-    there = f"the data has {', '.join(sorted(present)) or 'no embeddings'}"
-    for name in sorted(wanted - present):
-        raise ValueError(f"the network reads {name!r}, and {there}: embed it, or leave it out of the denoiser")
+    there = check_sources(present, wanted)
     if given is None:
         return {name: encoders.dropout(name) for name in present}
     for name in sorted(given.keys() - present):
@@ -70,6 +68,14 @@ def dropout_of(sources: Iterable[str], read: Iterable[str], given: Mapping[str, 
         why = "it is never dropped, and guidance has nothing to compare it with"
         rank_zero_only(logger.warning)("model.dropout names no probability for %r: %s", name, why)
     return dict(given)
+
+
+def check_sources(present: Collection[str], read: Collection[str]) -> str:
+    """ValueError if the data lacks a source that the network reads; returns what there is, in words."""
+    there = f"the data has {', '.join(sorted(present)) or 'no embeddings'}"
+    for name in sorted(set(read).difference(present)):
+        raise ValueError(f"the network reads {name!r}, and {there}: embed it, or leave it out of the denoiser")
+    return there
 
 
 def drop_sources(cond: Conditioning, dropout: Mapping[str, float], randomness: Philox) -> Conditioning:

@@ -116,6 +116,13 @@ def test_a_misspelt_argument_of_any_class_is_named(tmp_path: Path, change: Chang
         (["--model.optimizer", "torch.optim.SGD", "--model.optimizer.momentun", "1"], "model.optimizer.momentum"),
         (["--model.denoiser", "unet_tuybox"], "no denoiser named 'unet_tuybox'; did you mean unet_toybox"),
         (["--model.denoiser", "unet_toybox"], "write ediffi.registry.denoisers.unet_toybox"),
+        (["--optimizer.lr", "3"], "--optimizer.lr would replace model.optimizer and its schedule"),
+        (["--lr_scheduler=StepLR"], "--lr_scheduler would replace model.lr_scheduler"),
+        (
+            ["--trainer.default_root_dir", "${oc.env:X}"],
+            "--trainer.default_root_dir is '${oc.env:X}', and a recipe",
+        ),
+        (["--data.train=${X}"], "--data.train is '${X}', and a recipe has no variables"),
     ],
 )
 def test_a_misspelt_option_is_named(words: list[str], sentence: str) -> None:

@@ -115,6 +115,13 @@ def test_a_run_is_resumed_and_validated_from_the_command_line(
         (["--data.train", "nowhere"], "no index.json in nowhere"),
         (["--trainr.max_steps", "3"], "trainr"),
         (["--ckpt_path", "nothing.ckpt"], "nothing.ckpt"),
+        (["--seed_everything", "-1"], "--seed_everything: it must be a whole number from 0 to 4294967295, got '-1'"),
+        (
+            ["--seed_everything", "true"],
+            "a whole number from 0 to 4294967295, got 'true'",
+        ),
+        (["--config", "seed_everything: false"], 'seed_everything": it must be a whole number from 0 to'),
+        (["--model.optimizer", "torch.optim.Nope"], "model.optimizer\": module 'torch.optim' has no attribute 'Nope'"),
         (["--model.dropout", "{t5: 7}"], "dropout of t5 must be in [0, 1], got 7"),
     ],
 )

@@ -476,6 +476,55 @@ def test_the_plan_tells_seeds_and_refuses_what_a_later_node_would(recipe: Recipe
     assert ran == []
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"model.optimizer.init_args.lr": -1.0}, "Invalid learning rate: -1.0"),
+        ({"model.optimizer.init_args.lrr": 1.0}, "Option 'lrr' is not accepted"),
+        ({"model.lr_scheduler.init_args.pct_start": 7.0}, "between 0 and 1 pct_start, but got 7.0"),
+        ({"data.batch_size": 0}, "batch_size must be positive, got 0"),
+        ({"data.num_workers": None}, "data.num_workers must have a value, got null"),
+        ({"trainer.limit_train_batches": 0}, "trainer.limit_train_batches must be at least 1"),
+        ({"trainer.val_check_interval": -3}, "invalid value -3 for val_check_interval"),
+        ({"trainer.callbacks.0.init_args.decay": 2.0}, "decay of the average must be in [0, 1), got 2.0"),
+        (
+            {"trainer.callbacks.1.init_args.every_n_train_steps": 0},
+            "every_n_train_steps of the recipe's ModelCheckpoint",
+        ),
+        ({"seed_everything": -4}, "it must be a whole number from 0 to 4294967295, got -4"),
+        ({"trainer.callbacks.0.class_path": "os.system"}, "cannot be trained: a recipe may not import 'os.system'"),
+        ({"trainer.devices": 64, "trainer.accelerator": "gpu", "trainer.strategy": "ddp"}, None),
+    ],
+)
+def test_a_node_that_fit_would_refuse_is_refused_before_the_first(
+    change: dict[str, Any],
+    told: str | None,
+    recipe: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
+) -> None:
+    """Also by a dry run, on a machine without the devices of the run, and under srun."""
+    for name, value in {"JOB_ID": "5", "NTASKS": "4", "NTASKS_PER_NODE": "4", "JOB_NAME": "x", "PROCID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    path = recipe("base", tmp_path)
+    schedule = {
+        "output": str(tmp_path / "grown"),
+        "recipe": str(path),
+        "stage": {"name": "base", "resolution": 16},
+        "nodes": [
+            {"interval": {"level": 0, "index": 0}, "steps": 2},
+            {"interval": {"level": 1, "index": 0}, "steps": 2, "parent": {"level": 0, "index": 0}},
+            {"interval": {"level": 1, "index": 1}, "steps": 2, "parent": {"level": 0, "index": 0}, "overrides": change},
+        ],
+    }
+    (place := tmp_path / "grow.yaml").write_text(yaml.safe_dump(schedule))
+    for more in (["--dry-run"], []) if told else (["--dry-run"],):
+        assert main(["grow", "--config", str(place), *more]) == (told is not None)
+        assert (told or "") in capsys.readouterr().err
+    assert not (tmp_path / "grown").exists()
+
+
 WIDE, EXTEND = {"model.denoiser.init_args.channels": 32}, {"model.denoiser.init_args.attention_levels": [0, 1]}
 
 

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 import yaml
 
 from ediffi.cli import main
 from ediffi.cli.fit import QUIET
+from ediffi.data.index import Index, write_index
+from ediffi.data.shards import read_shard, write_tar
 from ediffi.data.stream import Batch
 from ediffi.diffusion.noise import ROOT, LogNormal
 from ediffi.registry import denoisers
@@ -25,6 +28,7 @@ from tests.training.test_survival import assert_equal, content, error, fault, la
 pytestmark = [pytest.mark.filterwarnings(f"ignore:{line}") for line in (*QUIET, ".*Checkpoint directory.*")]
 Recipe = Callable[..., Path]
 Step = dict[str, Any]
+ONE = ("--trainer.limit_val_batches", "1")
 
 
 @pytest.fixture
@@ -155,6 +159,30 @@ def test_what_trains_no_step_leaves_the_recipe_of_a_run(
         assert message in error(capsys)
     assert {file.name: file.read_bytes() for file in (path.parent / "base").glob("*.yaml")} == before
     assert fit(path) == 0, "it is the run of its recipe still"
+
+
+def test_a_validation_without_what_the_network_reads_is_refused(
+    done: Path, shard_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the index, or by the first batch where the index does not know: a loss without captions was measured."""
+    path, shard = copied(done, tmp_path), Index.read(shard_folder).shards[0]
+    for folder, encoders, told in (
+        ("new", {"t5": "t5"}, "have no embeddings 'clip_text'; they have t5"),
+        ("old", {}, "the network reads 'clip_image', and the data has t5: embed it, or leave it out of the denoiser"),
+    ):
+        (place := tmp_path / folder).mkdir()
+        entry = write_tar(place / "00000.tar", map(with_t5_alone, read_shard(shard.url)))
+        write_index(place / "index.json", [{"file": "00000.tar", **entry}], {"encoders": encoders})
+        words = ["validate", "--config", str(path), "--data.val", str(place), "--trainer.limit_val_batches"]
+        assert main([*words, "1"]) == 1
+        assert told in error(capsys)
+    assert main([*words, "0"]) == 1
+    assert "trainer.limit_val_batches is 0, so that there is nothing to measure" in error(capsys)
+
+
+def with_t5_alone(sample: dict[str, Any]) -> dict[str, Any]:
+    kept = {k: v for k, v in safetensors.torch.load(sample["safetensors"]).items() if k.startswith("t5.")}
+    return {**sample, "safetensors": safetensors.torch.save(kept)}
 
 
 SCHEDULE = {"class_path": "Cosine", "init_args": {"total_steps": 9}}
@@ -316,7 +344,7 @@ def test_a_checkpoint_of_another_network_is_one_line(
     path = copied(done, tmp_path)
     settings = yaml.safe_load(path.read_text())["model"]["denoiser"]
     narrow = changed(path, denoiser={**settings, "init_args": {**settings["init_args"], "channels": 8}})
-    for words in (["validate"], ["fit", "--ckpt_path", "last", "--trainer.max_steps", "4"]):
+    for words in (["validate", *ONE], ["fit", "--ckpt_path", "last", "--trainer.max_steps", "4"]):
         assert main([*words[:1], "--config", str(narrow), *words[1:]]) == 1
         assert "the checkpoint is of another network than the recipe's: its denoiser.network." in error(capsys)
     with pytest.raises(ValueError, match=r"its network\..* is \(.*\), the recipe's is \("):
@@ -329,7 +357,7 @@ def test_a_checkpoint_that_means_another_network_is_refused_and_other_noise_is_t
     """Where the weights fit, by shape."""
     path = copied(done, tmp_path)
     other = ["--config", str(path), "--model.denoiser.init_args.sigma_data", "0.4"]
-    for words in (["validate"], ["fit", "--ckpt_path", "last", "--trainer.max_steps", "4"]):
+    for words in (["validate", *ONE], ["fit", "--ckpt_path", "last", "--trainer.max_steps", "4"]):
         assert main([words[0], *other, *words[1:]]) == 1
         told = "the checkpoint is of another network than the recipe's: its sigma_data is 0.6, the recipe's 0.4"
         assert told in error(capsys)
@@ -504,5 +532,5 @@ def test_lightning_s_own_groups_do_not_replace_ours(
     recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--optimizer", "SGD", "--optimizer.lr", "0.001"]
-    assert fit(write(recipe, tmp_path / "run"), *words) == 1
+    assert fit(write(recipe, tmp_path / "run"), *words) == 2
     assert "--optimizer would replace model.optimizer and its schedule" in error(capsys)

@@ -31,6 +31,7 @@ from ediffi.training.class_paths import read_recipe
 from ediffi.training.finished_run import RECIPE
 from ediffi.training.growth.compose import StageRecipe, trained_stage
 from ediffi.training.growth.networks import check_networks
+from ediffi.training.growth.rehearsal import check_settings
 from ediffi.training.growth.schedule import GrowthNode, GrowthSchedule, TrunkStage
 
 logger = logging.getLogger(__name__)
@@ -91,6 +92,7 @@ def grow(
     runs = [node_settings(shared, schedule, node, overrides) for node in nodes]
     check_seeds(nodes, runs)
     check_networks(schedule, runs)
+    check_settings(nodes, runs)
     steps = {node.interval: schedule.steps_done(node) for node in reversed(nodes)}  # a parent may end meanwhile
     reached = [steps[node.interval] for node in nodes]
     schedule.check_begun(reached)
@@ -190,7 +192,9 @@ def node_settings(
         raise ValueError("the recipe needs a ModelCheckpoint with save_last: true, or no node could be resumed")
     for saver in savers:
         saver["dirpath"] = str(run / "checkpoints")
-        if node.steps % (every := saver.get("every_n_train_steps", 1)):
+        if (every := saver.get("every_n_train_steps", 1)) == 0:
+            raise ValueError("every_n_train_steps of the recipe's ModelCheckpoint must be at least 1, got 0")
+        if isinstance(every, int) and node.steps % every:
             rule = f"must be a multiple of the recipe's every_n_train_steps ({every}), or the last ones are not saved"
             raise ValueError(f"steps of node {node.interval} {rule}; got {node.steps}")
     return settings
