@@ -18,7 +18,7 @@ from emojiworld.world import ALL_STYLES, SIX_STYLES, STYLES, World, names_in, op
 
 
 def main() -> int:
-    """Run a command; wrong input is one sentence on stderr, and 1."""
+    """Run a command; wrong input is one sentence on stderr, and 1; 130 if it is interrupted."""
     options = _parser().parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
@@ -27,12 +27,14 @@ def main() -> int:
         return _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
     except ValueError as error:
         return _fail(str(error))
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
     return 0
 
 
-def _fail(message: str) -> int:
+def _fail(message: str, code: int = 1) -> int:
     print(f"error: {message}", file=sys.stderr)
-    return 1
+    return code
 
 
 def sprites(options: argparse.Namespace) -> None:

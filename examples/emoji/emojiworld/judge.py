@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from ediffi.data.shards import reject_for_embedding
-from ediffi.data.tar import Tally, each_shard, read_samples
+from ediffi.data.tar import RawSample, Tally, each_shard, read_samples
 from ediffi.evaluation.datasets.emoji.scene_judge import CELLS, SIZE, SceneJudge, SceneNetwork
 from ediffi.io import urls
 
@@ -44,8 +44,12 @@ def train_judge(
 ) -> dict[str, float]:
     """Train on the scenes of one folder of shards, test on another's, and write the judge; returns its accuracy.
 
-    ValueError: the test has a concept or style that training has not, or a picture is not 64 a side.
+    ValueError: the test has a concept or style that training has not, a picture is not 64 a side, or a number is too
+    small.
     """
+    for name, value, least in ("epochs", epochs, 1), ("width", width, 2):
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
     concepts, styles, scenes = read_scenes(train)
     _, _, held_out = read_scenes(test, concepts, styles)
     torch.manual_seed(seed)
@@ -98,24 +102,32 @@ def measure(judge: SceneJudge, scenes: Scenes, blurred: int | None = None) -> di
 def read_scenes(
     folder: Path, concepts: Sequence[str] = (), styles: Sequence[str] = ()
 ) -> tuple[list[str], list[str], Scenes]:
-    """The scenes in a folder of shards; the concepts and styles are those that occur, if none are given."""
+    """The scenes in a folder of shards; the concepts and styles are those that occur, if none are given. ValueError:
+    they are no scenes, or others than those."""
     shards = urls.expand([str(folder)])
     raws = [raw for shard in each_shard(_members, shards, f"reading {folder.name}") for raw in shard]
+    try:
+        return _scenes(raws, concepts, styles)
+    except (KeyError, TypeError, RuntimeError) as error:
+        why = f"unknown or missing: {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"{folder} cannot be read by this judge ({why}); it needs scenes of --size {SIZE}") from None
+
+
+def _scenes(
+    raws: Sequence[RawSample], concepts: Sequence[str], styles: Sequence[str]
+) -> tuple[list[str], list[str], Scenes]:
     facts = [json.loads(raw["json"]) for raw in raws]
     known = list(concepts) or sorted({thing["hexcode"] for one in facts for thing in one["things"]})
     artists = list(styles) or sorted({one["style"] for one in facts})
     number, artist = ({name: index for index, name in enumerate(names)} for names in (known, artists))
     images = torch.empty(len(raws), 3, SIZE, SIZE, dtype=torch.uint8)
     cells = torch.full((len(raws), CELLS, CELLS), len(known))
-    try:
-        for row, (raw, one) in enumerate(zip(raws, facts, strict=True)):
-            images[row] = _pixels(raw["png"])
-            for thing in one["things"]:
-                cells[row][_covered(thing["box"])] = number[thing["hexcode"]]
-        things = [[number[thing["hexcode"]] for thing in one["things"]] for one in facts]
-        return known, artists, Scenes(images, cells, torch.tensor([artist[one["style"]] for one in facts]), things)
-    except (KeyError, RuntimeError) as error:
-        raise ValueError(f"{folder} cannot be read by this judge: {error}; it needs scenes of --size {SIZE}") from None
+    for row, (raw, one) in enumerate(zip(raws, facts, strict=True)):
+        images[row] = _pixels(raw["png"])
+        for thing in one["things"]:
+            cells[row][_covered(thing["box"])] = number[thing["hexcode"]]
+    things = [[number[thing["hexcode"]] for thing in one["things"]] for one in facts]
+    return known, artists, Scenes(images, cells, torch.tensor([artist[one["style"]] for one in facts]), things)
 
 
 def spoilt(images: Tensor) -> Tensor:

@@ -45,7 +45,10 @@ def write_references(embedded: Path, output: Path, workers: int = 1) -> Path:
 def _write_shard(output: Path, shard: tuple[int, Shard]) -> dict[str, Any]:
     number, read = shard
     name = f"{number:05d}.tar"
-    return {"file": name, **write_tar(output / name, exchanged(load_shard(read)))}
+    try:
+        return {"file": name, **write_tar(output / name, exchanged(load_shard(read)))}
+    except KeyError as error:
+        raise ValueError(f"{read.url} has no scenes of `emojiworld scenes`: a sample has no {error}") from None
 
 
 def exchanged(samples: list[RawSample]) -> list[RawSample]:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import signal
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -81,7 +82,8 @@ def in_processes(
     bar = partial(tqdm, desc=name, unit="shard", total=len(shards), mininterval=2)
     if workers == 1:
         return list(bar(map(write, shards)))
-    with ProcessPoolExecutor(workers) as pool:
+    ignoring = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}  # Ctrl+C is the first's
+    with ProcessPoolExecutor(workers, **ignoring) as pool:
         return list(bar(pool.map(write, shards)))
 
 

@@ -92,16 +92,17 @@ def fetch(source: Source, folder: Path) -> Path:
     """The archive of a package in `folder`, by the npm client if it is not there, with its recorded hash."""
     path = folder / source.archive
     if not path.exists():
+        instead = f"put {path.name} into {folder}, {OTHERWISE}"
         npm = shutil.which("npm")
         if npm is None:
-            raise FileNotFoundError(f"npm is not installed: install Node.js, {OTHERWISE}")
+            raise FileNotFoundError(f"npm is not installed: install Node.js, {instead}")
         folder.mkdir(parents=True, exist_ok=True)
         log.info("fetching %s", source)
-        command = [npm, "pack", str(source), "--silent", "--pack-destination", str(folder)]
+        command = [npm, "pack", str(source), "--loglevel=error", "--pack-destination", str(folder)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode or not path.exists():
             reason = " ".join((done.stderr or done.stdout).split())[:200] or "without a word"
-            raise OSError(f"npm could not fetch {source} ({reason}): is the machine online? Try again, {OTHERWISE}")
+            raise OSError(f"npm could not fetch {source} ({reason}): is the machine online? Try again, {instead}")
     digest = base64.b64encode(hashlib.sha512(path.read_bytes()).digest()).decode()
     if f"sha512-{digest}" != source.integrity:
         raise ValueError(f"{path} is not the {source} that is recorded{_version_in(path)}: remove it and try again")

@@ -1,5 +1,6 @@
 """Scenes with the image embedding of another scene in their style."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 from emojiworld import shards, world
+from emojiworld.judge import train_judge
 from emojiworld.references import write_references
 
 from ediffi.cli import main
-from ediffi.data.index import Index
-from ediffi.data.shards import Sample, decode, load_shard
+from ediffi.data.index import INDEX, Index, write_index
+from ediffi.data.shards import Sample, decode, load_shard, write_tar
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +52,24 @@ def same_image(one: Sample, other: Sample) -> bool:
     names = [name for name in one.embeddings if name.startswith("clip_image")]
     assert names
     return all(torch.equal(one.embeddings[name], other.embeddings[name]) for name in names)
+
+
+def test_shards_that_are_no_scenes_are_refused(embedded: Path, tmp_path: Path) -> None:
+    """Nor by the judge."""
+    plain = [
+        {**sample, "json": b'{"key": "one"}'} for shard in Index.read(embedded).shards for sample in load_shard(shard)
+    ]
+    folder = tmp_path / "plain"
+    folder.mkdir()
+    description = json.loads((embedded / INDEX).read_text())
+    write_index(folder / INDEX, [{"file": "00000.tar", **write_tar(folder / "00000.tar", plain)}], description)
+    with pytest.raises(ValueError, match=r"00000\.tar has no scenes of `emojiworld scenes`: a sample has no 'things'"):
+        write_references(folder, tmp_path / "references")
+    for wrong, message in (folder, "unknown or missing: 'things'"), (embedded.parent / "scenes", "must match"):
+        with pytest.raises(ValueError, match=rf"{message}.*it needs scenes of --size 64"):
+            train_judge(tmp_path / "judge", wrong, wrong)
+    with pytest.raises(ValueError, match="epochs must be at least 1, got 0"):
+        train_judge(tmp_path / "judge", folder, folder, epochs=0)
 
 
 def test_shards_without_image_embeddings_are_refused(embedded: Path, tmp_path: Path, capsys: Any) -> None:

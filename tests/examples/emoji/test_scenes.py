@@ -1,10 +1,13 @@
 """The emoji world's scenes: what the JSON says is what the picture and the caption show."""
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -171,6 +174,29 @@ def test_wrong_input_is_one_sentence(
     assert emojiworld() == 1
     error = capsys.readouterr().err
     assert re.fullmatch(rf"error: {sentence}[^\n]*\n", error), error
+
+
+def test_an_interrupted_command_is_one_word_and_its_folder_is_taken(sprites: Path, tmp_path: Path) -> None:
+    """As by Ctrl+C, which all processes of a terminal get."""
+    output = tmp_path / "out"
+    command = [sys.executable, "-m", "emojiworld", "scenes", str(output), "--sprites", str(sprites), "--size", "32"]
+    process = subprocess.Popen(
+        [*command, "--count", "5000", "--per-shard", "10", "--workers", "2"],
+        cwd=ROOT / "examples" / "emoji",
+        env={"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while process.poll() is None and not (output / "00001.tar").exists():
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    assert said.endswith("error: interrupted\n")
+    shards.begin_shards(output, 500)
 
 
 def test_concepts_have_their_synonyms_and_articles(sprites: Path) -> None:
