@@ -159,6 +159,14 @@ def test_a_schedule_is_planned(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", recipes.names("*/experts_*"))
+def test_all_schedules_that_ship_can_run(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(TOP)
+    assert main(["grow", "--config", name, "--output", str(tmp_path), "--dry-run"]) == 0, capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", GROW)
 def test_every_node_is_one_process_group_that_saves_its_last_step(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
