@@ -15,9 +15,9 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make
 
 
 def dry_run(*words: str) -> list[list[str]]:
-    """The commands that make would run, as words after the module's name."""
+    """The commands that make would run where nothing is made yet, as words after the module's name."""
     run = subprocess.run(
-        ["make", "-n", "-C", TOP / "examples/emoji", *words], capture_output=True, text=True, check=True
+        ["make", "-n", "-B", "-C", TOP / "examples/emoji", *words], capture_output=True, text=True, check=True
     )
     return [line.partition(" -m ")[2].split() for line in run.stdout.splitlines() if " -m " in line]
 
