@@ -2,6 +2,7 @@
 
 import base64
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,8 +71,21 @@ def stroke(tab: Any, *points: tuple[float, float]) -> None:
 
 
 def generate(tab: Any) -> None:
-    tab.click("#generate")
-    tab.wait_for_selector("#generate[disabled]")
+    run(tab, lambda: tab.click("#generate"))
+
+
+def run(tab: Any, begin: Callable[[], Any]) -> None:
+    """Begin a job, and wait for its end; a job that is over before anybody looks is seen too."""
+    tab.evaluate(
+        """() => {
+          window.began = false;
+          const seen = (changes) => { window.began ||= changes.some(({ target }) => target.id === "generate"); };
+          const what = { subtree: true, attributes: true, attributeFilter: ["disabled"] };
+          new MutationObserver(seen).observe(document.body, what);
+        }"""
+    )
+    begin()
+    tab.wait_for_function("window.began")
     tab.wait_for_selector(READY)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.studio.tab import Studio, generate, inked, select_words, stroke
+from tests.studio.tab import Studio, generate, inked, run, select_words, stroke
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 DESK, TABLET, PHONE = (1440, 900), (820, 1180), (390, 844)
@@ -51,9 +51,7 @@ def test_it_is_painted_by_touch(studio: Studio, open_tab: Any, size: tuple[int, 
     tab.tap("[data-tool=fit]")
     tab.tap("[data-tool=undo]")
     assert inked(tab)[0] == 0
-    tab.tap("#generate")
-    tab.wait_for_selector("#generate[disabled]")
-    tab.wait_for_selector("#generate:not([disabled])")
+    run(tab, lambda: tab.tap("#generate"))
     assert len(studio.images - before) == 1
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from ediffi.io.png import settings_of
-from tests.studio.tab import READY, Studio, generate, select_words, stroke
+from tests.studio.tab import Studio, generate, run, select_words, stroke
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -14,9 +14,7 @@ def test_variations_of_an_image_are_made_and_compared(studio: Studio, open_tab: 
     tab = open_tab("a red circle")
     generate(tab)
     before = studio.images
-    tab.click("[data-action=vary]")
-    tab.wait_for_selector("#generate[disabled]")
-    tab.wait_for_selector(READY)
+    run(tab, lambda: tab.click("[data-action=vary]"))
     made = sorted(studio.images - before)
     assert len(made) == 4
     assert tab.locator("#panel .n4 img").count() == 4
@@ -52,9 +50,7 @@ def test_a_grid_of_guidance_and_paint_weight(studio: Studio, open_tab: Any) -> N
     select_words(tab, "red", "circle")
     stroke(tab, (0.3, 0.3), (0.5, 0.3))
     tab.get_by_label("Guidance, across").fill("1, 4")
-    tab.click("#draw-grid")
-    tab.wait_for_selector("#generate[disabled]")
-    tab.wait_for_selector(READY)
+    run(tab, lambda: tab.click("#draw-grid"))
     assert tab.locator("#sheet td img").count() == 4
     pairs = {
         (order["guidance_scale"], order["paint_weight"])

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from ediffi.io.png import settings_of
-from tests.studio.tab import Studio, inked
+from tests.studio.tab import Studio, inked, run
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -51,9 +51,7 @@ def test_an_image_is_painted_without_a_mouse(studio: Studio, open_tab: Any) -> N
     key("?")
     assert tab.locator("#canvas dl.keys").is_visible()
     tab.focus("#prompt textarea")
-    key("Control+Enter")
-    tab.wait_for_selector("#generate[disabled]")
-    tab.wait_for_selector("#generate:not([disabled])")
+    run(tab, lambda: key("Control+Enter"))
     (made,) = studio.images - before
     assert settings_of(made)["order"]["layout"]["brushes"][0]["phrase"] == "red circle"
 

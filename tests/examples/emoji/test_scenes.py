@@ -188,6 +188,7 @@ def test_an_interrupted_command_is_one_word_and_its_folder_is_taken(sprites: Pat
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored by what runs in the background
     )
     while process.poll() is None and not (output / "00001.tar").exists():
         time.sleep(0.05)
