@@ -40,7 +40,7 @@ def completion(shell: Literal["bash", "zsh", "fish"]) -> None:
         raise ValueError("scripts of completion are written by shtab: pip install 'ediffi[completion]'")
     import shtab
 
-    print(shtab.complete(whole_parser(), shell, preamble=_functions()))
+    print(shtab.complete(whole_parser(), shell, preamble=_functions()[shell]))
 
 
 def whole_parser() -> argparse.ArgumentParser:

@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, distribution, entry_points,
 from pathlib import Path
 
 import ediffi
+from ediffi.io.devices import computes_bfloat16
 
 PACKAGES = ("torch", "torchvision", "lightning", "transformers", "open_clip_torch", "huggingface_hub", "safetensors")
 KINDS = ("encoders", "denoisers", "samplers")
@@ -51,11 +52,11 @@ def devices() -> dict[str, str]:
                 card = torch.cuda.get_device_properties(index)
                 memory, capability = f"{card.total_memory / 2**30:.0f} GiB", f"{card.major}.{card.minor}"
                 rows[f"cuda:{index}"] = f"{card.name}, {memory}, compute capability {capability}"
-            rows["bfloat16"] = "yes" if torch.cuda.is_bf16_supported(including_emulation=False) else "emulated"
+            rows["bfloat16"] = "yes" if computes_bfloat16(torch.device("cuda")) else "emulated"
         elif torch.backends.mps.is_available():
             rows["mps"] = "yes"
         else:
-            rows["bfloat16"] = "yes" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "emulated"
+            rows["bfloat16"] = "yes" if computes_bfloat16(torch.device("cpu")) else "emulated"
         return rows
     except Exception as error:  # a broken torch is what a bug report may be about
         return {"torch": f"cannot be used ({type(error).__name__})"}

@@ -1,5 +1,6 @@
 """Devices and number formats: where `device`, `dtype` and `compile` are checked, whoever names them."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 DType = Literal["float32", "bfloat16", "float16"]
 """The formats that networks run in."""
 DTYPES: tuple[DType, ...] = ("float32", "bfloat16", "float16")
+
+log = logging.getLogger(__name__)
 
 
 def find_device(device: "str | torch.device" = "auto") -> "torch.device":
@@ -38,7 +41,10 @@ def find_device(device: "str | torch.device" = "auto") -> "torch.device":
 
 
 def find_dtype(dtype: "str | torch.dtype", device: "torch.device") -> "torch.dtype":
-    """The format of this name, for networks on `device`; ValueError for another, and for float16 on a CPU."""
+    """The format of this name, for networks on `device`; ValueError for another, and for float16 on a CPU.
+
+    A warning tells of bfloat16 where it is emulated.
+    """
     import torch
 
     name = str(dtype).removeprefix("torch.")
@@ -46,8 +52,28 @@ def find_dtype(dtype: "str | torch.dtype", device: "torch.device") -> "torch.dty
         raise ValueError(f"dtype is {name!r}; it must be one of {', '.join(DTYPES)}")
     if name == "float16" and device.type == "cpu":
         raise ValueError("dtype float16 needs a GPU: on a CPU it is slow and overflows; take bfloat16 or float32")
+    if name == "bfloat16":
+        warn_if_emulated(device, "dtype float32")
     found: torch.dtype = getattr(torch, name)
     return found
+
+
+@cache
+def computes_bfloat16(device: "torch.device") -> bool:
+    """Whether a CPU or CUDA GPU computes in bfloat16 itself; else torch emulates it, many times slower than float32."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type != "cpu" or (
+        torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
+
+
+def warn_if_emulated(device: "torch.device", instead: str) -> None:
+    """Log a warning if bfloat16 is emulated on the device; `instead` is the option that is faster there."""
+    if not computes_bfloat16(device):
+        log.warning("this %s emulates bfloat16, many times slower than float32; %s is faster", device.type, instead)
 
 
 def check_processes(count: int, device: str) -> None:

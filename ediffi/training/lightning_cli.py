@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from ediffi.data.module import ShardData
 from ediffi.io import recipes
-from ediffi.io.devices import check_processes, find_device
+from ediffi.io.devices import check_processes, find_device, warn_if_emulated
 from ediffi.training import class_paths, resume
 from ediffi.training.callbacks.preemption import PreemptionCheckpoint
 from ediffi.training.callbacks.run_directory import RunDirectory
@@ -85,8 +85,10 @@ class ModuleCLI(LightningCLI):
         return super().instantiate_trainer(**options)
 
     def before_fit(self) -> None:
-        """Tell the number of parameters."""
+        """Tell the number of parameters, and of a precision that is slow here."""
         if self.trainer.is_global_zero:
+            if str(self.trainer.precision).startswith("bf16"):
+                warn_if_emulated(self.trainer.strategy.root_device, "--trainer.precision 32-true")
             trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
             logger.info("%s parameters to train", f"{trained:,}")
 

@@ -57,6 +57,18 @@ def test_formats() -> None:
             find_dtype(wrong, CPU)
 
 
+@pytest.mark.parametrize("native", [True, False])
+def test_emulated_bfloat16_is_told(
+    native: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(devices, "computes_bfloat16", lambda device: native)
+    find_dtype("float32", CPU)
+    assert not caplog.messages
+    find_dtype("bfloat16", CPU)
+    told = ["this cpu emulates bfloat16, many times slower than float32; dtype float32 is faster"]
+    assert caplog.messages == ([] if native else told)
+
+
 def test_a_machine_without_a_compiler_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     hint = "Set TORCHDYNAMO_VERBOSE=1 for the internal stack trace (please do this especially if you report a bug)"
 

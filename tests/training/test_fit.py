@@ -69,6 +69,18 @@ def test_a_log_tells_the_progress_of_a_run_and_nothing_else(
     assert not re.search("Epoch|Tip|FLOPs", out + err)
 
 
+@pytest.mark.parametrize(("precision", "told"), [("bf16-mixed", 1), ("32-true", 0)])
+def test_a_precision_that_is_slow_here_is_told(
+    precision: str, told: int, tmp_path: Path, recipe: Recipe, capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("ediffi.io.devices.computes_bfloat16", lambda device: False)
+    words = ["--trainer.precision", precision, "--model.denoiser.init_args.channels", "32"]
+    assert main(["fit", "--config", str(recipe("base", tmp_path)), *words]) == 0
+    said = "this cpu emulates bfloat16, many times slower than float32; --trainer.precision 32-true is faster"
+    assert "".join(capfd.readouterr()).count(said) == told
+
+
 def test_three_recipes_become_a_cascade_that_paints(tmp_path: Path, recipe: Recipe) -> None:
     for stage in STAGES:
         assert main(["fit", "--config", str(recipe(stage, tmp_path))]) == 0

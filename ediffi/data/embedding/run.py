@@ -28,6 +28,7 @@ from ediffi.data.shards import caption_of, reject_for_embedding, write_tar
 from ediffi.data.tar import IMAGES, RawSample, Tally, read_samples
 from ediffi.hub.config import Part
 from ediffi.io import urls
+from ediffi.io.devices import warn_if_emulated
 from ediffi.io.distributed import DistributedContext
 from ediffi.io.images import color
 from ediffi.io.progress import Progress
@@ -95,6 +96,8 @@ class EmbedRun:
         """The encoders of the run on a device; embeddings of other sources, which shards have, are kept."""
         kept = frozenset(source for source in embedded_encoders(self.shards) if source not in self.parts)
         encoders = build(self.parts, device)
+        if low := [source for source, encoder in encoders.items() if getattr(encoder, "dtype", None) == torch.bfloat16]:
+            warn_if_emulated(torch.device(device), f"the argument dtype=float32 of {', '.join(low)}")
         return Embedder(encoders, self.batch_tokens, self.batch_images, color(self.background), kept)
 
     def request(self, embedder: Embedder) -> dict[str, Any]:

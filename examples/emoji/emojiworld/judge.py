@@ -19,6 +19,7 @@ from ediffi.data.shards import reject_for_embedding
 from ediffi.data.tar import RawSample, Tally, each_shard, read_samples
 from ediffi.evaluation.datasets.emoji.scene_judge import CELLS, SIZE, SceneJudge, SceneNetwork
 from ediffi.io import urls
+from ediffi.io.devices import computes_bfloat16
 
 BATCH_SIZE: Final = 128
 PEAK_LR: Final = 3e-3
@@ -57,13 +58,14 @@ def train_judge(
     optimizer = torch.optim.AdamW(network.parameters(), PEAK_LR, weight_decay=0.02)
     steps = math.ceil(len(scenes.styles) / BATCH_SIZE) * epochs
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LR, total_steps=steps, pct_start=0.15)
+    fast = computes_bfloat16(torch.device("cpu"))
     weight = torch.ones(len(concepts) + 1)
     weight[-1] = NOTHING_WEIGHT
     with tqdm(total=steps, unit="step", desc="judge", mininterval=5) as progress:
         for epoch in range(epochs):
             for rows in torch.randperm(len(scenes.styles)).split(BATCH_SIZE):
                 images = spoilt(scenes.images[rows].float() / 127.5 - 1)
-                with torch.autocast("cpu", torch.bfloat16):
+                with torch.autocast("cpu", torch.bfloat16, enabled=fast):
                     cells, style = network(images.contiguous(memory_format=torch.channels_last))
                 loss = F.cross_entropy(cells.float(), scenes.cells[rows], weight)
                 loss = loss + 0.5 * F.cross_entropy(style.float(), scenes.styles[rows])
