@@ -12,7 +12,7 @@ demo: $(VENV)/.installed-minilm  ## generate one image
 	$(VENV)/bin/ediffi sample "$(PROMPT)" --model emoji -o demo.png
 
 test: $(VENV)/.installed-test  ## the tests CI runs
-	$(VENV)/bin/python -m pytest -n auto --maxprocesses 8
+	$(VENV)/bin/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 faults: $(VENV)/.installed-test  ## injected faults of all families; goes on where it was interrupted
 	for seed in 1 2 3; do $(VENV)/bin/python tests/faults --count 60 --seed $$seed --output build/faults/$$seed.jsonl || exit 1; done
@@ -21,7 +21,7 @@ check: $(VENV)/.installed-dev  ## format, lint, types, tests
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/python -m pytest -n auto --maxprocesses 8
+	$(VENV)/bin/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 docs: $(VENV)/.installed-docs  ## the site, into build/site
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict

@@ -7,6 +7,7 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
 os.environ["TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS"] = "0"  # 150 MB for a few small kernels
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # processes that tests start share the cores with other tests
 os.environ["EDIFFI_IMPORTS"] = "tests,faults"  # what the recipes of the tests name
 
 import pytest

@@ -42,6 +42,12 @@ def seed(value: Any) -> int:
 class ModuleCLI(LightningCLI):
     """Logs to the run directory, shows progress, and resumes a run that has started."""
 
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """`fit` and `validate`; each takes a parser, and Lightning's others have no command of ours."""
+        every = LightningCLI.subcommands()
+        return {name: every[name] for name in ("fit", "validate")}
+
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Take a number for `seed_everything`, as order, noise and dropout do."""
         parser.add_argument("--seed_everything", type=seed, default=self.seed_everything_default, help="seed of a run")
