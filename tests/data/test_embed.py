@@ -314,6 +314,17 @@ def test_broken_images_are_dropped_and_counted(tmp_path: Path) -> None:
     assert (tally.samples, tally.dropped) == (3, {"image broken": 2})
 
 
+@pytest.mark.parametrize("native", [True, False])
+def test_an_encoder_that_is_slow_here_is_told(
+    native: bool, source: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("ediffi.io.devices.computes_bfloat16", lambda device: native)
+    low = Part("hf_text", {"path": str(ENCODERS / "t5"), "dtype": "bfloat16"})
+    EmbedRun(source, tmp_path, {"t5": low}).embedder("cpu")
+    said = "this cpu emulates bfloat16, many times slower than float32; the argument dtype=float32 of t5 is faster"
+    assert (said in caplog.messages) == (not native)
+
+
 def test_the_same_command_again_finds_it_complete(
     embedded: Path, source: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -62,3 +62,13 @@ def test_a_short_road_is_judged_by_a_few_prompts() -> None:
 
 def test_the_recipes_for_a_gpu_are_found_by_name() -> None:
     assert {"emoji/gpu/base", "emoji/gpu/sr64", "emoji/gpu/sr256", "emoji/gpu/cascade"} <= set(recipes.names())
+
+
+@pytest.mark.parametrize(("bfloat16", "given"), [("emulated", True), ("yes", False)])
+def test_all_trainings_are_in_float32_where_bfloat16_is_emulated(bfloat16: str, given: bool, tmp_path: Path) -> None:
+    python = tmp_path / "python"  # which says what `ediffi env` says on such a machine
+    python.write_text(f"#!/bin/sh\necho 'bfloat16:         {bfloat16}'\n")
+    python.chmod(0o755)
+    trainings = [line for line in dry_run("picture", f"PYTHON={python}") if line[1] == "fit"]
+    assert len(trainings) == 8
+    assert all((line[-2:] == ["--trainer.precision", "32-true"]) == given for line in trainings)
